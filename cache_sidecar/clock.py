@@ -1,0 +1,33 @@
+"""Time as an argument: everything that ages reads a Clock, so that tests move time instead of waiting for it."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time."""
+
+    def now(self) -> float:
+        """Returns seconds since the epoch. Compared across sidecars, so their clocks are expected to be synchronised."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    now = staticmethod(time.time)
+
+
+class ManualClock:
+    """A clock that stands still until it is moved; for tests."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        """Returns the time it was set to."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Moves time forward."""
+        self._now += seconds

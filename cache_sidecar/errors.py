@@ -1,0 +1,135 @@
+"""Every error the sidecar raises on purpose. `status.py` says how each one reaches a caller, `cli.py` how it reaches a terminal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class SidecarError(Exception):
+    """Base of all errors below; the text is one line for the person who caused it."""
+
+
+class SettingsError(SidecarError):
+    """A setting, policy or command line is wrong; the text says what would be right."""
+
+
+class InputError(SidecarError):
+    """A file or argument somebody gave cannot be used."""
+
+
+class ServerUnreachable(SidecarError):
+    """A server that a command needs does not answer."""
+
+
+class RequestError(SidecarError):
+    """A call that cannot succeed as it was made."""
+
+
+@dataclass
+class InvalidRequest(RequestError):
+    """Fields that break a rule, by their path, each with a sentence."""
+
+    violations: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{path}: {text}" if path else text for path, text in self.violations.items())
+
+
+@dataclass
+class NotFound(RequestError):
+    """No such resource."""
+
+    resource: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"there is no {self.resource} {self.id!r}"
+
+
+@dataclass
+class AlreadyExists(RequestError):
+    """The id of a new resource is taken."""
+
+    resource: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.id!r} exists already"
+
+
+@dataclass
+class EtagMismatch(RequestError):
+    """The resource changed since the caller read it."""
+
+    resource: str
+    id: str
+    current: str
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.id!r} was changed by somebody else: its etag is {self.current!r} now"
+
+
+@dataclass
+class RequestIdReused(RequestError):
+    """A request_id came back with another request."""
+
+    request_id: str
+
+    def __str__(self) -> str:
+        return f"request_id {self.request_id} was used for a different request: make a new one for each request"
+
+
+@dataclass
+class ChangesExpired(RequestError):
+    """The changes a watcher wants to resume from are no longer kept."""
+
+    after_version: int
+
+    def __str__(self) -> str:
+        return f"changes after version {self.after_version} are no longer kept: read everything again, then watch from the present"
+
+
+@dataclass
+class WatchTooSlow(RequestError):
+    """A watcher reads more slowly than changes happen."""
+
+    def __str__(self) -> str:
+        return "changes arrive faster than they are read: resume from the last version received"
+
+
+@dataclass
+class Overloaded(RequestError):
+    """A bound on waiting work is reached."""
+
+    what: str
+    retry_after: float = field(default=0.1, kw_only=True)
+
+    def __str__(self) -> str:
+        return f"too much work at once: {self.what}"
+
+
+@dataclass
+class DeadlineExceeded(RequestError):
+    """The caller's time ran out."""
+
+    def __str__(self) -> str:
+        return "the deadline passed before the work was done"
+
+
+@dataclass
+class TierUnavailable(RequestError):
+    """A tier that the call needs does not answer. `retry_after` is in seconds."""
+
+    tier: str
+    reason: str
+    retry_after: float = field(default=1.0, kw_only=True)
+
+    def __str__(self) -> str:
+        return f"{self.tier} does not answer ({self.reason})"
+
+
+@dataclass
+class Draining(RequestError):
+    """The sidecar is stopping."""
+
+    def __str__(self) -> str:
+        return "this sidecar is stopping: connect again"

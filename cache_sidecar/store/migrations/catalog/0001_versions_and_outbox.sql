@@ -1,0 +1,61 @@
+-- What every dataset of this database shares: one sequence of versions, the outbox, and the ledger of requests.
+
+-- The version of a change. Drawn inside the statement that makes it, so that the versions of one row follow the order
+-- of its commits.
+CREATE SEQUENCE cache_sidecar.version_seq AS bigint;
+
+-- Every committed change, written by the transaction that makes it. The relay tells Redis of it and marks it
+-- delivered; it is kept for a while after that, for watchers that resume.
+-- `xid` orders the rows: once every transaction below an xid has ended, no row can appear before it any more.
+CREATE TABLE cache_sidecar.outbox (
+    version     bigint PRIMARY KEY,
+    xid         xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    dataset     text NOT NULL,
+    id          text NOT NULL,
+    kind        text NOT NULL CHECK (kind IN ('created', 'updated', 'deleted')),
+    change_time timestamptz NOT NULL DEFAULT clock_timestamp(),
+    delivered   boolean NOT NULL DEFAULT false
+);
+CREATE INDEX outbox_order ON cache_sidecar.outbox (xid, version);
+CREATE INDEX outbox_undelivered ON cache_sidecar.outbox (version) WHERE NOT delivered;
+CREATE INDEX outbox_age ON cache_sidecar.outbox (change_time);
+
+-- The first reply to each request_id, so that a repeat gets it once more.
+CREATE TABLE cache_sidecar.requests (
+    request_id  uuid PRIMARY KEY,
+    method      text NOT NULL,
+    fingerprint bytea NOT NULL,
+    reply       bytea NOT NULL,
+    create_time timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX requests_age ON cache_sidecar.requests (create_time);
+
+-- BEFORE INSERT OR UPDATE on a table with a `version` column: gives the row its next version.
+CREATE FUNCTION cache_sidecar.next_version() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.version := nextval('cache_sidecar.version_seq');
+    RETURN NEW;
+END $$;
+
+-- AFTER INSERT OR UPDATE OR DELETE on any table, `emit_change(dataset, id column)`: writes the outbox row and wakes the
+-- relay. Attach it to a shop's own tables too. A row of this schema brings its version; others get one here.
+CREATE FUNCTION cache_sidecar.emit_change() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    old_row jsonb := CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END;
+    new_row jsonb := CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END;
+    old_id  text := old_row ->> TG_ARGV[1];
+    new_id  text := new_row ->> TG_ARGV[1];
+BEGIN
+    IF old_id IS NOT NULL AND old_id IS DISTINCT FROM new_id THEN
+        INSERT INTO cache_sidecar.outbox (version, dataset, id, kind)
+        VALUES (nextval('cache_sidecar.version_seq'), TG_ARGV[0], old_id, 'deleted');
+    END IF;
+    IF new_id IS NOT NULL THEN
+        INSERT INTO cache_sidecar.outbox (version, dataset, id, kind)
+        VALUES (CASE WHEN TG_TABLE_SCHEMA = 'cache_sidecar' THEN (new_row ->> 'version')::bigint
+                     ELSE nextval('cache_sidecar.version_seq') END,
+                TG_ARGV[0], new_id, CASE WHEN old_id IS DISTINCT FROM new_id THEN 'created' ELSE 'updated' END);
+    END IF;
+    PERFORM pg_notify('cache_sidecar_outbox', '');
+    RETURN NULL;
+END $$;

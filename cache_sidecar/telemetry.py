@@ -1,0 +1,31 @@
+"""Logs: one line of JSON per event, or coloured text in a terminal. Never ids of customers, never contents."""
+
+import logging
+import sys
+
+import structlog
+
+from cache_sidecar.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def configure(settings: Settings, *, stream: object = None) -> None:
+    """Makes every log line of the process look as the settings say."""
+    out = stream or sys.stderr
+    console = settings.log_format == "console" or (settings.log_format == "auto" and out.isatty())
+    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries that log by themselves; what they say is ours to say better.
+    logging.basicConfig(level=logging.ERROR, stream=out, force=True, format="%(message)s")

@@ -1,0 +1,339 @@
+"""THE read and write path of a cached dataset. Read it downward: `get`, then what it calls.
+
+A read asks L1, then Redis, then PostgreSQL, and fills on the way back. Reads that miss are coalesced per id, and go out in
+batches. A write is PostgreSQL's; `committed` takes what it did to the caches.
+
+    get -> _from_l1
+        -> _read_on -> _from_l2    -> Batch -> _read_l2    -> L1
+                    -> _from_store -> Batch -> _read_store -> L1, and behind the reply L2
+
+What a tier's failure leads to stands in `failure.py`, what an entry's age leads to in `decision.py`.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cache_sidecar import telemetry
+from cache_sidecar.clock import Clock
+from cache_sidecar.errors import Overloaded
+from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.tiers import decision
+from cache_sidecar.tiers.batch import Batch
+from cache_sidecar.tiers.decision import Verdict
+from cache_sidecar.tiers.failure import Action, Operation, TierFailed, action
+from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Source
+
+# Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
+MAX_BATCH = 500
+MAX_RUNNING = 4
+MAX_WAITING = 20_000
+# Fills and refreshes going on behind the replies; more are left out.
+MAX_BACKGROUND = 64
+# Own writes that Redis has not heard of, remembered so that an older value found there is not believed.
+MAX_UNTOLD = 10_000
+
+
+@dataclass(slots=True)
+class TierCounters:
+    """Counts of one tier since the start."""
+
+    hits: int = 0
+    misses: int = 0
+    fills: int = 0
+    errors: int = 0
+
+
+class TierStats(NamedTuple):
+    """What `GetStats` tells of one tier."""
+
+    counters: TierCounters
+    entries: int
+    bytes: int
+    evictions: int
+    loads: int
+    coalesced: int
+
+
+class Dataset:
+    """One dataset in its tiers."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        l1: L1,
+        l2: L2,
+        load: Load,
+        l2_guard: Guard,
+        store_guard: Guard,
+        policy: Callable[[], DatasetPolicy],
+        clock: Clock,
+        unit: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self._l1 = l1
+        self._l2_tier = l2
+        self._load = load
+        self._l2_guard = l2_guard
+        self._store_guard = store_guard
+        self.policy = policy
+        self._clock = clock
+        self._unit = unit
+        self._l2: Batch[Record] = Batch(
+            self._read_l2, max_ids=MAX_BATCH, max_running=MAX_RUNNING * 2, max_waiting=MAX_WAITING
+        )
+        self._store: Batch[Record] = Batch(
+            self._read_store, max_ids=MAX_BATCH, max_running=MAX_RUNNING, max_waiting=MAX_WAITING, gather=True
+        )
+        self._background: set[asyncio.Task[None]] = set()
+        self._refreshing: set[str] = set()
+        self._untold: dict[str, int] = {}
+        self.counters = {source: TierCounters() for source in Source}
+
+    # Reads
+
+    async def get(self, id: str, wanted: Freshness = ANY) -> Answer:
+        """Returns what there is of an id. Raises TierFailed when no tier can tell, Overloaded when too many ids wait."""
+        return self._from_l1(id, wanted) or (await self._read_on([id], wanted))[id]
+
+    async def get_many(self, ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Answer]:
+        """Returns what there is of each id; errors as of `get`."""
+        answers: dict[str, Answer] = {}
+        missed = []
+        for id in dict.fromkeys(ids):
+            if answer := self._from_l1(id, wanted):
+                answers[id] = answer
+            else:
+                missed.append(id)
+        return answers | await self._read_on(missed, wanted) if missed else answers
+
+    def _from_l1(self, id: str, wanted: Freshness) -> Answer | None:
+        counters = self.counters[Source.L1]
+        entry = None if wanted.bypass else self._l1.get(id)
+        if entry is None:
+            counters.misses += 1
+            return None
+        now = self._clock.now()
+        verdict = decision.of_entry(entry, now=now, policy=self.policy(), wanted=wanted)
+        if verdict is Verdict.MISS:
+            counters.misses += 1
+            return None
+        counters.hits += 1
+        if verdict is Verdict.SERVE_AND_REFRESH:
+            self._refresh(id)
+        return _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
+
+    async def _read_on(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        answers = {} if wanted.bypass else await self._from_l2(ids, wanted)
+        rest = [id for id in ids if id not in answers] if answers else ids
+        return answers | await self._from_store(rest, wanted) if rest else answers
+
+    async def _from_l2(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        records = await self._l2.get(ids)
+        now, policy, counters = self._clock.now(), self.policy(), self.counters[Source.L2]
+        answers = {
+            id: _answer(record, Source.L2, now)
+            for id, record in records.items()
+            if decision.l2_serves(record, now=now, policy=policy, wanted=wanted)
+        }
+        counters.hits += len(answers)
+        counters.misses += len(ids) - len(answers)
+        return answers
+
+    async def _from_store(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        try:
+            records = await self._store.get(ids, fresh=wanted.bypass or wanted.max_age is not None)
+        except TierFailed as error:
+            return {id: self._without_store(id, wanted, error) for id in ids}
+        now = self._clock.now()
+        self.counters[Source.STORE].hits += len(records)
+        return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
+
+    def _without_store(self, id: str, wanted: Freshness, error: TierFailed) -> Answer:
+        entry = self._l1.get(id)
+        now = self._clock.now()
+        if (
+            action(error, Operation.READ) is Action.SERVE_STALE
+            and entry is not None
+            and decision.stale_serves(entry, now=now, policy=self.policy(), wanted=wanted)
+        ):
+            return _answer(entry.record, Source.L1, now, stale=True)
+        raise error
+
+    # Loads: one at a time per id, many ids at once
+
+    async def _read_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        generations = self._generations(ids)
+        try:
+            found = await self._l2_guard.run(lambda: self._l2_tier.read(self.name, ids))
+        except TierFailed as error:
+            self.counters[Source.L2].errors += 1
+            if action(error, Operation.READ) is not Action.FALL_BACK:
+                raise
+            return {}
+        now, policy = self._clock.now(), self.policy()
+        records = {id: record for id, record in found.items() if not self._is_outrun(id, record)}
+        for id, record in records.items():
+            if decision.l2_serves(record, now=now, policy=policy, wanted=ANY):
+                self._fill_l1(id, record, generations[id])
+        return records
+
+    async def _read_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        generations = self._generations(ids)
+        read_at = self._clock.now()
+        try:
+            rows = await self._store_guard.run(lambda: self._load(ids))
+        except TierFailed:
+            self.counters[Source.STORE].errors += 1
+            raise
+        records = {}
+        for id in ids:
+            row = rows.get(id)
+            records[id] = Record(row.version, read_at, row.value) if row else Record(0, read_at, None)
+            self._fill_l1(id, records[id], generations[id])
+        self._in_background(self._fill_l2(records))
+        return records
+
+    def _generations(self, ids: Sequence[str]) -> dict[str, int]:
+        return {id: self._l1.generation(id) for id in ids}
+
+    def _fill_l1(self, id: str, record: Record, generation: int) -> None:
+        policy = self.policy()
+        ttl = policy.l1_hard_ttl
+        timer = decision.jittered(self._clock.now(), unit=self._unit(), ttl=ttl, jitter=policy.jitter)
+        if self._l1.put(id, record, generation=generation, timer=timer):
+            self.counters[Source.L1].fills += 1
+
+    async def _fill_l2(self, records: Mapping[str, Record]) -> None:
+        policy = self.policy()
+        known = {id: record for id, record in records.items() if record.version}
+        guesses = {id: record for id, record in records.items() if not record.version}
+        for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):
+            if group and ttl > 0:
+                await self._l2_guard.run(lambda group=group, ttl=ttl: self._l2_tier.fill(self.name, group, ttl=ttl))
+                self.counters[Source.L2].fills += len(group)
+
+    def _l2_ttl(self, policy: DatasetPolicy) -> float:
+        return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
+
+    def _refresh(self, id: str) -> None:
+        if id not in self._refreshing:
+            self._refreshing.add(id)
+            if not self._in_background(self._refreshed(id)):
+                self._refreshing.discard(id)
+
+    async def _refreshed(self, id: str) -> None:
+        try:
+            await self._read_on([id], ANY)
+        finally:
+            self._refreshing.discard(id)
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> bool:
+        if len(self._background) >= MAX_BACKGROUND:
+            work.close()
+            return False
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, TierFailed | Overloaded):
+            # Nobody waits for it. A tier that failed is counted by its guard; anything else is a defect.
+            telemetry.log.error("background work failed", dataset=self.name, exc_info=error)
+
+    # Writes
+
+    async def committed(self, id: str, version: int, value: bytes | None) -> None:
+        """Takes a committed change to the caches; never fails: what Redis does not hear now, the relay tells it later.
+
+        From here on no reply of this sidecar is older, whatever Redis still holds.
+        """
+        self.changed(id, version)
+        record = Record(version, self._clock.now(), value)
+        try:
+            await self._l2_guard.run(
+                lambda: self._l2_tier.change(self.name, {id: record}, ttl=self._l2_ttl(self.policy()))
+            )
+        except TierFailed as error:
+            self.counters[Source.L2].errors += 1
+            assert action(error, Operation.CHANGE) is Action.LEAVE_TO_RELAY
+            self._remember_untold(id, version)
+
+    def _remember_untold(self, id: str, version: int) -> None:
+        self._untold.pop(id, None)
+        if len(self._untold) >= MAX_UNTOLD:
+            del self._untold[next(iter(self._untold))]
+        self._untold[id] = version
+
+    def _is_outrun(self, id: str, record: Record) -> bool:
+        own = self._untold.get(id)
+        if own is None:
+            return False
+        if record.version >= own:
+            del self._untold[id]
+            return False
+        return True
+
+    async def drop(self, ids: Sequence[str]) -> None:
+        """Drops ids from every cache. Raises TierFailed when only this sidecar's memory could be emptied."""
+        for id in ids:
+            self.changed(id, 0)
+        await self._l2_guard.run(lambda: self._l2_tier.drop(self.name, ids))
+
+    async def drop_all(self) -> int:
+        """Drops everything from every cache, and returns how many keys Redis held; errors as of `drop`."""
+        for partition in range(PARTITIONS):
+            self.partition_changed(partition)
+        return await self._l2_tier.drop_all(self.name)
+
+    # What other sidecars, the relay and the connection to Redis tell
+
+    def changed(self, id: str, version: int) -> None:
+        """An id has a new version; 0 when it is only to be read again."""
+        self._l1.drop(id, version)
+        # What is being loaded may be older: callers from now on don't join it.
+        self._l2.detach(id)
+        self._store.detach(id)
+
+    def partition_changed(self, partition: int) -> None:
+        """Anything in a partition may have changed."""
+        self._l1.drop_partition(partition)
+
+    def set_trusted(self, partition: int, trusted: bool) -> None:
+        """Says whether every change in a partition is known to be told."""
+        self._l1.set_trusted(partition, trusted, now=self._clock.now())
+
+    # Looking in
+
+    def stats(self) -> dict[Source, TierStats]:
+        """Returns the counters of each tier."""
+        l1 = self._l1.stats()
+        batches = {Source.L2: self._l2, Source.STORE: self._store}
+        return {
+            source: TierStats(
+                counters,
+                entries=l1.entries if source is Source.L1 else 0,
+                bytes=l1.bytes if source is Source.L1 else 0,
+                evictions=l1.evictions if source is Source.L1 else 0,
+                loads=batches[source].loads if source in batches else 0,
+                coalesced=batches[source].coalesced if source in batches else 0,
+            )
+            for source, counters in self.counters.items()
+        }
+
+    async def close(self) -> None:
+        """Waits for what goes on behind the replies."""
+        await self._l2.close()
+        await self._store.close()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+
+def _answer(record: Record, source: Source, now: float, *, stale: bool = False) -> Answer:
+    return Answer(record.value, source, record.version, max(0.0, now - record.read_at), stale)

@@ -1,0 +1,58 @@
+"""What to do with an L1 entry or an L2 record. Pure: the time is an argument."""
+
+from enum import Enum, auto
+
+from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.tiers.ports import Entry, Freshness, Record
+
+
+class Verdict(Enum):
+    """What a read does with an L1 entry."""
+
+    SERVE = auto()
+    SERVE_AND_REFRESH = auto()
+    SERVE_STALE = auto()
+    MISS = auto()
+
+
+def of_entry(entry: Entry, *, now: float, policy: DatasetPolicy, wanted: Freshness) -> Verdict:
+    """Says whether an entry answers a read."""
+    record = entry.record
+    if wanted.max_age is not None and now - record.read_at > wanted.max_age:
+        return Verdict.MISS
+    held_for = now - entry.timer
+    if _is_guess(record):
+        return Verdict.SERVE if held_for < policy.negative_ttl and entry.partition.trusted else Verdict.MISS
+    if held_for >= policy.l1_hard_ttl:
+        return Verdict.MISS
+    if not entry.partition.trusted:
+        return Verdict.SERVE_STALE if now - entry.partition.suspect_since <= policy.stale_limit else Verdict.MISS
+    return Verdict.SERVE_AND_REFRESH if held_for >= policy.l1_soft_ttl else Verdict.SERVE
+
+
+def stale_serves(entry: Entry, *, now: float, policy: DatasetPolicy, wanted: Freshness) -> bool:
+    """Says whether an entry that is past its time answers a read that nothing else can answer."""
+    record = entry.record
+    if wanted.bypass or record.value is None or (wanted.max_age is not None and now - record.read_at > wanted.max_age):
+        return False
+    if not entry.partition.trusted and now - entry.partition.suspect_since > policy.stale_limit:
+        return False
+    return now - entry.timer < policy.l1_hard_ttl + policy.stale_limit
+
+
+def l2_serves(record: Record, *, now: float, policy: DatasetPolicy, wanted: Freshness) -> bool:
+    """Says whether a record from Redis answers a read."""
+    age = now - record.read_at
+    if wanted.max_age is not None and age > wanted.max_age:
+        return False
+    return age < (policy.negative_ttl if _is_guess(record) else policy.l2_ttl * (1 + policy.jitter))
+
+
+def _is_guess(record: Record) -> bool:
+    """Whether it says `there is none` with no deletion to prove it: nothing would contradict it but a later insertion."""
+    return record.value is None and record.version == 0
+
+
+def jittered(now: float, *, unit: float, ttl: float, jitter: float) -> float:
+    """Returns `now` moved by up to `jitter` of `ttl` either way; `unit` is a random number from 0 to 1."""
+    return now + (2 * unit - 1) * jitter * ttl

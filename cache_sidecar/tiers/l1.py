@@ -1,0 +1,137 @@
+"""L1: the sidecar's own memory, least recently used first out, bounded by real bytes and by entries."""
+
+import sys
+from operator import attrgetter
+
+from cachetools import LRUCache
+
+from cache_sidecar.tiers.ports import PARTITIONS, Entry, L1Stats, Partition, Record, partition_of
+
+# Bytes of an entry beside its id and value: the Entry, its Record, numbers, and its places in the three dicts of LRUCache.
+# tests/unit/test_l1.py compares it with what the allocator says.
+ENTRY_OVERHEAD = 430
+# Tombstones outlive the fills they guard against: past this many in a partition all of them are forgotten, at the price
+# of refusing the fills under way.
+MAX_TOMBSTONES = 64
+
+
+class _Entries(LRUCache[str, Entry]):
+    """An LRUCache that counts what it pushes out."""
+
+    evictions = 0
+
+    def popitem(self) -> tuple[str, Entry]:
+        self.evictions += 1
+        return super().popitem()
+
+
+class LruL1:
+    """The L1 that needs no compiler; see `ports.L1`."""
+
+    def __init__(self, *, max_bytes: int, max_entries: int) -> None:
+        _check(max_bytes, max_entries)
+        self._partitions = tuple(Partition() for _ in range(PARTITIONS))
+        self._entries = _Entries(max_bytes, getsizeof=attrgetter("cost"))
+        self._max_entries = max_entries
+        self._fills = 0
+        self._refused = 0
+
+    def get(self, id: str) -> Entry | None:
+        """Returns the live entry of an id, however old."""
+        entry = self._entries.get(id)
+        if entry is None or entry.epoch == entry.partition.epoch:
+            return entry
+        del self._entries[id]
+        return None
+
+    def generation(self, id: str) -> int:
+        """Returns what to remember before a load, for `put`."""
+        return self._partitions[partition_of(id)].generation
+
+    def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:
+        """Stores unless something newer is known, the partition is not trusted, or its generation moved since the load began."""
+        partition = self._partitions[partition_of(id)]
+        if not partition.trusted or partition.generation != generation or not self._is_news(id, record, partition):
+            self._refused += 1
+            return False
+        cost = ENTRY_OVERHEAD + sys.getsizeof(id) + (sys.getsizeof(record.value) if record.value is not None else 0)
+        if cost > self._entries.maxsize:
+            self._refused += 1
+            return False
+        while len(self._entries) >= self._max_entries and id not in self._entries:
+            self._entries.popitem()
+        self._entries[id] = Entry(record, timer=timer, partition=partition, cost=cost)
+        self._fills += 1
+        return True
+
+    def _is_news(self, id: str, record: Record, partition: Partition) -> bool:
+        if record.version < partition.tombstones.get(id, 0):
+            return False
+        held = self.get(id)
+        if held is None or held.record.version <= record.version:
+            return True
+        if record.value is None:
+            # PostgreSQL has no such row, yet the entry says it exists: neither is believed, the next read decides.
+            del self._entries[id]
+        return False
+
+    def drop(self, id: str, version: int) -> None:
+        """Drops what is older than `version` and refuses it from now on; version 0 drops whatever there is."""
+        partition = self._partitions[partition_of(id)]
+        held = self.get(id)
+        if held is not None and (version == 0 or held.record.version < version):
+            del self._entries[id]
+        if version == 0:
+            partition.generation += 1
+        else:
+            # Also when the entry is new enough: it may be evicted before an older fill arrives.
+            self._bury(id, version, partition)
+
+    def _bury(self, id: str, version: int, partition: Partition) -> None:
+        if len(partition.tombstones) >= MAX_TOMBSTONES:
+            partition.tombstones.clear()
+            partition.generation += 1
+        partition.tombstones[id] = max(version, partition.tombstones.get(id, 0))
+
+    def drop_partition(self, partition: int) -> None:
+        """Drops every entry of a partition, and refuses the fills under way."""
+        state = self._partitions[partition]
+        state.epoch += 1
+        state.generation += 1
+        state.tombstones.clear()
+
+    def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
+        """Says whether every invalidation of a partition is known to arrive."""
+        state = self._partitions[partition]
+        if state.trusted and not trusted:
+            state.suspect_since = now
+            state.generation += 1
+        state.trusted = trusted
+
+    def resize(self, *, max_bytes: int, max_entries: int) -> None:
+        """Changes the bounds, evicting what is over them."""
+        _check(max_bytes, max_entries)
+        old, self._entries = self._entries, _Entries(max_bytes, getsizeof=attrgetter("cost"))
+        self._entries.evictions = old.evictions
+        self._max_entries = max_entries
+        while old:
+            id, entry = LRUCache.popitem(old)
+            if entry.cost <= max_bytes:
+                self._entries[id] = entry
+        while len(self._entries) > max_entries:
+            self._entries.popitem()
+
+    def stats(self) -> L1Stats:
+        """Returns the counters."""
+        return L1Stats(
+            entries=len(self._entries),
+            bytes=int(self._entries.currsize),
+            fills=self._fills,
+            refused=self._refused,
+            evictions=self._entries.evictions,
+        )
+
+
+def _check(max_bytes: int, max_entries: int) -> None:
+    if max_bytes < 1 or max_entries < 1:
+        raise ValueError("max_bytes and max_entries must be at least 1")

@@ -1,0 +1,264 @@
+"""L2: the shared Redis or Valkey, a cluster or a single server, behind the port `ports.L2`."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ClusterDownError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from cache_sidecar.settings import Settings, split_address
+from cache_sidecar.tiers import codec
+from cache_sidecar.tiers.failure import Failure, Tier, TierFailed
+from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of everything we have in Redis, all within one namespace."""
+
+    namespace: str
+    _tags: tuple[str, ...] = field(default=tuple(f"{{{p:02x}}}" for p in range(PARTITIONS)), repr=False)
+
+    def key(self, dataset: str, id: str) -> str:
+        """Returns the key of an id's value."""
+        return f"{self.namespace}:{dataset}:{self._tags[partition_of(id)]}:{id}"
+
+    def keys_of(self, dataset: str) -> str:
+        """Returns the pattern of a dataset's keys."""
+        return f"{self.namespace}:{dataset}:*"
+
+    def counter(self, partition: int) -> str:
+        """Returns the key that counts a partition's messages."""
+        return f"{self.namespace}:seq:{self._tags[partition]}"
+
+    def channel(self, partition: int) -> str:
+        """Returns the channel of a partition's messages."""
+        return f"{self.namespace}:inv:{self._tags[partition]}"
+
+    def slot(self, partition: int) -> int:
+        """Returns the cluster slot in which a partition lives."""
+        return key_slot(self._tags[partition].encode())
+
+    def library(self) -> tuple[str, str]:
+        """Returns name and code of the function library."""
+        code = resources.files("cache_sidecar.tiers").joinpath("functions.lua").read_text()
+        name = f"{self.namespace}_{hashlib.sha256(code.encode()).hexdigest()[:8]}"
+        return name, f"#!lua name={name}\n{code.replace('LIBRARY', name)}"
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turns whatever redis-py raises into TierFailed."""
+    try:
+        yield
+    except (TimeoutError, RedisTimeoutError) as error:
+        raise TierFailed(Tier.L2, Failure.TIMEOUT, str(error)) from error
+    except (RedisConnectionError, ClusterDownError, OSError) as error:
+        raise TierFailed(Tier.L2, Failure.UNREACHABLE, str(error)) from error
+    except RedisError as error:
+        raise TierFailed(Tier.L2, Failure.REFUSED, str(error)) from error
+
+
+class Connection:
+    """How to reach the Redis of the settings: connects when first used, and finds out whether it is a cluster."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.nodes: tuple[Address, ...] = tuple(split_address(node) for node in settings.redis_nodes)
+        self._mode = settings.redis_mode
+        self._client: Redis | RedisCluster | None = None
+        self._options: dict[str, Any] = {
+            "username": settings.redis_username or None,
+            "password": settings.redis_password.get_secret_value() or None,
+            "socket_timeout": settings.redis_timeout,
+            "socket_connect_timeout": settings.redis_timeout,
+            "max_connections": settings.redis_max_connections,
+            "retry": Retry(NoBackoff(), 1),
+        }
+        if settings.redis_tls:
+            self._options |= {
+                "ssl": True,
+                "ssl_ca_certs": settings.redis_tls_ca or None,
+                "ssl_certfile": settings.redis_tls_cert or None,
+                "ssl_keyfile": settings.redis_tls_key or None,
+            }
+
+    def to(self, address: Address, **options: Any) -> Redis:
+        """Returns a client of one node."""
+        return Redis(host=address[0], port=address[1], **self._options | options)
+
+    async def client(self) -> Redis | RedisCluster:
+        """Returns the client of the whole. Raises what redis-py raises while nobody can say whether it is a cluster."""
+        if self._client is None:
+            if await self._is_cluster():
+                nodes = [ClusterNode(host, port) for host, port in self.nodes]
+                self._client = RedisCluster(startup_nodes=nodes, **self._options)
+            else:
+                self._client = self.to(self.nodes[0])
+        return self._client
+
+    async def _is_cluster(self) -> bool:
+        if self._mode != "auto":
+            return self._mode == "cluster"
+        if len(self.nodes) > 1:
+            return True
+        async with self.to(self.nodes[0]) as node:
+            info = await node.info("cluster")
+        return bool(info.get("cluster_enabled"))
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+
+class RedisL2:
+    """Reads and writes records; see `ports.L2`."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self._connection = connection
+        self._names = names
+        self._library, self._code = names.library()
+        self.unreadable = 0
+        "Values found in Redis that were no records."
+
+    async def read(self, dataset: str, ids: Sequence[str]) -> dict[str, Record]:
+        """Returns the readable records among the ids, from primaries only."""
+        keys = [self._names.key(dataset, id) for id in ids]
+        with failures():
+            client = await self._connection.client()
+            values = await (client.mget_nonatomic(keys) if isinstance(client, RedisCluster) else client.mget(keys))
+        records = {}
+        for id, value in zip(ids, values, strict=True):
+            if value is not None and (record := self._decode(value)) is not None:
+                records[id] = record
+        return records
+
+    def _decode(self, value: bytes) -> Record | None:
+        try:
+            return codec.decode(value)
+        except codec.Unreadable:
+            self.unreadable += 1
+            return None
+
+    async def fill(self, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
+        """Stores what was read from PostgreSQL, unless something newer is there."""
+        milliseconds = int(ttl * 1000)
+        await self._call(
+            [
+                _Call("fill", (self._names.key(dataset, id),), (codec.encode(record), milliseconds))
+                for id, record in records.items()
+            ]
+        )
+
+    async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
+        """Stores what was committed, unless it is there already, and tells every sidecar.
+
+        A bare version instead of a record marks what is older as out of date.
+        """
+        calls = []
+        for id, change in changes.items():
+            value = codec.invalidation(change) if isinstance(change, int) else codec.encode(change)
+            calls.append(self._telling("change", dataset, id, value, int(ttl * 1000)))
+        await self._call(calls)
+
+    async def drop(self, dataset: str, ids: Sequence[str]) -> None:
+        """Removes ids, and tells every sidecar to."""
+        await self._call([self._telling("drop", dataset, id) for id in ids])
+
+    def _telling(self, function: str, dataset: str, id: str, *arguments: Any) -> "_Call":
+        partition = partition_of(id)
+        keys = (self._names.key(dataset, id), self._names.counter(partition))
+        return _Call(function, keys, (*arguments, self._names.channel(partition), f"{dataset} {id}"))
+
+    async def drop_all(self, dataset: str) -> int:
+        """Removes a dataset, and tells every sidecar to; returns how many keys were held."""
+        removed = 0
+        with failures():
+            client = await self._connection.client()
+            batch: list[bytes] = []
+            async for key in client.scan_iter(match=self._names.keys_of(dataset), count=1000):
+                batch.append(key)
+                if len(batch) == 1000:
+                    removed += await self._unlink(client, batch)
+                    batch = []
+            removed += await self._unlink(client, batch)
+        names = self._names
+        await self._call(
+            [
+                _Call("drop_partition", (names.counter(p),), (names.channel(p), f"{dataset} "))
+                for p in range(PARTITIONS)
+            ]
+        )
+        return removed
+
+    async def _unlink(self, client: Redis | RedisCluster, keys: list[bytes]) -> int:
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.unlink(key)
+        return sum(await pipeline.execute())
+
+    async def _call(self, calls: list["_Call"]) -> None:
+        """Runs functions of our library in one pipeline per node, loading the library where it is missing."""
+        with failures():
+            client = await self._connection.client()
+            missing = await self._execute(client, calls)
+            if missing:
+                await self.load_functions()
+                missing = await self._execute(client, missing)
+        if missing:
+            raise TierFailed(Tier.L2, Failure.REFUSED, "the function library cannot be loaded")
+
+    async def _execute(self, client: Redis | RedisCluster, calls: list["_Call"]) -> list["_Call"]:
+        """Returns the calls whose function was missing."""
+        pipeline = client.pipeline(transaction=False)
+        for call in calls:
+            pipeline.fcall(f"{self._library}_{call.function}", len(call.keys), *call.keys, *call.arguments)
+        replies = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not _is_missing_function(reply):
+                raise reply
+        return [call for call, reply in zip(calls, replies, strict=True) if isinstance(reply, Exception)]
+
+    async def load_functions(self) -> None:
+        """Loads our library into every primary that does not have it."""
+        client = await self._connection.client()
+        targets = {"target_nodes": RedisCluster.PRIMARIES} if isinstance(client, RedisCluster) else {}
+        try:
+            await client.execute_command("FUNCTION LOAD", self._code, **targets)
+        except ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    async def owners(self) -> dict[Address, list[int]]:
+        """Returns the partitions that each primary holds now, as the cluster says."""
+        with failures():
+            client = await self._connection.client()
+            if isinstance(client, Redis):
+                return {self._connection.nodes[0]: list(range(PARTITIONS))}
+            node = await client.get_random_primary_node() if False else None
+        owners: dict[Address, list[int]] = {}
+        return owners
+
+
+class _Call(NamedTuple):
+    """A call of one of our functions."""
+
+    function: str
+    keys: tuple[str, ...]
+    arguments: tuple[Any, ...]
+
+
+def _is_missing_function(error: Exception) -> bool:
+    return isinstance(error, ResponseError) and "unction not found" in str(error)

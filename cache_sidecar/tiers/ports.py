@@ -1,0 +1,189 @@
+"""What the tiers exchange, and what each of them offers."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+from zlib import crc32
+
+PARTITIONS = 256
+
+
+def partition_of(id: str) -> int:
+    """Returns the partition, 0 to 255, of an id: the same in every process and dataset."""
+    return crc32(id.encode()) & 0xFF
+
+
+class Source(Enum):
+    """The tier that answered a read."""
+
+    L1 = "l1"
+    L2 = "l2"
+    STORE = "store"
+
+
+class Record(NamedTuple):
+    """What a tier holds of an id."""
+
+    version: int
+    "Grows with every change of the id. 0 for `there is none` when nobody deleted it."
+    read_at: float
+    "When this was last known to be what PostgreSQL holds, in seconds since the epoch."
+    value: bytes | None
+    "The serialized reply; None when there is none."
+
+
+class Answer(NamedTuple):
+    """A read's result."""
+
+    value: bytes | None
+    source: Source
+    version: int
+    age: float
+    stale: bool
+
+
+class Freshness(NamedTuple):
+    """What a caller asks of a read."""
+
+    max_age: float | None = None
+    "Content older than this, in seconds, must not come from a cache."
+    bypass: bool = False
+    "Read from the store, whatever the caches hold."
+
+
+ANY = Freshness()
+
+
+class Partition:
+    """The state of one of the 256 partitions of an L1."""
+
+    __slots__ = ("epoch", "generation", "suspect_since", "tombstones", "trusted")
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        "Moves when every entry is dropped; entries of an earlier epoch are dead."
+        self.generation = 0
+        "Moves when fills that began earlier must not be stored."
+        self.trusted = False
+        "Whether every invalidation is known to arrive."
+        self.suspect_since = 0.0
+        "When trust was lost, in seconds since the epoch."
+        self.tombstones: dict[str, int] = {}
+        "The version below which an id must not be stored."
+
+
+class Entry:
+    """What an L1 holds of an id."""
+
+    __slots__ = ("cost", "epoch", "partition", "record", "timer")
+
+    def __init__(self, record: Record, *, timer: float, partition: Partition, cost: int) -> None:
+        self.record = record
+        self.timer = timer
+        "The moment from which soft and hard expiry count: when it was stored, moved by jitter."
+        self.partition = partition
+        self.epoch = partition.epoch
+        self.cost = cost
+        "Bytes it takes, id and overhead included."
+
+
+@dataclass(slots=True)
+class L1Stats:
+    """Counters of an L1; `bytes` counts overhead."""
+
+    entries: int = 0
+    bytes: int = 0
+    fills: int = 0
+    refused: int = 0
+    evictions: int = 0
+
+
+class L1(Protocol):
+    """Memory of one dataset. Every method returns at once."""
+
+    def get(self, id: str) -> Entry | None:
+        """Returns the live entry of an id, however old."""
+        ...
+
+    def generation(self, id: str) -> int:
+        """Returns what to remember before a load, for `put`."""
+        ...
+
+    def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:
+        """Stores unless something newer is known, the partition is not trusted, or its generation moved since the load began."""
+        ...
+
+    def drop(self, id: str, version: int) -> None:
+        """Drops what is older than `version` and refuses it from now on; version 0 drops whatever there is."""
+        ...
+
+    def drop_partition(self, partition: int) -> None:
+        """Drops every entry of a partition, and refuses the fills under way."""
+        ...
+
+    def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
+        """Says whether every invalidation of a partition is known to arrive."""
+        ...
+
+    def resize(self, *, max_bytes: int, max_entries: int) -> None:
+        """Changes the bounds, evicting what is over them."""
+        ...
+
+    def stats(self) -> L1Stats:
+        """Returns the counters."""
+        ...
+
+
+class L2(Protocol):
+    """The shared cache. Methods raise TierFailed."""
+
+    async def read(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Returns the readable records among the ids."""
+        ...
+
+    async def fill(self, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
+        """Stores what was read from PostgreSQL, unless something newer is there."""
+        ...
+
+    async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
+        """Stores what was committed, unless it is there already, and tells every sidecar.
+
+        A bare version instead of a record marks what is older as out of date.
+        """
+        ...
+
+    async def drop(self, dataset: str, ids: Sequence[str]) -> None:
+        """Removes ids, and tells every sidecar to."""
+        ...
+
+    async def drop_all(self, dataset: str) -> int:
+        """Removes a dataset, and tells every sidecar to; returns how many keys were held."""
+        ...
+
+
+class Row(NamedTuple):
+    """What PostgreSQL holds of an id, as a cache keeps it."""
+
+    version: int
+    value: bytes
+
+
+Load = Callable[[Sequence[str]], Awaitable[Mapping[str, Row]]]
+"""Reads ids from PostgreSQL; those without a row are left out. Raises TierFailed."""
+
+
+class Follower(Protocol):
+    """Whoever has to know of changes made elsewhere."""
+
+    def changed(self, id: str, version: int) -> None:
+        """An id has a new version; 0 when it is only to be read again."""
+        ...
+
+    def partition_changed(self, partition: int) -> None:
+        """Anything in a partition may have changed."""
+        ...
+
+    def set_trusted(self, partition: int, trusted: bool) -> None:
+        """Says whether every change in a partition is known to be told."""
+        ...
