@@ -1,7 +1,8 @@
-"""Every error the sidecar raises on purpose. `status.py` says how each one reaches a caller, `cli.py` how it reaches a terminal."""
+"""Every error raised on purpose. `status.py` says how each one reaches a caller, `cli.py` how it reaches a terminal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 
 class SidecarError(Exception):
@@ -85,7 +86,9 @@ class ChangesExpired(RequestError):
     after_version: int
 
     def __str__(self) -> str:
-        return f"changes after version {self.after_version} are no longer kept: read everything again, then watch from the present"
+        return (
+            f"changes after version {self.after_version} are no longer kept: read everything again, then watch from the present"
+        )
 
 
 @dataclass
@@ -116,20 +119,33 @@ class DeadlineExceeded(RequestError):
 
 
 @dataclass
-class TierUnavailable(RequestError):
-    """A tier that the call needs does not answer. `retry_after` is in seconds."""
-
-    tier: str
-    reason: str
-    retry_after: float = field(default=1.0, kw_only=True)
-
-    def __str__(self) -> str:
-        return f"{self.tier} does not answer ({self.reason})"
-
-
-@dataclass
 class Draining(RequestError):
     """The sidecar is stopping."""
 
     def __str__(self) -> str:
         return "this sidecar is stopping: connect again"
+
+
+class Tier(Enum):
+    """A tier that can fail."""
+
+    L2 = "Redis"
+    STORE = "PostgreSQL"
+
+
+class Failure(Enum):
+    """How it failed."""
+
+    UNREACHABLE = "not reachable"
+    TIMEOUT = "no answer in time"
+    REFUSED = "refused by the server"
+    BUSY = "too many callers are waiting for it"
+
+
+class TierFailed(SidecarError):
+    """A tier did not do what it was asked."""
+
+    def __init__(self, tier: Tier, failure: Failure, detail: str = "") -> None:
+        super().__init__(f"{tier.value}: {detail or failure.value}")
+        self.tier = tier
+        self.failure = failure

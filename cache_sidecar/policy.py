@@ -1,8 +1,9 @@
-"""The policy: how each dataset is cached. Pure: text in, values out."""
+"""The policy: how each dataset is cached."""
 
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
@@ -68,3 +69,16 @@ def _first_line(error: ValidationError) -> str:
 def default() -> Policy:
     """Returns the policy that ships with the sidecar."""
     return parse(resources.files("cache_sidecar").joinpath("policy.toml").read_text(), origin="policy.toml")
+
+
+def load(file: str) -> Policy:
+    """Returns the built-in policy with that of a file, if one is named, put over it. Raises SettingsError."""
+    if not file:
+        return default()
+    try:
+        text = Path(file).read_text()
+    except OSError as error:
+        raise SettingsError(f"cannot read the policy file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"the policy file {file} is not UTF-8 text") from None
+    return parse(text, origin=file, base=default())

@@ -14,15 +14,18 @@ from cache_sidecar.errors import SettingsError
 
 PREFIX = "CACHE_SIDECAR_"
 MIB = 1024 * 1024
+ROLES = ("catalog",)
 # Variables with our prefix that are not settings: the file's name, what applications are told, and what Kubernetes sets
 # in every pod of a namespace that has a Service called cache-sidecar.
 _FOREIGN = re.compile("config|address|socket|service_(host|port.*)|port(_.*)?")
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, by a variable CACHE_SIDECAR_NAME or a line `name = value` in a TOML file; the variable wins."""
+    """What can be set, by a variable CACHE_SIDECAR_NAME or a line `name = value` in a TOML file; the variable wins."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
 
     namespace: str = Field("cs", pattern=r"^[a-z0-9_]{1,16}$")
     "Starts the name of every key, channel and function in Redis, so that others can share it."
@@ -65,6 +68,8 @@ class Settings(BaseSettings):
     "Connections to each PostgreSQL."
     postgres_timeout: float = Field(2.0, gt=0, le=60)
     "Seconds that one piece of work in PostgreSQL may take."
+    postgres_prepare: bool = True
+    "Whether statements are prepared; turn it off behind a PgBouncer before 1.21 in transaction mode."
 
     l1_max_bytes: int = Field(160 * MIB, ge=MIB)
     "Memory for cached entries, overhead included, in bytes."
@@ -80,6 +85,8 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(10.0, ge=0, le=600)
     "Seconds that calls in progress get to finish when the sidecar stops."
 
+    region: str = Field("local", pattern=r"^[a-z0-9-]{1,32}$")
+    "Name of the region whose Redis a relay tells of changes."
     change_retention: float = Field(3600.0, ge=60)
     "Seconds that the relay keeps delivered changes, for watchers that resume."
 
@@ -131,7 +138,7 @@ class Settings(BaseSettings):
         return own.get_secret_value() or self.postgres_catalog.get_secret_value()
 
     @classmethod
-    def settings_customise_sources(
+    def settings_customise_sources(  # the arguments are passed by name
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,

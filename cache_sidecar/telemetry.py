@@ -10,9 +10,9 @@ from cache_sidecar.settings import Settings
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def configure(settings: Settings, *, stream: object = None) -> None:
+def configure(settings: Settings) -> None:
     """Makes every log line of the process look as the settings say."""
-    out = stream or sys.stderr
+    out = sys.stderr
     console = settings.log_format == "console" or (settings.log_format == "auto" and out.isatty())
     renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     structlog.configure(

@@ -52,7 +52,9 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         generated = generate(Path(scratch))
     existing = {
-        path.relative_to(PROJECT) for path in (PROJECT / "cache_sidecar/v1").rglob("*_pb2*.py*") if "__pycache__" not in path.parts
+        path.relative_to(PROJECT)
+        for path in (PROJECT / "cache_sidecar/v1").rglob("*_pb2*.py*")
+        if "__pycache__" not in path.parts
     }
     stale = sorted(existing - generated.keys())
     changed = [p for p, text in generated.items() if not (PROJECT / p).exists() or (PROJECT / p).read_text() != text]

@@ -1,12 +1,12 @@
 """How a record is written in Redis. Pure.
 
-    offset  bytes  content
-         0     16  version, hexadecimal: the Redis function compares it as a string, as Lua's numbers end at 2^53
-        16      2  layout, `01`
-        18      1  kind: v value, d deleted, n none, i invalidated
-        19     12  read_at in milliseconds, hexadecimal
-        31      8  CRC-32 of the value, hexadecimal
-        39         the value
+offset  bytes  content
+0     16  version, hexadecimal: the Redis function compares it as a string, as Lua's numbers end at 2^53
+16      2  layout, `01`
+18      1  kind: v value, d deleted, n none, i invalidated
+19     12  read_at in milliseconds, hexadecimal
+31      8  CRC-32 of the value, hexadecimal
+39         the value
 """
 
 from zlib import crc32
@@ -50,7 +50,7 @@ def decode(data: bytes) -> Record | None:
         raise Unreadable("a value cut short or changed")
     if kind == _VALUE:
         return Record(version, milliseconds / 1000, value)
-    if kind == _DELETED or kind == _NONE:
+    if kind in (_DELETED, _NONE):
         return Record(version, milliseconds / 1000, None)
     if kind == _INVALIDATED:
         return None

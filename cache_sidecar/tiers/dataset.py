@@ -14,16 +14,17 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import Overloaded
+from cache_sidecar.errors import Overloaded, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.batch import Batch
 from cache_sidecar.tiers.decision import Verdict
-from cache_sidecar.tiers.failure import Action, Operation, TierFailed, action
+from cache_sidecar.tiers.failure import Action, Operation, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Source
 
@@ -69,7 +70,6 @@ class Dataset:
         l2: L2,
         load: Load,
         l2_guard: Guard,
-        store_guard: Guard,
         policy: Callable[[], DatasetPolicy],
         clock: Clock,
         unit: Callable[[], float] = random.random,
@@ -79,13 +79,10 @@ class Dataset:
         self._l2_tier = l2
         self._load = load
         self._l2_guard = l2_guard
-        self._store_guard = store_guard
         self.policy = policy
         self._clock = clock
         self._unit = unit
-        self._l2: Batch[Record] = Batch(
-            self._read_l2, max_ids=MAX_BATCH, max_running=MAX_RUNNING * 2, max_waiting=MAX_WAITING
-        )
+        self._l2: Batch[Record] = Batch(self._read_l2, max_ids=MAX_BATCH, max_running=MAX_RUNNING * 2, max_waiting=MAX_WAITING)
         self._store: Batch[Record] = Batch(
             self._read_store, max_ids=MAX_BATCH, max_running=MAX_RUNNING, max_waiting=MAX_WAITING, gather=True
         )
@@ -186,7 +183,7 @@ class Dataset:
         generations = self._generations(ids)
         read_at = self._clock.now()
         try:
-            rows = await self._store_guard.run(lambda: self._load(ids))
+            rows = await self._load(ids)
         except TierFailed:
             self.counters[Source.STORE].errors += 1
             raise
@@ -214,7 +211,7 @@ class Dataset:
         guesses = {id: record for id, record in records.items() if not record.version}
         for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):
             if group and ttl > 0:
-                await self._l2_guard.run(lambda group=group, ttl=ttl: self._l2_tier.fill(self.name, group, ttl=ttl))
+                await self._l2_guard.run(partial(self._l2_tier.fill, self.name, group, ttl=ttl))
                 self.counters[Source.L2].fills += len(group)
 
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
@@ -258,13 +255,11 @@ class Dataset:
         self.changed(id, version)
         record = Record(version, self._clock.now(), value)
         try:
-            await self._l2_guard.run(
-                lambda: self._l2_tier.change(self.name, {id: record}, ttl=self._l2_ttl(self.policy()))
-            )
+            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, {id: record}, ttl=self._l2_ttl(self.policy())))
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
-            assert action(error, Operation.CHANGE) is Action.LEAVE_TO_RELAY
-            self._remember_untold(id, version)
+            if action(error, Operation.CHANGE) is Action.LEAVE_TO_RELAY:
+                self._remember_untold(id, version)
 
     def _remember_untold(self, id: str, version: int) -> None:
         self._untold.pop(id, None)

@@ -2,12 +2,7 @@
 
 from enum import Enum, auto
 
-
-class Tier(Enum):
-    """A tier that can fail."""
-
-    L2 = "Redis"
-    STORE = "PostgreSQL"
+from cache_sidecar.errors import Failure, Tier, TierFailed
 
 
 class Operation(Enum):
@@ -17,15 +12,6 @@ class Operation(Enum):
     FILL = auto()
     CHANGE = auto()
     WRITE = auto()
-
-
-class Failure(Enum):
-    """How it failed."""
-
-    UNREACHABLE = "not reachable"
-    TIMEOUT = "no answer in time"
-    REFUSED = "refused by the server"
-    BUSY = "too many callers are waiting for it"
 
 
 class Action(Enum):
@@ -51,15 +37,6 @@ TABLE: dict[tuple[Tier, Operation], dict[Failure, Action]] = {
     (Tier.STORE, Operation.READ): dict.fromkeys(Failure, Action.SERVE_STALE),
     (Tier.STORE, Operation.WRITE): dict.fromkeys(Failure, Action.REFUSE),
 }
-
-
-class TierFailed(Exception):
-    """A tier did not do what it was asked."""
-
-    def __init__(self, tier: Tier, failure: Failure, detail: str = "") -> None:
-        super().__init__(f"{tier.value}: {detail or failure.value}")
-        self.tier = tier
-        self.failure = failure
 
 
 def action(error: TierFailed, operation: Operation) -> Action:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from cache_sidecar.clock import Clock
-from cache_sidecar.tiers.failure import Failure, Tier, TierFailed
+from cache_sidecar.errors import Failure, RequestError, Tier, TierFailed
 
 T = TypeVar("T")
 
@@ -45,6 +45,9 @@ class Guard:
             raise self._failed(TierFailed(self._tier, Failure.TIMEOUT)) from None
         except TierFailed as error:
             raise self._failed(error) from None
+        except RequestError:
+            self._failures = 0  # the tier answered: it is the request that is wrong
+            raise
         finally:
             self._inside -= 1
         self._failures = 0

@@ -49,7 +49,7 @@ class LruL1:
         return self._partitions[partition_of(id)].generation
 
     def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:
-        """Stores unless something newer is known, the partition is not trusted, or its generation moved since the load began."""
+        """Stores, unless something newer is known, the partition is not trusted, or its generation moved since the load."""
         partition = self._partitions[partition_of(id)]
         if not partition.trusted or partition.generation != generation or not self._is_news(id, record, partition):
             self._refused += 1

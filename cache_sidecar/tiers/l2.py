@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -12,16 +12,20 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ClusterDownError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.settings import Settings, split_address
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.failure import Failure, Tier, TierFailed
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 
 Address = tuple[str, int]
+
+
+_TAGS = tuple(f"{{{partition:02x}}}" for partition in range(PARTITIONS))
+_SLOTS = tuple(key_slot(tag.encode()) for tag in _TAGS)
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,10 @@ class Names:
     """The names of everything we have in Redis, all within one namespace."""
 
     namespace: str
-    _tags: tuple[str, ...] = field(default=tuple(f"{{{p:02x}}}" for p in range(PARTITIONS)), repr=False)
 
     def key(self, dataset: str, id: str) -> str:
         """Returns the key of an id's value."""
-        return f"{self.namespace}:{dataset}:{self._tags[partition_of(id)]}:{id}"
+        return f"{self.namespace}:{dataset}:{_TAGS[partition_of(id)]}:{id}"
 
     def keys_of(self, dataset: str) -> str:
         """Returns the pattern of a dataset's keys."""
@@ -41,15 +44,15 @@ class Names:
 
     def counter(self, partition: int) -> str:
         """Returns the key that counts a partition's messages."""
-        return f"{self.namespace}:seq:{self._tags[partition]}"
+        return f"{self.namespace}:seq:{_TAGS[partition]}"
 
     def channel(self, partition: int) -> str:
         """Returns the channel of a partition's messages."""
-        return f"{self.namespace}:inv:{self._tags[partition]}"
+        return f"{self.namespace}:inv:{_TAGS[partition]}"
 
     def slot(self, partition: int) -> int:
         """Returns the cluster slot in which a partition lives."""
-        return key_slot(self._tags[partition].encode())
+        return int(_SLOTS[partition])
 
     def library(self) -> tuple[str, str]:
         """Returns name and code of the function library."""
@@ -145,7 +148,7 @@ class RedisL2:
                 records[id] = record
         return records
 
-    def _decode(self, value: bytes) -> Record | None:
+    def _decode(self, value: Any) -> Record | None:
         try:
             return codec.decode(value)
         except codec.Unreadable:
@@ -196,17 +199,14 @@ class RedisL2:
             removed += await self._unlink(client, batch)
         names = self._names
         await self._call(
-            [
-                _Call("drop_partition", (names.counter(p),), (names.channel(p), f"{dataset} "))
-                for p in range(PARTITIONS)
-            ]
+            [_Call("drop_partition", (names.counter(p),), (names.channel(p), f"{dataset} ")) for p in range(PARTITIONS)]
         )
         return removed
 
     async def _unlink(self, client: Redis | RedisCluster, keys: list[bytes]) -> int:
         pipeline = client.pipeline(transaction=False)
         for key in keys:
-            pipeline.unlink(key)
+            pipeline.execute_command("UNLINK", key)
         return sum(await pipeline.execute())
 
     async def _call(self, calls: list["_Call"]) -> None:
@@ -242,14 +242,24 @@ class RedisL2:
                 raise
 
     async def owners(self) -> dict[Address, list[int]]:
-        """Returns the partitions that each primary holds now, as the cluster says."""
+        """Returns the partitions that each primary holds now, as the servers say. Raises TierFailed."""
         with failures():
             client = await self._connection.client()
             if isinstance(client, Redis):
                 return {self._connection.nodes[0]: list(range(PARTITIONS))}
-            node = await client.get_random_primary_node() if False else None
+            await client.initialize()
+            node = client.get_random_node()
+            shards = await node.execute_command("CLUSTER SLOTS")
         owners: dict[Address, list[int]] = {}
+        for first, last, primary, *_ in shards:
+            address = (_text(primary[0]) or node.host, int(primary[1]))
+            held = [p for p in range(PARTITIONS) if first <= self._names.slot(p) <= last]
+            owners.setdefault(address, []).extend(held)
         return owners
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
 
 
 class _Call(NamedTuple):

@@ -111,7 +111,7 @@ class L1(Protocol):
         ...
 
     def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:
-        """Stores unless something newer is known, the partition is not trusted, or its generation moved since the load began."""
+        """Stores, unless something newer is known, the partition is not trusted, or its generation moved since the load."""
         ...
 
     def drop(self, id: str, version: int) -> None:

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x61\x63he_sidecar/v1/product.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xfd\x06\n\x07Product\x12\x81\x01\n\nproduct_id\x18\x01 \x01(\tBm\xbaHjr\x05\x10\x01\x18\x80\x01\xba\x01`\n\x14product_id.printable\x12#must not contain control characters\x1a#!this.matches(\'[\\\\x00-\\\\x1f\\\\x7f]\')\x12\x19\n\x05title\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x1e\n\x0b\x64\x65scription\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12\xb5\x02\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x91\x02\xbaH\x8d\x02\xba\x01\x84\x01\n\x13money.currency_code\x12\x43\x63urrency_code must be three capital letters (ISO 4217), such as EUR\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x7f\n\x0cmoney.amount\x12\x30units must be 0 or more and nanos 0 to 999999999\x1a=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\xc8\x01\x01\x12\'\n\ncategories\x18\x05 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07r\x05\x10\x01\x18\x80\x01\x12\x17\n\x05\x62rand\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12%\n\nimage_uris\x18\x07 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x10\x12V\n\nattributes\x18\x08 \x03(\x0b\x32).cache_sidecar.v1.Product.AttributesEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x08\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x61\x63he_sidecar/v1/product.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x82\x07\n\x07Product\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12%\n\x05title\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x10\x01\x18\x80\x04\x32\n^[^\\x00]*$\x12*\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x18\x80\x80\x01\x32\n^[^\\x00]*$\x12\xb5\x02\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x91\x02\xbaH\x8d\x02\xba\x01\x84\x01\n\x13money.currency_code\x12\x43\x63urrency_code must be three capital letters (ISO 4217), such as EUR\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x7f\n\x0cmoney.amount\x12\x30units must be 0 or more and nanos 0 to 999999999\x1a=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\xc8\x01\x01\x12\x33\n\ncategories\x18\x05 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x10 \x18\x01\"\x13r\x11\x10\x01\x18\x80\x01\x32\n^[^\\x00]*$\x12#\n\x05\x62rand\x18\x06 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x01\x32\n^[^\\x00]*$\x12\x31\n\nimage_uris\x18\x07 \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10 \"\x13r\x11\x10\x01\x18\x80\x10\x32\n^[^\\x00]*$\x12n\n\nattributes\x18\x08 \x03(\x0b\x32).cache_sidecar.v1.Product.AttributesEntryB/\xbaH,\x9a\x01)\x10@\"\x12r\x10\x10\x01\x18@2\n^[^\\x00]*$*\x11r\x0f\x18\x80\x08\x32\n^[^\\x00]*$\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_PRODUCT'].fields_by_name['product_id']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['product_id']._serialized_options = b'\272Hjr\005\020\001\030\200\001\272\001`\n\024product_id.printable\022#must not contain control characters\032#!this.matches(\'[\\\\x00-\\\\x1f\\\\x7f]\')'
+  _globals['_PRODUCT'].fields_by_name['product_id']._serialized_options = b'\272H\034r\032\020\001\030\200\0012\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_PRODUCT'].fields_by_name['title']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['title']._serialized_options = b'\272H\007r\005\020\001\030\200\004'
+  _globals['_PRODUCT'].fields_by_name['title']._serialized_options = b'\272H\023r\021\020\001\030\200\0042\n^[^\\x00]*$'
   _globals['_PRODUCT'].fields_by_name['description']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['description']._serialized_options = b'\272H\006r\004\030\200\200\001'
+  _globals['_PRODUCT'].fields_by_name['description']._serialized_options = b'\272H\022r\020\030\200\200\0012\n^[^\\x00]*$'
   _globals['_PRODUCT'].fields_by_name['price']._loaded_options = None
   _globals['_PRODUCT'].fields_by_name['price']._serialized_options = b'\272H\215\002\272\001\204\001\n\023money.currency_code\022Ccurrency_code must be three capital letters (ISO 4217), such as EUR\032(this.currency_code.matches(\'^[A-Z]{3}$\')\272\001\177\n\014money.amount\0220units must be 0 or more and nanos 0 to 999999999\032=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\310\001\001'
   _globals['_PRODUCT'].fields_by_name['categories']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['categories']._serialized_options = b'\272H\020\222\001\r\020 \030\001\"\007r\005\020\001\030\200\001'
+  _globals['_PRODUCT'].fields_by_name['categories']._serialized_options = b'\272H\034\222\001\031\020 \030\001\"\023r\021\020\001\030\200\0012\n^[^\\x00]*$'
   _globals['_PRODUCT'].fields_by_name['brand']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['brand']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_PRODUCT'].fields_by_name['brand']._serialized_options = b'\272H\021r\017\030\200\0012\n^[^\\x00]*$'
   _globals['_PRODUCT'].fields_by_name['image_uris']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['image_uris']._serialized_options = b'\272H\016\222\001\013\020 \"\007r\005\020\001\030\200\020'
+  _globals['_PRODUCT'].fields_by_name['image_uris']._serialized_options = b'\272H\032\222\001\027\020 \"\023r\021\020\001\030\200\0202\n^[^\\x00]*$'
   _globals['_PRODUCT'].fields_by_name['attributes']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['attributes']._serialized_options = b'\272H\024\232\001\021\020@\"\006r\004\020\001\030@*\005r\003\030\200\010'
+  _globals['_PRODUCT'].fields_by_name['attributes']._serialized_options = b'\272H,\232\001)\020@\"\022r\020\020\001\030@2\n^[^\\x00]*$*\021r\017\030\200\0102\n^[^\\x00]*$'
   _globals['_PRODUCT'].fields_by_name['etag']._loaded_options = None
   _globals['_PRODUCT'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_PRODUCT']._serialized_start=140
-  _globals['_PRODUCT']._serialized_end=1033
-  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_start=984
-  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_end=1033
+  _globals['_PRODUCT']._serialized_end=1038
+  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_start=989
+  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_end=1038
 # @@protoc_insertion_point(module_scope)

@@ -61,7 +61,7 @@ class Product(_message.Message):
     product_id: _builtins.str
     """Identifies the product. 1 to 128 characters, no control characters; letter case counts."""
     title: _builtins.str
-    """The name shown to a customer. 1 to 512 characters."""
+    """The name shown to a customer. 1 to 512 characters; like every text here without NUL characters."""
     description: _builtins.str
     """Free text, at most 16,384 characters."""
     brand: _builtins.str

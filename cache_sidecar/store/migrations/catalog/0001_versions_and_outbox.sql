@@ -4,21 +4,44 @@
 -- of its commits.
 CREATE SEQUENCE cache_sidecar.version_seq AS bigint;
 
--- Every committed change, written by the transaction that makes it. The relay tells Redis of it and marks it
--- delivered; it is kept for a while after that, for watchers that resume.
--- `xid` orders the rows: once every transaction below an xid has ended, no row can appear before it any more.
+-- Every committed change, written by the transaction that makes it, and kept for a while for relays and watchers.
+-- `position` is NULL at first: transactions don't commit in the order of their versions, so the order to read changes in
+-- is decided afterwards, by sequence_changes().
 CREATE TABLE cache_sidecar.outbox (
     version     bigint PRIMARY KEY,
-    xid         xid8 NOT NULL DEFAULT pg_current_xact_id(),
     dataset     text NOT NULL,
     id          text NOT NULL,
     kind        text NOT NULL CHECK (kind IN ('created', 'updated', 'deleted')),
     change_time timestamptz NOT NULL DEFAULT clock_timestamp(),
-    delivered   boolean NOT NULL DEFAULT false
+    position    bigint UNIQUE
 );
-CREATE INDEX outbox_order ON cache_sidecar.outbox (xid, version);
-CREATE INDEX outbox_undelivered ON cache_sidecar.outbox (version) WHERE NOT delivered;
-CREATE INDEX outbox_age ON cache_sidecar.outbox (change_time);
+CREATE INDEX outbox_unsequenced ON cache_sidecar.outbox (version) WHERE position IS NULL;
+
+CREATE SEQUENCE cache_sidecar.position_seq AS bigint;
+
+-- Gives committed changes their positions, and returns how many. One caller at a time does it, until its commit, and the
+-- statement that looks for changes sees what the one before committed. So positions appear in order, without gaps that fill later, and the changes of one row
+-- keep the order of their versions: who sees a row's later change committed sees the earlier one too.
+CREATE FUNCTION cache_sidecar.sequence_changes() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    done bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('cache_sidecar.sequence_changes'));
+    WITH ordered AS (
+        SELECT version, nextval('cache_sidecar.position_seq') AS next
+        FROM (SELECT version FROM cache_sidecar.outbox WHERE position IS NULL ORDER BY version LIMIT 10000) AS new
+    )
+    UPDATE cache_sidecar.outbox SET position = ordered.next FROM ordered WHERE outbox.version = ordered.version;
+    GET DIAGNOSTICS done = ROW_COUNT;
+    RETURN done;
+END $$;
+
+-- How far each region's relay has told its Redis.
+CREATE TABLE cache_sidecar.relays (
+    region      text PRIMARY KEY,
+    position    bigint NOT NULL,
+    update_time timestamptz NOT NULL DEFAULT now()
+);
 
 -- The first reply to each request_id, so that a repeat gets it once more.
 CREATE TABLE cache_sidecar.requests (

@@ -1,0 +1,53 @@
+# Everything runs in .venv, which the targets make by themselves.
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+export UV_PYTHON_DOWNLOADS := never
+BIN := .venv/bin
+UV := $(BIN)/uv
+
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+setup: .venv/ready ## Make the environment
+
+.venv/ready: .requirements.lock pyproject.toml
+	@$(PYTHON) -m venv .venv || { echo "Python 3.11 is needed: install it, or name one with 'make PYTHON=...'" >&2; exit 1; }
+	@$(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@$(UV) pip sync -q --python $(BIN)/python --require-hashes .requirements.lock
+	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup ## Start everything on this machine: Redis cluster, PostgreSQL, demo products, relay, sidecar
+	@$(BIN)/cache-sidecar dev
+
+test: setup ## Run all tests
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report
+
+check: setup ## Lint, types, import contracts, protos, generated code, the lock
+	@$(BIN)/ruff check -q
+	@$(BIN)/ruff format -q --check
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > build/imports.log || { cat build/imports.log; exit 1; }
+	@$(BIN)/buf lint protos
+	@$(BIN)/python protos/generate.py --check
+	@echo "Everything is clean."
+
+proto: setup ## Generate the Python code of the protos
+	@$(BIN)/python protos/generate.py
+
+bench: setup ## Compare with the bare components; ONLY=name runs one comparison
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+lock: setup ## Resolve the dependencies anew
+	@$(UV) pip compile -q pyproject.toml --extra dev --group dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --custom-compile-command 'make lock' -o .requirements.lock > build/lock.log
+
+clean: ## Remove the environment, the demo and everything built
+	@rm -rf .venv .dev build
+
+.PHONY: help setup run test check proto bench lock clean

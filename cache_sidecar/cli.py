@@ -1,0 +1,137 @@
+"""The command line. Every error a user can cause is one line; exit codes are those of the README."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from cache_sidecar import __version__, settings, telemetry
+from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError, SidecarError
+from cache_sidecar.settings import Settings
+
+EXIT_USAGE = 64
+EXIT_UNREACHABLE = 69
+EXIT_INTERRUPTED = 130
+
+
+class _Cli(click.Group):
+    """Turns errors into one line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs a command and exits."""
+        try:
+            code = super().main(*args, **kwargs | {"standalone_mode": False})
+        except click.ClickException as error:
+            _fail(error.format_message(), EXIT_USAGE)
+        except click.exceptions.Abort:
+            sys.exit(EXIT_INTERRUPTED)
+        except (SettingsError, InputError) as error:
+            _fail(str(error), EXIT_USAGE)
+        except ServerUnreachable as error:
+            _fail(str(error), EXIT_UNREACHABLE)
+        except SidecarError as error:
+            _fail(str(error), 1)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"cache-sidecar: {message}", err=True)
+    sys.exit(code)
+
+
+_config = click.option(
+    "--config", "config_file", metavar="FILE", help="TOML file with settings; variables CACHE_SIDECAR_* win over it."
+)
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cache-sidecar", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A gRPC cache sidecar for e-commerce: memory in front of Redis in front of PostgreSQL."""
+
+
+@cli.command()
+@_config
+def serve(config_file: str | None) -> None:
+    """Run a sidecar with the shop's own Redis and PostgreSQL."""
+    loaded = settings.load(config_file)
+    from cache_sidecar.app import App  # noqa: PLC0415  # other commands don't wait for gRPC
+
+    async def run(stop: asyncio.Event) -> None:
+        app = App(loaded)
+        try:
+            await app.start()
+            await stop.wait()
+        finally:
+            await app.stop()
+
+    _run_until_signalled(loaded, run)
+
+
+@cli.command()
+@_config
+def relay(config_file: str | None) -> None:
+    """Run the relay of a region: it tells Redis of what writers could not."""
+    loaded = settings.load(config_file)
+    from cache_sidecar.relay import process  # noqa: PLC0415
+
+    _run_until_signalled(loaded, lambda stop: process.run(loaded, stop))
+
+
+def _run_until_signalled(loaded: Settings, run: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    telemetry.configure(loaded)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await run(stop)
+
+    uvloop.run(main())
+
+
+@cli.command()
+@_config
+def migrate(config_file: str | None) -> None:
+    """Bring the databases to the schema this version needs."""
+    loaded = settings.load(config_file)
+    from cache_sidecar.store.migrate import migrate as apply  # noqa: PLC0415
+
+    for role in settings.ROLES:
+        for name in uvloop.run(apply(loaded.database(role), role)):
+            click.echo(f"{role}: applied {name}")
+    click.echo("The databases are up to date.")
+
+
+@cli.command()
+@_config
+def config(config_file: str | None) -> None:
+    """Print every setting with its value, where that comes from, and what it means."""
+    lines = settings.describe(config_file)
+    width = max(len(line.name) for line in lines)
+    for line in lines:
+        click.echo(f"{line.name:<{width}}  {line.value or '(empty)'}  [{line.origin}]\n{'':<{width}}  {line.meaning}")
+
+
+@cli.command()
+@click.option("--state", default=".dev", show_default=True, metavar="DIR", help="Folder that keeps everything.")
+@click.option("--sidecars", default=1, show_default=True, type=click.IntRange(1, 16), help="How many sidecars to run.")
+@click.option("--products", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Demo products.")
+@click.option("--listen", default="127.0.0.1:50051", show_default=True, help="Address of the first sidecar.")
+def dev(state: str, sidecars: int, products: int, listen: str) -> int:
+    """Run everything on this machine: a Redis cluster, PostgreSQL, demo products, the relay and sidecars."""
+    from cache_sidecar.devstack.dev import DevOptions, run  # noqa: PLC0415
+
+    return uvloop.run(run(DevOptions(state=Path(state), sidecars=sidecars, products=products, listen=listen)))
+
+
+@cli.group(name="import")
+def import_() -> None:
+    """Bring a shop's existing data in."""

@@ -1,0 +1,82 @@
+"""The gRPC server: listeners, health, reflection, and the way it stops."""
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from cache_sidecar.errors import SettingsError
+from cache_sidecar.settings import Settings, split_address
+from cache_sidecar.stack import Register, Stack
+
+
+class Server:
+    """Hosts services on an engine."""
+
+    def __init__(self, engine: grpc.aio.Server, stack: Stack, settings: Settings) -> None:
+        self._engine = engine
+        self._stack = stack
+        self._settings = settings
+        self._health = health.aio.HealthServicer()
+        self._services: list[str] = []
+        self.address = ""
+        "host:port of the TCP listener, once there is one."
+
+    def add(self, name: str, register: Register, servicer: object) -> None:
+        """Adds a service under its full name."""
+        self._stack.register(register, servicer, self._engine)
+        self._services.append(name)
+
+    async def start(self) -> None:
+        """Binds, and serves. Raises SettingsError when an address is taken."""
+        self._stack.register(health_pb2_grpc.add_HealthServicer_to_server, self._health, self._engine)
+        names = [*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        self._stack.register(
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(names), self._engine
+        )
+        self._bind()
+        await self._engine.start()
+        for name in ("", *self._services):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._settings.listen_socket:
+            os.chmod(self._settings.listen_socket, int(self._settings.listen_socket_mode, 8))
+
+    def _bind(self) -> None:
+        if self._settings.listen_address:
+            host, _ = split_address(self._settings.listen_address)
+            port = self._listen(self._settings.listen_address)
+            self.address = f"{host}:{port}"
+        if path := self._settings.listen_socket:
+            _check_socket(path)
+            self._listen(f"unix:{path}")
+
+    def _listen(self, address: str) -> int:
+        try:
+            return self._engine.add_insecure_port(address)
+        except RuntimeError:
+            raise SettingsError(f"cannot listen on {address}: it is taken, or not an address of this machine") from None
+
+    async def drain(self) -> None:
+        """Stops: health says so, streams are told, calls in progress get their time to finish."""
+        await self._health.enter_graceful_shutdown()
+        self._stack.drain()
+        await self._engine.stop(self._settings.drain_seconds)
+        if path := self._settings.listen_socket:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _check_socket(path: str) -> None:
+    """Raises SettingsError when a unix socket cannot be made there: gRPC itself would take it from whoever listens."""
+    if len(path.encode()) > 100:
+        raise SettingsError(f"listen_socket: {path} is longer than the 100 bytes a socket's path may have")
+    if not Path(path).parent.is_dir():
+        raise SettingsError(f"listen_socket: the folder {Path(path).parent} does not exist")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(path)
+        raise SettingsError(f"listen_socket: another process listens on {path}")

@@ -1,0 +1,1 @@
+"""PostgreSQL: the only place that decides. SQL lives here and nowhere else."""

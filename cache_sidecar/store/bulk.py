@@ -1,0 +1,128 @@
+"""Many rows at a time: COPY into a temporary table, then one upsert that touches only what differs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import psycopg
+from psycopg import sql
+
+from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
+
+# Seconds.
+_CONNECT_TIMEOUT = 10
+
+
+class Bulk:
+    """Upserts rows of one table of the schema `cache_sidecar`, on a connection of its own. Subclasses name the table."""
+
+    table: ClassVar[str]
+    key: ClassVar[str]
+    "The column that tells the rows apart."
+    types: ClassVar[Mapping[str, str]]
+    "The columns that can be given, with their types in SQL."
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: psycopg.AsyncConnection[Any]
+
+    async def __aenter__(self) -> Self:
+        with _failures():
+            self._connection = await psycopg.AsyncConnection.connect(
+                self._dsn,
+                autocommit=True,
+                connect_timeout=_CONNECT_TIMEOUT,
+                application_name="cache_sidecar import",
+                # Poolers that hand out another connection for each transaction know nothing of prepared statements.
+                prepare_threshold=None,
+            )
+            try:
+                await self._connection.execute(sql.SQL("SELECT FROM {} LIMIT 0").format(self._name()))
+            except BaseException:
+                await self._connection.close()
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connection.close()
+
+    async def upsert(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+        """Writes rows in one transaction, and returns how many are new or changed by it; no key may be there twice.
+
+        Columns that are not given keep their value, or get their default in a new row. A row that is the same already is
+        not written, so it makes no change event. Raises ServerUnreachable, or InputError for what PostgreSQL refuses.
+        """
+        with _failures():
+            async with self._connection.transaction():
+                await self._connection.execute(self._incoming(columns))
+                names = sql.SQL(", ").join(map(sql.Identifier, columns))
+                async with self._connection.cursor() as cursor:
+                    async with cursor.copy(sql.SQL("COPY pg_temp.incoming ({}) FROM STDIN").format(names)) as copy:
+                        for row in rows:
+                            await copy.write_row(row)
+                    await cursor.execute(self._merge(columns))
+                    return cursor.rowcount
+
+    def _name(self) -> sql.Identifier:
+        return sql.Identifier("cache_sidecar", self.table)
+
+    def _incoming(self, columns: Sequence[str]) -> sql.Composed:
+        # Made anew for each transaction: with a pooler, the next one may have another connection.
+        fields = [sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(self.types[name])) for name in columns]
+        return sql.SQL("CREATE TEMPORARY TABLE incoming ({}) ON COMMIT DROP").format(sql.SQL(", ").join(fields))
+
+    def _merge(self, columns: Sequence[str]) -> sql.Composed:
+        values = [sql.Identifier(name) for name in columns if name != self.key]
+        return sql.SQL(
+            """INSERT INTO {table} AS present ({columns})
+               SELECT {columns} FROM pg_temp.incoming ORDER BY {key} COLLATE "C"  -- so that two imports never deadlock
+               ON CONFLICT ({key}) DO UPDATE SET update_time = now(), {changes}
+               WHERE ({present}) IS DISTINCT FROM ({given})"""
+        ).format(
+            table=self._name(),
+            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            key=sql.Identifier(self.key),
+            changes=sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(name) for name in values),
+            present=sql.SQL(", ").join(sql.SQL("present.{}").format(name) for name in values),
+            given=sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(name) for name in values),
+        )
+
+
+class BulkProducts(Bulk):
+    """Upserts products; the table's triggers draw the versions and write the outbox."""
+
+    table = "products"
+    key = "product_id"
+    types: ClassVar[Mapping[str, str]] = {
+        "product_id": "text",
+        "title": "text",
+        "description": "text",
+        "price_units": "bigint",
+        "price_nanos": "integer",
+        "currency_code": "text",
+        "categories": "text[]",
+        "brand": "text",
+        "image_uris": "text[]",
+        "attributes": "jsonb",
+        "active": "boolean",
+    }
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turns what psycopg raises into one line for the person at the terminal."""
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        raise SettingsError("the database has no schema cache_sidecar yet: run `cache-sidecar migrate` first") from None
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise ServerUnreachable(f"PostgreSQL cannot be used: {_first_line(error)}") from None
+    except psycopg.Error as error:
+        raise InputError(f"PostgreSQL refused the rows: {_first_line(error)}") from None
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

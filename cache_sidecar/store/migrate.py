@@ -1,0 +1,83 @@
+"""Brings a database to the schema this version needs: the numbered files below `migrations/<role>`, each once, in order."""
+
+import hashlib
+from importlib import resources
+from typing import Any, NamedTuple
+
+import psycopg
+
+from cache_sidecar.errors import InputError, ServerUnreachable
+
+# Two migrations of one database at a time would be one too many.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('cache_sidecar.migrate'))"
+_LEDGER = """
+CREATE SCHEMA IF NOT EXISTS cache_sidecar;
+CREATE TABLE IF NOT EXISTS cache_sidecar.migrations (
+    role       text NOT NULL,
+    name       text NOT NULL,
+    digest     text NOT NULL,
+    apply_time timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (role, name)
+)"""
+
+
+class Migration(NamedTuple):
+    """One file."""
+
+    name: str
+    sql: str
+
+    @property
+    def digest(self) -> str:
+        """A hash of the SQL: an applied migration never changes."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()[:16]
+
+
+def migrations(role: str) -> list[Migration]:
+    """Returns the migrations of a role, in order."""
+    folder = resources.files("cache_sidecar.store").joinpath("migrations", role)
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [Migration(file.name.removesuffix(".sql"), file.read_text()) for file in files]
+
+
+async def migrate(dsn: str, role: str) -> list[str]:
+    """Applies what is missing, all or nothing, and returns its names.
+
+    Raises ServerUnreachable, or InputError when the database was migrated by another version of the same files.
+    """
+    try:
+        connection = await psycopg.AsyncConnection.connect(dsn, connect_timeout=10)
+    except psycopg.OperationalError as error:
+        raise ServerUnreachable(f"PostgreSQL ({role}) cannot be reached: {_first_line(error)}") from None
+    async with connection:
+        try:
+            await connection.execute(_LOCK)
+            await connection.execute(_LEDGER)
+            return await _apply(connection, role)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise InputError(f"the database user may not migrate: {_first_line(error)}") from None
+
+
+async def _apply(connection: psycopg.AsyncConnection[tuple[Any, ...]], role: str) -> list[str]:
+    cursor = await connection.execute("SELECT name, digest FROM cache_sidecar.migrations WHERE role = %s", [role])
+    applied: dict[str, str] = dict(await cursor.fetchall())
+    names = []
+    for migration in migrations(role):
+        digest = applied.get(migration.name)
+        if digest is None:
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO cache_sidecar.migrations (role, name, digest) VALUES (%s, %s, %s)",
+                [role, migration.name, migration.digest],
+            )
+            names.append(migration.name)
+        elif digest != migration.digest:
+            raise InputError(
+                f"migration {migration.name} was applied to this database in another form: "
+                "restore the file it was applied from, or migrate an empty database"
+            )
+    return names
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,105 @@
+"""The outbox: every committed change, in an order everybody agrees on. SQL only; see migrations/catalog/0001."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from cache_sidecar.errors import ChangesExpired
+from cache_sidecar.store.pool import Database
+
+
+class Change(NamedTuple):
+    """A committed change of one row."""
+
+    position: int
+    version: int
+    dataset: str
+    id: str
+    kind: str
+    "created, updated or deleted."
+    change_time: datetime
+
+
+class Outbox:
+    """Reads the changes of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def after(self, position: int, *, limit: int, dataset: str = "") -> list[Change]:
+        """Returns the changes after a position, in order, at most `limit`; of one dataset, or of all."""
+        await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+        rows = await self._database.fetch(
+            """SELECT position, version, dataset, id, kind, change_time FROM cache_sidecar.outbox
+               WHERE position > %s AND (dataset = %s OR %s = '') ORDER BY position LIMIT %s""",
+            [position, dataset, dataset, limit],
+        )
+        return [Change(*row) for row in rows]
+
+    async def position(self, after_version: int) -> int:
+        """Returns the position of the change with a version, or the present one for version 0.
+
+        Raises ChangesExpired when that change is no longer kept.
+        """
+        await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+        if after_version == 0:
+            # Not the newest row's position: the outbox may be empty by now.
+            rows = await self._database.fetch(
+                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM cache_sidecar.position_seq", []
+            )
+            return int(rows[0][0])
+        rows = await self._database.fetch(
+            "SELECT position FROM cache_sidecar.outbox WHERE version = %s AND position IS NOT NULL", [after_version]
+        )
+        if not rows:
+            raise ChangesExpired(after_version)
+        return int(rows[0][0])
+
+
+class RelayStore:
+    """What the relay reads and writes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._outbox = Outbox(database)
+
+    async def pending(self, region: str, *, limit: int) -> list[Change]:
+        """Returns the next changes that a region's Redis was not told of."""
+        return await self._outbox.after(await self._position(region), limit=limit)
+
+    async def _position(self, region: str) -> int:
+        # A new region starts with everything kept: its Redis may hold anything.
+        rows = await self._database.fetch("SELECT position FROM cache_sidecar.relays WHERE region = %s", [region])
+        return int(rows[0][0]) if rows else 0
+
+    async def told(self, region: str, position: int) -> None:
+        """Remembers how far a region's Redis was told."""
+        await self._database.fetch(
+            """INSERT INTO cache_sidecar.relays (region, position) VALUES (%s, %s)
+               ON CONFLICT (region) DO UPDATE
+               SET position = greatest(relays.position, excluded.position), update_time = now()
+               RETURNING position""",
+            [region, position],
+        )
+
+    async def prune(self, *, changes_after: float, requests_after: float) -> None:
+        """Deletes what is older than so many seconds: changes that every region was told of, and first replies."""
+        await self._database.fetch(
+            """WITH gone AS (
+                   DELETE FROM cache_sidecar.outbox WHERE version IN (
+                       SELECT version FROM cache_sidecar.outbox
+                       WHERE position <= (SELECT min(position) FROM cache_sidecar.relays)
+                         AND change_time < now() - make_interval(secs => %s)
+                       ORDER BY position LIMIT 10000)
+                   RETURNING 1)
+               SELECT count(*) FROM gone""",
+            [changes_after],
+        )
+        await self._database.fetch(
+            """WITH gone AS (
+                   DELETE FROM cache_sidecar.requests WHERE request_id IN (
+                       SELECT request_id FROM cache_sidecar.requests
+                       WHERE create_time < now() - make_interval(secs => %s) ORDER BY create_time LIMIT 10000)
+                   RETURNING 1)
+               SELECT count(*) FROM gone""",
+            [requests_after],
+        )

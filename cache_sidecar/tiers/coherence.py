@@ -1,0 +1,221 @@
+"""Hears of every change made elsewhere, and knows when it may have missed one.
+
+Each partition's messages are numbered by a counter in Redis. One plain connection per primary listens to the partitions it
+holds. A partition is trusted from the moment its subscription is acknowledged and its counter read; trust ends with the
+connection, and whatever was cached is dropped before it is given again. A number that does not follow the last one drops the
+partition; so does a counter that, at a heartbeat, is ahead of what was heard for longer than a message takes.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from cache_sidecar import telemetry
+from cache_sidecar.errors import TierFailed
+from cache_sidecar.tiers.l2 import Address, Connection, Names, RedisL2, failures
+from cache_sidecar.tiers.ports import Follower
+
+# Seconds between two looks at who holds which partition, and between two heartbeats.
+TOPOLOGY_EVERY = 2.0
+HEARTBEAT_EVERY = 0.25
+# Seconds a message may take before a counter that is ahead means it is lost.
+GRACE = 0.1
+# Seconds before a broken connection is tried again.
+RECONNECT_AFTER = 0.2
+
+
+class Coherence:
+    """Keeps the followers of every dataset informed, as long as it runs."""
+
+    def __init__(
+        self,
+        l2: RedisL2,
+        connection: Connection,
+        names: Names,
+        *,
+        followers: Mapping[str, Follower],
+        on_message: Callable[[], None],
+    ) -> None:
+        self._l2 = l2
+        self._connection = connection
+        self._names = names
+        self._followers = followers
+        self._on_message = on_message
+        self._feeds: dict[Address, tuple[frozenset[int], asyncio.Task[None]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts listening in the background."""
+        self._task = asyncio.get_running_loop().create_task(self._follow_topology())
+
+    async def stop(self) -> None:
+        """Stops listening."""
+        tasks = [task for _, task in self._feeds.values()] + ([self._task] if self._task else [])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow_topology(self) -> None:
+        """Keeps one feed per primary, listening to the partitions it holds now."""
+        while True:
+            try:
+                owners = {address: frozenset(held) for address, held in (await self._l2.owners()).items() if held}
+            except TierFailed as error:
+                telemetry.log.debug("who holds which partition is not known", error=str(error))
+            else:
+                await self._adopt(owners)
+            await asyncio.sleep(TOPOLOGY_EVERY)
+
+    async def _adopt(self, owners: Mapping[Address, frozenset[int]]) -> None:
+        for address, (held, task) in list(self._feeds.items()):
+            if owners.get(address) != held:
+                del self._feeds[address]
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        for address, held in owners.items():
+            if address not in self._feeds:
+                feed = Feed(
+                    self._connection.to(address),
+                    self._names,
+                    sorted(held),
+                    followers=self._followers,
+                    on_message=self._on_message,
+                )
+                self._feeds[address] = (held, asyncio.get_running_loop().create_task(feed.run()))
+
+
+class Feed:
+    """Listens to one primary."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        names: Names,
+        partitions: Sequence[int],
+        *,
+        followers: Mapping[str, Follower],
+        on_message: Callable[[], None],
+    ) -> None:
+        self._redis = redis
+        self._partition_of = {names.channel(p).encode(): p for p in partitions}
+        self._counters = {p: names.counter(p) for p in partitions}
+        self._followers = followers
+        self._on_message = on_message
+        self._listening = False
+        self._heard: dict[int, int] = {}
+        "The number of the last message of each partition."
+
+    async def run(self) -> None:
+        """Listens until cancelled; connects again whenever the connection is lost."""
+        was_listening = True
+        try:
+            while True:
+                self._listening = False
+                try:
+                    with failures():
+                        await self._listen()
+                except TierFailed as error:
+                    if was_listening or self._listening:
+                        telemetry.log.warning("a Redis node's invalidations are not heard", error=str(error))
+                finally:
+                    self._trust(trusted=False)
+                was_listening = self._listening
+                await asyncio.sleep(RECONNECT_AFTER)
+        finally:
+            await self._redis.aclose()
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub() as pubsub:
+            for channel in self._partition_of:  # one by one: a command names channels of one slot only
+                await pubsub.ssubscribe(channel)
+            await self._acknowledged(pubsub)
+            # What is published from here on arrives; the counters say where that begins.
+            self._heard = await self._read_counters()
+            for partition in self._counters:
+                self._tell_partition(partition)
+            self._trust(trusted=True)
+            self._listening = True
+            heartbeat = asyncio.get_running_loop().create_task(self._beat())
+            try:
+                await self._receive(pubsub, heartbeat)
+            finally:
+                heartbeat.cancel()
+
+    async def _acknowledged(self, pubsub: Any) -> None:
+        missing = len(self._partition_of)
+        while missing:
+            message = await pubsub.get_message(timeout=1.0)
+            if message is None:
+                raise TimeoutError("the subscription was not acknowledged")
+            if message["type"] == "ssubscribe":
+                missing -= 1
+
+    async def _receive(self, pubsub: Any, heartbeat: asyncio.Task[None]) -> None:
+        reader = asyncio.get_running_loop().create_task(self._read_messages(pubsub))
+        done, pending = await asyncio.wait({reader, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _read_messages(self, pubsub: Any) -> None:
+        while True:
+            message = await pubsub.get_message(timeout=None)
+            if message is None:
+                continue
+            if message["type"] == "sunsubscribe":
+                raise ConnectionError("the server ended a subscription: its slot moved")
+            if message["type"] == "smessage":
+                self._take(self._partition_of[message["channel"]], message["data"])
+
+    def _take(self, partition: int, data: bytes) -> None:
+        sequence, version, dataset, id = data.split(b" ", 3)
+        number = int(sequence)
+        if number != self._heard[partition] + 1:
+            self._tell_partition(partition)
+        self._heard[partition] = number
+        if follower := self._followers.get(dataset.decode()):
+            if id:
+                follower.changed(id.decode(), int(version, 16))
+            else:
+                follower.partition_changed(partition)
+        self._on_message()
+
+    async def _beat(self) -> None:
+        """Compares the counters with what was heard, every so often."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_EVERY)
+            before = dict(self._heard)
+            counters = await self._read_counters()
+            for partition, count in counters.items():
+                if count < before[partition]:
+                    self._lost(partition, count)
+            if any(counters[p] > self._heard[p] for p in counters):
+                await asyncio.sleep(GRACE)
+                for partition, count in counters.items():
+                    if count > self._heard[partition]:
+                        self._lost(partition, count)
+
+    def _lost(self, partition: int, count: int) -> None:
+        """The counter says more than was heard, or was set back."""
+        self._heard[partition] = count
+        self._tell_partition(partition)
+
+    async def _read_counters(self) -> dict[int, int]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for counter in self._counters.values():
+            pipeline.get(counter)
+        values = await pipeline.execute()
+        return {p: int(value or 0) for p, value in zip(self._counters, values, strict=True)}
+
+    def _tell_partition(self, partition: int) -> None:
+        for follower in self._followers.values():
+            follower.partition_changed(partition)
+
+    def _trust(self, *, trusted: bool) -> None:
+        for follower in self._followers.values():
+            for partition in self._counters:
+                follower.set_trusted(partition, trusted)
