@@ -55,7 +55,7 @@ class App:
         self._datasets = {
             product.DATASET: self._dataset(product.DATASET, product.loader(products)),
         }
-        self._coherence = Coherence(self._l2, self._connection, names, followers=self._datasets, on_message=self._changes.wake)
+        self.coherence = Coherence(self._l2, self._connection, names, followers=self._datasets, on_message=self._changes.wake)
         stack = Stack(max_calls=settings.max_concurrent_calls, max_streams=settings.max_streams)
         self.server = Server(aio.create(settings), stack, settings)
         self.server.add(
@@ -72,7 +72,7 @@ class App:
     async def start(self) -> None:
         """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
         await self._database.open()
-        self._coherence.start()
+        self.coherence.start()
         await self.server.start()
         telemetry.log.info("serving", address=self.server.address, socket=self._settings.listen_socket, engine="grpc.aio")
 
@@ -82,7 +82,7 @@ class App:
         await self._writer.close()
         for dataset in self._datasets.values():
             await dataset.close()
-        await self._coherence.stop()
+        await self.coherence.stop()
         await self._connection.close()
         await self._database.close()
         telemetry.log.info("stopped")

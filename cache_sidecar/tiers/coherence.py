@@ -7,7 +7,7 @@ partition; so does a counter that, at a heartbeat, is ahead of what was heard fo
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from cache_sidecar import telemetry
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.tiers.l2 import Address, Connection, Names, RedisL2, failures
-from cache_sidecar.tiers.ports import Follower
+from cache_sidecar.tiers.ports import PARTITIONS, Follower
 
 # Seconds between two looks at who holds which partition, and between two heartbeats.
 TOPOLOGY_EVERY = 2.0
@@ -43,7 +43,7 @@ class Coherence:
         self._names = names
         self._followers = followers
         self._on_message = on_message
-        self._feeds: dict[Address, tuple[frozenset[int], asyncio.Task[None]]] = {}
+        self._feeds: dict[Address, Feed] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -52,10 +52,15 @@ class Coherence:
 
     async def stop(self) -> None:
         """Stops listening."""
-        tasks = [task for _, task in self._feeds.values()] + ([self._task] if self._task else [])
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for feed in self._feeds.values():
+            await feed.stop()
+
+    def is_trusted(self) -> bool:
+        """Whether every partition's changes are known to be heard."""
+        return sum(len(feed.partitions) for feed in self._feeds.values() if feed.is_listening) == PARTITIONS
 
     async def _follow_topology(self) -> None:
         """Keeps one feed per primary, listening to the partitions it holds now."""
@@ -69,21 +74,15 @@ class Coherence:
             await asyncio.sleep(TOPOLOGY_EVERY)
 
     async def _adopt(self, owners: Mapping[Address, frozenset[int]]) -> None:
-        for address, (held, task) in list(self._feeds.items()):
-            if owners.get(address) != held:
-                del self._feeds[address]
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        for address, feed in list(self._feeds.items()):
+            if owners.get(address) != feed.partitions:
+                await self._feeds.pop(address).stop()
         for address, held in owners.items():
             if address not in self._feeds:
-                feed = Feed(
-                    self._connection.to(address),
-                    self._names,
-                    sorted(held),
-                    followers=self._followers,
-                    on_message=self._on_message,
-                )
-                self._feeds[address] = (held, asyncio.get_running_loop().create_task(feed.run()))
+                redis = self._connection.to(address)
+                feed = Feed(redis, self._names, held, followers=self._followers, on_message=self._on_message)
+                self._feeds[address] = feed
+                feed.start()
 
 
 class Feed:
@@ -93,35 +92,47 @@ class Feed:
         self,
         redis: Redis,
         names: Names,
-        partitions: Sequence[int],
+        partitions: frozenset[int],
         *,
         followers: Mapping[str, Follower],
         on_message: Callable[[], None],
     ) -> None:
         self._redis = redis
+        self.partitions = partitions
         self._partition_of = {names.channel(p).encode(): p for p in partitions}
         self._counters = {p: names.counter(p) for p in partitions}
         self._followers = followers
         self._on_message = on_message
-        self._listening = False
+        self._task: asyncio.Task[None] | None = None
+        self.is_listening = False
+        "Whether every change in its partitions is known to be heard."
         self._heard: dict[int, int] = {}
         "The number of the last message of each partition."
 
-    async def run(self) -> None:
-        """Listens until cancelled; connects again whenever the connection is lost."""
-        was_listening = True
+    def start(self) -> None:
+        """Starts listening in the background."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stops listening; its partitions are not trusted any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        told = False
         try:
             while True:
-                self._listening = False
                 try:
                     with failures():
                         await self._listen()
                 except TierFailed as error:
-                    if was_listening or self._listening:
+                    if self.is_listening or not told:
                         telemetry.log.warning("a Redis node's invalidations are not heard", error=str(error))
+                        told = True
                 finally:
+                    self.is_listening = False
                     self._trust(trusted=False)
-                was_listening = self._listening
                 await asyncio.sleep(RECONNECT_AFTER)
         finally:
             await self._redis.aclose()
@@ -136,7 +147,7 @@ class Feed:
             for partition in self._counters:
                 self._tell_partition(partition)
             self._trust(trusted=True)
-            self._listening = True
+            self.is_listening = True
             heartbeat = asyncio.get_running_loop().create_task(self._beat())
             try:
                 await self._receive(pubsub, heartbeat)

@@ -1,0 +1,113 @@
+"""Sidecars for tests: in this process, with a clock that tests move, or as processes of their own."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cache_sidecar.app import App
+from cache_sidecar.clock import Clock
+from cache_sidecar.settings import Settings
+
+DEADLINE = 20.0
+
+
+def settings_for(redis: str, database: str, namespace: str, **more: Any) -> Settings:
+    """Returns settings of a sidecar on any free port, for the Redis node(s) `host:port,...` and the DSN."""
+    return Settings(
+        redis_nodes=redis,
+        postgres_catalog=database,
+        namespace=namespace,
+        **{"listen_address": "127.0.0.1:0", "log_level": "error", "drain_seconds": 2.0} | more,
+    )
+
+
+class Sidecar:
+    """A running sidecar and a channel to it."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel, app: App | None = None) -> None:
+        self.address = address
+        self.channel = channel
+        self.app = app
+
+    def stub(self, stub: Any) -> Any:
+        """Returns a stub, given its generated class."""
+        return stub(self.channel)
+
+
+@contextlib.asynccontextmanager
+async def in_process(settings: Settings, *, clock: Clock | None = None, trusted: bool = True) -> AsyncIterator[Sidecar]:
+    """Runs a sidecar in this process; with `trusted`, waits until its memory may be used."""
+    app = App(settings, clock=clock)
+    await app.start()
+    try:
+        async with grpc.aio.insecure_channel(app.server.address) as channel:
+            if trusted:
+                await until(app.coherence.is_trusted)
+            yield Sidecar(app.server.address, channel, app)
+    finally:
+        await app.stop()
+
+
+class Process:
+    """A sidecar (or relay) as a process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.log = log
+
+
+@contextlib.asynccontextmanager
+async def process(command: str, folder: Path, config: dict[str, Any]) -> AsyncIterator[Process]:
+    """Runs `cache-sidecar COMMAND` with a settings file, and terminates it at the end."""
+    name = f"{command}-{uuid4().hex[:8]}"
+    file, log = folder / f"{name}.toml", folder / f"{name}.log"
+    file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in config.items()))
+    with log.open("wb") as out:
+        started = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cache_sidecar", command, "--config", str(file), stdout=out, stderr=out, env=os.environ
+        )
+    try:
+        yield Process(started, log)
+    finally:
+        if started.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                started.terminate()
+        await asyncio.wait_for(started.wait(), DEADLINE)
+
+
+async def serving(address: str) -> None:
+    """Waits until a sidecar says that it serves."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        reply = await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=DEADLINE
+        )
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def until(condition: Any, *, seconds: float = DEADLINE) -> Any:
+    """Polls until `condition()` (plain or awaitable) is true, and returns it; fails after so many seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return result
+        assert loop.time() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else f'"{value}"'
