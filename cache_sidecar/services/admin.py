@@ -37,7 +37,7 @@ class AdminService(AdminServiceServicer):
             tiers=[
                 pb.TierStats(
                     dataset=name,
-                    tier=source.value,
+                    tier=source.name.lower(),
                     hits=stats.counters.hits,
                     misses=stats.counters.misses,
                     fills=stats.counters.fills,

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound
 from cache_sidecar.services import pages
 from cache_sidecar.services.changes import Changes
-from cache_sidecar.services.freshness import metadata, metadata_of_all, wanted
+from cache_sidecar.services.freshness import describe, metadata, metadata_of_all, wanted
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Written
 from cache_sidecar.store.product import ProductRow, ProductStore
@@ -43,7 +43,9 @@ class ProductService(ProductServiceServicer):
         answer = await self._products.get(request.product_id, wanted(request.options))
         if answer.value is None:
             raise NotFound("product", request.product_id)
-        return answer.value + pb.GetProductResponse(cache=metadata(answer)).SerializeToString()
+        reply = pb.GetProductResponse()
+        describe(answer, reply.cache)
+        return answer.value + reply.SerializeToString()
 
     async def BatchGetProducts(  # type: ignore[override]  # replies are serialized here
         self, request: pb.BatchGetProductsRequest, context: Context

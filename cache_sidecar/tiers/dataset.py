@@ -90,6 +90,7 @@ class Dataset:
         self._refreshing: set[str] = set()
         self._untold: dict[str, int] = {}
         self.counters = {source: TierCounters() for source in Source}
+        self._l1_counters = self.counters[Source.L1]
 
     # Reads
 
@@ -109,7 +110,7 @@ class Dataset:
         return answers | await self._read_on(missed, wanted) if missed else answers
 
     def _from_l1(self, id: str, wanted: Freshness) -> Answer | None:
-        counters = self.counters[Source.L1]
+        counters = self._l1_counters
         entry = None if wanted.bypass else self._l1.get(id)
         if entry is None:
             counters.misses += 1

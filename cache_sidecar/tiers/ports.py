@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
@@ -14,12 +14,12 @@ def partition_of(id: str) -> int:
     return crc32(id.encode()) & 0xFF
 
 
-class Source(Enum):
-    """The tier that answered a read."""
+class Source(IntEnum):
+    """The tier that answered a read, the nearest first; numbered as in cache.proto."""
 
-    L1 = "l1"
-    L2 = "l2"
-    STORE = "store"
+    L1 = 1
+    L2 = 2
+    STORE = 3
 
 
 class Record(NamedTuple):
