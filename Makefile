@@ -1,9 +1,12 @@
 # Everything runs in .venv, which the targets make by themselves.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 export UV_PYTHON_DOWNLOADS := never
 BIN := .venv/bin
 UV := $(BIN)/uv
+
+COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --group dev --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
 
@@ -32,9 +35,14 @@ check: setup ## Lint, types, import contracts, protos, generated code, the lock
 	@$(BIN)/ruff check -q
 	@$(BIN)/ruff format -q --check
 	@$(BIN)/mypy --no-error-summary
+	@mkdir -p build
 	@$(BIN)/lint-imports --no-cache > build/imports.log || { cat build/imports.log; exit 1; }
 	@$(BIN)/buf lint protos
 	@$(BIN)/python protos/generate.py --check
+	@cp .requirements.lock build/requirements.lock
+	@$(COMPILE) -o build/requirements.lock > /dev/null
+	@diff .requirements.lock build/requirements.lock > build/lock.diff || \
+		{ echo "pyproject.toml and .requirements.lock differ: run 'make lock' and commit the result" >&2; exit 1; }
 	@echo "Everything is clean."
 
 proto: setup ## Generate the Python code of the protos
@@ -44,8 +52,7 @@ bench: setup ## Compare with the bare components; ONLY=name runs one comparison
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 lock: setup ## Resolve the dependencies anew
-	@$(UV) pip compile -q pyproject.toml --extra dev --group dev --universal --python-version 3.11 --upgrade \
-		--generate-hashes --custom-compile-command 'make lock' -o .requirements.lock > build/lock.log
+	@$(COMPILE) --upgrade -o .requirements.lock > /dev/null
 
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build

@@ -86,7 +86,7 @@ def relay(config_file: str | None) -> None:
 
 
 def _run_until_signalled(loaded: Settings, run: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    telemetry.configure(loaded)
+    telemetry.configure(level=loaded.log_level, format=loaded.log_format)
 
     async def main() -> None:
         stop = asyncio.Event()

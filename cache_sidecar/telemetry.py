@@ -5,15 +5,13 @@ import sys
 
 import structlog
 
-from cache_sidecar.settings import Settings
-
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def configure(settings: Settings) -> None:
-    """Makes every log line of the process look as the settings say."""
+def configure(*, level: str, format: str) -> None:
+    """Makes every log line of the process look as the settings `log_level` and `log_format` say."""
     out = sys.stderr
-    console = settings.log_format == "console" or (settings.log_format == "auto" and out.isatty())
+    console = format == "console" or (format == "auto" and out.isatty())
     renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
@@ -23,7 +21,7 @@ def configure(settings: Settings) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
