@@ -11,16 +11,22 @@ from cache_sidecar.errors import Overloaded
 
 V = TypeVar("V")
 
-# While loads are under way, a batch collects until no id came for QUIET seconds, or for LONGEST seconds altogether.
-QUIET = 0.001
-LONGEST = 0.05
+# A batch that gathers looks every LOOK seconds whether to go out, and does so after LONGEST seconds at the latest. It lets a
+# load under way end, for HOLD seconds; and when there are BURST ids in it, or were in the one that just ended, it lets PAUSE
+# seconds pass after the last id.
+LOOK = 0.001
+LONGEST = 0.25
+HOLD = 0.02
+BURST = 8
+PAUSE = 0.005
 
 
 class Batch(Generic[V]):
     """Collects ids and loads them together; every caller of an id gets the one result.
 
-    A lone id goes out in the next tick of the event loop, together with all ids asked for in this one. With `gather`, ids
-    that come while a load is under way wait until the burst pauses: its queries grow instead of multiplying.
+    A lone id goes out in the next tick of the event loop, together with all ids asked for in this one. A batch that gathers
+    from another, whose callers come here with what they did not find there, waits for those of them that are still there, and
+    for the burst to pause: its queries grow instead of multiplying.
     """
 
     def __init__(
@@ -30,7 +36,7 @@ class Batch(Generic[V]):
         max_ids: int,
         max_running: int,
         max_waiting: int,
-        gather: bool = False,
+        gather_from: "Batch[V] | None" = None,
     ) -> None:
         if max_ids < 1 or max_running < 1 or max_waiting < 1:
             raise ValueError("max_ids, max_running and max_waiting must be at least 1")
@@ -38,13 +44,19 @@ class Batch(Generic[V]):
         self._max_ids = max_ids
         self._max_running = max_running
         self._max_waiting = max_waiting
-        self._gather = gather
+        self._gather_from = gather_from
         self._waiting: dict[str, asyncio.Future[V | None]] = {}
         self._in_flight: dict[str, asyncio.Future[V | None]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._flush_due = False
+        self._entered = 0
+        self.left = 0
+        "Callers that came in, and that went on with their results."
+        self._expected = 0
+        "Callers of the batch gathered from that had come in when the last id came here: any of them may bring another."
         self._last_id = 0.0
         self._last_end = 0.0
+        self._last_size = 0
         self.loads = 0
         self.coalesced = 0
 
@@ -53,11 +65,15 @@ class Batch(Generic[V]):
 
         Raises Overloaded when too many ids wait, and whatever the load raises.
         """
-        futures = {id: self._future(id, fresh) for id in ids}
-        for future in futures.values():
-            if not future.done():
-                # Shielded: one caller's cancellation must not take the result from the others.
-                await asyncio.shield(future)
+        self._entered += 1
+        try:
+            futures = {id: self._future(id, fresh) for id in ids}
+            for future in futures.values():
+                if not future.done():
+                    # Shielded: one caller's cancellation must not take the result from the others.
+                    await asyncio.shield(future)
+        finally:
+            self.left += 1
         return {id: value for id, future in futures.items() if (value := future.result()) is not None}
 
     def detach(self, id: str) -> None:
@@ -80,6 +96,8 @@ class Batch(Generic[V]):
         loop = asyncio.get_running_loop()
         future = self._waiting[id] = loop.create_future()
         self._last_id = loop.time()
+        if self._gather_from is not None:
+            self._expected = self._gather_from._entered  # noqa: SLF001  # of the same class
         self._schedule(loop)
         return future
 
@@ -87,19 +105,21 @@ class Batch(Generic[V]):
         if self._flush_due or len(self._running) >= self._max_running:
             return
         self._flush_due = True
-        now = loop.time()
-        if self._gather and (self._running or now - self._last_end < QUIET):
-            loop.call_later(QUIET, self._flush_when_quiet, loop, now + LONGEST)
-        else:
-            loop.call_soon(self._flush, loop)
+        loop.call_soon(self._flush_when_gathered, loop, loop.time())
 
-    def _flush_when_quiet(self, loop: asyncio.AbstractEventLoop, until: float) -> None:
-        now = loop.time()
-        pause = QUIET - (now - self._last_id)
-        if pause > 0 and now < until and len(self._waiting) < self._max_ids:
-            loop.call_later(pause, self._flush_when_quiet, loop, until)
-        else:
+    def _flush_when_gathered(self, loop: asyncio.AbstractEventLoop, since: float) -> None:
+        if self._gather_from is None or self._is_gathered(self._gather_from, since, loop.time()):
             self._flush(loop)
+        else:
+            loop.call_later(LOOK, self._flush_when_gathered, loop, since)
+
+    def _is_gathered(self, source: "Batch[V]", since: float, now: float) -> bool:
+        if len(self._waiting) >= self._max_ids or now - since >= LONGEST:
+            return True
+        if source.left < self._expected or (self._running and now - since < HOLD):
+            return False
+        is_burst = len(self._waiting) >= BURST or (self._last_size >= BURST and now - self._last_end < PAUSE)
+        return not is_burst or now - self._last_id >= PAUSE
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flush_due = False
@@ -113,6 +133,7 @@ class Batch(Generic[V]):
 
     async def _run(self, batch: dict[str, asyncio.Future[V | None]]) -> None:
         self.loads += len(batch)
+        self._last_size = len(batch)
         try:
             results = await self._load(list(batch))
         except BaseException as error:  # whatever it is, it is the callers' to handle

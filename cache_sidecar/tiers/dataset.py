@@ -30,7 +30,8 @@ from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
 MAX_BATCH = 500
-MAX_RUNNING = 4
+L2_BATCHES = 1
+STORE_BATCHES = 4
 MAX_WAITING = 20_000
 # Fills and refreshes going on behind the replies; more are left out.
 MAX_BACKGROUND = 64
@@ -82,9 +83,9 @@ class Dataset:
         self.policy = policy
         self._clock = clock
         self._unit = unit
-        self._l2: Batch[Record] = Batch(self._read_l2, max_ids=MAX_BATCH, max_running=MAX_RUNNING * 2, max_waiting=MAX_WAITING)
+        self._l2: Batch[Record] = Batch(self._read_l2, max_ids=MAX_BATCH, max_running=L2_BATCHES, max_waiting=MAX_WAITING)
         self._store: Batch[Record] = Batch(
-            self._read_store, max_ids=MAX_BATCH, max_running=MAX_RUNNING, max_waiting=MAX_WAITING, gather=True
+            self._read_store, max_ids=MAX_BATCH, max_running=STORE_BATCHES, max_waiting=MAX_WAITING, gather_from=self._l2
         )
         self._background: set[asyncio.Task[None]] = set()
         self._refreshing: set[str] = set()
@@ -110,24 +111,35 @@ class Dataset:
         return answers | await self._read_on(missed, wanted) if missed else answers
 
     def _from_l1(self, id: str, wanted: Freshness) -> Answer | None:
-        counters = self._l1_counters
-        entry = None if wanted.bypass else self._l1.get(id)
+        answer = None if wanted.bypass else self._look(id, wanted)
+        if answer is None:
+            self._l1_counters.misses += 1
+        else:
+            self._l1_counters.hits += 1
+        return answer
+
+    def _look(self, id: str, wanted: Freshness) -> Answer | None:
+        entry = self._l1.get(id)
         if entry is None:
-            counters.misses += 1
             return None
         now = self._clock.now()
         verdict = decision.of_entry(entry, now=now, policy=self.policy(), wanted=wanted)
         if verdict is Verdict.MISS:
-            counters.misses += 1
             return None
-        counters.hits += 1
         if verdict is Verdict.SERVE_AND_REFRESH:
             self._refresh(id)
         return _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
 
     async def _read_on(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
-        answers = {} if wanted.bypass else await self._from_l2(ids, wanted)
-        rest = [id for id in ids if id not in answers] if answers else ids
+        if wanted.bypass:
+            return await self._from_store(ids, wanted)
+        answers = await self._from_l2(ids, wanted)
+        for id in ids:
+            # A second look: while this read asked Redis, another's load may have ended and filled L1. Without it, callers of
+            # one cold id that are overtaken here would each start a load of their own.
+            if id not in answers and (answer := self._look(id, wanted)):
+                answers[id] = answer
+        rest = [id for id in ids if id not in answers]
         return answers | await self._from_store(rest, wanted) if rest else answers
 
     async def _from_l2(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:

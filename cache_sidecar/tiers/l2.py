@@ -74,6 +74,15 @@ def failures() -> Iterator[None]:
         raise TierFailed(Tier.L2, Failure.REFUSED, str(error)) from error
 
 
+class _Cluster(RedisCluster):
+    """redis-py asks the server, by a command of its own, where the keys of each FCALL are; they are where they always are."""
+
+    async def _determine_slot(self, command: str, *args: Any) -> int:
+        if command == "FCALL":
+            return int(self.keyslot(args[2]))
+        return int(await super()._determine_slot(command, *args))
+
+
 class Connection:
     """How to reach the Redis of the settings: connects when first used, and finds out whether it is a cluster."""
 
@@ -106,7 +115,7 @@ class Connection:
         if self._client is None:
             if await self._is_cluster():
                 nodes = [ClusterNode(host, port) for host, port in self.nodes]
-                self._client = RedisCluster(startup_nodes=nodes, **self._options)
+                self._client = _Cluster(startup_nodes=nodes, **self._options)
             else:
                 self._client = self.to(self.nodes[0])
         return self._client
