@@ -1,0 +1,80 @@
+"""What a person sees while the stack starts: a line per step, moving in a terminal, plain elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+
+# Between two plain lines about the same step, in seconds.
+_PLAIN_INTERVAL = 2.0
+
+
+class _WhileCounting(ProgressColumn):
+    """A column that only steps with a count have."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self._column = column
+
+    def render(self, task: Task) -> RenderableType:
+        return self._column.render(task) if task.total is not None and not task.finished else ""
+
+
+class Steps:
+    """The steps of a start, several at a time; a context."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Progress | None = None
+        if console.is_terminal:
+            columns = [
+                SpinnerColumn(finished_text="[green]✓[/]"),
+                TextColumn("{task.description}"),
+                _WhileCounting(BarColumn(bar_width=24)),
+                _WhileCounting(TextColumn("{task.fields[count]}")),
+            ]
+            self._live = Progress(*columns, console=console)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def begin(self, text: str) -> "Step":
+        """Shows that something has begun."""
+        return Step(text, self._console, self._live)
+
+
+class Step:
+    """One of them."""
+
+    def __init__(self, text: str, console: Console, live: Progress | None) -> None:
+        self._text = text
+        self._console = console
+        self._live = live
+        self._begin = self._last = time.monotonic()
+        self._task = live.add_task(text, total=None) if live is not None else None
+
+    def progress(self, done: int, total: int) -> None:
+        """Shows how far it got."""
+        count = f"{done:,} of {total:,}"
+        if self._live is not None and self._task is not None:
+            # One more than there is: rows that are all sent are not all stored, so only `done` finishes the step.
+            self._live.update(self._task, completed=done, total=total + 1, count=count)
+        elif time.monotonic() - self._last >= _PLAIN_INTERVAL:
+            self._last = time.monotonic()
+            self._console.print(f"{self._text}: {count}")
+
+    def done(self, text: str) -> None:
+        """Shows what came of it, and how long it took."""
+        line = f"{text} [dim]({time.monotonic() - self._begin:.1f} s)[/]"
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, description=line, total=1, completed=1)
+        else:
+            self._console.print(line)

@@ -1,0 +1,317 @@
+"""Real Valkey servers: a single one, or a cluster of primaries with one replica each."""
+
+import asyncio
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from cache_sidecar.devstack.ports import LAST_PORT
+from cache_sidecar.devstack.processes import Child, ChildFailed, Processes
+from cache_sidecar.devstack.state import write_private
+from cache_sidecar.devstack.waiting import together, until
+from cache_sidecar.devstack.wheels import valkey_server
+from cache_sidecar.errors import InputError, ServerUnreachable
+
+HOST = "127.0.0.1"
+# The nodes of a cluster talk to each other on their port + this.
+BUS = 10_000
+SLOTS = 16_384
+_READY_SECONDS = 20.0
+_SINGLE: Mapping[str, str] = {}
+_CLUSTER = {
+    "cluster-enabled": "yes",
+    "cluster-config-file": "nodes.conf",
+    # Milliseconds; below 2000 a new cluster is ok in 2 seconds instead of 7, and a failover takes as long.
+    "cluster-node-timeout": "1000",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may use a server; everybody, unless something is given."""
+
+    password: str = ""
+    "Of the default user, as which the nodes speak to each other."
+    users: tuple[str, ...] = ()
+    "Further users, each an ACL line such as `user shop on >secret ~cs:* &cs:* +@all`."
+
+    def lines(self) -> list[str]:
+        """Returns the lines of the configuration."""
+        own = [f"requirepass {_quoted(self.password)}", f"masterauth {_quoted(self.password)}"] if self.password else []
+        return own + list(self.users)
+
+
+OPEN = Access()
+
+
+class ValkeyServer:
+    """One server on 127.0.0.1, with its own directory and nothing kept on disk."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        directory: Path,
+        port: int,
+        *,
+        access: Access = OPEN,
+        options: Mapping[str, str] = _SINGLE,
+    ) -> None:
+        if not 0 < port <= LAST_PORT:
+            raise ValueError(f"port {port} is not between 1 and {LAST_PORT}")
+        self.port = port
+        self.directory = directory
+        self._processes = processes
+        self._access = access
+        self._options = options
+        self._child: Child | None = None
+
+    @property
+    def address(self) -> str:
+        """Its host:port."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.child.pid
+
+    @property
+    def child(self) -> Child:
+        """Its process. Raises ValueError before the first start."""
+        if self._child is None:
+            raise ValueError(f"{self.address} was never started")
+        return self._child
+
+    @property
+    def serving(self) -> bool:
+        """Whether it is neither ended nor paused."""
+        return self._child is not None and self._child.running and not self._child.paused
+
+    async def start(self) -> None:
+        """Starts it and returns when it answers. Raises ChildFailed with the last line of its log."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        configuration = self.directory / "valkey.conf"
+        write_private(configuration, "\n".join(self._lines()) + "\n")
+        self._child = self._processes.start(
+            f"valkey-{self.port}", [str(valkey_server()), str(configuration)], directory=self.directory
+        )
+        if not await until(self._answers, seconds=_READY_SECONDS):
+            raise ChildFailed(self._child)
+
+    async def stop(self) -> None:
+        """Ends it in good order."""
+        await self._processes.stop([self.child])
+
+    async def restart(self) -> None:
+        """Starts it again on the same port, after ending it if it still runs."""
+        await self.stop()
+        await self.start()
+
+    def kill(self) -> None:
+        """Ends it at once (SIGKILL)."""
+        self.child.kill()
+
+    def pause(self) -> None:
+        """Makes it hang (SIGSTOP)."""
+        self.child.pause()
+
+    def resume(self) -> None:
+        """Lets a paused one go on."""
+        self.child.resume()
+
+    def client(self) -> Redis:
+        """Returns a client of this server alone, as the default user, with five seconds to answer: a busy machine takes one."""
+        return Redis(
+            host=HOST,
+            port=self.port,
+            password=self._access.password or None,
+            socket_timeout=5.0,
+            socket_connect_timeout=5.0,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+
+    async def _answers(self) -> bool:
+        if not self.child.running:
+            raise ChildFailed(self.child)
+        try:
+            async with self.client() as client:
+                return bool(await client.ping())
+        except (RedisError, OSError):
+            return False
+
+    def _lines(self) -> list[str]:
+        options = {
+            "bind": HOST,
+            "port": str(self.port),
+            "dir": _quoted(str(self.directory)),
+            # A cache: whatever a restart loses is read from PostgreSQL again.
+            "save": '""',
+            "appendonly": "no",
+            "repl-diskless-sync-delay": "0",
+            "shutdown-timeout": "0",
+            **self._options,
+        }
+        return [f"{name} {value}" for name, value in options.items()] + self._access.lines()
+
+
+class Member(NamedTuple):
+    """A node as another node of the cluster sees it."""
+
+    id: str
+    port: int
+    flags: frozenset[str]
+    has_slots: bool
+
+
+class ValkeyCluster:
+    """Primaries that share the slots evenly, and one replica for each."""
+
+    def __init__(self, processes: Processes, directory: Path, ports: Sequence[int], *, access: Access = OPEN) -> None:
+        """Takes one port per node, the primaries' first."""
+        if len(ports) < 6 or len(ports) % 2 or len(set(ports)) < len(ports):
+            raise ValueError("a cluster takes an even number of different ports, at least 6")
+        if max(ports) + BUS > LAST_PORT:
+            raise ValueError(f"the ports of a cluster must be at most {LAST_PORT - BUS}")
+        self._processes = processes
+        self._directory = directory
+        self.nodes = [ValkeyServer(processes, directory / str(port), port, access=access, options=_CLUSTER) for port in ports]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The host:port of each node."""
+        return [node.address for node in self.nodes]
+
+    async def start(self) -> None:
+        """Starts all nodes and returns when the cluster serves every slot.
+
+        Directories that hold just this cluster, on these ports, are used again, with no data; others are made anew.
+        """
+        known = self._is_known()
+        if not known:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        await together(*(node.start() for node in self.nodes))
+        if not known:
+            try:
+                await self._create()
+            except RedisError as error:
+                raise ServerUnreachable(f"the cluster {self.nodes[0].address} cannot be made: {error}") from None
+        await self.wait_ok()
+
+    async def stop(self) -> None:
+        """Ends all nodes."""
+        await self._processes.stop([node.child for node in self.nodes])
+
+    async def restart(self) -> None:
+        """Ends all nodes and starts them again."""
+        await self.stop()
+        await self.start()
+
+    async def heal(self) -> None:
+        """Resumes what is paused, starts what ended, and returns when all nodes are well; for after a failure test."""
+        for node in self.nodes:
+            node.resume()
+        await together(*(node.start() for node in self.nodes if not node.serving))
+        await self.wait_ok()
+
+    async def primaries(self) -> list[ValkeyServer]:
+        """Returns the nodes that hold slots now, as the cluster sees it."""
+        view = await self._view(next(node for node in self.nodes if node.serving))
+        ports = {member.port for member in view if member.has_slots}
+        return [node for node in self.nodes if node.port in ports]
+
+    async def wait_ok(self, *, seconds: float = 30.0) -> None:
+        """Returns when all nodes that are neither ended nor paused agree that such nodes serve every slot, and are in step.
+
+        Right after a kill this waits for the failover. Raises ServerUnreachable when it takes longer than that.
+        """
+        if not await until(self._is_ok, seconds=seconds, interval=0.05):
+            raise ServerUnreachable(f"the cluster {self.nodes[0].address} is not ok after {seconds:g} seconds")
+
+    async def _is_ok(self) -> bool:
+        serving = [node for node in self.nodes if node.serving]
+        ports = {node.port for node in serving}
+        try:
+            return all(await asyncio.gather(*(self._agrees(node, ports) for node in serving)))
+        except (RedisError, OSError):
+            return False
+
+    async def _agrees(self, node: ValkeyServer, serving: set[int]) -> bool:
+        async with node.client() as client:
+            info: dict[str, str] = await client.cluster("INFO")
+            replication = await client.info("replication")
+        view = await self._view(node)
+        owners = {member.port for member in view if member.has_slots}
+        failing = {member.port for member in view if member.flags & {"fail", "fail?", "handshake", "noaddr"}}
+        return (
+            info["cluster_state"] == "ok"
+            and int(info["cluster_slots_ok"]) == SLOTS
+            and owners <= serving
+            and not failing & serving
+            # Nobody who serves is a primary without slots: a replica that the others don't know as one yet.
+            and all(member.has_slots or "slave" in member.flags for member in view if member.port in serving)
+            and len(view) == len(self.nodes)
+            and replication.get("master_link_status", "up") == "up"
+        )
+
+    async def _create(self) -> None:
+        half = len(self.nodes) // 2
+        primaries, replicas = self.nodes[:half], self.nodes[half:]
+        for number, node in enumerate(primaries):
+            first, after = SLOTS * number // half, SLOTS * (number + 1) // half
+            # Different epochs from the start spare the nodes a vote on who is right.
+            await _run(node, "SET-CONFIG-EPOCH", number + 1)
+            await _run(node, "ADDSLOTSRANGE", first, after - 1)
+        for node in self.nodes[1:]:
+            await _run(self.nodes[0], "MEET", HOST, node.port)
+        for primary, replica in zip(primaries, replicas, strict=True):
+            await self._replicate(primary, replica)
+
+    async def _replicate(self, primary: ValkeyServer, replica: ValkeyServer) -> None:
+        async def knows_primary() -> bool:
+            view = await self._view(replica)
+            return any(member.port == primary.port and member.has_slots for member in view)
+
+        if not await until(knows_primary, seconds=_READY_SECONDS):
+            raise ServerUnreachable(f"{replica.address} does not hear of {primary.address}: its log is {replica.child.log}")
+        await _run(replica, "REPLICATE", await _run(primary, "MYID"))
+
+    async def _view(self, node: ValkeyServer) -> list[Member]:
+        members: dict[str, Any] = await _run(node, "NODES")
+        return [
+            Member(one["node_id"], int(address.rpartition(":")[2]), frozenset(one["flags"].split(",")), bool(one["slots"]))
+            for address, one in members.items()
+        ]
+
+    def _is_known(self) -> bool:
+        """Whether each directory's nodes.conf names exactly our ports."""
+        ports = {node.port for node in self.nodes}
+        return all(_ports_of(node.directory / "nodes.conf") == ports for node in self.nodes)
+
+
+async def _run(node: ValkeyServer, command: str, *arguments: object) -> Any:
+    async with node.client() as client:
+        return await client.cluster(command, *(str(argument) for argument in arguments))
+
+
+def _ports_of(file: Path) -> set[int]:
+    """The ports in lines such as `<id> 127.0.0.1:7000@17000,,... myself,master - 0 0 1 connected 0-5460`."""
+    try:
+        addresses = [line.split()[1] for line in file.read_text().splitlines() if not line.startswith("vars ")]
+        return {int(address.partition("@")[0].rpartition(":")[2]) for address in addresses}
+    except (OSError, ValueError, IndexError):
+        return set()
+
+
+def _quoted(value: str) -> str:
+    if any(ord(character) < 32 for character in value):
+        raise InputError(f"{value!r} has control characters, which Valkey's configuration cannot hold")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

