@@ -76,9 +76,10 @@ class Bulk:
 
     def _merge(self, columns: Sequence[str]) -> sql.Composed:
         values = [sql.Identifier(name) for name in columns if name != self.key]
+        # Rows are locked in one order, so that two imports at once don't wait for each other.
         return sql.SQL(
             """INSERT INTO {table} AS present ({columns})
-               SELECT {columns} FROM pg_temp.incoming ORDER BY {key} COLLATE "C"  -- so that two imports never deadlock
+               SELECT {columns} FROM pg_temp.incoming ORDER BY {key} COLLATE "C"
                ON CONFLICT ({key}) DO UPDATE SET update_time = now(), {changes}
                WHERE ({present}) IS DISTINCT FROM ({given})"""
         ).format(
@@ -109,6 +110,21 @@ class BulkProducts(Bulk):
         "attributes": "jsonb",
         "active": "boolean",
     }
+
+
+class BulkInventory(Bulk):
+    """Sets how much is available, of each product over as many buckets as it has."""
+
+    table = "inventory"
+    key = "product_id"
+    types: ClassVar[Mapping[str, str]] = {"product_id": "text", "available": "bigint"}
+
+    def _merge(self, columns: Sequence[str]) -> sql.Composed:  # noqa: ARG002  # they are always the same two
+        """One product after the other: what is available of it now is only known when its rows are locked."""
+        return sql.SQL(
+            """SELECT FROM (SELECT * FROM pg_temp.incoming ORDER BY product_id COLLATE "C") AS given
+               WHERE cache_sidecar.import_stock(given.product_id, given.available)"""
+        ).format()
 
 
 @contextmanager

@@ -1,0 +1,189 @@
+"""Products deduced from the order lines of the UCI Online Retail data, parts I and II, or of a shop that writes the same.
+
+There is no catalogue in such a file, only what was sold. A product's title is the description of its newest order line,
+its price the median of what it was sold for.
+"""
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+from itertools import accumulate
+
+from cache_sidecar.importer.products import (
+    FRACTION_DIGITS,
+    MAX_CHARACTERS,
+    Product,
+    check_id,
+    check_text,
+    nano_units,
+    price_columns,
+)
+from cache_sidecar.importer.reading import Columns
+from cache_sidecar.importer.records import Refused, Rejection, Row
+
+FORMAT = "online-retail"
+CURRENCY = "GBP"
+COLUMNS = Columns(
+    {
+        "stock_code": (),
+        "invoice_date": (),
+        "description": (),
+        "price": ("UnitPrice",),
+        "invoice": ("InvoiceNo",),
+        "quantity": (),
+        "customer_id": (),
+        "country": (),
+    },
+    required=("stock_code", "invoice_date", "description", "price"),
+    # The pound sign in the data set's copies is written in either.
+    encodings=("utf-8", "cp1252"),
+    # Copies made with pandas have a column without a name in front.
+    extra=True,
+)
+
+# What shop and warehouse book under a stock code without there being stock.
+PSEUDO_CODES = {
+    "ADJUST": "an adjustment",
+    "ADJUST2": "an adjustment",
+    "AMAZONFEE": "a fee of Amazon's",
+    "B": "a bad debt",
+    "BANK CHARGES": "bank charges",
+    "C2": "carriage",
+    "C3": "carriage",
+    "CRUK": "a commission of Cancer Research UK's",
+    "D": "a discount",
+    "DOT": "postage of dotcom orders",
+    "GIFT": "a gift voucher",
+    "M": "a manual booking",
+    "PADS": "pads that match other products",
+    "POST": "postage",
+    "S": "samples",
+    "TEST001": "a test",
+    "TEST002": "a test",
+}
+_VOUCHER = re.compile(r"GIFT_\d+_\d+")
+# Sets without digits that are real all the same, such as DCGSSBOY, a party bag.
+_STOCK_WITHOUT_DIGITS = "DCGS"
+
+_DATE = re.compile(
+    r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?(?: ?([AP]M))?)?Z?",
+    re.IGNORECASE,
+)
+# 1,234.50 is not in the data; 2,55 is, in copies made with a semicolon between the columns.
+_DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
+_BINARY_FRACTION = re.compile(r"-?[0-9]{1,12}\.[0-9]{10,40}")
+_PENNY = 10**7
+_NANO = Decimal(1).scaleb(-FRACTION_DIGITS)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is known of one product. Grows with the different prices, not with the order lines."""
+
+    line: int
+    prices: Counter[int] = field(default_factory=Counter)
+    title: str = ""
+    newest: datetime = datetime.min  # noqa: DTZ901  # the data knows no zones
+
+
+class OrderLines:
+    """Takes order lines, gives products."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+
+    def add(self, row: Row) -> None:
+        """Takes one order line. Raises Refused, also for a line that has no product behind it."""
+        cells = row.values
+        code = stock_code(cells["stock_code"])
+        price = _nanos(cells["price"].strip())
+        time = _time(cells["invoice_date"].strip())
+        title = check_text("description", cells["description"].strip(), MAX_CHARACTERS["title"])
+        seen = self._seen.get(code)
+        if seen is None:
+            seen = self._seen[code] = _Seen(row.number)
+        if price > 0:
+            seen.prices[price] += 1
+        # Without price and customer it is a note of the warehouse: "damages", "thrown away", "?".
+        if title and time >= seen.newest and (price > 0 or cells.get("customer_id", "").strip()):
+            seen.title, seen.newest = title, time
+
+    def rows(self) -> Iterator[Product | Rejection]:
+        """Yields each product, or why it is left out, in the order they were first seen."""
+        for code, seen in self._seen.items():
+            if not seen.prices:
+                yield Rejection(seen.line, "no_price", f"{code} was never sold for a price", code.encode(), left_out=True)
+            elif not seen.title:
+                yield Rejection(seen.line, "no_description", f"{code} has no description", code.encode(), left_out=True)
+            else:
+                yield {"product_id": code, "title": seen.title, "currency_code": CURRENCY} | price_columns(median(seen.prices))
+
+
+def stock_code(cell: str) -> str:
+    """Returns the product id of a stock code: without blanks around it, in capitals, since 85123a and 85123A are one.
+
+    Raises Refused for a blank one, for one that no id can be, and, as left out, for one that is not a product's.
+    """
+    code = cell.strip().upper()
+    what = PSEUDO_CODES.get(code) or ("a gift voucher" if _VOUCHER.fullmatch(code) else None)
+    if code and not what and not any(map(str.isdigit, code)) and not code.startswith(_STOCK_WITHOUT_DIGITS):
+        what = "a booking: stock codes have digits"
+    if what:
+        raise Refused("pseudo_code", f"is no product: {code} is {what}", left_out=True)
+    check_id(code)
+    return code
+
+
+def median(prices: Counter[int]) -> int:
+    """Returns the median of counted prices, in billionths.
+
+    The mean of two middle prices is rounded half up to a penny, unless they are finer themselves.
+    """
+    ordered = sorted(prices)
+    up_to = list(accumulate(prices[price] for price in ordered))
+    low, high = (ordered[bisect_right(up_to, middle)] for middle in ((up_to[-1] - 1) // 2, up_to[-1] // 2))
+    if low == high:
+        return low
+    step = _PENNY if low % _PENNY == high % _PENNY == 0 else 1
+    return (low + high + step) // (2 * step) * step
+
+
+@lru_cache(maxsize=4096)
+def _nanos(cell: str) -> int:
+    if cell == "":
+        raise Refused("missing_field", "has no price")
+    number = cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
+    # A spreadsheet's 2.55 may come as 2.5499999999999998.
+    if _BINARY_FRACTION.fullmatch(number):
+        number = format(Decimal(number).quantize(_NANO), "f")
+    return nano_units(number)
+
+
+@lru_cache(maxsize=1024)
+def _time(cell: str) -> datetime:
+    """Returns the time of `2010-12-01 08:26:00`, `12/1/2010 8:26`, `01-12-2010 08:26` and their like.
+
+    With slashes the month comes first, as in the original, unless it cannot be one; with dashes and dots the day does.
+    """
+    parts = _DATE.fullmatch(cell)
+    if parts is None:
+        raise Refused("invoice_date", f"has an invoice date that is none: {cell[:60]!r}")
+    first, last = int(parts[1]), int(parts[4])
+    if len(parts[1]) == 4:
+        year, month, day = first, int(parts[3]), last
+    else:
+        year, month, day = last, first, int(parts[3])
+        if parts[2] != "/" or month > 12:
+            month, day = day, month
+    hour = int(parts[5] or 0)
+    if parts[8]:
+        hour = hour % 12 + (12 if parts[8].upper() == "PM" else 0)
+    try:
+        return datetime(year + 2000 if year < 100 else year, month, day, hour, int(parts[6] or 0), int(parts[7] or 0))  # noqa: DTZ001
+    except ValueError:
+        raise Refused("invoice_date", f"has an invoice date that is none: {cell[:60]!r}") from None
