@@ -1,0 +1,147 @@
+"""A comparison: two sides measured in turns, and what is said of them."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from tests.bench.machine import BusyMeter, Cores
+from tests.bench.processes import Process
+
+
+class Served(Protocol):
+    """What a load gives: served calls only, latencies in microseconds."""
+
+    @property
+    def calls(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    def percentile_us(self, percent: float, /) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One side, in one round."""
+
+    calls_per_second: float
+    p50_us: float
+    p99_us: float
+    cpu_s_per_1000: float
+    "CPU seconds that the process under test took for 1,000 calls; or milliseconds for one."
+    own: float
+    "Share of a core that the process under test used, 0 to 1; over 1 when it ran on several."
+    load_busy: float
+    "Share of the load's core that anybody used, 0 to 1: near 1, with `own` lower, it was the load that was measured."
+    foreign: float
+    "Share of the core under test that others used, 0 to 1."
+
+
+Measure = Callable[[float], Measured]
+"""Runs one side for so many seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Something of ours, and what it is compared with."""
+
+    name: str
+    goal: float
+    "The ratio, ours / reference, to reach."
+    sides: Callable[[], AbstractContextManager[tuple[Measure, Measure]]]
+    "Starts what both sides need; gives ours, then the reference."
+    unit: str = "calls/s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The rounds of a comparison."""
+
+    name: str
+    unit: str
+    goal: float
+    ours: Sequence[Measured]
+    reference: Sequence[Measured]
+    pinned: bool
+
+    @property
+    def ratios(self) -> list[float]:
+        """Returns each round's ratio: both halves of a round see the same machine, two rounds may not."""
+        pairs = zip(self.ours, self.reference, strict=True)
+        return [ours.calls_per_second / reference.calls_per_second for ours, reference in pairs]
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Returns the same by CPU per call: what the ratio would be if nothing but our own code took time."""
+        pairs = zip(self.ours, self.reference, strict=True)
+        return statistics.median(reference.cpu_s_per_1000 / ours.cpu_s_per_1000 for ours, reference in pairs)
+
+    @property
+    def ratio(self) -> float:
+        """Returns the median of the rounds' ratios."""
+        return statistics.median(self.ratios)
+
+    @property
+    def is_met(self) -> bool:
+        """Says whether the goal is reached."""
+        return self.ratio >= self.goal
+
+    def entry(self) -> dict[str, object]:
+        """Returns the entry in bench.json."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "ours": round(median(self.ours, "calls_per_second"), 1),
+            "reference": round(median(self.reference, "calls_per_second"), 1),
+            "ratio": round(self.ratio, 4),
+            "goal": self.goal,
+            "rounds": len(self.ratios),
+            "met": self.is_met,
+            "ratios": [round(ratio, 4) for ratio in self.ratios],
+            "cpu_ratio": round(self.cpu_ratio, 4),
+            "pinned": self.pinned,
+            **{f"ours_{name}": round(median(self.ours, name), 4) for name in DETAILS},
+            **{f"reference_{name}": round(median(self.reference, name), 4) for name in DETAILS},
+        }
+
+
+DETAILS = ("p50_us", "p99_us", "cpu_s_per_1000", "own", "load_busy", "foreign")
+
+
+def median(rounds: Sequence[Measured], name: str) -> float:
+    """Returns the median of one of the figures."""
+    return float(statistics.median(getattr(measured, name) for measured in rounds))
+
+
+def compare(comparison: Comparison, *, rounds: int, seconds: float, pinned: bool, tell: Callable[[str], None]) -> Result:
+    """Measures both sides in turns, in changing order, after one short round that does not count."""
+    ours: list[Measured] = []
+    reference: list[Measured] = []
+    with comparison.sides() as (measure_ours, measure_reference):
+        turns = [(measure_ours, ours), (measure_reference, reference)]
+        tell(f"{comparison.name}: warming up")
+        for measure, _ in turns:
+            measure(min(seconds, 0.5))
+        for number in range(rounds):
+            tell(f"{comparison.name}: round {number + 1} of {rounds}")
+            for measure, results in turns if number % 2 == 0 else reversed(turns):
+                results.append(measure(seconds))
+    return Result(
+        name=comparison.name, unit=comparison.unit, goal=comparison.goal, ours=ours, reference=reference, pinned=pinned
+    )
+
+
+def measured(load: Callable[[], Served], *, process: Process, cores: Cores | None) -> Measured:
+    """Runs a load against a process, or inside it, and says what that cost."""
+    busy, cpu = BusyMeter(), process.cpu_seconds()
+    served = load()
+    used, shares = process.cpu_seconds() - cpu, busy.read()
+    return Measured(
+        calls_per_second=served.calls / served.seconds,
+        p50_us=served.percentile_us(50),
+        p99_us=served.percentile_us(99),
+        cpu_s_per_1000=used / served.calls * 1000,
+        own=used / served.seconds,
+        load_busy=shares[cores.load] / served.seconds if cores else 0.0,
+        foreign=max(0.0, shares[cores.server] - used) / served.seconds if cores else 0.0,
+    )

@@ -1,0 +1,120 @@
+"""GetProduct against what could answer in its place: hits in memory, hits in Redis, reads from PostgreSQL."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.v1.cache_pb2 import Source
+from cache_sidecar.v1.product_service_pb2 import GetProductRequest, GetProductResponse
+from tests.bench import direct
+from tests.bench.comparison import Comparison, Measure, Measured, measured
+from tests.bench.load import LoadResult, fetch
+from tests.bench.processes import BenchError
+from tests.bench.stack import NAMESPACE, Server, Shape, Stack
+
+GET_PRODUCT = "/cache_sidecar.v1.ProductService/GetProduct"
+_HOT = 1000
+"Products that are read again and again in the comparison of L1 hits."
+_SHAPES = {
+    "l1_hit_1": Shape(connections=1, in_flight=1),
+    "l1_hit_32": Shape(connections=1, in_flight=32),
+    "l1_hit_8x16": Shape(connections=8, in_flight=16),
+}
+_BELOW_L1 = Shape(connections=1, in_flight=direct.WORKERS)
+
+
+def comparisons(stack: Stack) -> list[Comparison]:
+    """Returns those of this file."""
+    hits = [Comparison(name=name, goal=0.85, sides=partial(_l1_hit, stack, shape)) for name, shape in _SHAPES.items()]
+    return [
+        *hits,
+        Comparison(name="l2_hit", goal=0.33, sides=partial(_l2_hit, stack)),
+        Comparison(name="store_miss", goal=0.4, sides=partial(_store_miss, stack)),
+    ]
+
+
+@contextmanager
+def _l1_hit(stack: Stack, shape: Shape) -> Iterator[tuple[Measure, Measure]]:
+    """The reference returns one constant reply of the median size."""
+    payloads = _requests(stack.product_ids[:_HOT])
+    with stack.sidecar() as sidecar:
+        replies = sorted(_warm(sidecar, payloads, Source.SOURCE_L1), key=len)
+        with stack.bare(GET_PRODUCT, replies[len(replies) // 2]) as bare:
+            accept = _from(Source.SOURCE_L1, stack.product_ids)
+            yield (
+                sidecar.side(GET_PRODUCT, payloads, shape=shape, accept=accept),
+                bare.side(GET_PRODUCT, payloads, shape=shape, accept=lambda _: None),
+            )
+
+
+@contextmanager
+def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
+    """With room for one entry in memory, and the products read in turn, every read goes to Redis."""
+    ids = stack.product_ids
+    payloads = _requests(ids)
+    names = Names(NAMESPACE)
+    job = {"addresses": stack.redis, "keys": [names.key("product", id) for id in ids]}
+    with stack.sidecar(l1_max_entries=1) as sidecar:
+        _warm(sidecar, payloads, Source.SOURCE_L2)
+        with _direct(stack, "redis", job) as reference:
+            accept = _from(Source.SOURCE_L2, ids)
+            yield sidecar.side(GET_PRODUCT, payloads, shape=_BELOW_L1, accept=accept), reference
+
+
+@contextmanager
+def _store_miss(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
+    """Reads that ask for PostgreSQL; the sidecar also fills the caches with what it read."""
+    ids = stack.product_ids
+    payloads = _requests(ids, bypass=True)
+    with stack.sidecar() as sidecar, _direct(stack, "postgres", {"dsn": stack.dsn, "keys": ids}) as reference:
+        accept = _from(Source.SOURCE_STORE, ids)
+        yield sidecar.side(GET_PRODUCT, payloads, shape=_BELOW_L1, accept=accept), reference
+
+
+def _warm(sidecar: Server, payloads: Sequence[bytes], source: "Source.ValueType") -> list[bytes]:
+    """Reads everything until all of it comes from one tier; returns the replies.
+
+    A sidecar that just started does not trust its memory yet, and it fills Redis after it replied.
+    """
+    replies: list[bytes] = []
+
+    def is_warm() -> bool:
+        replies[:] = fetch(sidecar.address, GET_PRODUCT, payloads)
+        return all(GetProductResponse.FromString(reply).cache.source == source for reply in replies)
+
+    sidecar.process.wait_until(is_warm)
+    return replies
+
+
+@contextmanager
+def _direct(stack: Stack, kind: str, job: Mapping[str, object]) -> Iterator[Measure]:
+    with stack.direct(kind, job) as process:
+
+        def measure(seconds: float) -> Measured:
+            return measured(lambda: direct.ask(process, seconds), process=process, cores=stack.cores)
+
+        yield measure
+
+
+def _requests(ids: Sequence[str], *, bypass: bool = False) -> list[bytes]:
+    requests = [GetProductRequest(product_id=id) for id in ids]
+    if bypass:
+        for request in requests:
+            request.options.bypass = True
+    return [request.SerializeToString() for request in requests]
+
+
+def _from(source: "Source.ValueType", ids: Sequence[str]) -> Callable[[LoadResult], None]:
+    """Returns what checks that the sampled replies are the products asked for, from one tier."""
+
+    def accept(result: LoadResult) -> None:
+        for index, reply in result.samples:
+            got = GetProductResponse.FromString(reply)
+            if got.product.product_id != ids[index]:
+                raise BenchError(f"product {ids[index]!r} was asked for, {got.product.product_id!r} came")
+            if got.cache.source != source:
+                came = Source.Name(got.cache.source)
+                raise BenchError(f"a reply to be measured from {Source.Name(source)} came from {came}")
+
+    return accept

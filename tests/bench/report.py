@@ -1,0 +1,62 @@
+"""What the benchmark prints and writes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.comparison import Measured, Result, median
+
+_BUSY_LOAD = 0.9
+_BUSY_SERVER = 0.85
+_NOISY = 0.1
+
+
+def write(results: Sequence[Result], file: Path) -> None:
+    """Writes the results as JSON, over those of an earlier run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    entries = [result.entry() | {"doubts": doubts(result)} for result in results]
+    file.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """Prints the results as a table per unit, and below them what makes one doubtful."""
+    for unit in dict.fromkeys(result.unit for result in results):
+        console.print(_table(unit, [result for result in results if result.unit == unit]))
+    for result in results:
+        for doubt in doubts(result):
+            console.print(f"{result.name}: {doubt}", highlight=False, soft_wrap=True)
+
+
+def _table(unit: str, results: Sequence[Result]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("medians", no_wrap=True)
+    for column in (unit, "p50 us", "p99 us", "CPU ms", "by CPU", "ratio", "goal"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        verdict = "[green]met" if result.is_met else "[red]missed"
+        verdict += "?[/]" if doubts(result) else "[/]"
+        ratios = (f"{result.cpu_ratio:.2f}", f"[bold]{result.ratio:.2f}[/]", f"{result.goal:.2f} {verdict}")
+        spread = f"{min(result.ratios):.2f}-{max(result.ratios):.2f}"
+        table.add_row(result.name, *_figures(result.ours), *ratios)
+        table.add_row("  reference", *_figures(result.reference), "", spread, end_section=True)
+    return table
+
+
+def _figures(rounds: Sequence[Measured]) -> list[str]:
+    forms = {"calls_per_second": ",.0f", "p50_us": ",.0f", "p99_us": ",.0f", "cpu_s_per_1000": ".3f"}
+    return [f"{median(rounds, name):{form}}" for name, form in forms.items()]
+
+
+def doubts(result: Result) -> list[str]:
+    """Returns what a reader has to know before believing a result."""
+    found = [] if result.pinned else ["not pinned: one core, or no way to pin; the ratio says little"]
+    for side, rounds in {"ours": result.ours, "the reference": result.reference}.items():
+        if median(rounds, "load_busy") > _BUSY_LOAD and median(rounds, "own") < _BUSY_SERVER:
+            found.append(f"the load's core was the limit of {side}, which used {median(rounds, 'own'):.0%} of its own")
+        if (foreign := median(rounds, "foreign")) > _NOISY:
+            found.append(f"other programs took {foreign:.0%} of the core under test from {side}")
+    return found

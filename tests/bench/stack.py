@@ -1,0 +1,172 @@
+"""The servers behind the sidecar, and the gRPC servers to measure: all of them real processes."""
+
+import json
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from cache_sidecar.v1.product_service_pb2 import ListProductsRequest, ListProductsResponse
+from tests.bench.comparison import Measure, Measured, measured
+from tests.bench.connection import LoadError
+from tests.bench.load import LoadResult, fetch, run_load
+from tests.bench.machine import Cores
+from tests.bench.processes import Process, running
+
+NAMESPACE = "bench"
+PRODUCTS = 10_000
+_LIST_PRODUCTS = "/cache_sidecar.v1.ProductService/ListProducts"
+_HEALTH = "/grpc.health.v1.Health/Check"
+_SERVING = b"\x08\x01"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How much is in flight."""
+
+    connections: int
+    in_flight: int
+    "Calls on each connection."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A gRPC server under test."""
+
+    process: Process
+    address: str
+    cores: Cores | None
+
+    def side(self, path: str, payloads: Sequence[bytes], *, shape: Shape, accept: Callable[[LoadResult], None]) -> Measure:
+        """Returns what measures one method; `accept` raises if the replies are not those that were to be measured."""
+
+        def measure(seconds: float) -> Measured:
+            def load() -> LoadResult:
+                result = run_load(
+                    self.address,
+                    path,
+                    payloads,
+                    connections=shape.connections,
+                    in_flight=shape.in_flight,
+                    seconds=seconds,
+                ).check()
+                accept(result)
+                return result
+
+            return measured(load, process=self.process, cores=self.cores)
+
+        return measure
+
+
+class Stack:
+    """Redis Cluster, PostgreSQL and a demo catalogue, started when first asked for and stopped at the end."""
+
+    def __init__(self, *, cores: Cores | None, state: Path) -> None:
+        self.cores = cores
+        self._state = state
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.directory = Path(self._running.enter_context(tempfile.TemporaryDirectory(prefix="cs-bench-")))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    @cached_property
+    def servers(self) -> Mapping[str, Any]:
+        """What runs and where, as `cache-sidecar dev` writes it."""
+        ready = self._state / "dev.json"
+        ready.unlink(missing_ok=True)
+        options = {"--state": self._state, "--sidecars": 1, "--products": PRODUCTS, "--listen": "127.0.0.1:0"}
+        arguments = ["cache_sidecar", "dev", *(str(part) for option in options.items() for part in option)]
+        core = self.cores.load if self.cores else None
+        process = self._running.enter_context(running("dev", arguments, core=core, directory=self.directory))
+        process.wait_until(ready.exists)
+        found: dict[str, Any] = json.loads(ready.read_text())
+        return found
+
+    @property
+    def redis(self) -> list[str]:
+        """The nodes of the cluster."""
+        return [node["address"] for node in self.servers["redis"]]
+
+    @property
+    def dsn(self) -> str:
+        """The database with the products."""
+        return str(self.servers["databases"]["catalog"])
+
+    @cached_property
+    def product_ids(self) -> list[str]:
+        """The first products of the catalogue."""
+        address = self.servers["sidecars"][0]["grpc"]
+        ids: list[str] = []
+        token = ""
+        while len(ids) < PRODUCTS:
+            request = ListProductsRequest(page_size=1000, page_token=token).SerializeToString()
+            page = ListProductsResponse.FromString(fetch(address, _LIST_PRODUCTS, [request])[0])
+            ids += [product.product_id for product in page.products]
+            token = page.next_page_token
+            if not token:
+                break
+        return ids[:PRODUCTS]
+
+    @contextmanager
+    def sidecar(self, **settings: object) -> Iterator[Server]:
+        """Runs a sidecar on the core under test, with settings over the defaults."""
+        address = f"127.0.0.1:{_free_port()}"
+        own: dict[str, object] = {
+            "namespace": NAMESPACE,
+            "listen_address": address,
+            "redis_nodes": self.redis,
+            "postgres_catalog": self.dsn,
+            "log_level": "warning",
+        }
+        file = self.directory / "sidecar.toml"
+        # What TOML needs of these values, JSON writes the same way.
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (own | settings).items()))
+        core = self.cores.server if self.cores else None
+        with running("serve", ["cache_sidecar", "serve", "--config", str(file)], core=core, directory=self.directory) as it:
+            it.wait_until(lambda: _is_serving(address))
+            yield Server(process=it, address=address, cores=self.cores)
+
+    @contextmanager
+    def bare(self, path: str, reply: bytes) -> Iterator[Server]:
+        """Runs a bare grpcio servicer of one method on the core under test."""
+        file = self.directory / "reply"
+        file.write_bytes(reply)
+        with self.helper("bare", ["tests.bench.bare", path, str(file)]) as (process, port):
+            yield Server(process=process, address=f"127.0.0.1:{port}", cores=self.cores)
+
+    @contextmanager
+    def direct(self, kind: str, job: Mapping[str, object]) -> Iterator[Process]:
+        """Runs tests/bench/direct.py on the core under test."""
+        file = self.directory / f"{kind}.json"
+        file.write_text(json.dumps(job))
+        with self.helper("direct", ["tests.bench.direct", kind, str(file)]) as (process, _):
+            yield process
+
+    @contextmanager
+    def helper(self, name: str, arguments: Sequence[str]) -> Iterator[tuple[Process, str]]:
+        """Runs a program of the benchmark on the core under test; gives it and the first line it prints."""
+        core = self.cores.server if self.cores else None
+        with running(name, arguments, core=core, directory=self.directory, answers=True) as process:
+            yield process, process.ask("")
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _is_serving(address: str) -> bool:
+    try:
+        return fetch(address, _HEALTH, [b""]) == [_SERVING]
+    except LoadError:
+        return False
