@@ -1,32 +1,64 @@
 """The composition root: the one place that builds and wires, and knows in which order things start and stop."""
 
+from typing import NamedTuple
+
 from cache_sidecar import policy, telemetry
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.engine import aio
 from cache_sidecar.errors import Tier
+from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.server import Server
-from cache_sidecar.services import product
+from cache_sidecar.services import cart, product, session, stock
 from cache_sidecar.services.admin import AdminService
+from cache_sidecar.services.cart import CartService
+from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.services.changes import Changes
+from cache_sidecar.services.inventory import InventoryService
+from cache_sidecar.services.inventory_watch import Watches
 from cache_sidecar.services.product import ProductService
+from cache_sidecar.services.session import SessionService
+from cache_sidecar.services.touches import Touches
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.settings import Settings
 from cache_sidecar.stack import Stack
+from cache_sidecar.store.cart import CartStore
+from cache_sidecar.store.inventory import InventoryStore, row_ids
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.product import ProductStore
+from cache_sidecar.store.reservation import MAX_GRANTS, ReservationStore
+from cache_sidecar.store.session import SessionStore
 from cache_sidecar.tiers.coherence import Coherence
 from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.followers import Followers
+from cache_sidecar.tiers.gate import Gate
+from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l1 import LruL1
+from cache_sidecar.tiers.l1 import LruL1, NoL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
-from cache_sidecar.tiers.ports import Load
-from cache_sidecar.v1 import admin_service_pb2_grpc, product_service_pb2_grpc
+from cache_sidecar.tiers.ports import L1, Load
+from cache_sidecar.tiers.sliding import SlidingDataset
+from cache_sidecar.tiers.stock import Stocks
+from cache_sidecar.v1 import (
+    admin_service_pb2_grpc,
+    cart_service_pb2_grpc,
+    inventory_service_pb2_grpc,
+    product_service_pb2_grpc,
+    session_service_pb2_grpc,
+)
 
 # Work in Redis at once and waiting for it; each piece is a whole batch.
 L2_RUNNING, L2_WAITING = 64, 2_000
 # Work that may wait for PostgreSQL, per connection.
 STORE_WAITING = 64
+
+
+class _Store(NamedTuple):
+    """What there is of each distinct database."""
+
+    database: Database
+    writer: Writer
+    changes: Changes
 
 
 class App:
@@ -39,23 +71,24 @@ class App:
         self._connection = Connection(settings)
         names = Names(settings.namespace)
         self._l2 = RedisL2(self._connection, names)
-        self._l2_guard = self._guard(Tier.L2, settings.redis_timeout, running=L2_RUNNING, waiting=L2_WAITING)
-        size = settings.postgres_pool_size
-        self._database = Database(
-            settings.database("catalog"),
-            size=size,
-            timeout=settings.postgres_timeout,
-            prepare=settings.postgres_prepare,
-            guard=self._guard(Tier.STORE, settings.postgres_timeout, running=size, waiting=size * STORE_WAITING),
-        )
-        self._changes = Changes(Outbox(self._database))
-        self._writer = Writer(self._database)
+        # A connection too many is refused at once; two are left for what is not guarded.
+        running = max(1, min(L2_RUNNING, settings.redis_max_connections - 2))
+        self._l2_guard = self._guard(Tier.L2, settings.redis_timeout, running=running, waiting=L2_WAITING)
+        self._stores = {dsn: self._store(dsn) for dsn in settings.databases()}
+        self._database, self._writer, self._changes = self._stores[settings.database("catalog")]
 
         products = ProductStore(self._database)
+        inventory = InventoryStore(self._database)
         self._datasets = {
             product.DATASET: self._dataset(product.DATASET, product.loader(products)),
+            stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=NoL1()),
         }
-        self.coherence = Coherence(self._l2, self._connection, names, followers=self._datasets, on_message=self._changes.wake)
+        sessions, carts = self._sessions(), self._carts()
+        self._carts_service = carts
+        stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
+        watches = Watches(stocks, inventory)
+        followers = self._datasets | {stock.DATASET: Followers(self._datasets[stock.DATASET], watches)}
+        self.coherence = Coherence(self._l2, self._connection, names, followers=followers, on_message=self._wake)
         stack = Stack(max_calls=settings.max_concurrent_calls, max_streams=settings.max_streams)
         self.server = Server(aio.create(settings), stack, settings)
         self.server.add(
@@ -64,6 +97,15 @@ class App:
             ProductService(self._datasets[product.DATASET], store=products, writer=self._writer, changes=self._changes),
         )
         self.server.add(
+            "cache_sidecar.v1.InventoryService",
+            inventory_service_pb2_grpc.add_InventoryServiceServicer_to_server,
+            self._inventory(inventory, stocks, watches),
+        )
+        self.server.add(
+            "cache_sidecar.v1.SessionService", session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions
+        )
+        self.server.add("cache_sidecar.v1.CartService", cart_service_pb2_grpc.add_CartServiceServicer_to_server, carts)
+        self.server.add(
             "cache_sidecar.v1.AdminService",
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
             AdminService(self._datasets),
@@ -71,26 +113,92 @@ class App:
 
     async def start(self) -> None:
         """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
-        await self._database.open()
+        for store in self._stores.values():
+            await store.database.open()
         self.coherence.start()
+        self._touches.start()
         await self.server.start()
         telemetry.log.info("serving", address=self.server.address, socket=self._settings.listen_socket, engine="grpc.aio")
 
     async def stop(self) -> None:
         """Drains: callers first, then what works for them, then the connections."""
         await self.server.drain()
-        await self._writer.close()
+        for store in self._stores.values():
+            await store.writer.close()
+        await self._touches.close()
+        await self._grants.close()
         for dataset in self._datasets.values():
             await dataset.close()
         await self.coherence.stop()
         await self._connection.close()
-        await self._database.close()
+        for store in self._stores.values():
+            await store.database.close()
         telemetry.log.info("stopped")
 
-    def _dataset(self, name: str, load: Load) -> Dataset:
+    def _wake(self) -> None:
+        for store in self._stores.values():
+            store.changes.wake()
+
+    def _store(self, dsn: str) -> _Store:
+        size, timeout = self._settings.postgres_pool_size, self._settings.postgres_timeout
+        guard = self._guard(Tier.STORE, timeout, running=size, waiting=size * STORE_WAITING)
+        database = Database(dsn, size=size, timeout=timeout, prepare=self._settings.postgres_prepare, guard=guard)
+        return _Store(database, Writer(database), Changes(Outbox(database)))
+
+    def _sessions(self) -> SessionService:
+        database, writer, _ = self._stores[self._settings.database("user")]
+        store = SessionStore(database)
+
+        def in_force() -> DatasetPolicy:
+            return self._policy[session.DATASET]
+
+        # Once all sessions of a user are ended no read may be answered with what was read before: so they don't join.
+        dataset = self._sliding(session.DATASET, session.loader(store, policy=in_force, clock=self._clock), joins=False)
+        self._touches = Touches(
+            session.writes(store, dataset),
+            ttl=lambda: in_force().l2_ttl,
+            window=lambda: in_force().touch_window,
+            clock=self._clock,
+        )
+        return SessionService(dataset, store=store, writer=writer, touches=self._touches, clock=self._clock)
+
+    def _carts(self) -> CartService:
+        database, writer, changes = self._stores[self._settings.database("user")]
+        store = CartStore(database)
+        dataset = self._sliding(cart.DATASET, cart.loader(store), joins=True)
+        limits = Limits(items=self._settings.cart_max_items, quantity=self._settings.cart_max_quantity)
+        return CartService(dataset, store=store, writer=writer, changes=changes, limits=limits)
+
+    def _sliding(self, name: str, load: Load, *, joins: bool) -> Dataset:
+        self._datasets[name] = SlidingDataset(
+            name,
+            l2=self._l2,
+            load=load,
+            l2_guard=self._l2_guard,
+            policy=lambda: self._policy[name],
+            clock=self._clock,
+            joins=joins,
+        )
+        return self._datasets[name]
+
+    def _inventory(self, store: InventoryStore, stocks: Stocks, watches: Watches) -> InventoryService:
+        reservations = ReservationStore(self._database)
+        self._grants = Grants(reservations.grants, max_grants=MAX_GRANTS, clock=self._clock)
+        return InventoryService(
+            self._datasets[stock.DATASET],
+            stocks=stocks,
+            store=store,
+            reservations=reservations,
+            writer=self._writer,
+            gate=Gate(stocks, self._grants),
+            watches=watches,
+            clock=self._clock,
+        )
+
+    def _dataset(self, name: str, load: Load, *, l1: L1 | None = None) -> Dataset:
         return Dataset(
             name,
-            l1=LruL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
+            l1=l1 or LruL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
             l2=self._l2,
             load=load,
             l2_guard=self._l2_guard,

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import uvloop
@@ -13,6 +13,9 @@ import uvloop
 from cache_sidecar import __version__, settings, telemetry
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError, SidecarError
 from cache_sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from cache_sidecar.importer.report import ImportReport
 
 EXIT_USAGE = 64
 EXIT_UNREACHABLE = 69
@@ -101,7 +104,7 @@ def _run_until_signalled(loaded: Settings, run: Callable[[asyncio.Event], Awaita
 @_config
 def migrate(config_file: str | None) -> None:
     """Bring the databases to the schema this version needs."""
-    loaded = settings.load(config_file)
+    loaded = settings.load(config_file, redis=False)
     from cache_sidecar.store.migrate import migrate as apply  # noqa: PLC0415
 
     for role in settings.ROLES:
@@ -135,3 +138,40 @@ def dev(state: str, sidecars: int, products: int, listen: str) -> int:
 @cli.group(name="import")
 def import_() -> None:
     """Bring a shop's existing data in."""
+
+
+@import_.command(name="products")
+@click.argument("file")
+@click.option("--format", "format_", help="csv, jsonl or online-retail; found out if not given.")
+@click.option("--rejects", type=click.Path(path_type=Path), help="Where rejected rows go; FILE.rejected.csv if not given.")
+@_config
+def import_products(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+    """Import products from FILE, or from standard input for `-`."""
+    loaded = settings.load(config_file, redis=False)
+    from cache_sidecar.importer import progress, run  # noqa: PLC0415
+
+    dsn = loaded.database("catalog")
+    work = run.import_products(source=file, dsn=dsn, format=format_, rejects=rejects, progress=progress.progress_on())
+    return _told(uvloop.run(work))
+
+
+@import_.command(name="inventory")
+@click.argument("file")
+@click.option("--format", "format_", help="csv or jsonl; found out if not given.")
+@click.option("--rejects", type=click.Path(path_type=Path), help="Where rejected rows go; FILE.rejected.csv if not given.")
+@_config
+def import_inventory(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+    """Import how many pieces of products are available from FILE, or from standard input for `-`."""
+    loaded = settings.load(config_file, redis=False)
+    from cache_sidecar.importer import inventory, progress  # noqa: PLC0415
+
+    dsn = loaded.database("catalog")
+    work = inventory.import_inventory(source=file, dsn=dsn, format=format_, rejects=rejects, progress=progress.progress_on())
+    return _told(uvloop.run(work))
+
+
+def _told(report: "ImportReport") -> int:
+    """Prints what an import did, and returns the exit code."""
+    for line in report.lines():
+        click.echo(line)
+    return report.exit_code

@@ -64,9 +64,30 @@ class EtagMismatch(RequestError):
     resource: str
     id: str
     current: str
+    details: tuple[object, ...] = field(default=(), kw_only=True)
+    "Messages that say what is there now."
 
     def __str__(self) -> str:
         return f"{self.resource} {self.id!r} was changed by somebody else: its etag is {self.current!r} now"
+
+
+@dataclass
+class LimitReached(RequestError):
+    """Something would grow over its bound."""
+
+    what: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"there can be at most {self.limit} {self.what}"
+
+
+@dataclass
+class RevocationPending(RequestError):
+    """What was ended in PostgreSQL may still be accepted by other sidecars."""
+
+    def __str__(self) -> str:
+        return "the sessions are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them, try again"
 
 
 @dataclass
@@ -97,6 +118,41 @@ class WatchTooSlow(RequestError):
 
     def __str__(self) -> str:
         return "changes arrive faster than they are read: resume from the last version received"
+
+
+@dataclass
+class OutOfStock(RequestError):
+    """There are fewer pieces of a product than somebody wants."""
+
+    product_id: str
+    available: int
+
+    def __str__(self) -> str:
+        return f"only {self.available} pieces of {self.product_id!r} are available"
+
+
+@dataclass
+class ReservationEnded(RequestError):
+    """A reservation was committed, released or expired before."""
+
+    reservation_id: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"reservation {self.reservation_id} is {self.state}, not held any more"
+
+
+@dataclass
+class BucketsInUse(RequestError):
+    """Pieces are reserved in buckets that are to go."""
+
+    product_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"pieces of {self.product_id!r} are reserved in the buckets to be taken away: "
+            "try again when those reservations have ended"
+        )
 
 
 @dataclass

@@ -25,12 +25,19 @@ class DatasetPolicy(BaseModel):
     jitter: Annotated[float, Ge(0), Le(0.5)] = 0.1
     negative_ttl: Seconds
     stale_limit: Seconds
+    max_lifetime: Annotated[float, Ge(0), Le(400 * 86400)] = 0
 
     @model_validator(mode="after")
     def _ordered(self) -> "DatasetPolicy":
         if self.l1_soft_ttl > self.l1_hard_ttl:
             raise ValueError(f"l1_soft_ttl ({self.l1_soft_ttl:g}) must not be above l1_hard_ttl ({self.l1_hard_ttl:g})")
         return self
+
+
+    @property
+    def touch_window(self) -> float:
+        """Seconds by which PostgreSQL's knowledge of a sliding expiry may be behind: 5 minutes of 30."""
+        return min(300.0, self.l2_ttl / 6)
 
 
 Policy = Mapping[str, DatasetPolicy]
@@ -63,6 +70,8 @@ def parse(text: str, *, origin: str, base: Policy | None = None) -> Policy:
 def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where} is no key of a dataset; there are: {', '.join(DatasetPolicy.model_fields)}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -6,12 +6,13 @@ import socket
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from cache_sidecar.errors import SettingsError
-from cache_sidecar.settings import Settings, split_address
+from cache_sidecar.services.health import HealthService
+from cache_sidecar.settings import Settings
 from cache_sidecar.stack import Register, Stack
 
 
@@ -22,8 +23,9 @@ class Server:
         self._engine = engine
         self._stack = stack
         self._settings = settings
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._services: list[str] = []
+        self._socket = ""
         self.address = ""
         "host:port of the TCP listener, once there is one."
 
@@ -41,19 +43,19 @@ class Server:
         )
         self._bind()
         await self._engine.start()
-        for name in ("", *self._services):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        if self._settings.listen_socket:
-            os.chmod(self._settings.listen_socket, int(self._settings.listen_socket_mode, 8))
+        self._health.serve(self._services)
+        if self._socket:
+            os.chmod(self._socket, int(self._settings.listen_socket_mode, 8))
 
     def _bind(self) -> None:
         if self._settings.listen_address:
-            host, _ = split_address(self._settings.listen_address)
             port = self._listen(self._settings.listen_address)
-            self.address = f"{host}:{port}"
+            self.address = f"{self._settings.listen_address.rpartition(':')[0]}:{port}"
         if path := self._settings.listen_socket:
             _check_socket(path)
             self._listen(f"unix:{path}")
+            # From here on it is ours to remove.
+            self._socket = path
 
     def _listen(self, address: str) -> int:
         try:
@@ -63,12 +65,12 @@ class Server:
 
     async def drain(self) -> None:
         """Stops: health says so, streams are told, calls in progress get their time to finish."""
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         self._stack.drain()
         await self._engine.stop(self._settings.drain_seconds)
-        if path := self._settings.listen_socket:
+        if self._socket:
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                os.unlink(self._socket)
 
 
 def _check_socket(path: str) -> None:

@@ -14,10 +14,12 @@ from cache_sidecar.errors import SettingsError
 
 PREFIX = "CACHE_SIDECAR_"
 MIB = 1024 * 1024
-ROLES = ("catalog",)
-# Variables with our prefix that are not settings: the file's name, what applications are told, and what Kubernetes sets
-# in every pod of a namespace that has a Service called cache-sidecar.
-_FOREIGN = re.compile("config|address|socket|service_(host|port.*)|port(_.*)?")
+ROLES = ("catalog", "user")
+# Variables with our prefix that are not settings: the file's name, and what applications are told.
+_FOREIGN = {"config", "address", "socket"}
+_URI = re.compile(
+    r"postgres(ql)?://([^/?#]*@)?(\[[^]/]+\]|[^][:/?#@,]*)(:\d{1,5})?(,(\[[^]/]+\]|[^][:/?#@,]*)(:\d{1,5})?)*([/?].*)?"
+)
 
 
 class Settings(BaseSettings):
@@ -85,9 +87,14 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(10.0, ge=0, le=600)
     "Seconds that calls in progress get to finish when the sidecar stops."
 
+    cart_max_items: int = Field(200, ge=1, le=500)
+    "Lines that a cart may have."
+    cart_max_quantity: int = Field(999, ge=1, le=1_000_000)
+    "Pieces that a line of a cart may have."
+
     region: str = Field("local", pattern=r"^[a-z0-9-]{1,32}$")
     "Name of the region whose Redis a relay tells of changes."
-    change_retention: float = Field(3600.0, ge=60)
+    change_retention: float = Field(3600.0, ge=60, le=30 * 86400)
     "Seconds that the relay keeps delivered changes, for watchers that resume."
 
     policy_file: str = ""
@@ -120,8 +127,20 @@ class Settings(BaseSettings):
     @classmethod
     def _is_dsn(cls, value: SecretStr) -> SecretStr:
         dsn = value.get_secret_value()
-        if dsn and not dsn.startswith(("postgresql://", "postgres://")):
-            raise ValueError("must be a URI such as postgresql://user:password@host:5432/database")
+        if dsn and not _URI.fullmatch(dsn):
+            raise ValueError(
+                "must be a URI such as postgresql://user:password@host:5432/database, with special characters percent-encoded"
+            )
+        return value
+
+    @field_validator("redis_tls_ca", "redis_tls_cert", "redis_tls_key")
+    @classmethod
+    def _is_readable(cls, value: str) -> str:
+        if value:
+            try:
+                Path(value).open("rb").close()
+            except OSError as error:
+                raise ValueError(f"cannot read {value}: {error.strerror}") from None
         return value
 
     @model_validator(mode="after")
@@ -131,6 +150,13 @@ class Settings(BaseSettings):
         if bool(self.redis_tls_cert) != bool(self.redis_tls_key):
             raise ValueError("redis_tls_cert and redis_tls_key go together: set both or neither")
         return self
+
+    def databases(self) -> dict[str, list[str]]:
+        """Returns the distinct databases by their DSNs, each with its roles."""
+        found: dict[str, list[str]] = {}
+        for role in ROLES:
+            found.setdefault(self.database(role), []).append(role)
+        return found
 
     def database(self, role: str) -> str:
         """Returns the DSN of the role `catalog`, `user` or `analytics`."""
@@ -150,12 +176,14 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def load(file: str | None = None) -> Settings:
+def load(file: str | None = None, *, redis: bool = True) -> Settings:
     """Returns the settings of the environment and of a TOML file (also named by CACHE_SIDECAR_CONFIG).
 
-    Raises SettingsError with one line that says what is wrong and what would be right.
+    What does without Redis need not say where it is. Raises SettingsError with one line that says what is wrong and what
+    would be right.
     """
-    return _validated(_file_values(file))
+    values = _file_values(file)
+    return _validated(values if redis else _completed(values, "redis_nodes"))
 
 
 class Setting(NamedTuple):
@@ -170,13 +198,24 @@ class Setting(NamedTuple):
 def describe(file: str | None = None) -> list[Setting]:
     """Returns every setting with its value (secrets hidden), where it comes from, and what it means."""
     values = _file_values(file)
-    settings = _validated(values)
+    settings = _validated(_completed(values, *_NEEDED))
     lines = []
+    variables = {key: variable for variable, key in _variables().items()}
     for name, info in Settings.model_fields.items():
-        variable = PREFIX + name.upper()
-        origin = variable if variable in os.environ else str(_file_name(file)) if name in values else "default"
-        lines.append(Setting(name, _shown(getattr(settings, name)), origin, info.description or ""))
+        origin = variables.get(name) or (str(_file_name(file)) if name in values else "default")
+        is_missing = name in _NEEDED and origin == "default"
+        value, origin = ("", "needed, not set") if is_missing else (_shown(getattr(settings, name)), origin)
+        lines.append(Setting(name, value, origin, info.description or ""))
     return lines
+
+
+# Settings without a default, each with a value that is well formed.
+_NEEDED = {"redis_nodes": "unset:1", "postgres_catalog": "postgresql://unset"}
+
+
+def _completed(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Returns the values, with something well formed for those of the names that are set nowhere."""
+    return {name: _NEEDED[name] for name in names} | values
 
 
 def _shown(value: Any) -> str:
@@ -209,14 +248,26 @@ def _unknown(key: str) -> str:
 
 
 def _validated(values: dict[str, Any]) -> Settings:
-    for variable in os.environ:
-        key = variable.removeprefix(PREFIX).lower()
-        if variable.startswith(PREFIX) and not _FOREIGN.fullmatch(key) and key not in Settings.model_fields:
+    for variable, key in _variables().items():
+        if key not in Settings.model_fields:
             raise SettingsError(f"{variable}: {_unknown(key)}")
     try:
         return Settings(**values)
     except ValidationError as error:
         raise SettingsError(_first_line(error)) from None
+
+
+def _variables() -> dict[str, str]:
+    """Returns the variables that are meant as settings, in capitals or not, each with the setting's name."""
+    ours = {name: name.upper().removeprefix(PREFIX) for name in os.environ if name.upper().startswith(PREFIX)}
+    # Kubernetes tells every pod of the namespace's Services, also of those called cache-sidecar or cache-sidecar-injector.
+    services = [key.removesuffix("SERVICE_HOST") for key in ours.values() if re.fullmatch("(.*_)?SERVICE_HOST", key)]
+    told = re.compile("|".join(f"{re.escape(service)}(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?" for service in services))
+    return {
+        name: key.lower()
+        for name, key in ours.items()
+        if key.lower() not in _FOREIGN and not (services and told.fullmatch(key))
+    }
 
 
 def _first_line(error: ValidationError) -> str:

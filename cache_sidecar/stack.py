@@ -20,6 +20,15 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Register = Callable[[Any, Any], None]
 
 
+class _Stream:
+    """A stream in progress."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+        self.is_waiting = True
+        "Whether it waits for its next reply, rather than for the caller to take the last one."
+
+
 class Stack:
     """Wraps the methods of services, and knows which calls are in progress."""
 
@@ -29,7 +38,7 @@ class Stack:
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._calls = 0
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams: set[_Stream] = set()
         self._draining = False
 
     def register(self, add_to_server: Register, servicer: object, engine: Any) -> None:
@@ -39,8 +48,10 @@ class Stack:
     def drain(self) -> None:
         """Ends every stream with UNAVAILABLE, and refuses new ones; unary calls in progress go on."""
         self._draining = True
-        for task in self._streams:
-            task.cancel()
+        for stream in self._streams:
+            # One that is cancelled while it sends could tell its caller nothing; it looks when it has sent.
+            if stream.is_waiting:
+                stream.task.cancel()
 
     def wrap(self, method: str, handler: Any) -> Any:
         """Returns a handler that takes and gives bytes."""
@@ -76,11 +87,15 @@ class Stack:
         async def call(data: Any, context: Context) -> AsyncIterator[bytes]:
             task = asyncio.current_task()
             assert task is not None
+            stream = _Stream(task)
             try:
                 self._admit_stream()
-                self._streams.add(task)
+                self._streams.add(stream)
                 async for reply in behaviour(parse(data), context):
+                    stream.is_waiting = False
                     yield reply.SerializeToString()
+                    self._check_draining()
+                    stream.is_waiting = True
             except asyncio.CancelledError:
                 if not self._draining or context.cancelled():
                     raise
@@ -89,15 +104,18 @@ class Stack:
             except Exception as error:  # noqa: BLE001  # the table knows them all
                 await _refuse(method, error, context)
             finally:
-                self._streams.discard(task)
+                self._streams.discard(stream)
 
         return call
 
     def _admit_stream(self) -> None:
-        if self._draining:
-            raise Draining
+        self._check_draining()
         if len(self._streams) >= self._max_streams:
             raise Overloaded(f"{self._max_streams} streams are open")
+
+    def _check_draining(self) -> None:
+        if self._draining:
+            raise Draining
 
 
 class _Registrar:

@@ -1,6 +1,6 @@
 """How each error reaches a caller: the one table, exception -> google.rpc.Status."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -13,6 +13,12 @@ from cache_sidecar import errors
 
 DOMAIN = "cache-sidecar.io"
 DETAILS_KEY = "grpc-status-details-bin"
+
+# The trailers carry the message twice, once percent-encoded and once in base64, and clients accept 8 KiB. These bounds, in
+# bytes, leave an id of 128 characters whole, whatever its alphabet.
+MAX_MESSAGE = 640
+MAX_VALUE = 512
+MAX_VIOLATIONS = 2_500
 
 Code = code_pb2.Code
 _E = type[Exception]
@@ -27,11 +33,18 @@ def of(error: Exception) -> status_pb2.Status:
 
 
 def _status(code: int, message: str, reason: str, *more: Message, **metadata: str) -> status_pb2.Status:
-    status = status_pb2.Status(code=code, message=message)
-    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *more]
+    status = status_pb2.Status(code=code, message=_clipped(message, MAX_MESSAGE))
+    values = {key: _clipped(value, MAX_VALUE) for key, value in metadata.items()}
+    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=values), *more]
     for detail in details:
         status.details.append(packed(detail))
     return status
+
+
+def _clipped(text: str, size: int) -> str:
+    """Returns as many whole characters as fit into so many bytes."""
+    data = text.encode()
+    return text if len(data) <= size else data[: size - 3].decode(errors="ignore") + "..."
 
 
 def packed(detail: Message) -> Any:
@@ -48,8 +61,20 @@ def _retry(seconds: float) -> RetryInfo:
 
 
 def _invalid(error: errors.InvalidRequest) -> status_pb2.Status:
-    violations = [BadRequest.FieldViolation(field=field, description=text) for field, text in error.violations.items()]
-    return _status(Code.INVALID_ARGUMENT, str(error), "INVALID_REQUEST", BadRequest(field_violations=violations))
+    return _status(Code.INVALID_ARGUMENT, str(error), "INVALID_REQUEST", _bad_request(error.violations))
+
+
+def _bad_request(violations: Mapping[str, str]) -> BadRequest:
+    """Returns the violations, as many as fit."""
+    bad = BadRequest()
+    room = MAX_VIOLATIONS
+    for field, text in violations.items():
+        violation = BadRequest.FieldViolation(field=_clipped(field, MAX_VALUE), description=_clipped(text, MAX_VALUE))
+        room -= violation.ByteSize()
+        if room < 0:
+            break
+        bad.field_violations.append(violation)
+    return bad
 
 
 def _tier(error: errors.TierFailed) -> status_pb2.Status:
@@ -66,16 +91,28 @@ TABLE: dict[_E, Callable[..., status_pb2.Status]] = {
     errors.InvalidRequest: _invalid,
     errors.NotFound: lambda e: _status(Code.NOT_FOUND, str(e), "NOT_FOUND", resource=e.resource, id=e.id),
     errors.AlreadyExists: lambda e: _status(Code.ALREADY_EXISTS, str(e), "ALREADY_EXISTS", resource=e.resource, id=e.id),
-    errors.EtagMismatch: lambda e: _status(Code.ABORTED, str(e), "ETAG_MISMATCH", resource=e.resource, id=e.id, etag=e.current),
+    errors.EtagMismatch: lambda e: _status(
+        Code.ABORTED, str(e), "ETAG_MISMATCH", *e.details, resource=e.resource, id=e.id, etag=e.current
+    ),
+    errors.LimitReached: lambda e: _status(Code.FAILED_PRECONDITION, str(e), "LIMIT_REACHED", what=e.what, limit=str(e.limit)),
+    errors.RevocationPending: lambda e: _status(Code.UNAVAILABLE, str(e), "REVOCATION_PENDING", _retry(1.0)),
     errors.RequestIdReused: lambda e: _status(
         Code.INVALID_ARGUMENT,
         str(e),
         "REQUEST_ID_REUSED",
-        BadRequest(field_violations=[BadRequest.FieldViolation(field="request_id", description=str(e))]),
+        _bad_request({"request_id": str(e)}),
     ),
     errors.ChangesExpired: lambda e: _status(Code.OUT_OF_RANGE, str(e), "CHANGES_EXPIRED"),
     errors.WatchTooSlow: lambda e: _status(Code.ABORTED, str(e), "WATCH_TOO_SLOW"),
+    errors.OutOfStock: lambda e: _status(
+        Code.FAILED_PRECONDITION, str(e), "OUT_OF_STOCK", product_id=e.product_id, available=str(e.available)
+    ),
+    errors.ReservationEnded: lambda e: _status(
+        Code.FAILED_PRECONDITION, str(e), "RESERVATION_ENDED", reservation_id=e.reservation_id, state=e.state
+    ),
+    errors.BucketsInUse: lambda e: _status(Code.FAILED_PRECONDITION, str(e), "BUCKETS_IN_USE", product_id=e.product_id),
     errors.Overloaded: lambda e: _status(Code.RESOURCE_EXHAUSTED, str(e), "OVERLOADED", _retry(e.retry_after)),
+    errors.DeadlineExceeded: lambda e: _status(Code.DEADLINE_EXCEEDED, str(e), "DEADLINE_EXCEEDED"),
     errors.Draining: lambda e: _status(Code.UNAVAILABLE, str(e), "DRAINING", _retry(0.1)),
     errors.TierFailed: _tier,
 }

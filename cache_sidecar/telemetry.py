@@ -27,3 +27,4 @@ def configure(*, level: str, format: str) -> None:
     )
     # Libraries that log by themselves; what they say is ours to say better.
     logging.basicConfig(level=logging.ERROR, stream=out, force=True, format="%(message)s")
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it sets a level of its own

@@ -1,5 +1,6 @@
 """Checks messages against the rules written in the protos."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import protovalidate
@@ -9,17 +10,31 @@ from cache_sidecar.errors import InvalidRequest
 
 # They travel in the trailers, which have to fit into the 8 KiB that clients accept.
 MAX_VIOLATIONS = 20
+# Of a larger message, in bytes, only the first violation is told: each costs 30 us and 3 KB, and an empty string in a list
+# is a violation of two bytes.
+MAX_EXPLAINED = 4096
+# Characters of a map's key that are repeated to the caller.
+MAX_KEY = 64
 
 
 def validate(message: Message, *, path: str = "") -> None:
     """Checks the rules written in the protos. Raises InvalidRequest with the fields that break one."""
     try:
-        found = protovalidate.collect_violations(message)
+        found = protovalidate.collect_violations(message, fail_fast=True)
+        if found and message.ByteSize() <= MAX_EXPLAINED:
+            found = protovalidate.collect_violations(message)
     except protovalidate.EvaluationError as error:
         # Such as a Duration out of its range, which a rule cannot compare.
         raise InvalidRequest({path: f"a value cannot be read: {error}"}) from None
     if found:
-        raise InvalidRequest(dict(_described(violation, path) for violation in found[:MAX_VIOLATIONS]))
+        raise InvalidRequest(_by_field(_described(violation, path) for violation in found[:MAX_VIOLATIONS]))
+
+
+def _by_field(violations: Iterable[tuple[str, str]]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for field, text in violations:
+        texts[field] = f"{texts[field]}, and {text}" if field in texts else text
+    return texts
 
 
 # What the patterns in the protos mean, as their own text says it to nobody.
@@ -38,4 +53,7 @@ def _described(violation: Any, path: str) -> tuple[str, str]:
 
 def _element(element: Any) -> str:
     key = element.subscript
-    return f"{element.field_name}[{key.value!r}]" if key is not None else element.field_name
+    if key is None:
+        return str(element.field_name)
+    shown = key.value[:MAX_KEY] if isinstance(key.value, str) else key.value
+    return f"{element.field_name}[{shown!r}]"

@@ -14,13 +14,12 @@ def create(settings: Settings) -> grpc.aio.Server:
     return grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),
+            # It counts for what a compressed request unpacks to as well: C-core stops unpacking there.
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
             ("grpc.server.max_pending_requests", MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-            # Requests are small and local: compressing them costs more than it saves, and unpacking is a bomb's fuse.
-            ("grpc.compression_enabled_algorithms_bitset", 0b1),
             # Connections that are half open are noticed, and callers may check theirs every 10 s.
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),

@@ -1,6 +1,6 @@
 """Tells Redis of every committed change: also of those whose writer died, had no Redis, or was another program.
 
-Most were told by their writer already; then Redis knows the version and nothing happens.
+Most were told by their writer already; then Redis keeps what it has, and whoever is told once more finds nothing to drop.
 """
 
 import asyncio

@@ -3,13 +3,17 @@
 import asyncio
 
 from cache_sidecar import policy, telemetry
-from cache_sidecar.clock import SystemClock
+from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.errors import Tier
+from cache_sidecar.relay.holds import Holds
 from cache_sidecar.relay.outbox import Relay
+from cache_sidecar.relay.sessions import OverSessions
 from cache_sidecar.settings import Settings
 from cache_sidecar.store.listener import Listener
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.pool import Database
+from cache_sidecar.store.reservation import HoldStore
+from cache_sidecar.store.session import SessionStore
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 
@@ -17,35 +21,41 @@ from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Relays until `stop` is set."""
     clock = SystemClock()
-    database = Database(
-        settings.database("catalog"),
-        size=2,
-        timeout=settings.postgres_timeout,
-        prepare=settings.postgres_prepare,
-        guard=Guard(Tier.STORE, timeout=settings.postgres_timeout, max_running=2, max_waiting=8, clock=clock),
-    )
+    databases = {dsn: _database(settings, dsn, clock) for dsn in settings.databases()}
+    listeners = {dsn: Listener(dsn) for dsn in databases}
     connection = Connection(settings)
-    listener = Listener(settings.database("catalog"))
-    relay = Relay(
-        RelayStore(database),
-        RedisL2(connection, Names(settings.namespace)),
-        policy.load(settings.policy_file),
-        region=settings.region,
-        retention=settings.change_retention,
-    )
-    await database.open()
+    l2 = RedisL2(connection, Names(settings.namespace))
+    for database in databases.values():
+        await database.open()
     telemetry.log.info("relaying", region=settings.region)
-    work = asyncio.get_running_loop().create_task(relay.run(woken=listener.wait))
-    stopped = asyncio.get_running_loop().create_task(stop.wait())
+    relays = [_relay(settings, database, l2).run(woken=listeners[dsn].wait) for dsn, database in databases.items()]
+    holds = Holds(HoldStore(databases[settings.database("catalog")]), clock=clock)
+    sessions = OverSessions(SessionStore(databases[settings.database("user")]), clock=clock)
+    loop = asyncio.get_running_loop()
+    stopped = loop.create_task(stop.wait())
+    tasks = [stopped, *(loop.create_task(work) for work in (*relays, holds.run(), sessions.run()))]
     try:
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            work.result()  # it never returns: this raises what ended it
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # only `stopped` ever returns: of the others, this raises what ended them
     finally:
-        for task in (work, stopped):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(work, stopped, return_exceptions=True)
-        await listener.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener in listeners.values():
+            await listener.close()
         await connection.close()
-        await database.close()
+        for database in databases.values():
+            await database.close()
     telemetry.log.info("stopped")
+
+
+def _database(settings: Settings, dsn: str, clock: Clock) -> Database:
+    size, timeout = 2, settings.postgres_timeout
+    guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=8, clock=clock)
+    return Database(dsn, size=size, timeout=timeout, prepare=settings.postgres_prepare, guard=guard)
+
+
+def _relay(settings: Settings, database: Database, l2: RedisL2) -> Relay:
+    known = policy.load(settings.policy_file)
+    return Relay(RelayStore(database), l2, known, region=settings.region, retention=settings.change_retention)

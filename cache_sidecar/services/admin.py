@@ -13,6 +13,8 @@ from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# Ids dropped in one go: as many as Redis does well within the time that one piece of work may take.
+CHUNK = 500
 
 
 class AdminService(AdminServiceServicer):
@@ -27,7 +29,8 @@ class AdminService(AdminServiceServicer):
         if request.all:
             return pb.InvalidateResponse(invalidated=await dataset.drop_all())
         ids = list(dict.fromkeys(request.ids))
-        await dataset.drop(ids)
+        for start in range(0, len(ids), CHUNK):
+            await dataset.drop(ids[start : start + CHUNK])
         return pb.InvalidateResponse(invalidated=len(ids))
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
@@ -75,6 +78,7 @@ def _policy(name: str, policy: DatasetPolicy) -> pb.DatasetPolicy:
         jitter=policy.jitter,
         negative_ttl=_duration(policy.negative_ttl),
         stale_limit=_duration(policy.stale_limit),
+        max_lifetime=_duration(policy.max_lifetime),
     )
 
 

@@ -21,7 +21,7 @@ class Changes:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._position = 0
-        self._watchers: set[asyncio.Queue[Change | None]] = set()
+        self._watchers: set[_Every | _Newest] = set()
         self._woken = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._joining = asyncio.Lock()
@@ -36,19 +36,33 @@ class Changes:
         Raises ChangesExpired when that change is no longer kept, WatchTooSlow when the caller falls too far behind.
         """
         position = await self._outbox.position(after_version)
-        queue, joined_at = await self._join()
+        watcher = _Every(dataset)
+        joined_at = await self._join(watcher)
         try:
             async for change in self._missed(dataset, position, joined_at):
                 yield change
-            while (told := await queue.get()) is not None:
-                if told.dataset == dataset and told.position > position:
+            while (told := await watcher.queue.get()) is not None:
+                if told.position > position:
                     yield told
             raise WatchTooSlow
         finally:
-            self._watchers.discard(queue)
-            if not self._watchers and self._reader is not None:
-                self._reader.cancel()
-                self._reader = None
+            self._leave(watcher)
+
+    async def versions(self, dataset: str, id: str) -> AsyncIterator[int]:
+        """Yields 0 as soon as no change of one id is missed, then the newest version after each change.
+
+        A caller who is slow misses those between, and never the newest.
+        """
+        watcher = _Newest(dataset, id)
+        await self._join(watcher)
+        try:
+            yield 0
+            while True:
+                await watcher.changed.wait()
+                watcher.changed.clear()
+                yield watcher.version
+        finally:
+            self._leave(watcher)
 
     async def _missed(self, dataset: str, position: int, until: int) -> AsyncIterator[Change]:
         while position < until:
@@ -60,15 +74,19 @@ class Changes:
                 return
             position = page[-1].position
 
-    async def _join(self) -> tuple[asyncio.Queue[Change | None], int]:
+    async def _join(self, watcher: "_Every | _Newest") -> int:
         async with self._joining:
             if self._reader is None:
                 self._position = await self._outbox.position(0)
                 self._reader = asyncio.get_running_loop().create_task(self._read())
-            # One place more than counts: the end of the stream always fits.
-            queue: asyncio.Queue[Change | None] = asyncio.Queue(MAX_BEHIND + 1)
-            self._watchers.add(queue)
-            return queue, self._position
+            self._watchers.add(watcher)
+            return self._position
+
+    def _leave(self, watcher: "_Every | _Newest") -> None:
+        self._watchers.discard(watcher)
+        if not self._watchers and self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     async def _read(self) -> None:
         while True:
@@ -84,12 +102,9 @@ class Changes:
                 await self._wait()
 
     def _tell(self, change: Change) -> None:
-        for queue in list(self._watchers):
-            if queue.qsize() >= MAX_BEHIND:
-                self._watchers.discard(queue)
-                queue.put_nowait(None)
-            else:
-                queue.put_nowait(change)
+        for watcher in list(self._watchers):
+            if watcher.dataset == change.dataset and not watcher.take(change):
+                self._watchers.discard(watcher)
 
     async def _wait(self) -> None:
         try:
@@ -98,3 +113,35 @@ class Changes:
         except TimeoutError:
             pass
         self._woken.clear()
+
+
+class _Every:
+    """Wants every change of a dataset, in order."""
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+        # One place more than counts: the end of the stream always fits.
+        self.queue: asyncio.Queue[Change | None] = asyncio.Queue(MAX_BEHIND + 1)
+
+    def take(self, change: Change) -> bool:
+        """Takes a change; False when it is too far behind."""
+        fits = self.queue.qsize() < MAX_BEHIND
+        self.queue.put_nowait(change if fits else None)
+        return fits
+
+
+class _Newest:
+    """Wants the newest change of one id."""
+
+    def __init__(self, dataset: str, id: str) -> None:
+        self.dataset = dataset
+        self._id = id
+        self.version = 0
+        self.changed = asyncio.Event()
+
+    def take(self, change: Change) -> bool:
+        """Takes a change; always True."""
+        if change.id == self._id:
+            self.version = change.version
+            self.changed.set()
+        return True

@@ -16,7 +16,7 @@ def wanted(options: ReadOptions) -> Freshness:
 
 def describe(answer: Answer, cache: CacheMetadata) -> None:
     """Writes where an answer came from, and how old it is, into the metadata of a reply."""
-    _, source, version, age, stale = answer
+    _, source, version, age, stale, _ = answer
     cache.source = Source.ValueType(source)
     if version:
         cache.version = version
@@ -36,5 +36,5 @@ def metadata(answer: Answer) -> CacheMetadata:
 
 def metadata_of_all(answers: Iterable[Answer]) -> CacheMetadata:
     """Returns the metadata of a reply made of several answers: the least fresh of each."""
-    _, sources, versions, ages, stale = zip(*answers, strict=True)
+    _, sources, versions, ages, stale, _ = zip(*answers, strict=True)
     return metadata(Answer(None, source=max(sources), version=max(versions), age=max(ages), stale=any(stale)))

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from hashlib import sha256
 
 from cache_sidecar.errors import InvalidRequest
 
@@ -16,8 +17,8 @@ def size(asked: int) -> int:
 
 
 def token(after: str, listing: str) -> str:
-    """Returns the token of the page after an id, in a listing described by a text."""
-    return base64.urlsafe_b64encode(json.dumps([after, listing]).encode()).decode()
+    """Returns the token of the page after an id, in a listing described by a text: at most 1,024 characters for any id."""
+    return base64.urlsafe_b64encode(json.dumps([after, _digest(listing)], ensure_ascii=False).encode()).decode()
 
 
 def after(token: str, listing: str) -> str:
@@ -26,12 +27,16 @@ def after(token: str, listing: str) -> str:
         return ""
     try:
         found = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         found = None
     match found:
-        case [str(id), str(of)] if of == listing and "\x00" not in id and _is_text(id):
+        case [str(id), str(of)] if of == _digest(listing) and "\x00" not in id and _is_text(id):
             return id
     raise InvalidRequest({"page_token": "must be the next_page_token of a page of the same listing"})
+
+
+def _digest(listing: str) -> str:
+    return sha256(listing.encode()).hexdigest()[:16]
 
 
 def _is_text(id: str) -> bool:

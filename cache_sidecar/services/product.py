@@ -200,7 +200,7 @@ def _check_etag(current: ProductRow, given: str) -> None:
 
 def _fields(request: pb.UpdateProductRequest) -> Sequence[str]:
     """Returns the fields that an update changes."""
-    paths = list(request.update_mask.paths)
+    paths = list(dict.fromkeys(request.update_mask.paths))
     if paths == ["*"]:
         return CHANGEABLE
     for path in paths:

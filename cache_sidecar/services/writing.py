@@ -10,6 +10,7 @@ from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.dataset import Dataset
 
 Work = Callable[[Connection], Awaitable[Written]]
+Tell = Callable[[Written], Awaitable[None]]
 
 
 class Mutation(Protocol):
@@ -27,29 +28,43 @@ class Writer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._running: set[asyncio.Task[bytes]] = set()
+        self._running: set[asyncio.Task[Written]] = set()
 
     async def write(self, dataset: Dataset, request: Mutation, work: Work) -> bytes:
         """Runs `work` in a transaction and returns the serialized reply: the first one, if the request is a repeat."""
-        task = asyncio.get_running_loop().create_task(self._write(dataset, _key(request), work))
+
+        async def tell(written: Written) -> None:
+            if written.repeated:
+                # Whoever did it may have died before Redis, or this sidecar, heard of it.
+                await dataset.told({change.id: change.version for change in written.changes})
+            else:
+                await dataset.told({id: dataset.record(version, entry) for id, version, entry in written.changes})
+
+        return (await self.run(request, work, tell)).reply
+
+    async def run(self, request: Mutation | None, work: Work, tell: Tell) -> Written:
+        """Runs `work` in a transaction, then `tell` with what it wrote, or with what it wrote the first time.
+
+        Without a request, nothing is a repeat.
+        """
+        task = asyncio.get_running_loop().create_task(self._run(_key(request), work, tell))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         # A caller that leaves must not tear the write apart: what is committed has to reach the caches.
         return await asyncio.shield(task)
 
-    async def _write(self, dataset: Dataset, key: RequestKey | None, work: Work) -> bytes:
+    async def _run(self, key: RequestKey | None, work: Work, tell: Tell) -> Written:
         written = await self._database.write(key, work)
-        if written.version:
-            await dataset.committed(written.id, written.version, written.entry)
-        return written.reply
+        await tell(written)
+        return written
 
     async def close(self) -> None:
         """Waits for the writes in progress."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
 
-def _key(request: Mutation) -> RequestKey | None:
-    if not request.request_id:
+def _key(request: Mutation | None) -> RequestKey | None:
+    if request is None or not request.request_id:
         return None
     content = request.SerializeToString(deterministic=True)
     return RequestKey(request.request_id, type(request).__name__, sha256(content).digest())

@@ -1,4 +1,7 @@
-"""Brings a database to the schema this version needs: the numbered files below `migrations/<role>`, each once, in order."""
+"""Brings a database to the schema this version needs: the numbered files below `migrations/<role>`, each once, in order.
+
+Those in `migrations/shared` come first, once per database: roles that are the same database share its versions and outbox.
+"""
 
 import hashlib
 from importlib import resources
@@ -7,7 +10,9 @@ from typing import Any, NamedTuple
 import psycopg
 
 from cache_sidecar.errors import InputError, ServerUnreachable
+from cache_sidecar.store.pool import check_dsn
 
+SHARED = "shared"
 # Two migrations of one database at a time would be one too many.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('cache_sidecar.migrate'))"
 _LEDGER = """
@@ -41,10 +46,11 @@ def migrations(role: str) -> list[Migration]:
 
 
 async def migrate(dsn: str, role: str) -> list[str]:
-    """Applies what is missing, all or nothing, and returns its names.
+    """Applies what is missing of the shared migrations and of a role's, all or nothing, and returns its names.
 
-    Raises ServerUnreachable, or InputError when the database was migrated by another version of the same files.
+    Raises ServerUnreachable, or InputError when the database was migrated by another version of the same files, or refuses.
     """
+    check_dsn(dsn)
     try:
         connection = await psycopg.AsyncConnection.connect(dsn, connect_timeout=10)
     except psycopg.OperationalError as error:
@@ -53,9 +59,11 @@ async def migrate(dsn: str, role: str) -> list[str]:
         try:
             await connection.execute(_LOCK)
             await connection.execute(_LEDGER)
-            return await _apply(connection, role)
+            return [*await _apply(connection, SHARED), *await _apply(connection, role)]
         except psycopg.errors.InsufficientPrivilege as error:
             raise InputError(f"the database user may not migrate: {_first_line(error)}") from None
+        except psycopg.OperationalError as error:
+            raise ServerUnreachable(f"PostgreSQL ({role}) went away while migrating: {_first_line(error)}") from None
 
 
 async def _apply(connection: psycopg.AsyncConnection[tuple[Any, ...]], role: str) -> list[str]:
@@ -65,7 +73,7 @@ async def _apply(connection: psycopg.AsyncConnection[tuple[Any, ...]], role: str
     for migration in migrations(role):
         digest = applied.get(migration.name)
         if digest is None:
-            await connection.execute(migration.sql)
+            await _run(connection, migration)
             await connection.execute(
                 "INSERT INTO cache_sidecar.migrations (role, name, digest) VALUES (%s, %s, %s)",
                 [role, migration.name, migration.digest],
@@ -77,6 +85,17 @@ async def _apply(connection: psycopg.AsyncConnection[tuple[Any, ...]], role: str
                 "restore the file it was applied from, or migrate an empty database"
             )
     return names
+
+
+async def _run(connection: psycopg.AsyncConnection[tuple[Any, ...]], migration: Migration) -> None:
+    try:
+        await connection.execute(migration.sql)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.OperationalError):
+        raise
+    except psycopg.Error as error:
+        raise InputError(
+            f"migration {migration.name} cannot be applied to this database, which is left as it was: {_first_line(error)}"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

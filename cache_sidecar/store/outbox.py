@@ -27,7 +27,7 @@ class Outbox:
 
     async def after(self, position: int, *, limit: int, dataset: str = "") -> list[Change]:
         """Returns the changes after a position, in order, at most `limit`; of one dataset, or of all."""
-        await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+        await self._sequence()
         rows = await self._database.fetch(
             """SELECT position, version, dataset, id, kind, change_time FROM cache_sidecar.outbox
                WHERE position > %s AND (dataset = %s OR %s = '') ORDER BY position LIMIT %s""",
@@ -35,12 +35,18 @@ class Outbox:
         )
         return [Change(*row) for row in rows]
 
+    async def _sequence(self) -> bool:
+        """Gives committed changes their positions, and returns whether there were any without."""
+        rows = await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+        return bool(rows[0][0])
+
     async def position(self, after_version: int) -> int:
         """Returns the position of the change with a version, or the present one for version 0.
 
         Raises ChangesExpired when that change is no longer kept.
         """
-        await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+        while await self._sequence():
+            pass  # a large transaction takes several rounds
         if after_version == 0:
             # Not the newest row's position: the outbox may be empty by now.
             rows = await self._database.fetch(

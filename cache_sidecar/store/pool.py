@@ -1,17 +1,19 @@
 """A bounded pool of connections to one PostgreSQL, whose failures are TierFailed."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from cache_sidecar.errors import Failure, RequestError, Tier, TierFailed
+from cache_sidecar.errors import Failure, RequestError, SettingsError, Tier, TierFailed
 from cache_sidecar.store import requests
-from cache_sidecar.store.requests import RequestKey
+from cache_sidecar.store.requests import FirstReply, RequestKey
 
 T = TypeVar("T")
 Connection = AsyncConnection[TupleRow]
@@ -19,6 +21,19 @@ Connection = AsyncConnection[TupleRow]
 WAITING_PER_CONNECTION = 64
 # What psycopg raises when the server or the way to it is gone, rather than the statement being wrong.
 _GONE = (psycopg.OperationalError, psycopg.InterfaceError)
+# What two callers did to each other; the server is well.
+_CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+# Seconds that the server gets to end a statement whose caller left.
+_GRACE = 1.0
+
+
+class Changed(NamedTuple):
+    """One id that a write changed."""
+
+    id: str
+    version: int
+    entry: bytes | None = None
+    "What caches keep of the id from now on; None when it is deleted."
 
 
 class Written(NamedTuple):
@@ -28,9 +43,19 @@ class Written(NamedTuple):
     "The serialized reply; it goes into the ledger."
     id: str
     version: int
-    "The version it made; 0 when it was done before."
+    "The version it made; 0 when it changed nothing."
     entry: bytes | None = None
     "What caches keep of the id from now on; None when it is deleted."
+    also: Sequence[Changed] = ()
+    "Further ids that it changed."
+    repeated: bool = False
+    "Whether it was done before: then `reply` is the first one, and the entries are not known."
+
+    @property
+    def changes(self) -> list[Changed]:
+        """Every id it changed."""
+        own = [Changed(self.id, self.version, self.entry)] if self.version else []
+        return [*own, *self.also]
 
 
 class Guard(Protocol):
@@ -47,7 +72,9 @@ class Database:
     def __init__(self, dsn: str, *, size: int, timeout: float, prepare: bool, guard: Guard) -> None:
         if size < 1 or timeout <= 0:
             raise ValueError("size and timeout must be positive")
+        check_dsn(dsn)
         self._guard = guard
+        self._running: set[asyncio.Task[Any]] = set()
         self._pool = AsyncConnectionPool(
             dsn,
             min_size=1,
@@ -72,8 +99,12 @@ class Database:
         await self._pool.open()
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections, in use or not."""
+        for task in self._running:
+            task.cancel()
         await self._pool.close()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_GRACE * 2)
 
     async def fetch(self, query: str, parameters: Sequence[Any]) -> list[TupleRow]:
         """Returns the rows of one reading statement; repeated once on a new connection when the old one was dead."""
@@ -87,7 +118,9 @@ class Database:
             with _failures():
                 try:
                     return await self._with_connection(read)
-                except _GONE:
+                except _GONE as error:
+                    if not _is_connection_lost(error):
+                        raise
                     await self._pool.check()
                     return await self._with_connection(read)
 
@@ -96,8 +129,8 @@ class Database:
     async def write(self, key: RequestKey | None, work: Callable[[Connection], Awaitable[Written]]) -> Written:
         """Runs `work` in a transaction with the ledger's row, and returns what it wrote, once it is committed.
 
-        A repeat of an earlier request changes nothing, and returns the first reply with version 0. It is tried once: whether
-        a transaction whose connection broke was committed, the caller finds out by repeating the request.
+        A repeat of an earlier request changes nothing, and returns the first reply with the versions made then. It is tried
+        once: whether a transaction whose connection broke was committed, the caller finds out by repeating the request.
         """
 
         async def attempt() -> Written:
@@ -106,16 +139,36 @@ class Database:
                     return await self._with_connection(lambda connection: _transact(connection, key, work))
                 except (RequestError, psycopg.errors.UniqueViolation):
                     # The work may fail for no other reason than that it was done before.
-                    reply = await self._with_connection(lambda connection: _first_reply(connection, key))
-                    if reply is None:
+                    first = await self._with_connection(lambda connection: _first_reply(connection, key))
+                    if first is None:
                         raise
-                    return Written(reply, "", 0)
+                    changes = [Changed(id, version) for id, version in first.versions.items()]
+                    return Written(first.reply, "", 0, also=changes, repeated=True)
 
         return await self._guard.run(attempt)
 
     async def _with_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._use(work))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The caller leaves at once. A first cancellation makes psycopg ask the server to end the statement, and wait: for
+            # ever, if the server hangs. A second one gives the connection up.
+            task.cancel()
+            loop.call_later(_GRACE, task.cancel)
+            raise
+
+    async def _use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._pool.connection() as connection:
             return await work(connection)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # of one whose caller left, nobody wants to know
 
 
 async def _transact(
@@ -124,11 +177,12 @@ async def _transact(
     async with connection.transaction():
         written = await work(connection)
         if key is not None:
-            await requests.remember(connection, key, written.reply)
+            versions = {change.id: change.version for change in written.changes}
+            await requests.remember(connection, key, FirstReply(written.reply, versions))
     return written
 
 
-async def _first_reply(connection: Connection, key: RequestKey | None) -> bytes | None:
+async def _first_reply(connection: Connection, key: RequestKey | None) -> FirstReply | None:
     return await requests.first_reply(connection, key) if key is not None else None
 
 
@@ -137,11 +191,31 @@ def _failures() -> Iterator[None]:
     """Turns what psycopg raises for a server that is gone, slow or busy into TierFailed."""
     try:
         yield
-    except TooManyRequests as error:
-        raise TierFailed(Tier.STORE, Failure.BUSY) from error
+    except (TooManyRequests, *_CONFLICTS) as error:
+        raise TierFailed(Tier.STORE, Failure.BUSY, str(error)) from error
     except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
         raise TierFailed(Tier.STORE, Failure.TIMEOUT, str(error)) from error
-    except (PoolTimeout, PoolClosed, *_GONE) as error:
+    except (PoolTimeout, PoolClosed) as error:
         raise TierFailed(Tier.STORE, Failure.UNREACHABLE, str(error)) from error
     except psycopg.Error as error:
-        raise TierFailed(Tier.STORE, Failure.REFUSED, str(error)) from error
+        failure = Failure.UNREACHABLE if _is_connection_lost(error) else Failure.REFUSED
+        raise TierFailed(Tier.STORE, failure, str(error)) from error
+
+
+def _is_connection_lost(error: psycopg.Error) -> bool:
+    """Whether it is the connection that broke, and not the statement."""
+    if isinstance(error, PoolTimeout | PoolClosed | TooManyRequests) or not isinstance(error, _GONE):
+        return False
+    # An error that the server tells has a code: 08 is a connection, 57P a server that stops or starts.
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+
+
+def check_dsn(dsn: str) -> None:
+    """Raises SettingsError for what libpq cannot read; in its own words it would show the password."""
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise SettingsError(
+            "a PostgreSQL URI cannot be read: it must be postgresql://user:password@host:5432/database?option=value, "
+            "with libpq's names of options, and special characters percent-encoded"
+        ) from None

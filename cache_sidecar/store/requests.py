@@ -1,5 +1,6 @@
 """The ledger of requests: the first reply to each request_id, so that a repeat gets it once more."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from psycopg import AsyncConnection
@@ -17,23 +18,48 @@ class RequestKey(NamedTuple):
     "Differs when the request differs."
 
 
-async def first_reply(connection: AsyncConnection[TupleRow], key: RequestKey) -> bytes | None:
-    """Returns the reply the request got before, or None. Raises RequestIdReused when it was another request."""
+class FirstReply(NamedTuple):
+    """What a request led to when it was done."""
+
+    reply: bytes
+    versions: Mapping[str, int]
+    "The ids it changed, each with the version that made."
+
+
+async def first_reply(connection: AsyncConnection[TupleRow], key: RequestKey) -> FirstReply | None:
+    """Returns what the request led to before, or None. Raises RequestIdReused when it was another request."""
     cursor = await connection.execute(
-        "SELECT method, fingerprint, reply FROM cache_sidecar.requests WHERE request_id = %s", [key.request_id]
+        "SELECT method, fingerprint, reply, ids, versions FROM cache_sidecar.requests WHERE request_id = %s", [key.request_id]
     )
     row = await cursor.fetchone()
     if row is None:
         return None
-    method, fingerprint, reply = row
+    method, fingerprint, reply, ids, versions = row
     if (method, fingerprint) != (key.method, key.fingerprint):
         raise RequestIdReused(key.request_id)
-    return bytes(reply)
+    return FirstReply(reply, dict(zip(ids, versions, strict=True)))
 
 
-async def remember(connection: AsyncConnection[TupleRow], key: RequestKey, reply: bytes) -> None:
+async def remember(connection: AsyncConnection[TupleRow], key: RequestKey, first: FirstReply) -> None:
     """Writes the reply, in the transaction that does the work. Raises UniqueViolation when the request was done before."""
     await connection.execute(
-        "INSERT INTO cache_sidecar.requests (request_id, method, fingerprint, reply) VALUES (%s, %s, %s, %s)",
-        [key.request_id, key.method, key.fingerprint, reply],
+        """INSERT INTO cache_sidecar.requests (request_id, method, fingerprint, reply, ids, versions)
+           VALUES (%s, %s, %s, %s, %s, %s)""",
+        [key.request_id, key.method, key.fingerprint, first.reply, list(first.versions), list(first.versions.values())],
+    )
+
+
+async def locked_reply(connection: AsyncConnection[TupleRow], request_id: str) -> bytes:
+    """Returns a reply that is in the ledger, and locks it until the end of the transaction."""
+    cursor = await connection.execute("SELECT reply FROM cache_sidecar.requests WHERE request_id = %s FOR UPDATE", [request_id])
+    row = await cursor.fetchone()
+    assert row is not None, "it was there a moment ago, and is kept for a day"
+    return bytes(row[0])
+
+
+async def replace(connection: AsyncConnection[TupleRow], request_id: str, first: FirstReply) -> None:
+    """Writes another reply over one that is in the ledger: for replies that must not be given twice."""
+    await connection.execute(
+        "UPDATE cache_sidecar.requests SET reply = %s, ids = %s, versions = %s WHERE request_id = %s",
+        [first.reply, list(first.versions), list(first.versions.values()), request_id],
     )

@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 # A batch that gathers looks every LOOK seconds whether to go out, and does so after LONGEST seconds at the latest. It lets a
 # load under way end, for HOLD seconds; and when there are BURST ids in it, or were in the one that just ended, it lets PAUSE
-# seconds pass after the last id.
+# seconds, or half of the time it has gathered, pass after the last id.
 LOOK = 0.001
 LONGEST = 0.25
 HOLD = 0.02
@@ -80,9 +80,15 @@ class Batch(Generic[V]):
         """Makes later callers of an id start a load of their own: what is being loaded may already be out of date."""
         self._in_flight.pop(id, None)
 
+    def detach_all(self) -> None:
+        """Makes later callers of any id start a load of their own."""
+        self._in_flight.clear()
+
     async def close(self) -> None:
-        """Waits for the loads under way."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Waits for the loads under way, and for those that follow them."""
+        while self._running or self._waiting:
+            await asyncio.gather(*self._running, return_exceptions=True)
+            await asyncio.sleep(LOOK)
 
     def _future(self, id: str, fresh: bool) -> asyncio.Future[V | None]:
         future = self._waiting.get(id)
@@ -119,7 +125,8 @@ class Batch(Generic[V]):
         if source.left < self._expected or (self._running and now - since < HOLD):
             return False
         is_burst = len(self._waiting) >= BURST or (self._last_size >= BURST and now - self._last_end < PAUSE)
-        return not is_burst or now - self._last_id >= PAUSE
+        # A burst that took long to come this far is one on a busy machine: its pauses are longer, too.
+        return not is_burst or now - self._last_id >= max(PAUSE, (now - since) / 2)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flush_due = False

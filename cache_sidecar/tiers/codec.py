@@ -2,20 +2,25 @@
 
 offset  bytes  content
 0     16  version, hexadecimal: the Redis function compares it as a string, as Lua's numbers end at 2^53
-16      2  layout, `01`
-18      1  kind: v value, d deleted, n none, i invalidated
+16      2  layout, `01`; `02` for a record whose expiry every read puts off
+18      1  kind: v value, d deleted, n none, i invalidated, l lease
 19     12  read_at in milliseconds, hexadecimal
-31      8  CRC-32 of the value, hexadecimal
-39         the value
+31      8  CRC-32 of the bytes before it and of the value, hexadecimal
+39         the value; in layout 02 after 36 bytes that the Redis function changes:
+39     12  expiry in milliseconds, hexadecimal
+51     12  the end beyond which it is not put off; all f when there is none
+63     12  the expiry that PostgreSQL knows of
+75         the value
 """
 
 from zlib import crc32
 
-from cache_sidecar.tiers.ports import Record
+from cache_sidecar.tiers.ports import Expiry, Record
 
-LAYOUT = b"01"
-HEADER = 39
-_VALUE, _DELETED, _NONE, _INVALIDATED = b"v", b"d", b"n", b"i"
+LAYOUT, SLIDING = b"01", b"02"
+HEADER, SLIDING_HEADER = 39, 75
+_VALUE, _DELETED, _NONE, _INVALIDATED, _LEASE = b"v", b"d", b"n", b"i", b"l"
+_NO_END = 0xFFFFFFFFFFFF
 
 
 class Unreadable(Exception):
@@ -25,7 +30,7 @@ class Unreadable(Exception):
 def encode(record: Record) -> bytes:
     """Returns the bytes of a record."""
     kind = _VALUE if record.value is not None else _DELETED if record.version else _NONE
-    return _pack(record.version, kind, record.read_at, record.value or b"")
+    return _pack(record.version, kind, record.read_at, record.value or b"", record.expiry)
 
 
 def invalidation(version: int) -> bytes:
@@ -33,25 +38,59 @@ def invalidation(version: int) -> bytes:
     return _pack(version, _INVALIDATED, 0.0, b"")
 
 
-def _pack(version: int, kind: bytes, read_at: float, value: bytes) -> bytes:
-    return b"%016x%b%b%012x%08x%b" % (version, LAYOUT, kind, int(read_at * 1000), crc32(value), value)
+def lease(token: bytes) -> bytes:
+    """Returns the bytes that stand where a record is being read from PostgreSQL."""
+    return _pack(0, _LEASE, 0.0, token)
+
+
+def is_lease(data: bytes) -> bool:
+    """Whether it is a lease."""
+    return data[18:19] == _LEASE
+
+
+def _pack(version: int, kind: bytes, read_at: float, value: bytes, expiry: Expiry | None = None) -> bytes:
+    layout, times = (LAYOUT, b"") if expiry is None else (SLIDING, _times(expiry))
+    head = b"%016x%b%b%012x" % (version, layout, kind, int(read_at * 1000))
+    return b"%b%08x%b%b" % (head, _checksum(head, value), times, value)
+
+
+def _checksum(head: bytes, value: bytes) -> int:
+    return crc32(value, crc32(head))
+
+
+def _times(expiry: Expiry) -> bytes:
+    end = _NO_END if expiry.end is None else int(expiry.end * 1000)
+    return b"%012x%012x%012x" % (int(expiry.until * 1000), end, int(expiry.stored * 1000))
+
+
+def milliseconds(moment: float) -> bytes:
+    """Returns a moment as it stands in a record."""
+    return b"%012x" % int(moment * 1000)
 
 
 def decode(data: bytes) -> Record | None:
-    """Returns the record, or None for an invalidation. Raises Unreadable for anything that is not a whole record."""
-    kind, value = data[18:19], data[HEADER:]
-    if data[16:18] != LAYOUT or len(data) < HEADER:
+    """Returns the record, or None for an invalidation or a lease. Raises Unreadable for anything that is not whole."""
+    kind = data[18:19]
+    header = {LAYOUT: HEADER, SLIDING: SLIDING_HEADER}.get(data[16:18])
+    if header is None or len(data) < header:
         raise Unreadable("another layout")
+    value = data[header:]
     try:
-        version, milliseconds, checksum = int(data[:16], 16), int(data[19:31], 16), int(data[31:HEADER], 16)
+        version, read_at, checksum = int(data[:16], 16), int(data[19:31], 16) / 1000, int(data[31:HEADER], 16)
+        expiry = _expiry(data) if header == SLIDING_HEADER else None
     except ValueError:
         raise Unreadable("a header that is no number") from None
-    if checksum != crc32(value):
-        raise Unreadable("a value cut short or changed")
+    if checksum != _checksum(data[:31], value):
+        raise Unreadable("a record cut short or changed")
     if kind == _VALUE:
-        return Record(version, milliseconds / 1000, value)
+        return Record(version, read_at, value, expiry)
     if kind in (_DELETED, _NONE):
-        return Record(version, milliseconds / 1000, None)
-    if kind == _INVALIDATED:
+        return Record(version, read_at, None, expiry)
+    if kind in (_INVALIDATED, _LEASE):
         return None
     raise Unreadable("a kind of record this version does not know")
+
+
+def _expiry(data: bytes) -> Expiry:
+    until, end, stored = int(data[39:51], 16), int(data[51:63], 16), int(data[63:75], 16)
+    return Expiry(until / 1000, None if end == _NO_END else end / 1000, stored / 1000)

@@ -8,12 +8,12 @@ partition; so does a counter that, at a heartbeat, is ahead of what was heard fo
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from cache_sidecar import telemetry
-from cache_sidecar.errors import TierFailed
+from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.l2 import Address, Connection, Names, RedisL2, failures
 from cache_sidecar.tiers.ports import PARTITIONS, Follower
 
@@ -85,6 +85,21 @@ class Coherence:
                 feed.start()
 
 
+class _Message(NamedTuple):
+    """What the functions publish: `number version dataset id`, with an empty id for the whole partition."""
+
+    number: int
+    version: int
+    dataset: str
+    id: str
+
+    @classmethod
+    def parse(cls, data: bytes) -> "_Message":
+        """Raises ValueError for anything else."""
+        number, version, dataset, id = data.split(b" ", 3)
+        return cls(int(number), int(version, 16), dataset.decode(), id.decode())
+
+
 class Feed:
     """Listens to one primary."""
 
@@ -148,11 +163,7 @@ class Feed:
                 self._tell_partition(partition)
             self._trust(trusted=True)
             self.is_listening = True
-            heartbeat = asyncio.get_running_loop().create_task(self._beat())
-            try:
-                await self._receive(pubsub, heartbeat)
-            finally:
-                heartbeat.cancel()
+            await self._receive(pubsub)
 
     async def _acknowledged(self, pubsub: Any) -> None:
         missing = len(self._partition_of)
@@ -163,12 +174,16 @@ class Feed:
             if message["type"] == "ssubscribe":
                 missing -= 1
 
-    async def _receive(self, pubsub: Any, heartbeat: asyncio.Task[None]) -> None:
-        reader = asyncio.get_running_loop().create_task(self._read_messages(pubsub))
-        done, pending = await asyncio.wait({reader, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+    async def _receive(self, pubsub: Any) -> None:
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._read_messages(pubsub)), loop.create_task(self._beat())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Also when this feed is stopped: a reader left behind would go on listening.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
 
@@ -183,16 +198,20 @@ class Feed:
                 self._take(self._partition_of[message["channel"]], message["data"])
 
     def _take(self, partition: int, data: bytes) -> None:
-        sequence, version, dataset, id = data.split(b" ", 3)
-        number = int(sequence)
-        if number != self._heard[partition] + 1:
+        try:
+            message = _Message.parse(data)
+        except ValueError:
+            # Somebody else's, or a later version's: it may say anything.
             self._tell_partition(partition)
-        self._heard[partition] = number
-        if follower := self._followers.get(dataset.decode()):
-            if id:
-                follower.changed(id.decode(), int(version, 16))
-            else:
-                follower.partition_changed(partition)
+        else:
+            if message.number != self._heard[partition] + 1:
+                self._tell_partition(partition)
+            self._heard[partition] = message.number
+            if follower := self._followers.get(message.dataset):
+                if message.id:
+                    follower.changed(message.id, message.version)
+                else:
+                    follower.partition_changed(partition)
         self._on_message()
 
     async def _beat(self) -> None:
@@ -220,7 +239,10 @@ class Feed:
         for counter in self._counters.values():
             pipeline.get(counter)
         values = await pipeline.execute()
-        return {p: int(value or 0) for p, value in zip(self._counters, values, strict=True)}
+        try:
+            return {p: int(value or 0) for p, value in zip(self._counters, values, strict=True)}
+        except ValueError:
+            raise TierFailed(Tier.L2, Failure.REFUSED, "a counter of messages holds something else") from None
 
     def _tell_partition(self, partition: int) -> None:
         for follower in self._followers.values():

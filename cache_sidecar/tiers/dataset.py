@@ -26,7 +26,7 @@ from cache_sidecar.tiers.batch import Batch
 from cache_sidecar.tiers.decision import Verdict
 from cache_sidecar.tiers.failure import Action, Operation, action
 from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Source
+from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Row, Source
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
 MAX_BATCH = 500
@@ -35,7 +35,7 @@ STORE_BATCHES = 4
 MAX_WAITING = 20_000
 # Fills and refreshes going on behind the replies; more are left out.
 MAX_BACKGROUND = 64
-# Own writes that Redis has not heard of, remembered so that an older value found there is not believed.
+# Own writes that Redis has not acknowledged, remembered so that an older value found there is not believed.
 MAX_UNTOLD = 10_000
 
 
@@ -62,6 +62,9 @@ class TierStats(NamedTuple):
 
 class Dataset:
     """One dataset in its tiers."""
+
+    _joins = True
+    "Whether a read may share a load that began before it."
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class Dataset:
         return answers | await self._from_store(rest, wanted) if rest else answers
 
     async def _from_l2(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
-        records = await self._l2.get(ids)
+        records = await self._l2.get(ids, fresh=not self._joins)
         now, policy, counters = self._clock.now(), self.policy(), self.counters[Source.L2]
         answers = {
             id: _answer(record, Source.L2, now)
@@ -156,7 +159,7 @@ class Dataset:
 
     async def _from_store(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
         try:
-            records = await self._store.get(ids, fresh=wanted.bypass or wanted.max_age is not None)
+            records = await self._store.get(ids, fresh=not self._joins or wanted.bypass or wanted.max_age is not None)
         except TierFailed as error:
             return {id: self._without_store(id, wanted, error) for id in ids}
         now = self._clock.now()
@@ -179,7 +182,7 @@ class Dataset:
     async def _read_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
         generations = self._generations(ids)
         try:
-            found = await self._l2_guard.run(lambda: self._l2_tier.read(self.name, ids))
+            found = await self._l2_guard.run(lambda: self._ask_l2(ids))
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
             if action(error, Operation.READ) is not Action.FALL_BACK:
@@ -192,8 +195,11 @@ class Dataset:
                 self._fill_l1(id, record, generations[id])
         return records
 
+    async def _ask_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        return await self._l2_tier.read(self.name, ids)
+
     async def _read_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        generations = self._generations(ids)
+        generations, leases = self._generations(ids), self._take_leases(ids)
         read_at = self._clock.now()
         try:
             rows = await self._load(ids)
@@ -203,29 +209,39 @@ class Dataset:
         records = {}
         for id in ids:
             row = rows.get(id)
-            records[id] = Record(row.version, read_at, row.value) if row else Record(0, read_at, None)
+            records[id] = self._read_record(row, read_at) if row else Record(0, read_at, None)
             self._fill_l1(id, records[id], generations[id])
-        self._in_background(self._fill_l2(records))
+        self._in_background(self._fill_l2(records, leases))
         return records
+
+    def _read_record(self, row: Row, read_at: float) -> Record:
+        return Record(row.version, read_at, row.value)
+
+    def _take_leases(self, _ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Returns what allows to fill ids into Redis after a load that begins now."""
+        return {}
 
     def _generations(self, ids: Sequence[str]) -> dict[str, int]:
         return {id: self._l1.generation(id) for id in ids}
 
     def _fill_l1(self, id: str, record: Record, generation: int) -> None:
         policy = self.policy()
-        ttl = policy.l1_hard_ttl
+        ttl = policy.negative_ttl if record.version == 0 and record.value is None else policy.l1_hard_ttl
         timer = decision.jittered(self._clock.now(), unit=self._unit(), ttl=ttl, jitter=policy.jitter)
         if self._l1.put(id, record, generation=generation, timer=timer):
             self.counters[Source.L1].fills += 1
 
-    async def _fill_l2(self, records: Mapping[str, Record]) -> None:
+    async def _fill_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes]) -> None:
         policy = self.policy()
         known = {id: record for id, record in records.items() if record.version}
         guesses = {id: record for id, record in records.items() if not record.version}
         for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):
             if group and ttl > 0:
-                await self._l2_guard.run(partial(self._l2_tier.fill, self.name, group, ttl=ttl))
+                await self._l2_guard.run(partial(self._put_l2, group, leases, ttl))
                 self.counters[Source.L2].fills += len(group)
+
+    async def _put_l2(self, records: Mapping[str, Record], _leases: Mapping[str, bytes], ttl: float) -> None:
+        await self._l2_tier.fill(self.name, records, ttl=ttl)
 
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
         return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
@@ -238,7 +254,9 @@ class Dataset:
 
     async def _refreshed(self, id: str) -> None:
         try:
-            await self._read_on([id], ANY)
+            # Without the second look of `_read_on`: it would find the very entry that is to be refreshed.
+            if not await self._from_l2([id], ANY):
+                await self._from_store([id], ANY)
         finally:
             self._refreshing.discard(id)
 
@@ -261,24 +279,44 @@ class Dataset:
     # Writes
 
     async def committed(self, id: str, version: int, value: bytes | None) -> None:
-        """Takes a committed change to the caches; never fails: what Redis does not hear now, the relay tells it later.
+        """Takes a committed change to the caches; see `told`."""
+        await self.told({id: self.record(version, value)})
 
-        From here on no reply of this sidecar is older, whatever Redis still holds.
+    def record(self, version: int, value: bytes | None) -> Record:
+        """Returns what caches keep of an id that was changed just now."""
+        return Record(version, self._clock.now(), value)
+
+    async def told(self, changes: Mapping[str, Record | int]) -> bool:
+        """Takes committed changes to the caches, and returns whether Redis heard of them; if not, the relay tells it later.
+
+        A bare version instead of a record says only what is out of date. Never fails: from here on no reply of this sidecar
+        is older, whatever Redis still holds.
         """
-        self.changed(id, version)
-        record = Record(version, self._clock.now(), value)
+        versions = {id: change if isinstance(change, int) else change.version for id, change in changes.items()}
+        if not changes:
+            return True
+        for id, version in versions.items():
+            self._remember_untold(id, version)
+            self.changed(id, version)
         try:
-            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, {id: record}, ttl=self._l2_ttl(self.policy())))
+            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, changes, ttl=self._l2_ttl(self.policy())))
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
-            if action(error, Operation.CHANGE) is Action.LEAVE_TO_RELAY:
-                self._remember_untold(id, version)
+            if action(error, Operation.CHANGE) is not Action.LEAVE_TO_RELAY:
+                raise
+            return False
+        for id, version in versions.items():
+            if self._untold.get(id) == version:
+                del self._untold[id]
+            # Once more: a read that reached Redis before the change did may still be under way, and must not be joined.
+            self.changed(id, version)
+        return True
 
     def _remember_untold(self, id: str, version: int) -> None:
-        self._untold.pop(id, None)
+        newest = max(version, self._untold.pop(id, 0))
         if len(self._untold) >= MAX_UNTOLD:
             del self._untold[next(iter(self._untold))]
-        self._untold[id] = version
+        self._untold[id] = newest
 
     def _is_outrun(self, id: str, record: Record) -> bool:
         own = self._untold.get(id)
@@ -294,12 +332,19 @@ class Dataset:
         for id in ids:
             self.changed(id, 0)
         await self._l2_guard.run(lambda: self._l2_tier.drop(self.name, ids))
+        for id in ids:
+            self.changed(id, 0)  # what was read from Redis meanwhile
 
     async def drop_all(self) -> int:
         """Drops everything from every cache, and returns how many keys Redis held; errors as of `drop`."""
+        self._everything_changed()
+        removed = await self._l2_tier.drop_all(self.name)
+        self._everything_changed()  # what was read from Redis meanwhile
+        return removed
+
+    def _everything_changed(self) -> None:
         for partition in range(PARTITIONS):
             self.partition_changed(partition)
-        return await self._l2_tier.drop_all(self.name)
 
     # What other sidecars, the relay and the connection to Redis tell
 
@@ -313,6 +358,8 @@ class Dataset:
     def partition_changed(self, partition: int) -> None:
         """Anything in a partition may have changed."""
         self._l1.drop_partition(partition)
+        self._l2.detach_all()
+        self._store.detach_all()
 
     def set_trusted(self, partition: int, trusted: bool) -> None:
         """Says whether every change in a partition is known to be told."""
@@ -338,10 +385,13 @@ class Dataset:
 
     async def close(self) -> None:
         """Waits for what goes on behind the replies."""
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
         await self._l2.close()
         await self._store.close()
+        # What those loads left to be filled.
         await asyncio.gather(*self._background, return_exceptions=True)
 
 
 def _answer(record: Record, source: Source, now: float, *, stale: bool = False) -> Answer:
-    return Answer(record.value, source, record.version, max(0.0, now - record.read_at), stale)
+    return Answer(record.value, source, record.version, max(0.0, now - record.read_at), stale, record.expiry)

@@ -6,12 +6,17 @@
 
 local VERSION = 16
 
-local function stored_version(key)
-  local version = redis.call('GETRANGE', key, 0, VERSION - 1)
+local function version_of(value)
+  local version = string.sub(value, 1, VERSION)
   if #version == VERSION and not string.find(version, '[^0-9a-f]') then
     return version
   end
   return ''  -- nothing, or something foreign: anything is newer
+end
+
+local function stored_version(key)
+  local head = redis.pcall('GETRANGE', key, 0, VERSION - 1)  -- an error when it is not even a string
+  return type(head) == 'string' and version_of(head) or ''
 end
 
 local function publish(counter, channel, version, subject)
@@ -30,15 +35,16 @@ local function fill(keys, args)
 end
 
 -- KEYS: value key, counter. ARGV: value, time to live in ms, channel, subject.
--- Stores what was committed and tells every sidecar, unless that was done already.
+-- Stores what was committed, unless it is there already, and tells every sidecar in any case: it may be there because
+-- somebody read it from PostgreSQL and filled it in, and a fill tells nobody.
 local function change(keys, args)
   local version = string.sub(args[1], 1, VERSION)
-  if stored_version(keys[1]) >= version then
-    return 0
+  local is_news = stored_version(keys[1]) < version
+  if is_news then
+    redis.call('SET', keys[1], args[1], 'PX', args[2])
   end
-  redis.call('SET', keys[1], args[1], 'PX', args[2])
   publish(keys[2], args[3], version, args[4])
-  return 1
+  return is_news and 1 or 0
 end
 
 -- KEYS: value key, counter. ARGV: channel, subject.
@@ -56,7 +62,75 @@ local function drop_partition(keys, args)
   return 1
 end
 
+-- Where a record of the layout 02 keeps its times (see codec.py): the expiry, its end, and the expiry PostgreSQL knows of.
+local UNTIL, END, STORED, SLIDING = 39, 51, 63, 75
+local NO_END = 'ffffffffffff'
+
+local function later(one, other, first, behind)
+  one, other = string.sub(one, first + 1, behind), string.sub(other, first + 1, behind)
+  return one > other and one or other
+end
+
+-- KEYS: value key. ARGV: now, new expiry, overdue, time to live in ms, lease, its time to live in ms.
+-- Returns the value, after putting off its expiry if it is not over; or the lease that stands in its place from now on.
+-- A stored expiry that is overdue is brought up to date here, and returned as it was: who sees it has to tell PostgreSQL.
+local function slide(keys, args)
+  local value = redis.call('GET', keys[1])
+  if not value then
+    redis.call('SET', keys[1], args[5], 'PX', args[6])
+    return args[5]
+  end
+  if #value < SLIDING or string.sub(value, VERSION + 1, VERSION + 3) ~= '02v' then
+    return value
+  end
+  local till, last = string.sub(value, UNTIL + 1, END), string.sub(value, END + 1, STORED)
+  if till <= args[1] then
+    return value
+  end
+  if args[2] > till and last > till then
+    till = last < args[2] and last or args[2]
+    redis.call('SETRANGE', keys[1], UNTIL, till)
+    redis.call('PEXPIRE', keys[1], args[4])
+  end
+  local stored = string.sub(value, STORED + 1, SLIDING)
+  if stored <= args[3] and stored < till then
+    redis.call('SETRANGE', keys[1], STORED, till)
+  end
+  return string.sub(value, 1, UNTIL) .. till .. string.sub(value, END + 1)
+end
+
+-- KEYS: value key. ARGV: value, time to live in ms, now, lease or nothing.
+-- Stores what was read from PostgreSQL since the lease was given, unless anything happened to the key: then what was read may
+-- be out of date, even if what told so is gone by now. Where a record is held, it is as `fill`, and the later expiry counts.
+local function fill_leased(keys, args)
+  local head = redis.call('GETRANGE', keys[1], 0, SLIDING - 1)
+  local value, version = args[1], string.sub(args[1], 1, VERSION)
+  if head == '' then
+    return 0
+  end
+  if string.sub(head, VERSION + 1, VERSION + 3) == '01l' then
+    if head ~= args[4] then
+      return 0
+    end
+  elseif version_of(head) > version then
+    return 0
+  elseif version_of(head) == version and string.sub(head, VERSION + 1, VERSION + 3) == '02v' then
+    local till = string.sub(head, UNTIL + 1, END)
+    if till <= args[3] and string.sub(head, END + 1, STORED) ~= NO_END then
+      return 0
+    end
+    value = string.sub(value, 1, UNTIL) .. later(head, value, UNTIL, END) .. string.sub(value, END + 1, STORED)
+      .. later(head, value, STORED, SLIDING) .. string.sub(value, SLIDING + 1)
+  end
+  redis.call('SET', keys[1], value, 'PX', args[2])
+  return 1
+end
+
 redis.register_function('LIBRARY_fill', fill)
 redis.register_function('LIBRARY_change', change)
-redis.register_function('LIBRARY_drop', drop)
-redis.register_function('LIBRARY_drop_partition', drop_partition)
+-- Told also by a Redis that is full: what follows frees memory, or takes as little as a bare version does.
+redis.register_function{function_name='LIBRARY_change_full', callback=change, flags={'allow-oom'}}
+redis.register_function{function_name='LIBRARY_drop', callback=drop, flags={'allow-oom'}}
+redis.register_function{function_name='LIBRARY_drop_partition', callback=drop_partition, flags={'allow-oom'}}
+redis.register_function('LIBRARY_slide', slide)
+redis.register_function('LIBRARY_fill_leased', fill_leased)

@@ -38,11 +38,14 @@ class Guard:
         """Returns the work's result. Raises TierFailed: what the work raised, or that it may not or could not run."""
         self._admit()
         self._inside += 1
+        began = False
         try:
             async with asyncio.timeout(self._timeout), self._slots:
+                began = True
                 result = await work()
         except TimeoutError:
-            raise self._failed(TierFailed(self._tier, Failure.TIMEOUT)) from None
+            # Time spent waiting for others says nothing of the tier.
+            raise self._failed(TierFailed(self._tier, Failure.TIMEOUT if began else Failure.BUSY)) from None
         except TierFailed as error:
             raise self._failed(error) from None
         except RequestError:
@@ -70,7 +73,9 @@ class Guard:
 
     def _failed(self, error: TierFailed) -> TierFailed:
         self.errors += 1
-        if error.failure is not Failure.BUSY:
+        if error.failure is Failure.REFUSED:
+            self._failures = 0  # it answered: others may be served
+        elif error.failure is not Failure.BUSY:
             self._failures += 1
             if self._failures >= BREAK_AFTER:
                 self._closed_until = self._clock.now() + BREAK_FOR

@@ -56,6 +56,7 @@ class LruL1:
             return False
         cost = ENTRY_OVERHEAD + sys.getsizeof(id) + (sys.getsizeof(record.value) if record.value is not None else 0)
         if cost > self._entries.maxsize:
+            self._entries.pop(id, None)  # what is held is older
             self._refused += 1
             return False
         while len(self._entries) >= self._max_entries and id not in self._entries:
@@ -130,6 +131,38 @@ class LruL1:
             refused=self._refused,
             evictions=self._entries.evictions,
         )
+
+
+class NoL1:
+    """The L1 of a dataset that is not kept in memory; see `ports.L1`."""
+
+    def get(self, id: str) -> Entry | None:  # noqa: ARG002
+        """Returns None."""
+        return None
+
+    def generation(self, id: str) -> int:  # noqa: ARG002
+        """Returns 0: nothing is ever put."""
+        return 0
+
+    def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:  # noqa: ARG002
+        """Stores nothing."""
+        return False
+
+    def drop(self, id: str, version: int) -> None:
+        """Has nothing to drop."""
+
+    def drop_partition(self, partition: int) -> None:
+        """Has nothing to drop."""
+
+    def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
+        """Has nothing to trust."""
+
+    def resize(self, *, max_bytes: int, max_entries: int) -> None:
+        """Has no size."""
+
+    def stats(self) -> L1Stats:
+        """Returns zeros."""
+        return L1Stats()
 
 
 def _check(max_bytes: int, max_entries: int) -> None:

@@ -1,6 +1,7 @@
 """L2: the shared Redis or Valkey, a cluster or a single server, behind the port `ports.L2`."""
 
 import hashlib
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +13,25 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import ClusterDownError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MaxConnectionsError,
+    OutOfMemoryError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.settings import Settings, split_address
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Record, Slid, Times, partition_of
 
 Address = tuple[str, int]
+# A lease outlives the read from PostgreSQL that it is for.
+LEASE_MILLISECONDS = 10_000
 
 
 _TAGS = tuple(f"{{{partition:02x}}}" for partition in range(PARTITIONS))
@@ -68,7 +78,9 @@ def failures() -> Iterator[None]:
         yield
     except (TimeoutError, RedisTimeoutError) as error:
         raise TierFailed(Tier.L2, Failure.TIMEOUT, str(error)) from error
-    except (RedisConnectionError, ClusterDownError, OSError) as error:
+    except MaxConnectionsError as error:
+        raise TierFailed(Tier.L2, Failure.BUSY, str(error)) from error
+    except (RedisConnectionError, ClusterDownError, RedisClusterException, OSError) as error:
         raise TierFailed(Tier.L2, Failure.UNREACHABLE, str(error)) from error
     except RedisError as error:
         raise TierFailed(Tier.L2, Failure.REFUSED, str(error)) from error
@@ -113,7 +125,10 @@ class Connection:
     async def client(self) -> Redis | RedisCluster:
         """Returns the client of the whole. Raises what redis-py raises while nobody can say whether it is a cluster."""
         if self._client is None:
-            if await self._is_cluster():
+            is_cluster = await self._is_cluster()
+            if self._client is not None:
+                return self._client  # somebody was faster
+            if is_cluster:
                 nodes = [ClusterNode(host, port) for host, port in self.nodes]
                 self._client = _Cluster(startup_nodes=nodes, **self._options)
             else:
@@ -166,10 +181,36 @@ class RedisL2:
 
     async def fill(self, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
         """Stores what was read from PostgreSQL, unless something newer is there."""
-        milliseconds = int(ttl * 1000)
+        milliseconds = _milliseconds(ttl)
         await self._call(
             [
                 _Call("fill", (self._names.key(dataset, id),), (codec.encode(record), milliseconds))
+                for id, record in records.items()
+            ]
+        )
+
+    async def slide(self, dataset: str, ids: Sequence[str], times: Times) -> Slid:
+        """Reads, and puts off the expiry of what is not over yet: one command per id."""
+        moments = [codec.milliseconds(moment) for moment in (times.now, times.until, times.overdue)]
+        lease = codec.lease(secrets.token_hex(8).encode())
+        arguments = (*moments, int(times.ttl * 1000), lease, LEASE_MILLISECONDS)
+        values = await self._call([_Call("slide", (self._names.key(dataset, id),), arguments) for id in ids])
+        records, leases = {}, {}
+        for id, value in zip(ids, values, strict=True):
+            if codec.is_lease(value):
+                leases[id] = value
+            elif (record := self._decode(value)) is not None:
+                records[id] = record
+        return Slid(records, leases)
+
+    async def fill_leased(
+        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
+    ) -> None:
+        """Stores what was read from PostgreSQL, unless something newer is there, or the lease is gone."""
+        rest = _milliseconds(ttl), codec.milliseconds(now)
+        await self._call(
+            [
+                _Call("fill_leased", (self._names.key(dataset, id),), (codec.encode(record), *rest, leases.get(id, b"")))
                 for id, record in records.items()
             ]
         )
@@ -181,8 +222,10 @@ class RedisL2:
         """
         calls = []
         for id, change in changes.items():
-            value = codec.invalidation(change) if isinstance(change, int) else codec.encode(change)
-            calls.append(self._telling("change", dataset, id, value, int(ttl * 1000)))
+            bare = codec.invalidation(change if isinstance(change, int) else change.version)
+            value = bare if isinstance(change, int) else codec.encode(change)
+            call = self._telling("change", dataset, id, value, _milliseconds(ttl))
+            calls.append(call._replace(when_full=self._telling("change_full", dataset, id, bare, _milliseconds(ttl))))
         await self._call(calls)
 
     async def drop(self, dataset: str, ids: Sequence[str]) -> None:
@@ -218,37 +261,40 @@ class RedisL2:
             pipeline.execute_command("UNLINK", key)
         return sum(await pipeline.execute())
 
-    async def _call(self, calls: list["_Call"]) -> None:
+    async def _call(self, calls: list["_Call"]) -> list[Any]:
         """Runs functions of our library in one pipeline per node, loading the library where it is missing."""
         with failures():
             client = await self._connection.client()
-            missing = await self._execute(client, calls)
-            if missing:
+            replies = await self._execute(client, calls)
+            if missing := [number for number, reply in enumerate(replies) if _is_missing_function(reply)]:
                 await self.load_functions()
-                missing = await self._execute(client, missing)
-        if missing:
-            raise TierFailed(Tier.L2, Failure.REFUSED, "the function library cannot be loaded")
+                await self._repeat(client, calls, replies, missing)
+            # A Redis that is full takes nothing new, but has to tell what is out of date.
+            if full := [n for n, reply in enumerate(replies) if isinstance(reply, OutOfMemoryError) and calls[n].when_full]:
+                await self._repeat(client, [call.when_full or call for call in calls], replies, full)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
 
-    async def _execute(self, client: Redis | RedisCluster, calls: list["_Call"]) -> list["_Call"]:
-        """Returns the calls whose function was missing."""
+    async def _execute(self, client: Redis | RedisCluster, calls: list["_Call"]) -> list[Any]:
+        """Returns the replies, errors among them."""
         pipeline = client.pipeline(transaction=False)
         for call in calls:
             pipeline.fcall(f"{self._library}_{call.function}", len(call.keys), *call.keys, *call.arguments)
-        replies = await pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception) and not _is_missing_function(reply):
-                raise reply
-        return [call for call, reply in zip(calls, replies, strict=True) if isinstance(reply, Exception)]
+        return list(await pipeline.execute(raise_on_error=False))
+
+    async def _repeat(
+        self, client: Redis | RedisCluster, calls: list["_Call"], replies: list[Any], numbers: list[int]
+    ) -> None:
+        for number, reply in zip(numbers, await self._execute(client, [calls[n] for n in numbers]), strict=True):
+            replies[number] = reply
 
     async def load_functions(self) -> None:
-        """Loads our library into every primary that does not have it."""
+        """Loads our library into every primary; where it is already, that changes nothing."""
         client = await self._connection.client()
         targets = {"target_nodes": RedisCluster.PRIMARIES} if isinstance(client, RedisCluster) else {}
-        try:
-            await client.execute_command("FUNCTION LOAD", self._code, **targets)
-        except ResponseError as error:
-            if "already exists" not in str(error):
-                raise
+        await client.execute_command("FUNCTION LOAD", "REPLACE", self._code, **targets)
 
     async def owners(self) -> dict[Address, list[int]]:
         """Returns the partitions that each primary holds now, as the servers say. Raises TierFailed."""
@@ -277,7 +323,13 @@ class _Call(NamedTuple):
     function: str
     keys: tuple[str, ...]
     arguments: tuple[Any, ...]
+    when_full: "_Call | None" = None
+    "What to call instead when there is no memory left."
 
 
-def _is_missing_function(error: Exception) -> bool:
-    return isinstance(error, ResponseError) and "unction not found" in str(error)
+def _is_missing_function(reply: Any) -> bool:
+    return isinstance(reply, ResponseError) and "unction not found" in str(reply)
+
+
+def _milliseconds(ttl: float) -> int:
+    return max(1, int(ttl * 1000))  # Redis refuses 0

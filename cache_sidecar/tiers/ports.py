@@ -22,6 +22,17 @@ class Source(IntEnum):
     STORE = 3
 
 
+class Expiry(NamedTuple):
+    """When a record ends that every read puts off; in seconds since the epoch."""
+
+    until: float
+    "It is over from then on."
+    end: float | None = None
+    "The resource itself is over at `until`, and no read puts that off beyond this; None when only the cached copy is."
+    stored: float = 0.0
+    "The `until` that PostgreSQL knows of."
+
+
 class Record(NamedTuple):
     """What a tier holds of an id."""
 
@@ -31,6 +42,8 @@ class Record(NamedTuple):
     "When this was last known to be what PostgreSQL holds, in seconds since the epoch."
     value: bytes | None
     "The serialized reply; None when there is none."
+    expiry: Expiry | None = None
+    "None for what expires by its age."
 
 
 class Answer(NamedTuple):
@@ -41,6 +54,8 @@ class Answer(NamedTuple):
     version: int
     age: float
     stale: bool
+    expiry: Expiry | None = None
+    "As this read left it; but `stored` is what was there before."
 
 
 class Freshness(NamedTuple):
@@ -162,11 +177,48 @@ class L2(Protocol):
         ...
 
 
+class Slid(NamedTuple):
+    """What a read found that puts expiries off."""
+
+    records: Mapping[str, Record]
+    "The readable records, with their new expiries."
+    leases: Mapping[str, bytes]
+    "For ids of which there is nothing: what allows to fill them in, as long as nothing happens to them meanwhile."
+
+
+class SlidingL2(L2, Protocol):
+    """The shared cache, for records whose expiry every read puts off. Methods raise TierFailed."""
+
+    async def slide(self, dataset: str, ids: Sequence[str], times: "Times") -> Slid:
+        """Reads, and puts off the expiry of what is not over yet."""
+        ...
+
+    async def fill_leased(
+        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
+    ) -> None:
+        """Stores what was read from PostgreSQL, unless something newer is there, or the lease is gone."""
+        ...
+
+
+class Times(NamedTuple):
+    """What sliding a record does to it; moments in seconds since the epoch."""
+
+    now: float
+    until: float
+    "The new expiry."
+    overdue: float
+    "An expiry that PostgreSQL knows of and that is not after this is to be brought up to date: the reader is to do it."
+    ttl: float
+    "Seconds that Redis keeps it from now on; longer than it is served."
+
+
 class Row(NamedTuple):
     """What PostgreSQL holds of an id, as a cache keeps it."""
 
     version: int
-    value: bytes
+    value: bytes | None
+    "None when it was deleted."
+    expiry: Expiry | None = None
 
 
 Load = Callable[[Sequence[str]], Awaitable[Mapping[str, Row]]]

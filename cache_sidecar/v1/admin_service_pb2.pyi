@@ -235,6 +235,7 @@ class DatasetPolicy(_message.Message):
     JITTER_FIELD_NUMBER: _builtins.int
     NEGATIVE_TTL_FIELD_NUMBER: _builtins.int
     STALE_LIMIT_FIELD_NUMBER: _builtins.int
+    MAX_LIFETIME_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset, such as `product`."""
     jitter: _builtins.float
@@ -259,6 +260,10 @@ class DatasetPolicy(_message.Message):
     def stale_limit(self) -> _duration_pb2.Duration:
         """How long entries are still served, marked stale, when they cannot be checked."""
 
+    @_builtins.property
+    def max_lifetime(self) -> _duration_pb2.Duration:
+        """Age at which a session ends, however often it is used. 0 for what does not end by its age."""
+
     def __init__(
         self,
         *,
@@ -269,10 +274,11 @@ class DatasetPolicy(_message.Message):
         jitter: _builtins.float = ...,
         negative_ttl: _duration_pb2.Duration | None = ...,
         stale_limit: _duration_pb2.Duration | None = ...,
+        max_lifetime: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "jitter", b"jitter", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "jitter", b"jitter", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,5 @@
--- What every dataset of this database shares: one sequence of versions, the outbox, and the ledger of requests.
+-- What every dataset of a database shares: one sequence of versions, the outbox, and the ledger of requests. A database has
+-- them once, however many roles it plays.
 
 -- The version of a change. Drawn inside the statement that makes it, so that the versions of one row follow the order
 -- of its commits.
@@ -43,12 +44,15 @@ CREATE TABLE cache_sidecar.relays (
     update_time timestamptz NOT NULL DEFAULT now()
 );
 
--- The first reply to each request_id, so that a repeat gets it once more.
+-- The first reply to each request_id, so that a repeat gets it once more; and what it changed, so that the sidecar that is
+-- asked again, which may be another one, answers no read with anything older.
 CREATE TABLE cache_sidecar.requests (
     request_id  uuid PRIMARY KEY,
     method      text NOT NULL,
     fingerprint bytea NOT NULL,
     reply       bytea NOT NULL,
+    ids         text[] NOT NULL,
+    versions    bigint[] NOT NULL,
     create_time timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX requests_age ON cache_sidecar.requests (create_time);

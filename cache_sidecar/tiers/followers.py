@@ -1,0 +1,25 @@
+"""Several followers of one dataset."""
+
+from cache_sidecar.tiers.ports import Follower
+
+
+class Followers:
+    """Tells each of its followers, in their order; see `ports.Follower`."""
+
+    def __init__(self, *followers: Follower) -> None:
+        self._followers = followers
+
+    def changed(self, id: str, version: int) -> None:
+        """An id has a new version; 0 when it is only to be read again."""
+        for follower in self._followers:
+            follower.changed(id, version)
+
+    def partition_changed(self, partition: int) -> None:
+        """Anything in a partition may have changed."""
+        for follower in self._followers:
+            follower.partition_changed(partition)
+
+    def set_trusted(self, partition: int, trusted: bool) -> None:
+        """Says whether every change in a partition is known to be told."""
+        for follower in self._followers:
+            follower.set_trusted(partition, trusted)

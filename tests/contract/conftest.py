@@ -1,0 +1,77 @@
+"""Sidecars for the contract tests: two that a whole session shares, and ones with a clock of the test's own."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from cache_sidecar.clock import Clock
+from cache_sidecar.devstack.postgres import Postgres
+from cache_sidecar.devstack.valkey import ValkeyCluster
+from tests.contract.fuzz import FUZZ, FUZZ_SEED
+from tests.contract.shop import Shop
+from tests.sidecars import in_process, settings_for
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=FUZZ, help="requests that the fuzz test makes; name its file, too")
+    parser.addoption("--fuzz-seed", type=int, default=FUZZ_SEED, help="another seed, other requests")
+
+
+Open = Callable[..., AbstractAsyncContextManager[Shop]]
+
+
+@pytest.fixture(scope="session")
+async def shared_database(postgres: Postgres, template: str) -> str:
+    """The DSN of a database for tests that don't look beyond their own products."""
+    async with await psycopg.AsyncConnection.connect(postgres.dsn("postgres"), autocommit=True) as connection:
+        names = sql.Identifier("contract"), sql.Identifier(template)
+        await connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+    return postgres.dsn("contract")
+
+
+@pytest.fixture(scope="session")
+async def shops(valkey_cluster: ValkeyCluster, shared_database: str) -> AsyncIterator[tuple[Shop, Shop]]:
+    """Two sidecars of one region, for tests that use products of their own."""
+    settings = settings_for(",".join(valkey_cluster.addresses), shared_database, "contract")
+    async with in_process(settings) as first, in_process(settings) as second:
+        yield Shop(first), Shop(second)
+
+
+@pytest.fixture(scope="session")
+def shop(shops: tuple[Shop, Shop]) -> Shop:
+    """The first of them."""
+    return shops[0]
+
+
+@pytest.fixture
+def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_path: Path) -> Open:
+    """Opens a sidecar of the test's own: `open_shop(clock=..., **settings)`; all of a test share database and Redis."""
+
+    @contextlib.asynccontextmanager
+    async def opened(*, clock: Clock | None = None, trusted: bool = True, **settings: Any) -> AsyncIterator[Shop]:
+        made = settings_for(
+            settings.pop("redis", ",".join(valkey_cluster.addresses)),
+            settings.pop("postgres", database),
+            settings.pop("namespace", namespace),
+            **settings,
+        )
+        async with in_process(made, clock=clock, trusted=trusted) as sidecar:
+            yield Shop(sidecar)
+
+    return opened
+
+
+@pytest.fixture
+def exact_policy(tmp_path: Path) -> str:
+    """A policy file without jitter, and with times that tests can name."""
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        "[product]\nl1_soft_ttl = 100\nl1_hard_ttl = 200\nl2_ttl = 1000\njitter = 0\nnegative_ttl = 10\nstale_limit = 5\n"
+    )
+    return str(file)

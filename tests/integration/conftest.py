@@ -1,0 +1,39 @@
+"""Servers and L2s for the tests of the tiers."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+import pytest
+
+from cache_sidecar.devstack.processes import Processes
+from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+from cache_sidecar.tiers.l2 import RedisL2
+from tests.conftest import ChoosePorts
+from tests.tiers import open_l2
+
+OpenL2 = Callable[..., AbstractAsyncContextManager[RedisL2]]
+
+
+@pytest.fixture(scope="session")
+async def valkey(processes: Processes, choose_ports: ChoosePorts) -> AsyncIterator[ValkeyServer]:
+    """A single server. A test that breaks it starts it again."""
+    (port,) = choose_ports(1)
+    server = ValkeyServer(processes, processes.state.path / "valkey-single", port, options={"maxmemory-policy": "noeviction"})
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(params=["cluster", "single"])
+def open_either(request: pytest.FixtureRequest, valkey_cluster: ValkeyCluster, valkey: ValkeyServer, namespace: str) -> OpenL2:
+    """Opens an L2 on the cluster, then on the single server."""
+    nodes = ",".join(valkey_cluster.addresses) if request.param == "cluster" else valkey.address
+    return partial(open_l2, nodes, namespace)
+
+
+@pytest.fixture
+async def l2(valkey_cluster: ValkeyCluster, namespace: str) -> AsyncIterator[RedisL2]:
+    """An L2 on the cluster."""
+    async with open_l2(",".join(valkey_cluster.addresses), namespace) as opened:
+        yield opened

@@ -1,0 +1,386 @@
+"""L2 on a real cluster and on a single server: what is stored, what is refused, what is told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import islice
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import RedisCluster
+
+from cache_sidecar.devstack.ports import free_ports
+from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers import codec
+from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+from tests.integration.conftest import OpenL2
+from tests.proxy import Proxy
+from tests.tiers import one_id_per_partition, open_l2, redis_settings
+
+AWKWARD = ["{a}b", "a{b}", "{}", "}{", "a:b", ":", " ", "a b  c", "ä", "\U0001f6cb", "a\u2028b", "*", "[a]", "'\"", "\\", "%s"]
+
+
+@pytest.fixture
+async def either(open_either: OpenL2) -> AsyncIterator[RedisL2]:
+    async with open_either() as opened:
+        yield opened
+
+
+def record(version: int, value: bytes | None = b"sofa", *, read_at: float = 1000.0) -> Record:
+    return Record(version, read_at, value)
+
+
+async def held(l2: RedisL2, id: str = "a") -> tuple[int, bytes | None] | None:
+    found = (await l2.read("product", [id])).get(id)
+    return found and (found.version, found.value)
+
+
+async def messages(l2: RedisL2, id: str = "a") -> int:
+    """Returns how many messages were sent in the partition of an id."""
+    client = await l2._connection.client()
+    return int(await client.get(l2._names.counter(partition_of(id))) or 0)
+
+
+# What is stored
+
+
+async def test_what_is_filled_is_read(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(7), "b": record(0, None)}, ttl=60)
+    assert await either.read("product", ["a", "b", "c"]) == {"a": record(7), "b": record(0, None)}
+
+
+async def test_a_fill_replaces_what_is_older_and_refuses_to_go_back(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(2, b"two")}, ttl=60)
+    await either.fill("product", {"a": record(1, b"one")}, ttl=60)
+    assert await held(either) == (2, b"two")
+    await either.fill("product", {"a": record(3, b"three")}, ttl=60)
+    assert await held(either) == (3, b"three")
+
+
+async def test_a_fill_of_the_same_version_was_read_later(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(2, read_at=1000)}, ttl=60)
+    await either.fill("product", {"a": record(2, read_at=1005)}, ttl=60)
+    assert (await either.read("product", ["a"]))["a"].read_at == 1005
+
+
+async def test_a_fill_tells_nobody(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(2)}, ttl=60)
+    assert await messages(either) == 0
+
+
+async def test_a_change_replaces_what_is_older_and_tells(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(1)}, ttl=60)
+    await either.change("product", {"a": record(2, b"new")}, ttl=60)
+    assert await held(either) == (2, b"new")
+    assert await messages(either) == 1
+
+
+async def test_a_change_that_comes_late_stores_nothing(either: RedisL2) -> None:
+    await either.change("product", {"a": record(3, b"three")}, ttl=60)
+    await either.change("product", {"a": record(2, b"two")}, ttl=60)
+    assert await held(either) == (3, b"three")
+
+
+async def test_race_21_a_change_that_is_sent_twice_changes_nothing_more(either: RedisL2) -> None:
+    for _ in range(2):
+        await either.change("product", {"a": record(2, b"new")}, ttl=60)
+    await either.change("product", {"a": 2}, ttl=60)  # the relay, later
+    assert await held(either) == (2, b"new")
+
+
+async def test_a_change_is_told_even_when_a_reader_filled_it_first(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(2)}, ttl=60)
+    await either.change("product", {"a": record(2)}, ttl=60)
+    await either.fill("product", {"a": record(4)}, ttl=60)
+    await either.change("product", {"a": 3}, ttl=60)
+    assert await messages(either) == 2
+    assert await held(either) == (4, b"sofa")
+
+
+async def test_a_bare_version_is_a_miss_that_refuses_what_is_older(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(1)}, ttl=60)
+    await either.change("product", {"a": 2}, ttl=60)
+    assert await held(either) is None
+    await either.fill("product", {"a": record(1)}, ttl=60)
+    assert await held(either) is None
+    await either.fill("product", {"a": record(2)}, ttl=60)
+    assert await held(either) == (2, b"sofa")
+
+
+async def test_a_deletion_refuses_what_is_older(either: RedisL2) -> None:
+    await either.change("product", {"a": record(2, None)}, ttl=60)
+    await either.fill("product", {"a": record(1)}, ttl=60)
+    await either.fill("product", {"a": record(0, None)}, ttl=60)
+    assert await held(either) == (2, None)
+
+
+async def test_versions_beyond_what_lua_s_numbers_hold_are_told_apart(either: RedisL2) -> None:
+    large = 2**62
+    await either.fill("product", {"a": record(large + 1, b"new")}, ttl=60)
+    await either.fill("product", {"a": record(large, b"old")}, ttl=60)
+    assert await held(either) == (large + 1, b"new")
+
+
+@pytest.mark.parametrize("ttl", [60.0, 0.0001])
+async def test_what_is_stored_ends(either: RedisL2, ttl: float) -> None:
+    await either.fill("product", {"a": record(1)}, ttl=ttl)
+    await either.change("product", {"b": record(1)}, ttl=ttl)
+    client = await either._connection.client()
+    for id in "ab":
+        left = await client.pttl(either._names.key("product", id))
+        assert left == -2 or 0 <= left <= max(1, ttl * 1000)
+
+
+@pytest.mark.parametrize("id", AWKWARD)
+async def test_awkward_ids_are_ids_like_others(either: RedisL2, id: str) -> None:
+    await either.change("product", {id: record(1, id.encode())}, ttl=60)
+    assert await either.read("product", [id]) == {id: record(1, id.encode())}
+    await either.drop("product", [id])
+    assert await either.read("product", [id]) == {}
+
+
+@given(id=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_key_counter_and_channel_of_an_id_share_a_slot(id: str) -> None:
+    client = RedisCluster(host="127.0.0.1", port=1)
+    names = Names("shop")
+    partition = partition_of(id)
+    slots = {client.keyslot(key) for key in (names.key("product", id), names.counter(partition), names.channel(partition))}
+    assert slots == {names.slot(partition)}
+
+
+async def test_many_ids_in_one_call(either: RedisL2) -> None:
+    ids = one_id_per_partition()
+    await either.fill("product", {id: record(1, id.encode()) for id in ids}, ttl=60)
+    assert await either.read("product", ids) == {id: record(1, id.encode()) for id in ids}
+
+
+# Dropping
+
+
+async def test_a_drop_removes_and_tells(either: RedisL2) -> None:
+    await either.fill("product", {"a": record(1), "b": record(1)}, ttl=60)
+    await either.drop("product", ["a", "never-there"])
+    assert await either.read("product", ["a", "b"]) == {"b": record(1)}
+    assert await messages(either) == 1
+
+
+async def test_dropping_all_removes_the_dataset_and_tells_every_partition(either: RedisL2, open_either: OpenL2) -> None:
+    ids = one_id_per_partition()
+    await either.fill("product", {id: record(1) for id in ids}, ttl=60)
+    await either.fill("products", {"a": record(1)}, ttl=60)
+    assert await either.drop_all("product") == PARTITIONS
+    assert await either.read("product", ids) == {}
+    assert await either.read("products", ["a"]) == {"a": record(1)}
+    assert [await messages(either, id) for id in ids] == [1] * PARTITIONS
+    assert await either.drop_all("product") == 0
+
+
+async def test_dropping_more_than_one_page(either: RedisL2) -> None:
+    ids = [f"id{number}" for number in range(2500)]
+    await either.fill("product", {id: record(1) for id in ids}, ttl=60)
+    assert await either.drop_all("product") == 2500
+
+
+async def test_namespaces_do_not_see_each_other(either: RedisL2, open_either: OpenL2, namespace: str) -> None:
+    await either.fill("product", {"a": record(1)}, ttl=60)
+    other = RedisL2(either._connection, Names(namespace + "x"))
+    assert await other.read("product", ["a"]) == {}
+    assert await other.drop_all("product") == 0
+    assert await held(either) == (1, b"sofa")
+
+
+# What is not ours
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"foreign", b"0" * 16, b"zz" * 40, codec.encode(record(9))[:-1], b"0000000000000009" + b"\xff" * 60]
+)
+async def test_a_foreign_or_broken_value_is_a_miss_and_is_replaced(either: RedisL2, value: bytes) -> None:
+    client = await either._connection.client()
+    await client.set(either._names.key("product", "a"), value)
+    assert await held(either) is None
+    await either.fill("product", {"a": record(10)}, ttl=60)
+    assert await held(either) == (10, b"sofa")
+
+
+@pytest.mark.parametrize("command", [("LPUSH", "x"), ("HSET", "f", "v"), ("SADD", "x")])
+async def test_a_value_of_another_type_is_a_miss_and_is_replaced(either: RedisL2, command: tuple[str, ...]) -> None:
+    client = await either._connection.client()
+    for id in "ab":
+        await client.execute_command(command[0], either._names.key("product", id), *command[1:])
+    assert await either.read("product", ["a", "b", "c"]) == {}
+    await either.fill("product", {"a": record(1), "c": record(1)}, ttl=60)
+    await either.change("product", {"b": 1}, ttl=60)
+    assert await either.read("product", ["a", "b", "c"]) == {"a": record(1), "c": record(1)}
+    assert await messages(either, "b") >= 1
+
+
+async def test_unreadable_values_are_counted(either: RedisL2) -> None:
+    client = await either._connection.client()
+    await client.set(either._names.key("product", "a"), b"foreign")
+    await held(either)
+    assert either.unreadable == 1
+
+
+# The function library
+
+
+async def delete_library(l2: RedisL2, cluster: ValkeyCluster, *, on: slice = slice(None)) -> None:
+    for node in (await cluster.primaries())[on]:
+        async with node.client() as client:
+            await client.execute_command("FUNCTION", "DELETE", l2._library)
+
+
+@pytest.mark.parametrize("on", [slice(None), slice(1), slice(1, None)])
+async def test_a_library_that_is_gone_is_loaded_again(l2: RedisL2, valkey_cluster: ValkeyCluster, on: slice) -> None:
+    ids = one_id_per_partition()
+    await l2.fill("product", {id: record(1) for id in ids}, ttl=60)
+    await delete_library(l2, valkey_cluster, on=on)
+    await l2.change("product", {id: record(2) for id in ids}, ttl=60)
+    assert {found.version for found in (await l2.read("product", ids)).values()} == {2}
+    assert [await messages(l2, id) for id in ids] == [1] * PARTITIONS
+
+
+async def test_many_at_once_find_no_library(l2: RedisL2, valkey_cluster: ValkeyCluster) -> None:
+    await l2.fill("product", {"a": record(1)}, ttl=60)
+    await delete_library(l2, valkey_cluster)
+    await asyncio.gather(*(l2.change("product", {id: record(2)}, ttl=60) for id in islice(one_id_per_partition(), 20)))
+
+
+async def test_two_versions_of_the_library_serve_side_by_side(l2: RedisL2, namespace: str) -> None:
+    later = RedisL2(l2._connection, Names(namespace))
+    later._library, later._code = f"{namespace}_later", l2._code.replace(l2._library, f"{namespace}_later") + "\n-- later"
+    await l2.change("product", {"a": record(1, b"one")}, ttl=60)
+    await later.change("product", {"a": record(2, b"two")}, ttl=60)
+    await l2.change("product", {"a": record(3, b"three")}, ttl=60)
+    assert await held(later) == (3, b"three")
+    assert await messages(l2) == 3
+
+
+async def test_a_library_that_cannot_be_loaded_is_a_refusal(l2: RedisL2) -> None:
+    l2._library, l2._code = "broken", "#!lua name=broken\nnot lua"
+    with pytest.raises(TierFailed) as caught:
+        await l2.fill("product", {"a": record(1)}, ttl=60)
+    assert (caught.value.tier, caught.value.failure) == (Tier.L2, Failure.REFUSED)
+
+
+# Who holds what
+
+
+async def test_the_owners_are_the_primaries_with_all_partitions_between_them(
+    l2: RedisL2, valkey_cluster: ValkeyCluster
+) -> None:
+    owners = await l2.owners()
+    assert {port for _, port in owners} == {node.port for node in await valkey_cluster.primaries()}
+    assert sorted(partition for held in owners.values() for partition in held) == list(range(PARTITIONS))
+
+
+async def test_a_single_server_owns_everything(valkey: ValkeyServer, namespace: str) -> None:
+    async with open_l2(valkey.address, namespace) as l2:
+        assert await l2.owners() == {("127.0.0.1", valkey.port): list(range(PARTITIONS))}
+
+
+@pytest.mark.parametrize("mode", ["auto", "cluster"])
+async def test_one_node_is_enough_to_find_the_cluster(valkey_cluster: ValkeyCluster, namespace: str, mode: str) -> None:
+    async with open_l2(valkey_cluster.addresses[4], namespace, redis_mode=mode) as l2:
+        await l2.fill("product", {id: record(1) for id in "abcdef"}, ttl=60)
+        assert len(await l2.read("product", list("abcdef"))) == 6
+
+
+# Away, slow, full
+
+
+async def read(l2: RedisL2) -> object:
+    return await l2.read("product", ["a"])
+
+
+async def fill(l2: RedisL2) -> object:
+    return await l2.fill("product", {"a": record(1)}, ttl=60)
+
+
+async def drop_all(l2: RedisL2) -> object:
+    return await l2.drop_all("product")
+
+
+@pytest.mark.parametrize(("mode", "nodes"), [("auto", 1), ("auto", 2), ("cluster", 1), ("single", 1)])
+@pytest.mark.parametrize("work", [read, fill, drop_all])
+async def test_a_redis_that_is_away_is_unreachable(namespace: str, mode: str, nodes: int, work: object) -> None:
+    addresses = ",".join(f"127.0.0.1:{port}" for port in free_ports([0] * nodes))
+    async with open_l2(addresses, namespace, redis_mode=mode) as l2:
+        for _ in range(2):
+            with pytest.raises(TierFailed) as caught:
+                await work(l2)  # type: ignore[operator]
+            assert caught.value.failure is Failure.UNREACHABLE
+
+
+async def test_a_cluster_that_is_away_has_no_owners(namespace: str) -> None:
+    async with open_l2(",".join(f"127.0.0.1:{port}" for port in free_ports([0, 0])), namespace) as l2:
+        for _ in range(2):
+            with pytest.raises(TierFailed):
+                await l2.owners()
+
+
+@pytest.mark.parametrize("work", [read, fill])
+async def test_a_redis_that_hangs_is_a_timeout_and_heals(valkey: ValkeyServer, namespace: str, work: object) -> None:
+    async with Proxy(valkey.address) as proxy, open_l2(proxy.address, namespace, redis_timeout=0.1) as l2:
+        await work(l2)  # type: ignore[operator]
+        proxy.stall()
+        with pytest.raises(TierFailed) as caught:
+            await work(l2)  # type: ignore[operator]
+        assert caught.value.failure is Failure.TIMEOUT
+        await proxy.heal()
+        await work(l2)  # type: ignore[operator]
+
+
+async def test_a_connection_that_was_cut_is_made_again(valkey: ValkeyServer, namespace: str) -> None:
+    async with Proxy(valkey.address) as proxy, open_l2(proxy.address, namespace) as l2:
+        await fill(l2)
+        proxy.cut()
+        with pytest.raises(TierFailed):
+            await read(l2)
+        await proxy.heal()
+        assert await held(l2) == (1, b"sofa")
+
+
+async def test_a_wrong_password_is_no_defect(valkey: ValkeyServer, namespace: str) -> None:
+    async with open_l2(valkey.address, namespace, redis_username="nobody", redis_password="wrong") as l2:
+        with pytest.raises(TierFailed) as caught:
+            await read(l2)
+        assert "wrong" not in str(caught.value).replace("WRONGPASS", "")
+
+
+async def test_more_at_once_than_connections_is_busy_not_away(valkey_cluster: ValkeyCluster, namespace: str) -> None:
+    async with open_l2(",".join(valkey_cluster.addresses), namespace, redis_max_connections=2) as l2:
+        await fill(l2)
+        outcomes = await asyncio.gather(*(read(l2) for _ in range(50)), return_exceptions=True)
+        failures = {outcome.failure for outcome in outcomes if isinstance(outcome, TierFailed)}
+        assert failures <= {Failure.BUSY}
+        assert all(isinstance(outcome, dict | TierFailed) for outcome in outcomes)
+        assert await held(l2) == (1, b"sofa")
+
+
+async def test_the_first_callers_share_one_client(valkey: ValkeyServer) -> None:
+    connection = Connection(redis_settings(valkey.address))
+    clients = await asyncio.gather(*(connection.client() for _ in range(10)))
+    assert len({id(client) for client in clients}) == 1
+    await connection.close()
+
+
+async def test_a_full_redis_still_tells_of_changes(valkey: ValkeyServer, namespace: str) -> None:
+    async with open_l2(valkey.address, namespace) as l2, valkey.client() as client:
+        await l2.fill("product", {"a": record(1, b"old")}, ttl=60)
+        await client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(TierFailed):
+                await l2.fill("product", {"b": record(1)}, ttl=60)
+            await l2.change("product", {"a": record(2, b"new")}, ttl=60)
+            assert await messages(l2) == 1
+            assert await held(l2) in (None, (2, b"new"))
+        finally:
+            await client.config_set("maxmemory", "0")
+        # What is older must not come back when there is room again.
+        await l2.fill("product", {"a": record(1, b"old")}, ttl=60)
+        assert await held(l2) in (None, (2, b"new"))

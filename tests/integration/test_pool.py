@@ -1,0 +1,271 @@
+"""The pool: bounds, and a server that is slow, gone, or not what it should be."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cache_sidecar.devstack.postgres import Postgres
+from cache_sidecar.devstack.processes import Processes
+from cache_sidecar.errors import Failure, NotFound, SettingsError, Tier, TierFailed
+from cache_sidecar.store.pool import Connection, Database, Written
+from tests.conftest import ChoosePorts
+from tests.gates import Gate
+from tests.proxy import Proxy
+from tests.sidecars import until
+from tests.stores import Creation, key, open_database, run
+
+
+@pytest.fixture
+async def opened(database: str) -> AsyncIterator[Database]:
+    async with open_database(database) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+async def own(processes: Processes, choose_ports: ChoosePorts) -> AsyncIterator[Postgres]:
+    """A PostgreSQL that tests may stop."""
+    (port,) = choose_ports(1)
+    server = Postgres(processes, processes.state.path / "postgres-pool", port, settings={"fsync": "off"})
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def failure_of(database: Database, query: str = "SELECT 1") -> Failure | None:
+    try:
+        await database.fetch(query, [])
+    except TierFailed as error:
+        assert error.tier is Tier.STORE
+        return error.failure
+    return None
+
+
+def proxied(dsn: str, proxy: Proxy) -> str:
+    before, _, after = dsn.rpartition("@")
+    return f"{before}@{proxy.address}/{after.partition('/')[2]}"
+
+
+@pytest.mark.parametrize(("size", "timeout"), [(0, 1.0), (1, 0.0), (-1, 1.0)])
+def test_bounds_are_checked(size: int, timeout: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        Database("postgresql://nobody/none", size=size, timeout=timeout, prepare=True, guard=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://u:s3cr3t@db/shop?no_such_option=1", "postgresql://u:s3cr3t@[db/shop"])
+def test_a_uri_that_libpq_cannot_read_is_a_setting_that_is_wrong(dsn: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Database(dsn, size=1, timeout=1.0, prepare=True, guard=None)  # type: ignore[arg-type]
+    assert "s3cr3t" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_rows_are_returned(opened: Database) -> None:
+    assert await opened.fetch("SELECT %s::int, 'x'", [5]) == [(5, "x")]
+    assert await opened.fetch("SELECT 1 WHERE false", []) == []
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+async def test_statements_are_prepared_or_not(database: str, prepare: bool) -> None:
+    async with open_database(database, size=1, prepare=prepare) as store:
+        for _ in range(10):
+            await store.fetch("SELECT 1 AS prepared_or_not", [])
+        found = await store.fetch("SELECT 1 FROM pg_prepared_statements WHERE statement LIKE %s", ["%prepared_or_not%"])
+        assert bool(found) == prepare
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("query", "failure"),
+    [
+        ("SELECT * FROM no_such_table", Failure.REFUSED),
+        ("SELECT 1/0", Failure.REFUSED),
+        ("not sql", Failure.REFUSED),
+        ("SET statement_timeout = 10; SELECT pg_sleep(60)", Failure.TIMEOUT),
+    ],
+)
+async def test_what_postgresql_refuses_is_no_defect(database: str, query: str, failure: Failure) -> None:
+    async with open_database(database, size=1) as store:
+        assert await failure_of(store, query) is failure
+        assert await failure_of(store, "RESET statement_timeout") in (None, Failure.REFUSED)
+        assert await failure_of(store) is None
+
+
+async def test_a_statement_that_was_cancelled_is_not_repeated(database: str) -> None:
+    async with open_database(database, size=1) as store:
+        await run(database, "CREATE SEQUENCE public.attempts")
+        assert await failure_of(store, "SET statement_timeout = 50; SELECT nextval('attempts'), pg_sleep(60)") is Failure.TIMEOUT
+    assert await run(database, "SELECT last_value, is_called FROM attempts") == [(1, True)]
+
+
+async def test_work_that_takes_too_long_is_ended_and_gives_its_connection_back(database: str) -> None:
+    async with open_database(database, size=1, timeout=0.2) as store:
+        assert await failure_of(store, "SELECT pg_sleep(60)") is Failure.TIMEOUT
+        await until(lambda: nobody_sleeps(database))
+        assert await failure_of(store) is None
+
+
+async def nobody_sleeps(database: str) -> bool:
+    found = await run(database, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'")
+    return not found
+
+
+async def test_a_caller_who_leaves_gives_the_connection_back(database: str) -> None:
+    async with open_database(database, size=1) as store:
+        leaving = asyncio.create_task(store.fetch("SELECT pg_sleep(60)", []))
+        await until(lambda: somebody_sleeps(database))
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert await failure_of(store) is None
+
+
+async def somebody_sleeps(database: str) -> bool:
+    return not await nobody_sleeps(database)
+
+
+async def test_over_the_bound_it_is_busy_at_once(database: str) -> None:
+    async with open_database(database, size=1, waiting=1) as store:
+        gate = Gate()
+        gate.close()
+
+        async def hold(_: Connection) -> Written:
+            await gate.passed()
+            return Written(b"", "a", 0)
+
+        holding = asyncio.create_task(store.write(None, hold))
+        await gate.reached()
+        waiting = asyncio.create_task(store.fetch("SELECT 1", []))
+        await asyncio.sleep(0)
+        assert await failure_of(store) is Failure.BUSY
+        gate.open()
+        await asyncio.gather(holding, waiting)
+        assert await failure_of(store) is None
+
+
+async def test_callers_that_conflict_are_no_sign_that_the_server_is_away(database: str) -> None:
+    """Deadlocks and the like are answers: they must not make the breaker refuse everybody."""
+    async with open_database(database, size=2) as store:
+        for _ in range(5):
+            assert await failure_of(store, "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$") is not None
+        assert await failure_of(store) is None
+
+
+# The server goes away
+
+
+async def test_a_server_that_is_not_there_is_unreachable(database: str) -> None:
+    async with Proxy("127.0.0.1:1") as nobody, open_database(proxied(database, nobody), timeout=0.5) as store:
+        assert await failure_of(store) in (Failure.UNREACHABLE, Failure.TIMEOUT)
+
+
+async def test_a_server_that_comes_later_is_used(database: str) -> None:
+    target = database.rpartition("@")[2].partition("/")[0]
+    async with Proxy(target) as proxy:
+        proxy.cut()
+        async with open_database(proxied(database, proxy), timeout=0.2) as store:
+            assert await failure_of(store) in (Failure.UNREACHABLE, Failure.TIMEOUT)
+            await proxy.heal()
+            await until(lambda: works(store))
+
+
+async def works(store: Database) -> bool:
+    return await failure_of(store) is None
+
+
+async def test_a_read_survives_the_restart_of_the_server(own: Postgres) -> None:
+    async with open_database(own.dsn(), size=4) as store:
+        await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.05)", []) for _ in range(4)))
+        await own.restart()
+        assert await failure_of(store) is None
+        assert await asyncio.gather(*(failure_of(store) for _ in range(8))) == [None] * 8
+
+
+async def test_a_read_survives_connections_that_were_cut(own: Postgres) -> None:
+    async with open_database(own.dsn(), size=4) as store:
+        await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.05)", []) for _ in range(4)))
+        await run(own.dsn("postgres"), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cache_sidecar'")
+        assert await failure_of(store) is None
+
+
+async def test_a_server_that_hangs_is_a_timeout_and_heals(own: Postgres) -> None:
+    async with open_database(own.dsn(), timeout=0.3) as store:
+        assert await failure_of(store) is None
+        own.pause()
+        try:
+            async with asyncio.timeout(10):
+                assert await failure_of(store) in (Failure.TIMEOUT, Failure.UNREACHABLE)
+        finally:
+            own.resume()
+        await until(lambda: works(store))
+
+
+async def test_a_network_that_hangs_is_a_timeout_and_heals(database: str) -> None:
+    target = database.rpartition("@")[2].partition("/")[0]
+    async with Proxy(target) as proxy, open_database(proxied(database, proxy), timeout=0.3) as store:
+        assert await failure_of(store) is None
+        proxy.stall()
+        async with asyncio.timeout(10):
+            assert await failure_of(store) is Failure.TIMEOUT
+        await proxy.heal()
+        await until(lambda: works(store))
+
+
+async def test_a_write_is_not_repeated_when_the_connection_breaks(database: str) -> None:
+    async with open_database(database) as store:
+        runs = 0
+
+        async def work(connection: Connection) -> Written:
+            nonlocal runs
+            runs += 1
+            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            return Written(b"", "a", 1)
+
+        with pytest.raises(TierFailed) as caught:
+            await store.write(key(), work)
+        assert (caught.value.failure, runs) == (Failure.UNREACHABLE, 1)
+
+
+# Writes
+
+
+async def test_a_write_is_committed_when_it_returns(opened: Database, database: str) -> None:
+    written = await opened.write(None, Creation("a"))
+    assert (written.reply, written.id, written.entry) == (b"reply", "a", b"entry")
+    assert await run(database, "SELECT version FROM cache_sidecar.products") == [(written.version,)]
+
+
+async def test_a_write_that_fails_leaves_nothing(opened: Database, database: str) -> None:
+    async def work(connection: Connection) -> Written:
+        await Creation("a")(connection)
+        raise NotFound("product", "b")
+
+    with pytest.raises(NotFound):
+        await opened.write(key(), work)
+    for table in ("products", "outbox", "requests"):
+        assert await run(database, f"SELECT 1 FROM cache_sidecar.{table}") == []
+
+
+async def test_a_conflict_without_a_request_id_is_refused(opened: Database) -> None:
+    await opened.write(None, Creation("a"))
+    with pytest.raises(TierFailed) as caught:
+        await opened.write(None, Creation("a"))
+    assert caught.value.failure is Failure.REFUSED
+
+
+async def test_after_close_nothing_is_done(database: str) -> None:
+    async with open_database(database) as store:
+        pass
+    assert await failure_of(store) is Failure.UNREACHABLE
+
+
+async def test_closing_gives_every_connection_back(database: str) -> None:
+    async with open_database(database, size=3) as store:
+        await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.02)", []) for _ in range(3)))
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cache_sidecar' AND datname = current_database()"
+
+    async def all_closed() -> bool:
+        return await run(database, query) == [(0,)]
+
+    await until(all_closed)

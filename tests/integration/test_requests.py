@@ -1,0 +1,210 @@
+"""The ledger: however often and wherever a request is repeated, it has one effect and one reply."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.errors import AlreadyExists, EtagMismatch, NotFound, RequestIdReused
+from cache_sidecar.services.writing import Writer
+from cache_sidecar.store.pool import Connection, Database, Written
+from cache_sidecar.store.product import ProductRow, ProductStore
+from cache_sidecar.v1 import product_service_pb2 as pb
+from tests.gates import Gate
+from tests.sidecars import until
+from tests.stores import Creation, key, open_database, run
+from tests.tiers import open_case
+
+
+@pytest.fixture
+async def opened(database: str) -> AsyncIterator[Database]:
+    async with open_database(database, size=8) as store:
+        yield store
+
+
+async def effects(database: str) -> tuple[int, int, int]:
+    """Returns how many products, outbox rows and ledger rows there are."""
+    counts = [await run(database, f"SELECT count(*) FROM cache_sidecar.{t}") for t in ("products", "outbox", "requests")]
+    return counts[0][0][0], counts[1][0][0], counts[2][0][0]
+
+
+async def test_a_repeat_gets_the_first_reply_and_changes_nothing(opened: Database, database: str) -> None:
+    first = await opened.write(key(), Creation("a", b"first"))
+    again = await opened.write(key(), Creation("a", b"second"))
+    assert (again.reply, again.repeated) == (b"first", True)
+    assert {change.id: change.version for change in again.changes} == {"a": first.version}
+    assert await effects(database) == (1, 1, 1)
+
+
+async def test_a_repeat_whose_work_would_succeed_changes_nothing(opened: Database, database: str) -> None:
+    await opened.write(key(), Creation("a", b"first"))
+    again = await opened.write(key(), Creation("b", b"second"))
+    assert again.reply == b"first"
+    assert await effects(database) == (1, 1, 1)
+
+
+async def test_other_requests_are_done_on_their_own(opened: Database, database: str) -> None:
+    for number, id in enumerate("abc"):
+        await opened.write(key(number), Creation(id))
+    assert await effects(database) == (3, 3, 3)
+
+
+@pytest.mark.parametrize("other", [key(fingerprint=b"other"), key(method="Update")])
+@pytest.mark.parametrize("id", ["a", "b"])
+async def test_an_id_that_comes_back_with_another_request_is_refused(
+    opened: Database, database: str, other: object, id: str
+) -> None:
+    await opened.write(key(), Creation("a"))
+    with pytest.raises(RequestIdReused):
+        await opened.write(other, Creation(id))  # type: ignore[arg-type]
+    assert await effects(database) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("ids", ["aaaaaaaa", "abcdefgh"])
+async def test_concurrent_duplicates_have_one_effect_and_one_reply(database: str, ids: str) -> None:
+    """Through two sidecars, with work that conflicts by itself and with work that does not."""
+    async with open_database(database, size=8) as one, open_database(database, size=8) as two:
+        work = [
+            store.write(key(), Creation(id, f"{id}{number}".encode()))
+            for number, id in enumerate(ids)
+            for store in (one, two)
+        ]
+        written = await asyncio.gather(*work)
+        assert len({result.reply for result in written}) == 1
+        assert [result.repeated for result in written].count(False) == 1
+        assert len({change.version for result in written for change in result.changes}) == 1
+    assert await effects(database) == (1, 1, 1)
+
+
+async def test_a_duplicate_waits_for_the_first_and_takes_over_when_it_fails(opened: Database, database: str) -> None:
+    gate = Gate()
+    gate.close()
+
+    async def failing(connection: Connection) -> Written:
+        await Creation("a")(connection)
+        await gate.passed()
+        raise NotFound("product", "other")
+
+    first = asyncio.create_task(opened.write(key(), failing))
+    await gate.reached()
+    second = asyncio.create_task(opened.write(key(), Creation("a", b"second")))
+    await until(lambda: somebody_waits(database))
+    gate.open()
+    with pytest.raises(NotFound):
+        await first
+    assert (await second).reply == b"second"
+    assert await effects(database) == (1, 1, 1)
+
+
+async def somebody_waits(database: str) -> bool:
+    query = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(await run(database, query))
+
+
+@pytest.mark.parametrize("error", [NotFound("product", "a"), AlreadyExists("product", "a"), EtagMismatch("product", "a", "1")])
+async def test_a_repeat_that_would_now_fail_gets_the_first_reply(opened: Database, error: Exception) -> None:
+    await opened.write(key(), Creation("a", b"first"))
+
+    async def now_failing(_: Connection) -> Written:
+        raise error
+
+    assert (await opened.write(key(), now_failing)).reply == b"first"
+    with pytest.raises(type(error)):
+        await opened.write(key(2), now_failing)
+
+
+async def test_a_deletion_that_is_repeated_is_one(opened: Database, database: str) -> None:
+    store = ProductStore(opened)
+    await opened.write(None, Creation("a"))
+
+    async def delete(connection: Connection) -> Written:
+        return Written(b"deleted", "a", await store.delete(connection, "a", lambda _: None))
+
+    first = await opened.write(key(), delete)
+    again = await opened.write(key(), delete)
+    assert again.reply == b"deleted"
+    assert {change.id: change.version for change in again.changes} == {"a": first.version}
+    assert (await effects(database))[1] == 2
+
+
+async def test_concurrent_updates_under_one_etag_have_one_winner(opened: Database) -> None:
+    store = ProductStore(opened)
+    created = await opened.write(None, Creation("a"))
+
+    def update(title: str) -> object:
+        def change(current: ProductRow) -> ProductRow:
+            if current.version != created.version:
+                raise EtagMismatch("product", "a", f"{current.version:x}")
+            return current._replace(title=title)
+
+        async def work(connection: Connection) -> Written:
+            row = await store.update(connection, "a", change)
+            return Written(title.encode(), "a", row.version)
+
+        return work
+
+    outcomes = await asyncio.gather(
+        *(opened.write(key(number), update(f"title{number}")) for number in range(8)),  # type: ignore[arg-type]
+        return_exceptions=True,
+    )
+    assert [isinstance(outcome, EtagMismatch) for outcome in outcomes].count(True) == 7
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+    assert (await store.load(["a"]))[0].title.encode() == winner.reply
+
+
+# The writer: what is committed reaches the caches, whoever still listens
+
+
+def creation_request() -> pb.CreateProductRequest:
+    return pb.CreateProductRequest(request_id=str(uuid4()))
+
+
+async def test_a_write_whose_caller_left_is_finished(
+    opened: Database, valkey_cluster: ValkeyCluster, namespace: str
+) -> None:
+    async with open_case(",".join(valkey_cluster.addresses), namespace, clock=ManualClock()) as case:
+        writer, gate = Writer(opened), Gate()
+        gate.close()
+
+        async def work(connection: Connection) -> Written:
+            await gate.passed()
+            return await Creation("a")(connection)
+
+        leaving = asyncio.create_task(writer.write(case.dataset, creation_request(), work))
+        await gate.reached()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        gate.open()
+        await writer.close()
+        record = await case.in_l2("a")
+        assert record is not None
+        assert record.value == b"entry"
+
+
+async def test_a_repeat_through_another_sidecar_ends_what_that_one_held(
+    database: str, valkey_cluster: ValkeyCluster, namespace: str
+) -> None:
+    """The first sidecar died between the commit and Redis; whoever repeats the request reads what it wrote."""
+    nodes = ",".join(valkey_cluster.addresses)
+    async with open_database(database) as store, open_case(nodes, namespace) as case:
+        request, writer = creation_request(), Writer(store)
+        assert (await case.get("a"))[0] is None
+        async with open_case("127.0.0.1:1", namespace) as dead:
+            await writer.write(dead.dataset, request, Creation("a"))
+        case.rows.commit("a", 1, b"entry")
+        assert (await case.get("a"))[0] is None
+        assert await writer.write(case.dataset, request, Creation("a")) == b"reply"
+        assert (await case.get("a"))[0] == b"entry"
+
+
+async def test_a_request_without_an_id_is_done_each_time(opened: Database, valkey_cluster: ValkeyCluster, namespace: str) -> None:
+    async with open_case(",".join(valkey_cluster.addresses), namespace) as case:
+        writer = Writer(opened)
+        for id in "ab":
+            await writer.write(case.dataset, pb.CreateProductRequest(), Creation(id))
+        assert await case.dataset.get_many("ab") != {}
+        assert [bool(await case.in_l2(id)) for id in "ab"] == [True, True]

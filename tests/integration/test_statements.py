@@ -1,0 +1,170 @@
+"""Coalescing, counted in PostgreSQL's own log: what a burst of callers costs the database."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from psycopg import sql
+
+from cache_sidecar.devstack.postgres import Postgres
+from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.v1 import product_service_pb2 as pb
+from cache_sidecar.v1 import product_service_pb2_grpc as pb_grpc
+from tests.conftest import ChoosePorts
+from tests.contract.raw import RawConnection, RawReply, message
+from tests.sidecars import process, serving
+
+GET = "/cache_sidecar.v1.ProductService/GetProduct"
+CALLERS = 500
+ROUNDS = 5
+_STATEMENT = re.compile(r"LOG:  (?:execute [^:]+|statement): (.*)")
+
+
+class Log:
+    """The statements of one database since a moment, as PostgreSQL logged them."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._start = 0
+
+    def mark(self) -> None:
+        """Forgets what was logged so far."""
+        self._start = self._file.stat().st_size
+
+    def statements(self) -> list[str]:
+        """Returns what was run since; a statement is logged before it runs."""
+        with self._file.open("rb") as file:
+            file.seek(self._start)
+            text = file.read().decode(errors="replace")
+        return [found[1] for line in text.splitlines() if (found := _STATEMENT.search(line))]
+
+    def queries(self) -> list[str]:
+        """Returns the queries among them, without what a new connection or its pool sends."""
+        return [text for text in self.statements() if "products" in text]
+
+
+@pytest.fixture
+async def log(postgres: Postgres, database: str) -> Log:
+    name = database.rpartition("/")[2]
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute(sql.SQL("ALTER DATABASE {} SET log_statement = 'all'").format(sql.Identifier(name)))
+        # The id of a round's products starts with its number.
+        await connection.execute(
+            """INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code)
+               SELECT r || '-' || n, 'a mug', 1, 'EUR' FROM generate_series(0, 11) AS r, generate_series(1, 500) AS n"""
+        )
+    return Log(postgres.child.log)
+
+
+@pytest.fixture
+async def sidecar(
+    valkey_cluster: ValkeyCluster, database: str, namespace: str, log: Log, choose_ports: ChoosePorts, tmp_path: Path
+) -> AsyncIterator[str]:
+    """The address of a sidecar that has served nothing."""
+    (port,) = choose_ports(1)
+    config = {
+        "redis_nodes": ",".join(valkey_cluster.addresses),
+        "postgres_catalog": database,
+        "namespace": namespace,
+        "listen_address": f"127.0.0.1:{port}",
+    }
+    async with process("serve", tmp_path, config):
+        await serving(f"127.0.0.1:{port}")
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.asynccontextmanager
+async def connections(address: str, count: int) -> AsyncIterator[list[RawConnection]]:
+    """Opens so many connections, each ready to send."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(RawConnection.open(address)) for _ in range(count)]
+        for raw in opened:
+            reply = await raw.call("/grpc.health.v1.Health/Check", message(b""))
+            assert reply.status == 0
+        yield opened
+
+
+async def burst(opened: list[RawConnection], ids: list[str]) -> list[RawReply]:
+    """Asks for every id at the same moment, over the connections in turn; returns the replies in another order."""
+    requests = [pb.GetProductRequest(product_id=id).SerializeToString() for id in ids]
+    bursts = [raw.burst(GET, requests[n :: len(opened)]) for n, raw in enumerate(opened)]
+    return sum(await asyncio.gather(*bursts), [])
+
+
+async def found(opened: list[RawConnection], ids: list[str]) -> None:
+    """Asks for every id as `burst` does; each has to be found."""
+    replies = await burst(opened, ids)
+    assert {reply.status for reply in replies} == {0}
+    got = [pb.GetProductResponse.FromString(reply.body[5:]).product.product_id for reply in replies]
+    assert sorted(got) == sorted(ids)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+async def test_500_callers_of_one_cold_product_cost_one_query(sidecar: str, log: Log, count: int) -> None:
+    async with connections(sidecar, count) as opened:
+        for round in range(ROUNDS):
+            log.mark()
+            await found(opened, [f"{round}-1"] * CALLERS)
+            assert len(log.queries()) == 1, f"round {round}"
+
+
+@pytest.mark.parametrize("count", [1, 8, 25])
+async def test_500_callers_of_500_cold_products_cost_at_most_3_queries(sidecar: str, log: Log, count: int) -> None:
+    async with connections(sidecar, count) as opened:
+        costs = []
+        for round in range(ROUNDS):
+            log.mark()
+            await found(opened, [f"{round}-{number}" for number in range(1, CALLERS + 1)])
+            costs.append(len(log.queries()))
+        assert max(costs) <= 3, f"queries of each round, the first one by a cold process: {costs}"
+
+
+@contextlib.asynccontextmanager
+async def calling(address: str) -> AsyncIterator[Any]:
+    """Yields a stub of the products."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield pb_grpc.ProductServiceStub(channel)
+
+
+async def test_a_batch_of_500_cold_products_costs_one_query(sidecar: str, log: Log) -> None:
+    async with calling(sidecar) as stub:
+        for round in range(ROUNDS):
+            log.mark()
+            ids = [f"{round}-{number}" for number in range(1, 501)]
+            reply = await stub.BatchGetProducts(pb.BatchGetProductsRequest(product_ids=ids))
+            assert len(reply.products) == 500
+            assert len(log.queries()) == 1
+
+
+async def test_500_callers_of_products_that_do_not_exist_cost_at_most_3_queries(sidecar: str, log: Log) -> None:
+    async with connections(sidecar, 4) as opened:
+        for round in range(ROUNDS):
+            log.mark()
+            ids = [f"none-{round}-{number}" for number in range(CALLERS)]
+            assert {reply.status for reply in await burst(opened, ids)} == {grpc.StatusCode.NOT_FOUND.value[0]}
+            assert len(log.queries()) <= 3
+
+
+async def test_what_is_in_memory_costs_no_query(sidecar: str, log: Log) -> None:
+    async with connections(sidecar, 4) as opened:
+        ids = [f"0-{number}" for number in range(1, CALLERS + 1)]
+        await found(opened, ids)
+        log.mark()
+        await found(opened, ids)
+        assert log.queries() == []
+
+
+async def test_a_write_is_one_transaction(sidecar: str, log: Log) -> None:
+    async with calling(sidecar) as stub:
+        request = pb.UpdateProductRequest(request_id="6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+        request.product.product_id, request.product.title = "0-1", "changed"
+        log.mark()
+        await stub.UpdateProduct(request)
+        kinds = [text.split()[0] for text in log.statements() if not text.startswith("SET")]
+        assert kinds == ["BEGIN", "SELECT", "UPDATE", "INSERT", "COMMIT"]

@@ -1,0 +1,83 @@
+"""A sidecar's ear: what it hears of changes made elsewhere, and when it knows that it may have missed some."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from cache_sidecar.settings import Settings
+from cache_sidecar.tiers.coherence import Coherence
+from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+from tests.sidecars import until
+from tests.tiers import redis_settings
+
+HERE = partition_of("a")
+
+
+class Ear:
+    """A follower that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, int]] = []
+        self.partitions: list[int] = []
+        self.trusted: set[int] = set()
+        self.order: list[str] = []
+
+    def changed(self, id: str, version: int) -> None:
+        self.changes.append((id, version))
+
+    def partition_changed(self, partition: int) -> None:
+        self.partitions.append(partition)
+        if partition == HERE:
+            self.order.append("drop")
+
+    def set_trusted(self, partition: int, trusted: bool) -> None:
+        (self.trusted.add if trusted else self.trusted.discard)(partition)
+        if partition == HERE:
+            self.order.append("trust" if trusted else "distrust")
+
+    def forget(self) -> None:
+        self.changes, self.partitions, self.order = [], [], []
+
+
+class Line:
+    """A sidecar's connection to what others change."""
+
+    def __init__(self, settings: Settings, namespace: str) -> None:
+        self.connection = Connection(settings)
+        self.names = Names(namespace)
+        self.l2 = RedisL2(self.connection, self.names)
+        self.ear = Ear()
+        self.woken = 0
+        self.coherence = Coherence(self.l2, self.connection, self.names, followers={"product": self.ear}, on_message=self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    async def trusted(self) -> None:
+        await until(lambda: self.coherence.is_trusted() and len(self.ear.trusted) == PARTITIONS)
+
+    async def change(self, id: str, version: int) -> None:
+        await self.l2.change("product", {id: Record(version, 0.0, b"sofa")}, ttl=60)
+
+    async def command(self, *words: object) -> object:
+        return await (await self.connection.client()).execute_command(*words)
+
+    async def dropped(self, partition: int = HERE) -> None:
+        await until(lambda: partition in self.ear.partitions)
+
+    async def heard(self, id: str, version: int) -> None:
+        await until(lambda: (id, version) in self.ear.changes)
+
+
+@contextlib.asynccontextmanager
+async def open_line(nodes: str, namespace: str, *, trusted: bool = True) -> AsyncIterator[Line]:
+    line = Line(redis_settings(nodes), namespace)
+    line.coherence.start()
+    try:
+        if trusted:
+            await line.trusted()
+            line.ear.forget()
+        yield line
+    finally:
+        await line.coherence.stop()
+        await line.connection.close()

@@ -1,0 +1,186 @@
+"""A dataset for tests: real L1, real Redis, and a load whose rows, failures and pauses the test decides."""
+
+import contextlib
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.settings import Settings
+from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.l1 import LruL1
+from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Record, Row, Source, partition_of
+from tests.gates import Gate
+from tests.sidecars import until
+
+POLICY = DatasetPolicy(l1_soft_ttl=100, l1_hard_ttl=200, l2_ttl=1000, jitter=0, negative_ttl=10, stale_limit=5)
+BYPASS = Freshness(bypass=True)
+
+
+def redis_settings(nodes: str, **more: Any) -> Settings:
+    """Returns settings that name a Redis, and a PostgreSQL that nobody asks."""
+    return Settings(redis_nodes=nodes, postgres_catalog="postgresql://nobody@127.0.0.1:1/none", **more)
+
+
+@contextlib.asynccontextmanager
+async def open_l2(nodes: str, namespace: str, **more: Any) -> AsyncIterator[RedisL2]:
+    """Opens an L2 on the Redis node(s) `host:port,...`."""
+    connection = Connection(redis_settings(nodes, **more))
+    try:
+        yield RedisL2(connection, Names(namespace))
+    finally:
+        await connection.close()
+
+
+def one_id_per_partition() -> list[str]:
+    """Returns 256 ids."""
+    found: dict[int, str] = {}
+    for number in range(10_000):
+        found.setdefault(partition_of(f"id{number}"), f"id{number}")
+    assert len(found) == PARTITIONS
+    return list(found.values())
+
+
+class Rows:
+    """A load: what PostgreSQL would hold, what it was asked, and where it can be held before and after it looks."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.calls: list[list[str]] = []
+        self.before = Gate()
+        self.after = Gate()
+        self.failure: Failure | None = None
+
+    def commit(self, id: str, version: int, value: bytes | None = None) -> None:
+        """Changes a row; None deletes it."""
+        if value is None:
+            self.rows.pop(id, None)
+        else:
+            self.rows[id] = Row(version, value)
+
+    async def __call__(self, ids: Sequence[str]) -> Mapping[str, Row]:
+        self.calls.append(list(ids))
+        await self.before.passed()
+        if self.failure is not None:
+            raise TierFailed(Tier.STORE, self.failure)
+        found = {id: self.rows[id] for id in ids if id in self.rows}
+        await self.after.passed()
+        return found
+
+
+class HeldL2(RedisL2):
+    """An L2 that can be held before it asks Redis, and with the reply in its hands."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        super().__init__(connection, names)
+        self.before_read, self.after_read = Gate(), Gate()
+        self.before_fill, self.before_change, self.after_change = Gate(), Gate(), Gate()
+        self.before_drop, self.after_drop = Gate(), Gate()
+        self.reads = 0
+
+    async def read(self, dataset: str, ids: Sequence[str]) -> dict[str, Record]:
+        self.reads += 1
+        await self.before_read.passed()
+        found = await super().read(dataset, ids)
+        await self.after_read.passed()
+        return found
+
+    async def fill(self, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
+        await self.before_fill.passed()
+        await super().fill(dataset, records, ttl=ttl)
+
+    async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
+        await self.before_change.passed()
+        await super().change(dataset, changes, ttl=ttl)
+        await self.after_change.passed()
+
+    async def drop(self, dataset: str, ids: Sequence[str]) -> None:
+        await self.before_drop.passed()
+        await super().drop(dataset, ids)
+        await self.after_drop.passed()
+
+    async def drop_all(self, dataset: str) -> int:
+        await self.before_drop.passed()
+        count = await super().drop_all(dataset)
+        await self.after_drop.passed()
+        return count
+
+
+class Case:
+    """A dataset called `product`, and all that is around it. Messages are heard when the test says so."""
+
+    def __init__(self, l2: HeldL2, rows: Rows, clock: ManualClock, *, policy: DatasetPolicy, unit: float) -> None:
+        self.l1 = LruL1(max_bytes=1 << 20, max_entries=100)
+        self.l2, self.rows, self.clock, self.policy = l2, rows, clock, policy
+        self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, clock=clock)
+        self.dataset = Dataset(
+            "product",
+            l1=self.l1,
+            l2=l2,
+            load=rows,
+            l2_guard=self.guard,
+            policy=lambda: self.policy,
+            clock=clock,
+            unit=lambda: unit,
+        )
+
+    def trust(self, *, trusted: bool = True) -> None:
+        """Says that every invalidation is heard, or that it is not known."""
+        for partition in range(PARTITIONS):
+            self.dataset.set_trusted(partition, trusted)
+
+    async def get(self, id: str, wanted: Freshness = Freshness()) -> tuple[bytes | None, Source]:  # noqa: B008
+        """Returns value and source of an answer."""
+        answer = await self.answer(id, wanted)
+        return answer.value, answer.source
+
+    async def answer(self, id: str, wanted: Freshness = Freshness()) -> Answer:  # noqa: B008
+        """Returns an answer when what goes on behind it has ended."""
+        answer = await self.dataset.get(id, wanted)
+        await self.settled()
+        return answer
+
+    async def settled(self) -> None:
+        """Returns when nothing goes on behind the replies."""
+        await until(lambda: not self.dataset._background)
+
+    async def write(self, id: str, version: int, value: bytes | None) -> None:
+        """Commits, and takes it to the caches."""
+        self.rows.commit(id, version, value)
+        await self.dataset.committed(id, version, value)
+
+    async def in_l2(self, id: str) -> Record | None:
+        """Returns what Redis holds."""
+        return (await RedisL2.read(self.l2, "product", [id])).get(id)
+
+    def forget(self) -> None:
+        """Empties L1 alone."""
+        for partition in range(PARTITIONS):
+            self.l1.drop_partition(partition)
+
+
+@contextlib.asynccontextmanager
+async def open_case(
+    nodes: str,
+    namespace: str,
+    *,
+    rows: Rows | None = None,
+    clock: ManualClock | None = None,
+    policy: DatasetPolicy = POLICY,
+    unit: float | None = None,
+    **more: Any,
+) -> AsyncIterator[Case]:
+    """Opens a case; two of one namespace, with the same rows and clock, are two sidecars of a shop."""
+    connection = Connection(redis_settings(nodes, **more))
+    l2 = HeldL2(connection, Names(namespace))
+    case = Case(l2, rows or Rows(), clock or ManualClock(), policy=policy, unit=random.random() if unit is None else unit)
+    case.trust()
+    try:
+        yield case
+        await case.dataset.close()
+    finally:
+        await connection.close()

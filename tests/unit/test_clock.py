@@ -1,0 +1,21 @@
+"""Time as an argument."""
+
+import time
+
+from cache_sidecar.clock import ManualClock, SystemClock
+
+
+def test_the_machine_s_clock_is_the_machine_s() -> None:
+    before = time.time()
+    assert before <= SystemClock().now() <= time.time()
+
+
+def test_a_manual_clock_stands_still_until_it_is_moved() -> None:
+    clock = ManualClock(100.0)
+    assert clock.now() == clock.now() == 100.0
+    clock.advance(2.5)
+    assert clock.now() == 102.5
+
+
+def test_a_manual_clock_starts_at_a_plausible_time() -> None:
+    assert ManualClock().now() > 1_600_000_000

@@ -1,0 +1,254 @@
+"""The guard: bounds, time limits, and the breaker. Work is held by gates, time is moved by hand."""
+
+import asyncio
+
+import pytest
+
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.errors import Failure, NotFound, Tier, TierFailed
+from cache_sidecar.tiers.guard import BREAK_AFTER, BREAK_FOR, Guard
+from tests.gates import Gate
+
+LONG = 60.0
+
+
+def guard(clock: ManualClock | None = None, *, timeout: float = LONG, running: int = 1, waiting: int = 1) -> Guard:
+    return Guard(Tier.L2, timeout=timeout, max_running=running, max_waiting=waiting, clock=clock or ManualClock())
+
+
+async def answer() -> str:
+    return "answer"
+
+
+def failing(failure: Failure = Failure.UNREACHABLE) -> TierFailed:
+    return TierFailed(Tier.L2, failure)
+
+
+async def fail(of: Guard, error: BaseException | None = None, *, times: int = 1) -> None:
+    async def work() -> None:
+        raise error or failing()
+
+    for _ in range(times):
+        with pytest.raises((TierFailed, NotFound, KeyError)):
+            await of.run(work)
+
+
+async def failure_of(of: Guard) -> Failure | None:
+    try:
+        await of.run(answer)
+    except TierFailed as error:
+        return error.failure
+    return None
+
+
+async def trip(of: Guard) -> None:
+    await fail(of, times=BREAK_AFTER)
+    assert of.is_open()
+
+
+@pytest.mark.parametrize(("timeout", "running", "waiting"), [(0, 1, 1), (-1.0, 1, 1), (1, 0, 1), (1, 1, -1)])
+def test_bounds_are_checked(timeout: float, running: int, waiting: int) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        guard(timeout=timeout, running=running, waiting=waiting)
+
+
+async def test_the_result_is_passed_on() -> None:
+    assert await guard().run(answer) == "answer"
+
+
+async def test_a_failure_is_passed_on_and_counted() -> None:
+    of = guard()
+    await fail(of, failing(Failure.REFUSED))
+    assert of.errors == 1
+
+
+async def test_a_defect_is_passed_on_as_it_is() -> None:
+    of = guard()
+    await fail(of, KeyError("defect"), times=BREAK_AFTER + 1)
+    assert not of.is_open()
+
+
+# The breaker
+
+
+async def test_the_breaker_opens_after_failures_in_a_row() -> None:
+    of = guard()
+    await fail(of, times=BREAK_AFTER - 1)
+    assert not of.is_open()
+    await fail(of)
+    assert of.is_open()
+    assert await failure_of(of) is Failure.UNREACHABLE
+
+
+async def test_a_success_in_between_starts_the_count_again() -> None:
+    of = guard()
+    await fail(of, times=BREAK_AFTER - 1)
+    await of.run(answer)
+    await fail(of, times=BREAK_AFTER - 1)
+    assert not of.is_open()
+
+
+@pytest.mark.parametrize("error", [failing(Failure.BUSY), failing(Failure.REFUSED), NotFound("product", "x")])
+async def test_an_answer_is_no_sign_that_the_tier_is_away(error: Exception) -> None:
+    of = guard()
+    await fail(of, error, times=BREAK_AFTER * 2)
+    assert not of.is_open()
+    assert await failure_of(of) is None
+
+
+async def test_a_wrong_request_shows_that_the_tier_answers() -> None:
+    of = guard()
+    await fail(of, times=BREAK_AFTER - 1)
+    await fail(of, NotFound("product", "x"))
+    await fail(of, times=BREAK_AFTER - 1)
+    assert not of.is_open()
+
+
+async def test_an_open_breaker_does_not_start_the_work() -> None:
+    of, started = guard(), False
+    await trip(of)
+
+    async def work() -> None:
+        nonlocal started
+        started = True
+
+    with pytest.raises(TierFailed):
+        await of.run(work)
+    assert not started
+
+
+async def test_after_a_while_one_piece_of_work_is_let_through() -> None:
+    clock = ManualClock()
+    of, gate = guard(clock, running=2), Gate()
+    await trip(of)
+    clock.advance(BREAK_FOR)
+    gate.close()
+    trial = asyncio.create_task(of.run(gate.passed))
+    await gate.reached()
+    assert await failure_of(of) is Failure.UNREACHABLE
+    gate.open()
+    await trial
+    assert not of.is_open()
+    assert await failure_of(of) is None
+
+
+async def test_a_failed_trial_keeps_it_open_for_as_long_again() -> None:
+    clock = ManualClock()
+    of = guard(clock)
+    await trip(of)
+    clock.advance(BREAK_FOR)
+    await fail(of)
+    clock.advance(BREAK_FOR / 2)
+    assert await failure_of(of) is Failure.UNREACHABLE
+    clock.advance(BREAK_FOR / 2)
+    assert await failure_of(of) is None
+
+
+async def test_a_cancelled_trial_leaves_the_next_one() -> None:
+    clock = ManualClock()
+    of, gate = guard(clock), Gate()
+    await trip(of)
+    clock.advance(BREAK_FOR)
+    gate.close()
+    trial = asyncio.create_task(of.run(gate.passed))
+    await gate.reached()
+    trial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trial
+    clock.advance(BREAK_FOR)
+    assert await failure_of(of) is None
+
+
+# Time and bounds
+
+
+async def test_work_that_hangs_is_a_timeout() -> None:
+    of, gate = guard(timeout=0.01), Gate()
+    gate.close()
+    with pytest.raises(TierFailed) as caught:
+        await of.run(gate.passed)
+    assert (caught.value.tier, caught.value.failure) == (Tier.L2, Failure.TIMEOUT)
+
+
+async def test_hanging_work_opens_the_breaker() -> None:
+    of, gate = guard(timeout=0.01), Gate()
+    gate.close()
+    for _ in range(BREAK_AFTER):
+        with pytest.raises(TierFailed):
+            await of.run(gate.passed)
+    assert of.is_open()
+
+
+async def test_a_timeout_inside_the_work_is_the_tier_s() -> None:
+    async def work() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TierFailed) as caught:
+        await guard().run(work)
+    assert caught.value.failure is Failure.TIMEOUT
+
+
+async def test_over_the_bound_it_is_busy_at_once() -> None:
+    of, gate = guard(running=1, waiting=1), Gate()
+    gate.close()
+    running = asyncio.create_task(of.run(gate.passed))
+    await gate.reached()
+    waiting = asyncio.create_task(of.run(answer))
+    await asyncio.sleep(0)
+    assert await failure_of(of) is Failure.BUSY
+    assert not of.is_open()
+    gate.open()
+    await running
+    assert await waiting == "answer"
+    assert await failure_of(of) is None
+
+
+async def test_waiting_for_others_too_long_is_busy_and_says_nothing_of_the_tier() -> None:
+    gate = Gate()
+    gate.close()
+    slow = guard(timeout=0.2, running=1, waiting=BREAK_AFTER)
+    running = asyncio.create_task(slow.run(gate.passed))
+    await gate.reached()
+    waiting = [asyncio.create_task(slow.run(answer)) for _ in range(BREAK_AFTER)]
+    outcomes = await asyncio.gather(running, *waiting, return_exceptions=True)
+    assert [error.failure for error in outcomes[1:] if isinstance(error, TierFailed)] == [Failure.BUSY] * BREAK_AFTER
+    assert not slow.is_open()
+
+
+async def test_work_that_waits_is_not_started() -> None:
+    of, gate, started = guard(), Gate(), False
+    gate.close()
+    running = asyncio.create_task(of.run(gate.passed))
+    await gate.reached()
+
+    async def work() -> None:
+        nonlocal started
+        started = True
+
+    waiting = asyncio.create_task(of.run(work))
+    await asyncio.sleep(0)
+    assert not started
+    gate.open()
+    await asyncio.gather(running, waiting)
+    assert started
+
+
+@pytest.mark.parametrize("cancelled", ["running", "waiting"])
+async def test_cancelled_work_gives_its_place_back(cancelled: str) -> None:
+    of, gate = guard(running=1, waiting=1), Gate()
+    gate.close()
+    tasks = {"running": asyncio.create_task(of.run(gate.passed))}
+    await gate.reached()
+    tasks["waiting"] = asyncio.create_task(of.run(answer))
+    await asyncio.sleep(0)
+    tasks[cancelled].cancel()
+    await asyncio.gather(tasks[cancelled], return_exceptions=True)
+    gate.open()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    gate.close()
+    again = asyncio.create_task(of.run(gate.passed))
+    more = asyncio.create_task(of.run(answer))
+    await gate.reached()
+    assert await failure_of(of) is Failure.BUSY
+    gate.open()
+    await asyncio.gather(again, more)

@@ -1,0 +1,108 @@
+"""The policy: what ships, what a file puts over it, and what is wrong with a file."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from cache_sidecar import policy
+from cache_sidecar.errors import SettingsError
+from cache_sidecar.policy import DatasetPolicy
+
+ROW = "l1_soft_ttl = 1\nl1_hard_ttl = 2\nl2_ttl = 3\nnegative_ttl = 4\nstale_limit = 5\n"
+
+
+def error_of(text: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        policy.parse(text, origin="my.toml", base=policy.default())
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("my.toml")
+    return str(caught.value)
+
+
+def test_what_ships_is_valid_and_as_designed() -> None:
+    product = policy.default()["product"]
+    assert product.l2_ttl == 3600
+    assert product.jitter == 0.1
+    assert product.stale_limit == 2
+    assert product.l1_soft_ttl < product.l1_hard_ttl
+
+
+def test_every_key_is_explained_in_the_file_that_ships() -> None:
+    text = resources.files("cache_sidecar").joinpath("policy.toml").read_text()
+    for key in DatasetPolicy.model_fields:
+        assert f"# {key} " in text
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[product]\nl2_ttl = 60\n")
+    changed, default = policy.load(str(file))["product"], policy.default()["product"]
+    assert changed == default.model_copy(update={"l2_ttl": 60.0})
+
+
+def test_no_file_is_what_ships() -> None:
+    assert policy.load("") == policy.default()
+
+
+def test_a_symlink_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("[product]\nl2_ttl = 60\n")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert policy.load(str(tmp_path / "link"))["product"].l2_ttl == 60
+
+
+def test_a_whole_policy_needs_no_base() -> None:
+    assert policy.parse(f"[sofa]\n{ROW}", origin="x")["sofa"].jitter == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[product", "is not TOML"),
+        ("[sofa]\nl2_ttl = 1", "there is no dataset 'sofa'; there are: "),
+        ("product = 5", "product must be a table: [product]"),
+        ("[product]\nl2_tll = 5", "l2_tll"),
+        ("[product]\nl2_ttl = 0", "greater than 0"),
+        ("[product]\nl2_ttl = -1", "greater than 0"),
+        ("[product]\nl2_ttl = 'long'", "number"),
+        ("[product]\nl2_ttl = nan", "less than or equal to 2592000"),
+        ("[product]\nnegative_ttl = nan", "less than or equal to 2592000"),
+        ("[product]\nl2_ttl = inf", "less than or equal to 2592000"),
+        ("[product]\nstale_limit = -1", "greater than or equal to 0"),
+        ("[product]\njitter = 0.6", "less than or equal to 0.5"),
+        ("[product]\njitter = nan", "less than or equal to 0.5"),
+        ("[product]\nl1_soft_ttl = 301", "l1_soft_ttl (301) must not be above l1_hard_ttl (300)"),
+    ],
+)
+def test_one_line_says_what_is_wrong(text: str, expected: str) -> None:
+    line = error_of(text)
+    assert expected in line
+    assert "TOML" in line or "product" in line or "sofa" in line
+
+
+def test_an_unknown_key_is_told_the_known_ones() -> None:
+    assert "l2_ttl" in error_of("[product]\nttl = 5")
+
+
+def test_a_key_that_is_missing_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"x: sofa\.stale_limit: "):
+        policy.parse(f"[sofa]\n{ROW.replace('stale_limit = 5', '')}", origin="x")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot read the policy file .*: No such file"):
+        policy.load(str(tmp_path / "none.toml"))
+    with pytest.raises(SettingsError, match=r"cannot read the policy file .*: Is a directory"):
+        policy.load(str(tmp_path))
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="is not UTF-8 text"):
+        policy.load(str(file))
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        policy.default()["product"].l2_ttl = 5

@@ -1,0 +1,333 @@
+"""Settings: where they come from, and the one line that says what is wrong with them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from cache_sidecar.errors import SettingsError
+from cache_sidecar.settings import PREFIX, Settings, describe, load, split_address
+
+SECRET = "s3cr3t-never-shown"
+DSN = f"postgresql://shop:{SECRET}@db.internal:5432/shop"
+NEEDED = {"redis_nodes": "127.0.0.1:6379", "postgres_catalog": DSN}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The least that must be set, and nothing else of ours."""
+    for variable in list(os.environ):
+        if variable.upper().startswith(PREFIX):
+            monkeypatch.delenv(variable)
+    for name, value in NEEDED.items():
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+    return monkeypatch
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return tmp_path / "settings.toml"
+
+
+def error_of(**values: str) -> str:
+    """Returns the one line that the settings of these variables lead to."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(PREFIX + name.upper(), value)
+        return error_with()
+
+
+def error_with(file: Path | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(str(file) if file else None)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert SECRET not in text
+    assert caught.value.__cause__ is None
+    return text
+
+
+# Where they come from
+
+
+def test_what_is_not_set_has_its_default() -> None:
+    settings = load()
+    assert settings.listen_address == "127.0.0.1:50051"
+    assert settings.redis_nodes == ("127.0.0.1:6379",)
+    assert settings.l1_max_bytes == 160 * 1024 * 1024
+
+
+def test_a_file_sets_and_a_variable_wins(toml: Path, environment: pytest.MonkeyPatch) -> None:
+    toml.write_text('namespace = "file"\nregion = "eu"\n')
+    environment.setenv(PREFIX + "NAMESPACE", "variable")
+    settings = load(str(toml))
+    assert (settings.namespace, settings.region) == ("variable", "eu")
+
+
+def test_the_file_may_be_named_by_a_variable(toml: Path, environment: pytest.MonkeyPatch) -> None:
+    toml.write_text('region = "eu"\n')
+    environment.setenv(PREFIX + "CONFIG", str(toml))
+    assert load().region == "eu"
+
+
+def test_an_argument_wins_over_the_variable_that_names_a_file(toml: Path, environment: pytest.MonkeyPatch) -> None:
+    toml.write_text('region = "eu"\n')
+    environment.setenv(PREFIX + "CONFIG", "/no/such/file")
+    assert load(str(toml)).region == "eu"
+
+
+def test_a_file_can_be_a_symlink_as_kubernetes_mounts_it(toml: Path, tmp_path: Path) -> None:
+    data = tmp_path / "..data"
+    data.mkdir()
+    (data / "settings.toml").write_text('region = "eu"\n')
+    toml.symlink_to(data / "settings.toml")
+    assert load(str(toml)).region == "eu"
+
+
+def test_nodes_are_separated_by_commas_or_a_list(toml: Path, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(PREFIX + "REDIS_NODES", " a:1 , b:2,")
+    assert load().redis_nodes == ("a:1", "b:2")
+    environment.delenv(PREFIX + "REDIS_NODES")
+    toml.write_text('redis_nodes = ["c:3", "[::1]:4"]\n')
+    assert load(str(toml)).redis_nodes == ("c:3", "[::1]:4")
+
+
+@pytest.mark.parametrize("name", ["namespace", "Namespace", "NAMESPACE"])
+def test_a_variable_s_case_does_not_matter(environment: pytest.MonkeyPatch, name: str) -> None:
+    variable = PREFIX.lower() + name
+    environment.setenv(variable, "lower")
+    assert load().namespace == "lower"
+    assert {line.name: line.origin for line in describe()}["namespace"] == variable
+
+
+def test_roles_without_a_database_share_the_catalogue_s(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(PREFIX + "POSTGRES_USER", "postgres://other/users")
+    settings = load()
+    assert settings.database("catalog") == settings.database("analytics") == DSN
+    assert settings.database("user") == "postgres://other/users"
+
+
+# What Kubernetes and applications set is not ours
+
+
+@pytest.mark.parametrize("service", ["", "INJECTOR_", "RELAY_"])
+def test_variables_of_kubernetes_services_are_ignored(environment: pytest.MonkeyPatch, service: str) -> None:
+    stem = PREFIX + service
+    for name, value in {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "443",
+        "SERVICE_PORT_GRPC_WEB": "443",
+        "PORT": "tcp://10.0.0.1:443",
+        "PORT_443_TCP": "tcp://10.0.0.1:443",
+        "PORT_443_TCP_PROTO": "tcp",
+        "PORT_443_TCP_PORT": "443",
+        "PORT_443_TCP_ADDR": "10.0.0.1",
+    }.items():
+        environment.setenv(stem + name, value)
+    assert load().namespace == "cs"
+
+
+@pytest.mark.parametrize("name", ["ADDRESS", "SOCKET", "CONFIG"])
+def test_what_applications_are_told_is_ignored(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(PREFIX + name, "")
+    load()
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize("name", list(NEEDED))
+def test_what_must_be_set_is_named_with_its_variable_and_meaning(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.delenv(PREFIX + name.upper())
+    text = error_with()
+    assert text.startswith(f"{name} is not set: give {PREFIX}{name.upper()}")
+    assert "host:port" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("namespace", "Shop-1", "a-z0-9_"),
+        ("namespace", "", "a-z0-9_"),
+        ("namespace", "x" * 17, "1,16"),
+        ("listen_address", "localhost", "host:port"),
+        ("listen_address", "localhost:http", "host:port"),
+        ("listen_address", "localhost:99999", "host:port"),
+        ("listen_socket_mode", "rw", "0-7"),
+        ("redis_nodes", "redis", "host:port"),
+        ("redis_nodes", "a:1,b", "'b' must be host:port"),
+        ("redis_nodes", ",", "at least 1"),
+        ("redis_mode", "sentinel", "'auto', 'cluster' or 'single'"),
+        ("redis_timeout", "0", "greater than 0"),
+        ("redis_timeout", "11", "less than or equal to 10"),
+        ("redis_timeout", "fast", "number"),
+        ("redis_timeout", "", "number"),
+        ("redis_timeout", "nan", "less than or equal to 10"),
+        ("redis_tls", "maybe", "boolean"),
+        ("redis_tls_cert", __file__, "set both or neither"),
+        ("redis_tls_ca", "/no/such/ca.pem", "cannot read /no/such/ca.pem"),
+        ("postgres_catalog", "", "at least 1"),
+        ("postgres_catalog", "host=db user=shop", "postgresql://user:password@host:5432/database"),
+        ("postgres_catalog", "mysql://db/shop", "postgresql://user:password@host:5432/database"),
+        ("postgres_catalog", f"postgresql://shop:{SECRET}@db:port/shop", "postgresql://user:password@host:5432/database"),
+        ("postgres_catalog", f"postgresql://u:{SECRET}@[db/shop", "postgresql://user:password@host:5432/database"),
+        ("postgres_user", f"postgresql://u:{SECRET}@db:5432:1/shop", "percent-encoded"),
+        ("postgres_user", f"postgresql://u:{SECRET}/x@db/shop", "percent-encoded"),
+        ("postgres_pool_size", "0", "greater than or equal to 1"),
+        ("postgres_pool_size", "8.5", "integer"),
+        ("l1_max_bytes", "1000", "greater than or equal to 1048576"),
+        ("l1_max_entries", "0", "greater than or equal to 1"),
+        ("max_message_bytes", "1000000000", "less than or equal to"),
+        ("drain_seconds", "-1", "greater than or equal to 0"),
+        ("drain_seconds", "nan", "less than or equal to 600"),
+        ("region", "EU West", "a-z0-9-"),
+        ("change_retention", "inf", "less than or equal to 2592000"),
+        ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_one_line_names_the_setting_and_says_what_would_be_right(name: str, value: str, right: str) -> None:
+    text = error_of(**{name: value})
+    assert name in text
+    assert right in text
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://db/shop",
+        "postgres://u@db:5432/shop",
+        "postgresql://u:p%40ss%2F@db/shop?sslmode=require",
+        "postgresql://u:p@[::1]:5432/shop",
+        "postgresql://u@a:5432,b:5433/shop?target_session_attrs=read-write",
+        "postgresql:///shop?host=/run/postgresql",
+        "postgresql://%2Frun%2Fpostgresql/shop",
+    ],
+)
+def test_whatever_libpq_takes_is_fine(environment: pytest.MonkeyPatch, dsn: str) -> None:
+    conninfo_to_dict(dsn)
+    environment.setenv(PREFIX + "POSTGRES_CATALOG", dsn)
+    assert load().database("catalog") == dsn
+
+
+def test_no_listener_at_all_is_wrong() -> None:
+    assert error_of(listen_address="") == "listen_address and listen_socket are both empty: set one of them"
+
+
+def test_a_socket_alone_is_enough(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(PREFIX + "LISTEN_ADDRESS", "")
+    environment.setenv(PREFIX + "LISTEN_SOCKET", "/tmp/cs.sock")
+    assert load().listen_socket == "/tmp/cs.sock"
+
+
+def test_tls_files_that_are_there_are_fine(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("certificate")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for name in ("CA", "CERT", "KEY"):
+        environment.setenv(f"{PREFIX}REDIS_TLS_{name}", str(tmp_path / "link"))
+    assert load().redis_tls_ca == str(tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    ("variable", "close"),
+    [("REDIS_NODE", "did you mean 'redis_nodes'?"), ("REDIS_PORT", ""), ("QZX", "see `cache-sidecar config`")],
+)
+def test_an_unknown_variable_is_refused(environment: pytest.MonkeyPatch, variable: str, close: str) -> None:
+    environment.setenv(PREFIX + variable, SECRET)
+    text = error_with()
+    assert f"{PREFIX}{variable}: there is no setting {variable.lower()!r}" in text
+    assert close in text
+
+
+def test_an_unknown_name_in_the_file_is_refused(toml: Path) -> None:
+    toml.write_text('redis_node = "a:1"\n')
+    assert error_with(toml) == f"{toml}: there is no setting 'redis_node', did you mean 'redis_nodes'?"
+
+
+def test_a_table_in_the_file_is_refused(toml: Path) -> None:
+    toml.write_text('[redis]\nnodes = "a:1"\n')
+    assert "there is no setting 'redis'" in error_with(toml)
+
+
+def test_a_value_of_another_type_in_the_file_is_refused(toml: Path, environment: pytest.MonkeyPatch) -> None:
+    environment.delenv(PREFIX + "POSTGRES_CATALOG")
+    toml.write_text("postgres_catalog = 5\n")
+    assert "postgres_catalog" in error_with(toml)
+
+
+def test_what_is_no_toml_is_refused_with_its_line(toml: Path) -> None:
+    toml.write_text(f'postgres_catalog = "{DSN}\n')
+    text = error_with(toml)
+    assert str(toml) in text
+    assert "line 1" in text
+
+
+def test_what_is_no_text_is_refused(toml: Path) -> None:
+    toml.write_bytes(b"\xff\xfe\x00")
+    assert f"{toml} is not TOML" in error_with(toml)
+
+
+def test_a_missing_file_is_refused(toml: Path) -> None:
+    assert error_with(toml) == f"cannot read the settings file {toml}: No such file or directory"
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    assert error_with(tmp_path) == f"cannot read the settings file {tmp_path}: Is a directory"
+
+
+# Printing them
+
+
+def test_every_setting_is_described_with_its_origin(toml: Path, environment: pytest.MonkeyPatch) -> None:
+    toml.write_text('region = "eu"\nnamespace = "file"\n')
+    environment.setenv(PREFIX + "NAMESPACE", "variable")
+    lines = {line.name: line for line in describe(str(toml))}
+    assert list(lines) == list(Settings.model_fields)
+    assert (lines["region"].value, lines["region"].origin) == ("eu", str(toml))
+    assert (lines["namespace"].value, lines["namespace"].origin) == ("variable", PREFIX + "NAMESPACE")
+    assert lines["log_level"].origin == "default"
+    assert lines["redis_nodes"].value == "127.0.0.1:6379"
+    assert all(line.meaning for line in lines.values())
+
+
+def test_secrets_are_never_shown(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(PREFIX + "REDIS_PASSWORD", SECRET)
+    settings = load()
+    shown = f"{settings!r} {settings} {describe()} {settings.model_dump()} {settings.model_dump_json()}"
+    assert SECRET not in shown
+    assert settings.redis_password.get_secret_value() == SECRET
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().namespace = "other"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("a:1", ("a", 1)), ("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:65535", ("::1", 65535))],
+)
+def test_addresses(address: str, expected: tuple[str, int]) -> None:
+    assert split_address(address) == expected
+
+
+@pytest.mark.parametrize("address", ["", ":", "a", "a:", ":1", "a:-1", "a:65536", "a:1x", "a: 1"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(ValueError, match="must be host:port"):
+        split_address(address)
+
+
+def test_everything_is_listed_also_while_what_is_needed_is_missing(environment: pytest.MonkeyPatch) -> None:
+    for name in NEEDED:
+        environment.delenv(PREFIX + name.upper())
+    lines = {line.name: line for line in describe()}
+    assert lines.keys() == Settings.model_fields.keys()
+    for name in NEEDED:
+        assert (lines[name].value, lines[name].origin) == ("", "needed, not set")
+
+
+def test_what_does_without_redis_need_not_say_where_it_is(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv(PREFIX + "REDIS_NODES")
+    assert load(redis=False).database("catalog") == DSN
+    with pytest.raises(SettingsError, match="redis_nodes is not set"):
+        load()

@@ -1,0 +1,94 @@
+"""The rules in the protos, as callers hear of them."""
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache_sidecar.errors import InvalidRequest
+from cache_sidecar.v1 import product_service_pb2 as pb
+from cache_sidecar.v1.cache_pb2 import ReadOptions
+from cache_sidecar.v1.product_pb2 import Product
+from cache_sidecar.validation import MAX_VIOLATIONS, validate
+
+
+def violations(message: object, path: str = "") -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        validate(message, path=path)  # type: ignore[arg-type]
+    return dict(caught.value.violations)
+
+
+def product(**more: object) -> Product:
+    made = Product(product_id="A1", title="Sofa", **more)  # type: ignore[arg-type]
+    made.price.units, made.price.currency_code = 5, "EUR"
+    return made
+
+
+def test_a_right_message_passes() -> None:
+    validate(pb.GetProductRequest(product_id="85123A"))
+    validate(pb.CreateProductRequest(product=product()))
+
+
+@pytest.mark.parametrize("id", ["a{b}c", "a:b", " ", "ä", "\U0001f6cb" * 128, "%", "'; DROP TABLE products"])
+def test_ids_may_hold_whatever_is_no_control_character(id: str) -> None:
+    validate(pb.GetProductRequest(product_id=id))
+
+
+@pytest.mark.parametrize("id", ["", "\x00", "a\nb", "\x7f", "x" * 129])
+def test_other_ids_are_refused_by_name(id: str) -> None:
+    assert list(violations(pb.GetProductRequest(product_id=id))) == ["product_id"]
+
+
+def test_a_pattern_is_told_in_words() -> None:
+    assert violations(pb.GetProductRequest(product_id="a\nb")) == {"product_id": "must not contain control characters"}
+    described = violations(pb.CreateProductRequest(product=product(description="a\x00b")))
+    assert described == {"product.description": "must not contain NUL characters"}
+
+
+def test_nested_fields_repeated_fields_and_maps_are_named_by_their_path() -> None:
+    broken = product(categories=["fine", "\x00"], attributes={"k\x00": "v", "size": "\x00"})
+    broken.price.nanos = -1
+    found = violations(pb.CreateProductRequest(product=broken))
+    assert "product.categories[1]" in found
+    assert "product.attributes['size']" in found
+    assert r"product.attributes['k\x00']" in found
+    assert any(field.startswith("product.price") for field in found)
+
+
+def test_a_path_can_be_put_before_the_fields() -> None:
+    assert list(violations(pb.GetProductRequest(product_id=""), path="product.")) == ["product.product_id"]
+
+
+@pytest.mark.parametrize("uuid", ["1", "not-a-uuid", "00000000-0000-0000-0000-00000000000g"])
+def test_a_request_id_is_a_uuid(uuid: str) -> None:
+    assert list(violations(pb.CreateProductRequest(product=product(), request_id=uuid))) == ["request_id"]
+
+
+@pytest.mark.parametrize("age", [Duration(seconds=-1), Duration(seconds=2**62)])
+def test_an_impossible_duration_is_refused_in_words(age: Duration) -> None:
+    found = violations(pb.GetProductRequest(product_id="A1", options=ReadOptions(max_age=age)))
+    assert found
+    assert all(text for text in found.values())
+
+
+def test_so_many_violations_are_told_and_no_more() -> None:
+    found = violations(pb.BatchGetProductsRequest(product_ids=["", "a\n"] * 200))
+    assert 1 <= len(found) <= MAX_VIOLATIONS
+
+
+def test_a_violation_does_not_repeat_what_it_was_sent() -> None:
+    found = violations(pb.CreateProductRequest(product=product(attributes={"k" * 10_000: "v"})))
+    assert all(len(field) < 200 for field in found)
+
+
+@given(data=st.binary(max_size=200))
+def test_whatever_parses_is_valid_or_refused_in_words(data: bytes) -> None:
+    request = pb.CreateProductRequest()
+    try:
+        request.ParseFromString(data)
+    except ValueError:  # DecodeError
+        return
+    except Exception as error:  # noqa: BLE001
+        assert type(error).__name__ == "DecodeError"  # noqa: PT017
+        return
+    assert all(violations(request).values())
