@@ -1,0 +1,45 @@
+"""Deletes the rows of sessions that are over, in batches."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from cache_sidecar import telemetry
+from cache_sidecar.clock import Clock
+from cache_sidecar.errors import TierFailed
+from cache_sidecar.store.session import PURGE, SessionStore
+
+# Seconds between two looks.
+EVERY = 30.0
+# Seconds that a session's row is kept after its expiry, of which PostgreSQL may not have heard the last 5 minutes; and after
+# its end, which can be repeated as long.
+EXPIRED_KEPT = 3600.0
+ENDED_KEPT = 86_400.0
+
+
+class OverSessions:
+    """Purges the sessions of one database; any number of relays may do so side by side."""
+
+    def __init__(self, store: SessionStore, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Purges every so often, until cancelled."""
+        while True:
+            try:
+                if purged := await self.step():
+                    telemetry.log.info("sessions purged", count=purged)
+            except TierFailed as error:
+                telemetry.log.warning("sessions cannot be purged; trying again", error=str(error))
+            await asyncio.sleep(EVERY)
+
+    async def step(self) -> int:
+        """Purges everything that is due now, and returns how much that was."""
+        now = datetime.fromtimestamp(self._clock.now(), UTC)
+        expired, ended = now - timedelta(seconds=EXPIRED_KEPT), now - timedelta(seconds=ENDED_KEPT)
+        total = 0
+        while purged := await self._store.purge(expired_before=expired, deleted_before=ended):
+            total += purged
+            if purged < PURGE:
+                break
+        return total

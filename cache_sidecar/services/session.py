@@ -1,0 +1,368 @@
+"""SessionService: what the shop remembers of one browser or app.
+
+Nothing keeps or logs a session_id, the ledger of requests included: everything goes by its SHA-256.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from itertools import islice
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cache_sidecar.clock import Clock
+from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
+from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.services import pages, session_fields
+from cache_sidecar.services.freshness import describe, metadata
+from cache_sidecar.services.touches import Touches
+from cache_sidecar.services.writing import Mutation, Writer
+from cache_sidecar.store import requests
+from cache_sidecar.store.pool import Changed, Connection, Written
+from cache_sidecar.store.requests import FirstReply
+from cache_sidecar.store.session import SessionRow, SessionStore, not_found
+from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.ports import Answer, Expiry, Load, Record, Row, Source
+from cache_sidecar.v1 import session_service_pb2 as pb
+from cache_sidecar.v1.session_pb2 import Session, SessionClient
+from cache_sidecar.v1.session_service_pb2_grpc import SessionServiceServicer
+from cache_sidecar.validation import validate
+
+Context = grpc.aio.ServicerContext[Any, Any]
+DATASET = "session"
+# Bytes of randomness in a session_id.
+ID_BYTES = 32
+# Ends of sessions in one message to Redis.
+TOLD = 500
+# Seconds after which a session ends that has no max_lifetime.
+_NEVER = 100 * 365 * 86400.0
+
+Make = Callable[[Connection, str], Awaitable[tuple[SessionRow, Mapping[str, int]]]]
+"""Makes a session that goes by a hash; returns it, and the hashes that ended with it, with the versions of that."""
+
+
+class _Issued(NamedTuple):
+    """A session under an id that nobody was told yet."""
+
+    session_id: str
+    row: SessionRow
+    is_pending: bool
+    "Whether Redis could not be told what ended with it."
+
+
+class SessionService(SessionServiceServicer):
+    """Reads sessions through Redis, and writes them through to PostgreSQL."""
+
+    def __init__(self, sessions: Dataset, *, store: SessionStore, writer: Writer, touches: Touches, clock: Clock) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._writer = writer
+        self._touches = touches
+        self._clock = clock
+
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
+        """Inserts a session."""
+        now, policy = self._clock.now(), self._sessions.policy()
+        end = now + (policy.max_lifetime or _NEVER)
+        new = SessionRow(
+            session_hash="",
+            user_id=request.user_id,
+            attributes=dict(request.attributes),
+            ip_address=request.client.ip_address,
+            user_agent=request.client.user_agent,
+            create_time=_moment(now),
+            update_time=_moment(now),
+            expire_time=_moment(min(now + policy.l2_ttl, end)),
+            end_time=_moment(end),
+        )
+
+        async def create(connection: Connection, session_hash: str) -> tuple[SessionRow, Mapping[str, int]]:
+            return await self._store.create(connection, new._replace(session_hash=session_hash)), {}
+
+        issued = await self._issue(request, create)
+        return pb.CreateSessionResponse(session_id=issued.session_id, session=message(issued.row))
+
+    async def GetSession(  # type: ignore[override]  # replies are serialized here
+        self, request: pb.GetSessionRequest, context: Context
+    ) -> bytes:
+        """Returns the cached reply with expiry and metadata appended: on the wire, that is how two messages are merged."""
+        answer, expiry = await self._use(hash_of(request.session_id))
+        rest = pb.GetSessionResponse(session=Session(expire_time=_timestamp(_moment(expiry.until))))
+        describe(answer, rest.cache)
+        return (answer.value or b"") + rest.SerializeToString()
+
+    async def TouchSession(self, request: pb.TouchSessionRequest, context: Context) -> pb.TouchSessionResponse:
+        """Is a read whose content nobody wants."""
+        answer, expiry = await self._use(hash_of(request.session_id))
+        return pb.TouchSessionResponse(expire_time=_timestamp(_moment(expiry.until)), cache=metadata(answer))
+
+    async def UpdateSession(  # type: ignore[override]  # replies are serialized here
+        self, request: pb.UpdateSessionRequest, context: Context
+    ) -> bytes:
+        """Changes the row as it is when it is locked."""
+        given, paths = request.session, session_fields.paths(request)
+        validate(pb.GetSessionRequest(session_id=given.session_id), path="session.")
+        session_hash = hash_of(given.session_id)
+        is_over = await self._is_over(session_hash)
+        row: SessionRow
+
+        def change(current: SessionRow) -> SessionRow:
+            if given.etag and given.etag != _etag(current):
+                raise EtagMismatch("session", not_found(session_hash).id, _etag(current))
+            return session_fields.changed(self._going_on(current, is_over), given, paths)
+
+        async def update(connection: Connection) -> Written:
+            nonlocal row
+            row = await self._store.update(connection, session_hash, change)
+            return Written(pb.UpdateSessionResponse(session=message(row)).SerializeToString(), session_hash, row.version)
+
+        async def tell(written: Written) -> None:
+            await self._tell([] if written.repeated else [row], written)
+
+        return (await self._writer.run(request, update, tell)).reply
+
+    async def RotateSession(self, request: pb.RotateSessionRequest, context: Context) -> pb.RotateSessionResponse:
+        """Ends the row, and goes on with another one of the same content."""
+        session_hash = hash_of(request.session_id)
+        is_over = await self._is_over(session_hash)
+
+        async def rotate(connection: Connection, new_hash: str) -> tuple[SessionRow, Mapping[str, int]]:
+            row, ended = await self._store.rotate(
+                connection, session_hash, new_hash, lambda current: self._going_on(current, is_over)
+            )
+            return row, {session_hash: ended}
+
+        issued = await self._issue(request, rotate)
+        return pb.RotateSessionResponse(
+            session_id=issued.session_id, session=message(issued.row), revocation_pending=issued.is_pending
+        )
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+        """Ends the row; the relay deletes it later."""
+        session_hash, is_told = hash_of(request.session_id), True
+
+        async def end(connection: Connection) -> Written:
+            version = await self._store.end(connection, session_hash, _moment(self._clock.now()))
+            return Written(b"", session_hash, version)
+
+        async def tell(written: Written) -> None:
+            nonlocal is_told
+            is_told = await self._tell([], written)
+
+        await self._writer.run(request, end, tell)
+        return pb.DeleteSessionResponse(revocation_pending=not is_told)
+
+    async def ListUserSessions(self, request: pb.ListUserSessionsRequest, context: Context) -> pb.ListUserSessionsResponse:
+        """Asks for one session more than fits, to know whether there is another page."""
+        size = pages.size(request.page_size)
+        after = _place(pages.after(request.page_token, request.user_id))
+        now, unheard = _moment(self._clock.now()), _unheard(self._sessions.policy())
+        rows = await self._store.page(request.user_id, now=now, unheard=unheard, after=after, limit=size + 1)
+        page = rows[:size]
+        newest = max((row.version for row in page), default=0)
+        return pb.ListUserSessionsResponse(
+            sessions=map(message, page),
+            next_page_token=pages.token(_place_of(page[-1]), request.user_id) if len(rows) > size else "",
+            cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
+        )
+
+    async def DeleteUserSessions(  # type: ignore[override]  # replies are serialized here
+        self, request: pb.DeleteUserSessionsRequest, context: Context
+    ) -> bytes:
+        """Ends the rows, then tells Redis of every row of the user that is ended: also those of an earlier attempt."""
+
+        async def end(connection: Connection) -> Written:
+            deleted = await self._store.end_all(connection, request.user_id, _moment(self._clock.now()))
+            return Written(pb.DeleteUserSessionsResponse(deleted=deleted).SerializeToString(), "", 0)
+
+        async def tell(_: Written) -> None:
+            ended = iter((await self._store.ended(request.user_id)).items())
+            is_told = True
+            while some := dict(islice(ended, TOLD)):
+                is_told = await self._sessions.told(self._ends(some)) and is_told
+            if not is_told:
+                raise RevocationPending
+
+        return (await self._writer.run(request, end, tell)).reply
+
+    # What the methods share
+
+    async def _use(self, session_hash: str) -> tuple[Answer, Expiry]:
+        """Reads a session, which puts off its expiry. Raises NotFound."""
+        answer = await self._sessions.get(session_hash)
+        if answer.value is None or answer.expiry is None:
+            raise not_found(session_hash)
+        self._touches.add(session_hash, answer.expiry)
+        return answer, answer.expiry
+
+    async def _is_over(self, session_hash: str) -> bool:
+        """Whether a session expired, which PostgreSQL alone may not know; it is used by that if not.
+
+        To be asked before a transaction, and told within: there, it may turn out that the request is a repeat.
+        """
+        try:
+            await self._use(session_hash)
+        except NotFound:
+            return True
+        return False
+
+    def _going_on(self, row: SessionRow, is_over: bool = False) -> SessionRow:
+        """Returns a row that is changed now, which puts off its expiry. Raises NotFound when it is over."""
+        now, policy = self._clock.now(), self._sessions.policy()
+        if is_over or row.is_over(_moment(now), _unheard(policy)):
+            raise not_found(row.session_hash)
+        return row._replace(update_time=_moment(now), expire_time=min(_moment(now + policy.l2_ttl), row.end_time))
+
+    async def _issue(self, request: Mutation, make: Make) -> _Issued:
+        """Gives a session an id. The ledger keeps its hash, and a repeat gives the session of that hash another one."""
+        issued = await self._issue_once(request, make)
+        if issued is not None:
+            return issued
+
+        async def again(connection: Connection, new_hash: str) -> tuple[SessionRow, Mapping[str, int]]:
+            current = (await requests.locked_reply(connection, request.request_id)).decode()
+            row, ended = await self._store.rotate(connection, current, new_hash, self._going_on)
+            first = FirstReply(new_hash.encode(), {new_hash: row.version, current: ended})
+            await requests.replace(connection, request.request_id, first)
+            return row, {current: ended}
+
+        issued = await self._issue_once(None, again)
+        assert issued is not None, "without a request_id nothing is a repeat"
+        return issued
+
+    async def _issue_once(self, request: Mutation | None, make: Make) -> _Issued | None:
+        """Returns None when the request is a repeat."""
+        session_id, is_told = secrets.token_urlsafe(ID_BYTES), True
+        row: SessionRow
+
+        async def work(connection: Connection) -> Written:
+            nonlocal row
+            row, ended = await make(connection, hash_of(session_id))
+            also = [Changed(session_hash, version) for session_hash, version in ended.items()]
+            return Written(row.session_hash.encode(), row.session_hash, row.version, also=also)
+
+        async def tell(written: Written) -> None:
+            nonlocal is_told
+            is_told = await self._tell([] if written.repeated else [row], written)
+
+        written = await self._writer.run(request, work, tell)
+        return None if written.repeated else _Issued(session_id, row, not is_told)
+
+    async def _tell(self, rows: Sequence[SessionRow], written: Written) -> bool:
+        """Tells Redis of rows as they are now, and that whatever else was written is over; or, of a repeat, out of date."""
+        versions = {change.id: change.version for change in written.changes}
+        if written.repeated:
+            return await self._sessions.told(versions)
+        now = self._clock.now()
+        going_on = {row.session_hash: Record(row.version, now, entry(row), _expiry(row)) for row in rows}
+        return await self._sessions.told(self._ends(versions) | going_on)
+
+    def _ends(self, versions: Mapping[str, int]) -> dict[str, Record | int]:
+        return {session_hash: Record(version, self._clock.now(), None) for session_hash, version in versions.items()}
+
+
+def hash_of(session_id: str) -> str:
+    """Returns what a session is known by wherever it is kept."""
+    return sha256(session_id.encode()).hexdigest()
+
+
+def loader(store: SessionStore, *, policy: Callable[[], DatasetPolicy], clock: Clock) -> Load:
+    """Returns what the dataset loads sessions with: each load is a use, which puts off their expiry."""
+
+    async def load(hashes: Sequence[str]) -> dict[str, Row]:
+        rows = await store.load(hashes)
+        now = clock.now()
+        return {row.session_hash: found for row in rows if (found := _found(row, now, policy())) is not None}
+
+    return load
+
+
+def _found(row: SessionRow, now: float, policy: DatasetPolicy) -> Row | None:
+    if row.delete_time is not None:
+        return Row(row.version, None)
+    if row.is_over(_moment(now), _unheard(policy)):
+        return None
+    end = row.end_time.timestamp()
+    return Row(row.version, entry(row), Expiry(min(now + policy.l2_ttl, end), end, row.expire_time.timestamp()))
+
+
+def writes(store: SessionStore, sessions: Dataset) -> Callable[[Mapping[str, float], float], Awaitable[None]]:
+    """Returns what tells PostgreSQL of uses; and Redis, if it lost that a session is ended, of that."""
+
+    async def write(untils: Mapping[str, float], overdue: float) -> None:
+        moments = {session_hash: _moment(until) for session_hash, until in untils.items()}
+        ended = await store.touch(moments, overdue=_moment(overdue))
+        known = {session_hash: version for session_hash, version in ended.items() if version}
+        await sessions.told({session_hash: sessions.record(version, None) for session_hash, version in known.items()})
+        if gone := [session_hash for session_hash in ended if session_hash not in known]:
+            with contextlib.suppress(TierFailed):  # the next use finds out again
+                await sessions.drop(gone)
+
+    return write
+
+
+def entry(row: SessionRow) -> bytes:
+    """Returns what caches keep of a session: the reply of GetSession, without what use alone changes."""
+    session = message(row)
+    session.ClearField("expire_time")
+    return pb.GetSessionResponse(session=session).SerializeToString()
+
+
+def message(row: SessionRow) -> Session:
+    """Returns a row as callers see it."""
+    return Session(
+        user_id=row.user_id,
+        attributes=row.attributes,
+        client=SessionClient(ip_address=row.ip_address, user_agent=row.user_agent)
+        if row.ip_address or row.user_agent
+        else None,
+        create_time=_timestamp(row.create_time),
+        update_time=_timestamp(row.update_time),
+        expire_time=_timestamp(row.expire_time),
+        end_time=_timestamp(row.end_time),
+        etag=_etag(row),
+    )
+
+
+def _expiry(row: SessionRow) -> Expiry:
+    until = row.expire_time.timestamp()
+    return Expiry(until, row.end_time.timestamp(), until)
+
+
+def _unheard(policy: DatasetPolicy) -> timedelta:
+    return timedelta(seconds=policy.touch_window)
+
+
+def _etag(row: SessionRow) -> str:
+    return f"{row.version:x}"
+
+
+def _moment(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError):
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
+def _place_of(last: SessionRow) -> str:
+    return f"{last.create_time.isoformat()} {last.session_hash}"
+
+
+def _place(token: str) -> tuple[datetime, str] | None:
+    if not token:
+        return None
+    try:
+        create_time, session_hash = token.split(" ", 1)
+        return datetime.fromisoformat(create_time), session_hash
+    except ValueError:
+        raise InvalidRequest({"page_token": "must be the next_page_token of a page of the same listing"}) from None

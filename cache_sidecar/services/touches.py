@@ -1,0 +1,101 @@
+"""Tells PostgreSQL that sessions are used: not every time, but so that it is never behind by more than the policy's window.
+
+Redis says, of all readers of a session, to one per window that PostgreSQL has to hear of it (see `slide` in functions.lua);
+what that one has to tell goes out within a second, many sessions in one statement. The uses in between are told when the
+window is over, if nobody was told to tell more by then, and when the sidecar stops.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+from cache_sidecar import telemetry
+from cache_sidecar.clock import Clock
+from cache_sidecar.errors import Overloaded, TierFailed
+from cache_sidecar.tiers.ports import Expiry
+
+V = TypeVar("V")
+
+# Seconds between two statements, and sessions in one.
+EVERY = 1.0
+BATCH = 1000
+# Uses that wait to be told, most of them for their window to end; of more, the longest waiting are forgotten: Redis has them.
+MAX_WAITING = 100_000
+
+Write = Callable[[Mapping[str, float], float], Awaitable[None]]
+"""Writes expiries, of those sessions whose expiry in PostgreSQL is not after a moment. Raises TierFailed, Overloaded."""
+
+
+class _Waiting(NamedTuple):
+    since: float
+    until: float
+
+
+class Touches:
+    """The uses of sessions that PostgreSQL has not heard of."""
+
+    def __init__(self, write: Write, *, ttl: Callable[[], float], window: Callable[[], float], clock: Clock) -> None:
+        self._write = write
+        self._ttl = ttl
+        self._window = window
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, session_hash: str, expiry: Expiry) -> None:
+        """Takes note of a use, as the read left the expiry."""
+        if expiry.until - expiry.stored >= self._window() or session_hash in self._due:
+            self._waiting.pop(session_hash, None)
+            self._put(self._due, session_hash, expiry.until)
+        elif expiry.until > expiry.stored:
+            earlier = self._waiting.get(session_hash)
+            since = earlier.since if earlier else self._clock.now()
+            self._put(self._waiting, session_hash, _Waiting(since, expiry.until))
+
+    @staticmethod
+    def _put(uses: dict[str, V], session_hash: str, use: V) -> None:
+        if len(uses) >= MAX_WAITING and session_hash not in uses:
+            del uses[next(iter(uses))]
+        uses[session_hash] = use
+
+    def start(self) -> None:
+        """Starts telling PostgreSQL in the background."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Tells PostgreSQL everything, once."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        rest = {session_hash: use.until for session_hash, use in self._waiting.items()} | self._due
+        self._waiting, self._due = {}, rest
+        await self._flush(overdue=float("inf"))
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Tells PostgreSQL what it has to hear by now."""
+        now, window = self._clock.now(), self._window()
+        while self._waiting:
+            session_hash, use = next(iter(self._waiting.items()))
+            if use.since + window > now:
+                break
+            del self._waiting[session_hash]
+            self._put(self._due, session_hash, use.until)
+        await self._flush(overdue=now + self._ttl() - window)
+
+    async def _flush(self, *, overdue: float) -> None:
+        while self._due:
+            batch = dict(list(self._due.items())[:BATCH])
+            try:
+                await self._write(batch, overdue)
+            except (TierFailed, Overloaded) as error:
+                telemetry.log.warning("the use of sessions cannot be written; trying again", error=str(error))
+                return
+            for session_hash, until in batch.items():
+                if self._due.get(session_hash) == until:
+                    del self._due[session_hash]

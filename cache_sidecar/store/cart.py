@@ -1,0 +1,96 @@
+"""Carts in PostgreSQL. SQL only."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from cache_sidecar.store.pool import Connection, Database
+
+
+class Item(NamedTuple):
+    """A line of a cart, its fields named as in the column `items`."""
+
+    product_id: str
+    quantity: int
+    price_units: int
+    price_nanos: int
+    currency_code: str
+    options: dict[str, str]
+
+
+class CartRow(NamedTuple):
+    """A row of cache_sidecar.carts; version 0 when there is none."""
+
+    user_id: str
+    items: Sequence[Item] = ()
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+    version: int = 0
+
+
+Change = Callable[[CartRow], Sequence[Item]]
+
+_COLUMNS = ", ".join(CartRow._fields)
+_SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.carts"
+_LOCK = f"{_SELECT} WHERE user_id = %s FOR UPDATE"
+_INSERT = f"INSERT INTO cache_sidecar.carts (user_id, items) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING {_COLUMNS}"
+_UPDATE = f"UPDATE cache_sidecar.carts SET items = %s, update_time = now() WHERE user_id = %s RETURNING {_COLUMNS}"
+
+
+class CartStore:
+    """Reads and writes carts. Methods that take a connection are one step of a transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, user_ids: Sequence[str]) -> list[CartRow]:
+        """Returns those of the carts that were ever written, in no order, by one statement."""
+        return list(map(_row, await self._database.fetch(f"{_SELECT} WHERE user_id = ANY(%s)", [list(user_ids)])))
+
+    async def idle(
+        self, seconds: float, *, before: datetime | None, after: tuple[datetime, str] | None, limit: int
+    ) -> tuple[datetime, list[CartRow]]:
+        """Returns the next carts with lines that were last changed so long ago, the longest unchanged first.
+
+        `before` is the moment that the first page returned, and `after` what the last cart of the page before says.
+        """
+        if before is None:
+            ((before,),) = await self._database.fetch("SELECT now() - make_interval(secs => %s)", [seconds])
+        further = "AND (update_time, user_id) > (%s, %s)" if after else ""
+        rows = await self._database.fetch(
+            f"{_SELECT} WHERE items <> '[]' AND update_time <= %s {further} ORDER BY update_time, user_id LIMIT %s",
+            [before, *(after or ()), limit],
+        )
+        return before, list(map(_row, rows))
+
+    async def change(self, connection: Connection, user_id: str, change: Change) -> CartRow:
+        """Locks a cart, changes its lines, and returns it as changed. Raises whatever `change` raises.
+
+        When the lines stay as they are, nothing is written.
+        """
+        while True:
+            cursor = await connection.execute(_LOCK, [user_id])
+            found = await cursor.fetchone()
+            current = _row(found) if found else CartRow(user_id)
+            items = change(current)
+            if items == current.items:
+                return current
+            lines = Jsonb([item._asdict() for item in items])
+            query, values = (_UPDATE, [lines, user_id]) if found else (_INSERT, [user_id, lines])
+            cursor = await connection.execute(query, values)
+            # None when somebody else wrote the cart for the first time meanwhile: then that one is locked, and changed.
+            if written := await cursor.fetchone():
+                return _row(written)
+
+    async def lock(self, connection: Connection, user_ids: Sequence[str]) -> None:
+        """Locks those of the carts that exist, in the order that everybody locks them in."""
+        await connection.execute(
+            "SELECT FROM cache_sidecar.carts WHERE user_id = ANY(%s) ORDER BY user_id FOR UPDATE", [list(user_ids)]
+        )
+
+
+def _row(found: Sequence[object]) -> CartRow:
+    user_id, items, *rest = found
+    return CartRow(user_id, tuple(Item(**item) for item in items), *rest)  # type: ignore[arg-type,attr-defined]

@@ -1,0 +1,166 @@
+"""Sessions in PostgreSQL, by the SHA-256 of their ids. SQL only. All times come from the caller's clock."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from cache_sidecar.errors import NotFound
+from cache_sidecar.store.pool import Connection, Database
+
+# Rows that one statement purges.
+PURGE = 1000
+
+
+class SessionRow(NamedTuple):
+    """A row of cache_sidecar.sessions."""
+
+    session_hash: str
+    user_id: str
+    attributes: dict[str, str]
+    ip_address: str
+    user_agent: str
+    create_time: datetime
+    update_time: datetime
+    expire_time: datetime
+    "As of the last use that PostgreSQL heard of."
+    end_time: datetime
+    delete_time: datetime | None = None
+    version: int = 0
+
+    def is_over(self, now: datetime, unheard: timedelta) -> bool:
+        """Whether it is certainly over, when uses of so long may be unheard of."""
+        return self.delete_time is not None or now >= min(self.expire_time + unheard, self.end_time)
+
+
+_COLUMNS = ", ".join(SessionRow._fields)
+_SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.sessions"
+_INSERTED = SessionRow._fields[:9]
+_INSERT = f"""INSERT INTO cache_sidecar.sessions ({", ".join(_INSERTED)})
+    VALUES ({", ".join(["%s"] * len(_INSERTED))}) RETURNING {_COLUMNS}"""
+_UPDATED = ("user_id", "attributes", "ip_address", "user_agent", "update_time", "expire_time")
+_UPDATE = f"""UPDATE cache_sidecar.sessions SET {", ".join(f"{column} = %s" for column in _UPDATED)}
+    WHERE session_hash = %s RETURNING {_COLUMNS}"""
+_END = "UPDATE cache_sidecar.sessions SET delete_time = %s WHERE"
+_TOUCH = """
+    WITH used AS (SELECT * FROM unnest(%s::text[], %s::timestamptz[]) AS used (session_hash, until)),
+    behind AS (
+        SELECT session_hash, until FROM cache_sidecar.sessions JOIN used USING (session_hash)
+        WHERE delete_time IS NULL AND expire_time < until AND expire_time <= %s
+        ORDER BY session_hash FOR UPDATE OF sessions SKIP LOCKED),  -- who holds the lock writes expire_time, or ends it
+    written AS (
+        UPDATE cache_sidecar.sessions SET expire_time = until FROM behind
+        WHERE sessions.session_hash = behind.session_hash)
+    SELECT session_hash, coalesce(version, 0) FROM used LEFT JOIN cache_sidecar.sessions USING (session_hash)
+    WHERE version IS NULL OR delete_time IS NOT NULL"""
+_PURGE = f"""
+    WITH purging AS MATERIALIZED (SELECT set_config('cache_sidecar.purging', 'on', true)),
+    over AS (
+        SELECT session_hash FROM purging, cache_sidecar.sessions
+        WHERE (expire_time < %s AND delete_time IS NULL) OR delete_time < %s
+        LIMIT {PURGE} FOR UPDATE OF sessions SKIP LOCKED),
+    gone AS (DELETE FROM cache_sidecar.sessions USING over WHERE sessions.session_hash = over.session_hash RETURNING 1)
+    SELECT count(*) FROM gone"""
+
+
+class SessionStore:
+    """Reads and writes sessions. Methods that take a connection are one step of a transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, hashes: Sequence[str]) -> list[SessionRow]:
+        """Returns those of the sessions that have a row, those that are over included, by one statement."""
+        rows = await self._database.fetch(f"{_SELECT} WHERE session_hash = ANY(%s)", [list(hashes)])
+        return [SessionRow(*row) for row in rows]
+
+    async def page(
+        self, user_id: str, *, now: datetime, unheard: timedelta, after: tuple[datetime, str] | None, limit: int
+    ) -> list[SessionRow]:
+        """Returns the next of a user's sessions that may not be over, the newest first."""
+        further = "AND (create_time, session_hash) < (%s, %s)" if after else ""
+        rows = await self._database.fetch(
+            f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND expire_time > %s AND end_time > %s
+                {further} ORDER BY create_time DESC, session_hash DESC LIMIT %s""",
+            [user_id, now - unheard, now, *(after or ()), limit],
+        )
+        return [SessionRow(*row) for row in rows]
+
+    async def create(self, connection: Connection, row: SessionRow) -> SessionRow:
+        """Inserts a session; its version is PostgreSQL's."""
+        values: list[object] = list(row[: len(_INSERTED)])
+        values[_INSERTED.index("attributes")] = Jsonb(row.attributes)
+        cursor = await connection.execute(_INSERT, values)
+        return _row(await cursor.fetchone())
+
+    async def update(self, connection: Connection, session_hash: str, change: Callable[[SessionRow], SessionRow]) -> SessionRow:
+        """Locks a session, changes it, and returns it as changed. Raises NotFound, and whatever `change` raises."""
+        changed = change(await self._locked(connection, session_hash))
+        values: list[object] = [getattr(changed, column) for column in _UPDATED]
+        values[_UPDATED.index("attributes")] = Jsonb(changed.attributes)
+        cursor = await connection.execute(_UPDATE, [*values, session_hash])
+        return _row(await cursor.fetchone())
+
+    async def end(self, connection: Connection, session_hash: str, now: datetime) -> int:
+        """Ends a session, and returns the version of that. Raises NotFound when there is none, or it was ended before."""
+        cursor = await connection.execute(
+            f"{_END} session_hash = %s AND delete_time IS NULL RETURNING version", [now, session_hash]
+        )
+        ended = await cursor.fetchone()
+        if ended is None:
+            raise not_found(session_hash)
+        return int(ended[0])
+
+    async def rotate(
+        self, connection: Connection, session_hash: str, new_hash: str, change: Callable[[SessionRow], SessionRow]
+    ) -> tuple[SessionRow, int]:
+        """Ends a session and goes on with it, as changed, under another hash; returns that, and the version of the end."""
+        current = change(await self._locked(connection, session_hash))
+        ended = await self.end(connection, session_hash, current.update_time)
+        return await self.create(connection, current._replace(session_hash=new_hash)), ended
+
+    async def end_all(self, connection: Connection, user_id: str, now: datetime) -> int:
+        """Ends all of a user's sessions, and returns how many."""
+        cursor = await connection.execute(f"{_END} user_id = %s AND user_id <> '' AND delete_time IS NULL", [now, user_id])
+        return cursor.rowcount
+
+    async def ended(self, user_id: str) -> dict[str, int]:
+        """Returns the hashes of a user's sessions that were ended, by whomever, and are not purged, with their versions."""
+        rows = await self._database.fetch(
+            """SELECT session_hash, version FROM cache_sidecar.sessions
+               WHERE user_id = %s AND user_id <> '' AND delete_time IS NOT NULL""",
+            [user_id],
+        )
+        return dict(rows)
+
+    async def touch(self, untils: Mapping[str, datetime], *, overdue: datetime) -> dict[str, int]:
+        """Puts off the expiry of sessions where it is not after `overdue`.
+
+        Returns those that are ended, with the version of that; 0 when there is no row.
+        """
+        return dict(await self._database.fetch(_TOUCH, [list(untils), list(untils.values()), overdue]))
+
+    async def purge(self, *, expired_before: datetime, deleted_before: datetime) -> int:
+        """Deletes rows of sessions that are over so long, and returns how many: at most PURGE."""
+        rows = await self._database.fetch(_PURGE, [expired_before, deleted_before])
+        return int(rows[0][0])
+
+    async def _locked(self, connection: Connection, session_hash: str) -> SessionRow:
+        cursor = await connection.execute(
+            f"{_SELECT} WHERE session_hash = %s AND delete_time IS NULL FOR UPDATE", [session_hash]
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            raise not_found(session_hash)
+        return SessionRow(*row)
+
+
+def not_found(session_hash: str) -> NotFound:
+    """Returns the error that there is no such session, which names it without giving it away."""
+    return NotFound("session", f"sha256:{session_hash[:12]}")
+
+
+def _row(returned: tuple[object, ...] | None) -> SessionRow:
+    assert returned is not None, "RETURNING gives the row that was written"
+    return SessionRow(*returned)  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""A dataset whose every read puts off its expiry: sessions and carts. Not kept in memory; Redis, then PostgreSQL.
+
+A record in Redis carries its expiry, and one function reads it and puts that off. Where there is no record, the reader gets a
+lease: a mark in its place that whoever changes, drops or evicts the id takes away. What is then read from PostgreSQL is filled
+in only while the mark is there. So a session that was ended, or an older cart, does not come back, even if the mark of its end
+is gone as well (Nishtala et al., Scaling Memcache at Facebook, 2013, section 3.2.1).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from cache_sidecar.clock import Clock
+from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.tiers.dataset import MAX_WAITING, Dataset
+from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.l1 import NoL1
+from cache_sidecar.tiers.ports import Expiry, Load, Record, Row, SlidingL2, Times
+
+
+class SlidingDataset(Dataset):
+    """One such dataset in its tiers."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        l2: SlidingL2,
+        load: Load,
+        l2_guard: Guard,
+        policy: Callable[[], DatasetPolicy],
+        clock: Clock,
+        joins: bool,
+    ) -> None:
+        """With `joins`, a read may share a load that began before it: what is answered may then be as old as that."""
+        super().__init__(name, l1=NoL1(), l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock)
+        self._sliding_l2 = l2
+        self._joins = joins
+        self._leases: dict[str, bytes] = {}
+
+    def record(self, version: int, value: bytes | None) -> Record:
+        """Returns what caches keep of an id that was changed just now."""
+        return self._read_record(Row(version, value), self._clock.now())
+
+    async def _ask_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        times = self._times()
+        found = await self._sliding_l2.slide(self.name, ids, times)
+        if len(self._leases) + len(found.leases) > MAX_WAITING:
+            self._leases.clear()  # readers that left before they came to PostgreSQL
+        self._leases |= found.leases
+        return {id: _ended(record, times.now) for id, record in found.records.items()}
+
+    def _times(self) -> Times:
+        policy, now = self.policy(), self._clock.now()
+        until = now + policy.l2_ttl
+        return Times(now, until, overdue=until - policy.touch_window, ttl=policy.l2_ttl + policy.touch_window)
+
+    def _read_record(self, row: Row, read_at: float) -> Record:
+        if row.value is None:
+            return Record(row.version, read_at, None)
+        return Record(row.version, read_at, row.value, row.expiry or Expiry(self._times().until))
+
+    def _take_leases(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        return {id: lease for id in ids if (lease := self._leases.pop(id, None))}
+
+    async def _put_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes], ttl: float) -> None:
+        times = self._times()
+        told = {id: _told(record, times) for id, record in records.items()}
+        await self._sliding_l2.fill_leased(self.name, told, leases, ttl=ttl, now=times.now)
+
+    def _l2_ttl(self, policy: DatasetPolicy) -> float:
+        # Past its expiry a record is kept for as long as PostgreSQL may not know that it is over.
+        return policy.l2_ttl + policy.touch_window
+
+
+def _ended(record: Record, now: float) -> Record:
+    expiry = record.expiry
+    is_over = expiry is not None and expiry.end is not None and expiry.until <= now
+    return record._replace(value=None) if is_over else record
+
+
+def _told(record: Record, times: Times) -> Record:
+    """Returns the record as it is when its reader has told PostgreSQL of an expiry that is overdue there."""
+    expiry = record.expiry
+    if expiry is None or expiry.stored > times.overdue:
+        return record
+    return record._replace(expiry=expiry._replace(stored=expiry.until))
