@@ -1,0 +1,70 @@
+"""What stock looks like to caches and to callers."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cache_sidecar.store.inventory import InventoryRow, InventoryStore
+from cache_sidecar.store.pool import Changed, Written
+from cache_sidecar.tiers.ports import Load, Row
+from cache_sidecar.tiers.stock import Part, Stock
+from cache_sidecar.v1.inventory_pb2 import Inventory
+
+DATASET = "inventory"
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def loader(store: InventoryStore) -> Load:
+    """Returns what the dataset loads rows of the inventory with."""
+
+    async def load(ids: Sequence[str]) -> dict[str, Row]:
+        return {row.id: Row(row.version, part(row).stock.pack()) for row in await store.load(ids)}
+
+    return load
+
+
+def part(row: InventoryRow) -> Part:
+    """Returns a row as caches keep it."""
+    updated = (row.update_time - _EPOCH) // _MICROSECOND
+    return Part(row.id, Stock(row.available, row.reserved, row.buckets, row.grant_version, updated), row.version)
+
+
+def written(reply: Message, rows: Sequence[InventoryRow]) -> Written:
+    """Returns what a write did that changed these rows, or found them as they are."""
+    changes = [Changed(one.id, one.version, one.stock.pack()) for one in map(part, rows)]
+    return Written(reply.SerializeToString(), "", 0, also=changes)
+
+
+def message(product_id: str, parts: Sequence[Part]) -> Inventory:
+    """Returns the stock of a product, given all of its rows, as callers see it."""
+    return Inventory(
+        product_id=product_id,
+        available=sum(part.stock.available for part in parts),
+        reserved=sum(part.stock.reserved for part in parts),
+        bucket_count=parts[0].stock.buckets,
+        etag=etag(parts),
+        update_time=_microseconds(max(part.stock.update_time for part in parts)),
+    )
+
+
+def etag(parts: Sequence[Part]) -> str:
+    """Returns what differs whenever the rows of a product do: each one's version only grows, so their sum does."""
+    total = sum(part.version for part in parts)
+    return f"{total:x}" if len(parts) == 1 else f"{total:x}-{len(parts)}"
+
+
+def timestamp(time: datetime | None) -> Timestamp:
+    """Returns a time as callers see it."""
+    stamp = Timestamp()
+    if time is not None:
+        stamp.FromDatetime(time)
+    return stamp
+
+
+def _microseconds(since_epoch: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(since_epoch)
+    return stamp

@@ -1,0 +1,113 @@
+"""Stock in PostgreSQL. SQL only; see migrations/catalog/0003.
+
+A product's stock is one row, or several, its buckets. Caches know a row by its `id`: the product_id for bucket 0, with the
+bucket's number behind it for the others.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from cache_sidecar.store.pool import Connection, Database
+
+MAX_AVAILABLE = 10**15
+
+
+class InventoryRow(NamedTuple):
+    """A row of cache_sidecar.inventory."""
+
+    id: str
+    product_id: str
+    bucket: int
+    buckets: int
+    "How many rows the product has; what bucket 0 says counts."
+    available: int
+    reserved: int
+    grant_version: int
+    "The number of the last reservation that took something."
+    update_time: datetime
+    version: int
+
+
+def columns(of: str = "") -> str:
+    """Returns the columns of an InventoryRow, of a relation or, in parentheses, of a composite value."""
+    return ", ".join(f"{of}.{name}" if of else name for name in InventoryRow._fields)
+
+
+_COLUMNS = columns()
+
+
+class InventoryStore:
+    """Reads and sets stock. Methods that take a connection are one step of a transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, ids: Sequence[str]) -> list[InventoryRow]:
+        """Returns those of the rows that exist, in no order, by one statement."""
+        keys = [split_id(id) for id in ids]
+        rows = await self._database.fetch(
+            f"""SELECT {columns("present")} FROM unnest(%s::text[], %s::integer[]) AS wanted (product_id, bucket)
+                JOIN cache_sidecar.inventory AS present
+                ON present.product_id = wanted.product_id AND present.bucket = wanted.bucket""",
+            [[product_id for product_id, _ in keys], [bucket for _, bucket in keys]],
+        )
+        return [InventoryRow(*row) for row in rows]
+
+    async def lock(self, connection: Connection, product_id: str) -> list[InventoryRow]:
+        """Locks the rows of a product, bucket 0 first, and returns them; none when it has no stock."""
+        cursor = await connection.execute(
+            f"SELECT {_COLUMNS} FROM cache_sidecar.inventory WHERE product_id = %s ORDER BY bucket FOR UPDATE", [product_id]
+        )
+        return [InventoryRow(*row) for row in await cursor.fetchall()]
+
+    async def spread(self, connection: Connection, product_id: str, *, available: int, buckets: int) -> list[InventoryRow]:
+        """Spreads what is available evenly over buckets; nothing may be reserved in those that go. Returns the rows."""
+        cursor = await connection.execute(
+            f"SELECT {_COLUMNS} FROM cache_sidecar.set_stock(%s, %s, %s)", [product_id, available, buckets]
+        )
+        return [InventoryRow(*row) for row in await cursor.fetchall()]
+
+    async def note_adjustment(
+        self, connection: Connection, product_id: str, *, delta: int, reason: str, request_id: str
+    ) -> None:
+        """Keeps why a stock was adjusted."""
+        await connection.execute(
+            """INSERT INTO cache_sidecar.inventory_adjustments (product_id, delta, reason, request_id)
+               VALUES (%s, %s, %s, %s)""",
+            [product_id, delta, reason, request_id],
+        )
+
+    async def in_categories(self, categories: Sequence[str], *, after: str, limit: int) -> list[str]:
+        """Returns the next product_ids, by id, that have stock and are in one of the categories."""
+        rows = await self._database.fetch(
+            """SELECT product_id FROM cache_sidecar.products
+               WHERE categories && %s::text[] AND product_id > %s
+                 AND EXISTS (SELECT FROM cache_sidecar.inventory
+                             WHERE inventory.product_id = products.product_id AND bucket = 0)
+               ORDER BY product_id LIMIT %s""",
+            [list(categories), after, limit],
+        )
+        return [str(product_id) for (product_id,) in rows]
+
+    async def of_categories(self, product_ids: Sequence[str], categories: Sequence[str]) -> set[str]:
+        """Returns those of the products that are in one of the categories."""
+        rows = await self._database.fetch(
+            "SELECT product_id FROM cache_sidecar.products WHERE product_id = ANY(%s) AND categories && %s::text[]",
+            [list(product_ids), list(categories)],
+        )
+        return {str(product_id) for (product_id,) in rows}
+
+
+_BUCKET = "\x1f"
+
+
+def row_ids(product_id: str, buckets: int) -> list[str]:
+    """Returns the ids of the rows of a product with so many buckets."""
+    return [product_id, *(f"{product_id}{_BUCKET}{bucket}" for bucket in range(1, buckets))]
+
+
+def split_id(id: str) -> tuple[str, int]:
+    """Returns product_id and bucket of a row's id."""
+    product_id, _, bucket = id.partition(_BUCKET)
+    return product_id, int(bucket) if bucket.isdecimal() else 0

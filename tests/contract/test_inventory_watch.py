@@ -1,0 +1,228 @@
+"""WatchInventory: first the stock as it is, then each change."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+
+from cache_sidecar.services import inventory_watch
+from cache_sidecar.services.inventory_watch import Watcher, Watches
+from cache_sidecar.store.inventory import InventoryStore
+from cache_sidecar.tiers.ports import PARTITIONS, Answer, Source
+from cache_sidecar.tiers.stock import Stocks, Total
+from cache_sidecar.v1 import inventory_service_pb2 as pb
+from tests.contract.conftest import Open
+from tests.contract.shop import Shop, new_id, refused
+from tests.sidecars import until
+from tests.stockroom import Stockroom, database_of, query
+
+
+@pytest.fixture
+def stock(shop: Shop) -> Stockroom:
+    return Stockroom(shop.channel)
+
+
+@pytest.fixture
+def other(shops: tuple[Shop, Shop]) -> Stockroom:
+    return Stockroom(shops[1].channel)
+
+
+class Watching:
+    """Reads a watch to its end."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.seen: list[pb.WatchInventoryResponse] = []
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    async def _read(self) -> None:
+        async for reply in self.call:
+            self.seen.append(reply)
+
+    def last(self, product_id: str) -> tuple[int, int] | None:
+        """Returns the newest numbers of a product; None when it has no stock."""
+        reply = [one for one in self.seen if one.product_id == product_id][-1]
+        return (reply.inventory.available, reply.inventory.reserved) if reply.HasField("inventory") else None
+
+    def ids(self) -> list[str]:
+        """Returns whose states came."""
+        return [reply.product_id for reply in self.seen]
+
+    async def until_last(self, product_id: str, numbers: tuple[int, int] | None) -> None:
+        """Waits for a state."""
+        await until(lambda: product_id in self.ids() and self.last(product_id) == numbers)
+
+    async def close(self) -> None:
+        """Ends it."""
+        self.call.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+
+@asynccontextmanager
+async def watching(room: Stockroom, **wanted: Any) -> AsyncIterator[Watching]:
+    watch = Watching(room.calls.WatchInventory(pb.WatchInventoryRequest(**wanted)))
+    try:
+        yield watch
+    finally:
+        await watch.close()
+
+
+async def test_first_what_is_then_each_change_in_order(stock: Stockroom, other: Stockroom) -> None:
+    id, none = new_id(), new_id()
+    await stock.set(id, 5)
+    async with watching(other, product_ids=[id, none, id]) as watch:
+        await until(lambda: sorted(watch.ids()) == sorted([id, none]))
+        assert (watch.last(id), watch.last(none)) == ((5, 0), None)
+        held = await stock.reserve({id: 2})
+        await watch.until_last(id, (3, 2))
+        await stock.commit(held.reservation_id)
+        await watch.until_last(id, (3, 0))
+        await stock.set(none, 1)
+        await watch.until_last(none, (1, 0))
+        for product_id in (id, none):
+            versions = [one.cache.version for one in watch.seen if one.product_id == product_id]
+            assert versions == sorted(set(versions))
+
+
+async def test_a_burst_ends_in_the_newest_state_and_no_state_comes_twice(stock: Stockroom, other: Stockroom) -> None:
+    id = new_id()
+    await stock.set(id, 0, bucket_count=3)
+    async with watching(other, product_ids=[id]) as watch:
+        await until(lambda: watch.seen)
+        for available in range(1, 51):
+            await (stock, other)[available % 2].adjust(id, 1)
+        await watch.until_last(id, (50, 0))
+        states = [(one.inventory.available, one.inventory.etag) for one in watch.seen]
+        assert len(states) == len(set(states)) <= 51 * 3
+
+
+async def test_a_slow_reader_gets_the_newest_state(open_shop: Open) -> None:
+    async with open_shop() as shop:
+        room, ids = Stockroom(shop.channel), [new_id() for _ in range(3)]
+        for id in ids:
+            await room.set(id, 0)
+        call = room.calls.WatchInventory(pb.WatchInventoryRequest(product_ids=ids))
+        assert {(await call.read()).product_id for _ in ids} == set(ids)
+        assert shop.sidecar.app is not None
+        # Nobody reads from here on, while far more happens than any buffer between the two would hold.
+        for available in range(1, 301):
+            await asyncio.gather(*(room.set(id, available) for id in ids))
+        last: dict[str, int] = {}
+        replies = 0
+        while set(last.values()) != {300}:
+            reply = await call.read()
+            last[reply.product_id] = reply.inventory.available
+            replies += 1
+        assert replies < 900
+        call.cancel()
+
+
+async def test_products_of_categories_are_watched_also_those_that_come_later(shop: Shop, shops: tuple[Shop, Shop]) -> None:
+    room, category = Stockroom(shops[1].channel), new_id("category")
+    first = (await shop.create(categories=["x", category])).product_id
+    unstocked = (await shop.create(categories=[category])).product_id
+    elsewhere = (await shop.create(categories=["x"])).product_id
+    extra = new_id("extra")
+    for id in (first, elsewhere, extra):
+        await room.set(id, 1)
+    async with watching(room, categories=[category], product_ids=[extra]) as watch:
+        await until(lambda: sorted(watch.ids()) == sorted([first, extra]))
+        later = (await shop.create(categories=[category])).product_id
+        for number, id in enumerate((elsewhere, unstocked, later, first, extra)):
+            await room.set(id, 10 + number)
+        for number, id in enumerate((unstocked, later, first, extra), 1):
+            await watch.until_last(id, (10 + number, 0))
+        assert elsewhere not in watch.ids()
+
+
+async def test_a_stock_that_is_deleted_by_another_program(open_shop: Open, database: str) -> None:
+    async with open_shop() as shop:
+        room, id = Stockroom(shop.channel), new_id()
+        await room.set(id, 4)
+        async with watching(room, product_ids=[id]) as watch:
+            await watch.until_last(id, (4, 0))
+            await query(database, "DELETE FROM cache_sidecar.inventory WHERE product_id = %s", id)
+            from cache_sidecar.v1 import admin_service_pb2  # noqa: PLC0415
+
+            # As the relay would.
+            await shop.admin.Invalidate(admin_service_pb2.InvalidateRequest(dataset="inventory", ids=[id]))
+            await watch.until_last(id, None)
+            await room.set(id, 9)
+            await watch.until_last(id, (9, 0))
+
+
+async def test_without_redis_changes_are_seen_by_looking(open_shop: Open, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory_watch, "POLL", 0.02)
+    async with open_shop(redis="127.0.0.1:1", redis_mode="single", trusted=False) as shop:
+        room, id = Stockroom(shop.channel), new_id()
+        await room.set(id, 4)
+        async with watching(room, product_ids=[id]) as watch:
+            await watch.until_last(id, (4, 0))
+            await query(database, "UPDATE cache_sidecar.inventory SET available = 3 WHERE product_id = %s", id)
+            await watch.until_last(id, (3, 0))
+            assert [one.inventory.available for one in watch.seen] == [4, 3]
+
+
+async def test_a_watch_that_cannot_begin_says_so(open_shop: Open) -> None:
+    async with open_shop(
+        redis="127.0.0.1:1", redis_mode="single", postgres="postgresql://nobody@127.0.0.1:1/none", trusted=False
+    ) as shop:
+        room = Stockroom(shop.channel)
+        call = room.calls.WatchInventory(pb.WatchInventoryRequest(product_ids=["a"]))
+        assert (await refused(call.read())).code is StatusCode.UNAVAILABLE
+
+
+def _total(version: int, *numbers: int) -> Total:
+    from cache_sidecar.tiers.stock import Part, Stock  # noqa: PLC0415
+
+    parts = [Part("a", Stock(available, 0, 1, 0, 0), version) for available in numbers]
+    return Total(parts, [Answer(b"" if parts else None, Source.L2, version, 0.0, stale=False)])
+
+
+@pytest.mark.parametrize(
+    ("sent", "found", "wanted"),
+    [
+        (None, _total(0), True),
+        (None, _total(3, 5), True),
+        (_total(3, 5), _total(3, 5), False),
+        (_total(3, 5), _total(2, 6), False),
+        (_total(3, 5), _total(4, 6), True),
+        (_total(3, 5), _total(0), True),
+        (_total(0), _total(0), False),
+        (_total(0), _total(4, 0), True),
+    ],
+)
+def test_what_is_news(sent: Total | None, found: Total, wanted: bool) -> None:
+    assert inventory_watch._is_news(found, sent) is wanted
+
+
+async def test_too_much_news_to_remember_means_looking_at_everything(monkeypatch: pytest.MonkeyPatch, database: str) -> None:
+    monkeypatch.setattr(inventory_watch, "MAX_PENDING", 2)
+    async with database_of(database) as opened:
+        store = InventoryStore(opened)
+        watcher = Watcher((), ["c"], stocks=Stocks(None, row_ids=lambda *_: []), store=store)  # type: ignore[arg-type]
+        assert [state async for state in watcher.look()] == []
+        for id in ("a", "a", "b"):
+            watcher.changed(id, 1)
+        assert (watcher._pending, watcher._all) == ({"a": 1, "b": 1}, False)
+        watcher.changed("c", 1)
+        assert (watcher._pending, watcher._all) == ({}, True)
+
+
+async def test_trust_that_ends_makes_every_watcher_look(database: str) -> None:
+    async with database_of(database) as opened:
+        watches = Watches(Stocks(None, row_ids=lambda *_: []), InventoryStore(opened))  # type: ignore[arg-type]
+        assert len(watches._untrusted) == PARTITIONS
+        watcher = Watcher(["a"], (), stocks=watches._stocks, store=watches._store)
+        watches._watchers.add(watcher)
+        watches.set_trusted(7, True)
+        assert len(watches._untrusted) == PARTITIONS - 1
+        watcher._all = False
+        watches.set_trusted(7, False)
+        assert watcher._all
+        watcher._all = False
+        watches.partition_changed(3)
+        assert watcher._all

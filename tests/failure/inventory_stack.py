@@ -1,0 +1,114 @@
+"""A stack of its own for tests that break it: Redis Cluster, PostgreSQL that logs every statement, sidecars and a relay."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from cache_sidecar.devstack.ports import free_ports
+from cache_sidecar.devstack.postgres import Postgres
+from cache_sidecar.devstack.processes import Processes
+from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+from cache_sidecar.store.migrate import migrate
+from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.ports import partition_of
+from tests.sidecars import Process, process, serving, until
+from tests.stockroom import Stockroom
+
+# Five interpreters start at once, on two cores that others may use as well.
+START_SECONDS = 60.0
+# What the relay does goes on all the time, whoever reserves what.
+_RELAY = re.compile(r"outbox|sequence_changes|cache_sidecar\.relays|expire_hold|create_time <|LISTEN|pg_notify")
+_STATEMENT = re.compile(r"^shop cache_sidecar LOG:  (?:statement|execute [^:]*): (\S+.*)$")
+
+
+class InventoryStack:
+    """What runs, and what it was asked."""
+
+    def __init__(self, cluster: ValkeyCluster, postgres: Postgres, sidecars: list[Process], addresses: list[str]) -> None:
+        self.cluster = cluster
+        self.postgres = postgres
+        self.sidecars = sidecars
+        self.addresses = addresses
+        self.dsn = postgres.dsn()
+
+    def statements(self) -> Counter[str]:
+        """Returns what the sidecars asked PostgreSQL so far, by the first words of the statement."""
+        found: Counter[str] = Counter()
+        for line in self.postgres.child.log.read_text(errors="replace").splitlines():
+            match = _STATEMENT.match(line)
+            if match and not _RELAY.search(line):
+                found[_summary(match[1])] += 1
+        return found
+
+    async def primary_of(self, product_id: str) -> ValkeyServer:
+        """Returns the node that holds the stock of a product now."""
+        slot = Names("flash").slot(partition_of(product_id))
+        async with self.cluster.nodes[-1].client() as client:
+            ranges: Any = await client.execute_command("CLUSTER SLOTS")
+        (port,) = [primary[1] for first, last, primary, *_ in ranges if first <= slot <= last]
+        return next(node for node in self.cluster.nodes if node.port == port)
+
+    @asynccontextmanager
+    async def rooms(self) -> AsyncIterator[list[Stockroom]]:
+        """Connects to each sidecar."""
+        async with AsyncExitStack() as exits:
+            # Calls that fail are repeated by the tests themselves, on another sidecar.
+            options = [("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
+            channels = [grpc.aio.insecure_channel(address, options=options) for address in self.addresses]
+            yield [Stockroom(await exits.enter_async_context(channel)) for channel in channels]
+
+
+def _summary(statement: str) -> str:
+    return " ".join(re.sub(r"\s+", " ", statement).split(" ")[:4])
+
+
+async def _listens(sidecar: Process, address: str) -> bool:
+    assert sidecar.process.returncode is None, sidecar.log.read_text()
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@asynccontextmanager
+async def inventory_stack(
+    processes: Processes, choose_ports: Callable[[int], list[int]], folder: Path, *, sidecars: int = 4, name: str
+) -> AsyncIterator[InventoryStack]:
+    """Runs all of it; `name` tells its directories from those of other stacks."""
+    root = processes.state.path
+    cluster = ValkeyCluster(processes, root / f"valkey-{name}", choose_ports(6))
+    (port,) = choose_ports(1)
+    settings = {"fsync": "off", "max_connections": "200", "log_statement": "all", "log_line_prefix": "%d %a "}
+    postgres = Postgres(processes, root / f"postgres-{name}", port, settings=settings, role=f"postgres-{name}")
+    await asyncio.gather(cluster.start(), postgres.start())
+    async with AsyncExitStack() as exits:
+        exits.push_async_callback(cluster.stop)
+        exits.push_async_callback(postgres.stop)
+        await migrate(postgres.dsn(), "catalog")
+        await migrate(postgres.dsn(), "user")
+        common = {
+            "namespace": "flash",
+            "redis_nodes": ",".join(cluster.addresses),
+            "postgres_catalog": postgres.dsn(),
+            "max_concurrent_calls": 5000,
+            "log_level": "error",
+            "drain_seconds": 1.0,
+        }
+        addresses = [f"127.0.0.1:{port}" for port in free_ports([0] * sidecars)]
+        starting = [process("serve", folder, common | {"listen_address": address}) for address in addresses]
+        running = [await exits.enter_async_context(one) for one in starting]
+        await exits.enter_async_context(process("relay", folder, {"listen_address": "127.0.0.1:0"} | common))
+        for sidecar, address in zip(running, addresses, strict=True):
+            await until(partial(_listens, sidecar, address), seconds=START_SECONDS)
+            await serving(address)
+        yield InventoryStack(cluster, postgres, running, addresses)

@@ -1,0 +1,164 @@
+"""One product used through four sidecars while what they need breaks: the recorded histories are linearizable.
+
+Reads from PostgreSQL and everything it grants strictly; reads of caches and refusals by the gate within a bound of staleness.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from cache_sidecar.devstack.processes import Processes
+from cache_sidecar.devstack.valkey import ValkeyCluster
+from tests.failure.inventory_stack import InventoryStack, inventory_stack
+from tests.linearizability import is_linearizable, staleness, widened
+from tests.sidecars import in_process, settings_for, until
+from tests.stock_model import REFUSED, Recorder, Reserve, model
+from tests.stockroom import Stockroom, query
+
+STOCK, CLIENTS = 6, 6
+# Operations before something breaks, and as many after it works again.
+OPERATIONS = 120
+# To find that there is no explanation takes longer than to find one.
+FEW = 40
+# Seconds that a cache or a refusal may be behind. Without faults: the time between a commit and its news in Redis, on a
+# machine that others use as well. With them: a failover, and the relay's next attempt.
+CALM_BOUND, FAULT_BOUND = 2.0, 15.0
+
+
+@pytest.fixture(scope="module")
+async def stack(
+    processes: Processes, choose_ports: Callable[[int], list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[InventoryStack]:
+    folder: Path = tmp_path_factory.mktemp("linearizable")
+    async with inventory_stack(processes, choose_ports, folder, name="linearizable") as running:
+        yield running
+
+
+async def _record(
+    rooms: list[Stockroom],
+    product_id: str,
+    break_it: Callable[[], Awaitable[None]],
+    *,
+    seed: int,
+    operations: int = OPERATIONS,
+) -> Recorder:
+    await rooms[0].set(product_id, STOCK)
+    recorder = Recorder(rooms, product_id, seed=seed)
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(CLIENTS):
+            clients.create_task(recorder.client())
+        await until(lambda: len(recorder.history) >= operations, seconds=60)
+        await break_it()
+        done = len(recorder.history)
+        await until(lambda: len(recorder.history) >= done + operations, seconds=60)
+        recorder.stop()
+    return recorder
+
+
+async def _kill_primary(stack: InventoryStack) -> None:
+    node = await stack.primary_of("primary killed")
+    node.kill()
+    await stack.cluster.wait_ok()
+    await node.start()
+    await stack.cluster.wait_ok()
+
+
+async def _fail_over(stack: InventoryStack) -> None:
+    node = await stack.primary_of("failed over")
+    async with node.client() as client:
+        replicas = (await client.info("replication"))["slave0"]
+    replica = next(one for one in stack.cluster.nodes if one.port == int(replicas["port"]))
+    async with replica.client() as client:
+        await client.cluster("FAILOVER")
+    await until(lambda: _is_primary(stack, replica.port))
+    await stack.cluster.wait_ok()
+
+
+async def _is_primary(stack: InventoryStack, port: int) -> bool:
+    return port in {node.port for node in await stack.cluster.primaries()}
+
+
+async def _restart_postgres(stack: InventoryStack) -> None:
+    log = stack.postgres.child.log; before = len(log.read_text())
+    await stack.postgres.restart()
+    print(log.read_text()[before:][:6000])
+
+
+FAULTS: dict[str, Callable[[InventoryStack], Awaitable[None]]] = {
+    "primary killed": _kill_primary,
+    "failed over": _fail_over,
+    "PostgreSQL restarted": _restart_postgres,
+}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_histories_under_faults_are_linearizable(stack: InventoryStack, fault: str) -> None:
+    async with stack.rooms() as rooms:
+        recorder = await _record(rooms, fault, lambda: FAULTS[fault](stack), seed=len(fault))
+        history = recorder.history
+        bound = staleness(history, model(STOCK), at_most=FAULT_BOUND)
+        print(f"{fault}: {len(history)} operations, {recorder.failures} repeats, at most {bound} s stale")
+        assert bound is not None
+        strict = [one for one in history if not one.may_be_stale]
+        assert is_linearizable(strict, model(STOCK))
+        # It says something only if all kinds of things happened.
+        results = {(type(one.action).__name__, one.result == REFUSED) for one in history}
+        assert {("Reserve", False), ("Reserve", True), ("End", False), ("Get", False)} <= results
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _history_of(
+    valkey_cluster: ValkeyCluster, database: str, namespace: str, *, operations: int = OPERATIONS
+) -> Recorder:
+    settings = settings_for(",".join(valkey_cluster.addresses), database, namespace)
+    async with AsyncExitStack() as sidecars:
+        running = [await sidecars.enter_async_context(in_process(settings)) for _ in range(2)]
+        return await _record([Stockroom(one.channel) for one in running], "calm", _nothing, seed=1, operations=operations)
+
+
+async def test_a_history_without_faults_is_linearizable(valkey_cluster: ValkeyCluster, database: str, namespace: str) -> None:
+    recorder = await _history_of(valkey_cluster, database, namespace)
+    assert is_linearizable(widened(recorder.history, CALM_BOUND), model(STOCK))
+    assert not recorder.failures
+
+
+# What take() would be if somebody thought that reading first and writing then is the same.
+LOST_UPDATES = """
+CREATE OR REPLACE FUNCTION cache_sidecar.take(of_product text, of_bucket integer, pieces integer, for_reservation uuid)
+RETURNS SETOF cache_sidecar.inventory LANGUAGE plpgsql AS $$
+DECLARE
+    part cache_sidecar.inventory;
+BEGIN
+    SELECT * INTO part FROM cache_sidecar.inventory AS present
+    WHERE present.product_id = of_product AND present.bucket = of_bucket AND present.available >= pieces;
+    IF FOUND THEN
+        PERFORM pg_sleep(0.002);
+        RETURN QUERY UPDATE cache_sidecar.inventory AS present
+            SET available = part.available - pieces, reserved = present.reserved + pieces
+            WHERE present.product_id = of_product AND present.bucket = of_bucket RETURNING present.*;
+        INSERT INTO cache_sidecar.reservation_items (reservation_id, product_id, bucket, quantity, grant_version)
+        VALUES (for_reservation, of_product, of_bucket, pieces, nextval('cache_sidecar.version_seq'));
+    END IF;
+END $$
+"""
+# What end_reservation() would do if it did not look whether the reservation is held.
+GIVEN_BACK_TWICE = """
+DO $do$ BEGIN EXECUTE replace(
+    pg_get_functiondef('cache_sidecar.end_reservation'::regproc), 'AND present.state = ''held''', ''); END $do$
+"""
+
+
+@pytest.mark.parametrize("planted", [LOST_UPDATES, GIVEN_BACK_TWICE], ids=["lost updates", "given back twice"])
+async def test_a_planted_error_is_found(valkey_cluster: ValkeyCluster, database: str, namespace: str, planted: str) -> None:
+    await query(database, planted)
+    recorder = await _history_of(valkey_cluster, database, namespace, operations=FEW)
+    assert any(isinstance(one.action, Reserve) and one.result != REFUSED for one in recorder.history)
+    # However stale caches and refusals may be.
+    assert not is_linearizable([one for one in recorder.history if not one.may_be_stale], model(STOCK))

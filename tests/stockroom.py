@@ -1,0 +1,156 @@
+"""What tests of the inventory say often."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from google.protobuf.duration_pb2 import Duration
+
+from cache_sidecar.clock import SystemClock
+from cache_sidecar.errors import Tier
+from cache_sidecar.relay.holds import Holds
+from cache_sidecar.store.pool import Database
+from cache_sidecar.store.reservation import HoldStore
+from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.v1 import cache_pb2, inventory_pb2
+from cache_sidecar.v1 import inventory_service_pb2 as pb
+from cache_sidecar.v1 import inventory_service_pb2_grpc as pb_grpc
+from cache_sidecar.v1.inventory_pb2 import Inventory, Reservation, ReservationItem
+
+HELD = inventory_pb2.RESERVATION_STATE_HELD
+COMMITTED = inventory_pb2.RESERVATION_STATE_COMMITTED
+RELEASED = inventory_pb2.RESERVATION_STATE_RELEASED
+EXPIRED = inventory_pb2.RESERVATION_STATE_EXPIRED
+
+
+def request_id() -> str:
+    """Returns a new one."""
+    return str(uuid4())
+
+
+def reserving(items: Mapping[str, int], *, hold: float | None = None, **fields: Any) -> pb.ReserveInventoryRequest:
+    """Returns a valid request, with a new request_id if none is given."""
+    request = pb.ReserveInventoryRequest(
+        items=[ReservationItem(product_id=id, quantity=quantity) for id, quantity in items.items()],
+        **{"user_id": "somebody", "request_id": request_id()} | fields,
+    )
+    if hold is not None:
+        request.hold_duration.CopyFrom(_duration(hold))
+    return request
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
+
+
+class Stockroom:
+    """The inventory of a sidecar as its callers see it."""
+
+    def __init__(self, channel: Any) -> None:
+        self.calls: Any = pb_grpc.InventoryServiceStub(channel)
+
+    async def set(self, product_id: str, available: int, **fields: Any) -> Inventory:
+        """Sets a stock."""
+        request = pb.SetInventoryRequest(product_id=product_id, available=available, **fields)
+        reply: pb.SetInventoryResponse = await self.calls.SetInventory(request)
+        return reply.inventory
+
+    async def adjust(self, product_id: str, delta: int, *, request_id: str = "", reason: str = "counted") -> Inventory:
+        """Changes a stock."""
+        request = pb.AdjustInventoryRequest(
+            product_id=product_id, delta=delta, reason=reason, request_id=request_id or str(uuid4())
+        )
+        reply: pb.AdjustInventoryResponse = await self.calls.AdjustInventory(request)
+        return reply.inventory
+
+    async def get(self, product_id: str, **options: Any) -> Inventory:
+        """Reads a stock."""
+        return (await self.read(product_id, **options)).inventory
+
+    async def read(self, product_id: str, **options: Any) -> pb.GetInventoryResponse:
+        """Reads a stock, with its metadata."""
+        asked = cache_pb2.ReadOptions(**options) if options else None
+        reply: pb.GetInventoryResponse = await self.calls.GetInventory(
+            pb.GetInventoryRequest(product_id=product_id, options=asked)
+        )
+        return reply
+
+    async def numbers(self, product_id: str, **options: Any) -> tuple[int, int]:
+        """Returns what is available and what is reserved."""
+        stock = await self.get(product_id, **options)
+        return stock.available, stock.reserved
+
+    async def reserve(self, items: Mapping[str, int], **fields: Any) -> Reservation:
+        """Reserves."""
+        reply: pb.ReserveInventoryResponse = await self.calls.ReserveInventory(reserving(items, **fields))
+        return reply.reservation
+
+    async def extend(self, reservation_id: str, hold: float, **fields: Any) -> Reservation:
+        """Asks for more time."""
+        request = pb.ExtendReservationRequest(reservation_id=reservation_id, hold_duration=_duration(hold), **fields)
+        reply: pb.ExtendReservationResponse = await self.calls.ExtendReservation(request)
+        return reply.reservation
+
+    async def commit(self, reservation_id: str, **fields: Any) -> Reservation:
+        """Sells."""
+        request = pb.CommitReservationRequest(reservation_id=reservation_id, **fields)
+        reply: pb.CommitReservationResponse = await self.calls.CommitReservation(request)
+        return reply.reservation
+
+    async def release(self, reservation_id: str, **fields: Any) -> Reservation:
+        """Gives back."""
+        request = pb.ReleaseReservationRequest(reservation_id=reservation_id, **fields)
+        reply: pb.ReleaseReservationResponse = await self.calls.ReleaseReservation(request)
+        return reply.reservation
+
+    async def reservation(self, reservation_id: str) -> Reservation:
+        """Reads a reservation."""
+        request = pb.GetReservationRequest(reservation_id=reservation_id)
+        reply: pb.GetReservationResponse = await self.calls.GetReservation(request)
+        return reply.reservation
+
+
+class FixedClock:
+    """Stands still at a moment, such as one at which reservations are over."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+
+    def now(self) -> float:
+        """Returns the moment."""
+        return self.moment.timestamp()
+
+
+@asynccontextmanager
+async def database_of(dsn: str) -> AsyncIterator[Database]:
+    """Opens a database as the relay does."""
+    guard = Guard(Tier.STORE, timeout=10.0, max_running=8, max_waiting=64, clock=SystemClock())
+    database = Database(dsn, size=8, timeout=10.0, prepare=True, guard=guard)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def expire(dsn: str, *, at: datetime) -> int:
+    """Does what the relay does every second, at a moment; returns how many reservations expired."""
+    async with database_of(dsn) as database:
+        return await Holds(HoldStore(database), clock=FixedClock(at)).step()
+
+
+def moment(timestamp: Any, *, after: float = 0.0) -> datetime:
+    """Returns the time of a Timestamp, or so many seconds after it."""
+    return datetime.fromtimestamp(timestamp.seconds + timestamp.nanos / 1e9 + after, UTC)
+
+
+async def query(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Asks PostgreSQL itself."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        cursor = await connection.execute(statement, parameters)  # type: ignore[arg-type]  # a constant of the tests
+        return await cursor.fetchall() if cursor.description else []
