@@ -66,6 +66,7 @@ class App:
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self._settings = settings
+        self._is_serving = False
         self._clock = clock or SystemClock()
         self._policy = policy.load(settings.policy_file)
         self._connection = Connection(settings)
@@ -84,7 +85,6 @@ class App:
             stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=NoL1()),
         }
         sessions, carts = self._sessions(), self._carts()
-        self._carts_service = carts
         stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
         watches = Watches(stocks, inventory)
         followers = self._datasets | {stock.DATASET: Followers(self._datasets[stock.DATASET], watches)}
@@ -118,6 +118,7 @@ class App:
         self.coherence.start()
         self._touches.start()
         await self.server.start()
+        self._is_serving = True
         telemetry.log.info("serving", address=self.server.address, socket=self._settings.listen_socket, engine="grpc.aio")
 
     async def stop(self) -> None:
@@ -133,7 +134,8 @@ class App:
         await self._connection.close()
         for store in self._stores.values():
             await store.database.close()
-        telemetry.log.info("stopped")
+        if self._is_serving:
+            telemetry.log.info("stopped")
 
     def _wake(self) -> None:
         for store in self._stores.values():

@@ -33,7 +33,6 @@ class DatasetPolicy(BaseModel):
             raise ValueError(f"l1_soft_ttl ({self.l1_soft_ttl:g}) must not be above l1_hard_ttl ({self.l1_hard_ttl:g})")
         return self
 
-
     @property
     def touch_window(self) -> float:
         """Seconds by which PostgreSQL's knowledge of a sliding expiry may be behind: 5 minutes of 30."""

@@ -17,11 +17,11 @@ INSERT = "INSERT INTO cache_sidecar.products (product_id, title, price_units, cu
 
 @contextlib.asynccontextmanager
 async def open_database(
-    dsn: str, *, size: int = 2, timeout: float = 10.0, waiting: int = 64, prepare: bool = True
+    dsn: str, *, size: int = 2, seconds: float = 10.0, waiting: int = 64, prepare: bool = True
 ) -> AsyncIterator[Database]:
     """Opens a database as a sidecar does."""
-    guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=waiting, clock=SystemClock())
-    database = Database(dsn, size=size, timeout=timeout, prepare=prepare, guard=guard)
+    guard = Guard(Tier.STORE, timeout=seconds, max_running=size, max_waiting=waiting, clock=SystemClock())
+    database = Database(dsn, size=size, timeout=seconds, prepare=prepare, guard=guard)
     await database.open()
     try:
         yield database

@@ -4,22 +4,13 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
 # Between two plain lines about the same step, in seconds.
 _PLAIN_INTERVAL = 2.0
-
-
-class _WhileCounting(ProgressColumn):
-    """A column that only steps with a count have."""
-
-    def __init__(self, column: ProgressColumn) -> None:
-        super().__init__()
-        self._column = column
-
-    def render(self, task: Task) -> RenderableType:
-        return self._column.render(task) if task.total is not None and not task.finished else ""
+# Characters of a bar.
+_BAR = 24
 
 
 class Steps:
@@ -29,13 +20,8 @@ class Steps:
         self._console = console
         self._live: Progress | None = None
         if console.is_terminal:
-            columns = [
-                SpinnerColumn(finished_text="[green]✓[/]"),
-                TextColumn("{task.description}"),
-                _WhileCounting(BarColumn(bar_width=24)),
-                _WhileCounting(TextColumn("{task.fields[count]}")),
-            ]
-            self._live = Progress(*columns, console=console)
+            spinner = SpinnerColumn(finished_text="[green]✓[/]")
+            self._live = Progress(spinner, TextColumn("{task.description}"), console=console)
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -62,11 +48,13 @@ class Step:
         self._task = live.add_task(text, total=None) if live is not None else None
 
     def progress(self, done: int, total: int) -> None:
-        """Shows how far it got."""
+        """Shows how far it got; `total` is at least 1."""
         count = f"{done:,} of {total:,}"
         if self._live is not None and self._task is not None:
-            # One more than there is: rows that are all sent are not all stored, so only `done` finishes the step.
-            self._live.update(self._task, completed=done, total=total + 1, count=count)
+            # Not a column of rich's: those of one step would be squeezed by the finished lines of the others.
+            filled = _BAR * done // total
+            bar = f"[cyan]{'━' * filled}[/][dim]{'━' * (_BAR - filled)}[/]"
+            self._live.update(self._task, description=f"{self._text} {bar} {count}")
         elif time.monotonic() - self._last >= _PLAIN_INTERVAL:
             self._last = time.monotonic()
             self._console.print(f"{self._text}: {count}")

@@ -38,16 +38,17 @@ class Relay:
         next_prune = loop.time()
         while True:
             try:
-                while await self.step():
-                    pass
+                is_behind = await self.step() == PAGE
+                # Also when there is always something to tell.
                 if loop.time() >= next_prune:
-                    await self._store.prune(changes_after=self._retention, requests_after=REQUESTS_KEPT)
-                    next_prune = loop.time() + PRUNE_EVERY
+                    is_done = await self._store.prune(changes_after=self._retention, requests_after=REQUESTS_KEPT)
+                    next_prune = loop.time() + (PRUNE_EVERY if is_done else 0)
             except TierFailed as error:
                 telemetry.log.warning("cannot relay changes; trying again", error=str(error))
                 await asyncio.sleep(RETRY)
             else:
-                await woken(POLL)
+                if not is_behind:
+                    await woken(POLL)
 
     async def step(self) -> int:
         """Tells Redis of the next changes, then remembers that they are told; returns how many there were."""

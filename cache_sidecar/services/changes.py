@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from cache_sidecar import telemetry
-from cache_sidecar.errors import TierFailed, WatchTooSlow
+from cache_sidecar.errors import ChangesExpired, TierFailed, WatchTooSlow
 from cache_sidecar.store.outbox import Change, Outbox
 
 # Changes that may wait for a slow reader of a stream; more end the stream.
@@ -39,7 +39,7 @@ class Changes:
         watcher = _Every(dataset)
         joined_at = await self._join(watcher)
         try:
-            async for change in self._missed(dataset, position, joined_at):
+            async for change in self._missed(dataset, position, joined_at, after_version):
                 yield change
             while (told := await watcher.queue.get()) is not None:
                 if told.position > position:
@@ -64,15 +64,17 @@ class Changes:
         finally:
             self._leave(watcher)
 
-    async def _missed(self, dataset: str, position: int, until: int) -> AsyncIterator[Change]:
+    async def _missed(self, dataset: str, position: int, until: int, version: int) -> AsyncIterator[Change]:
         while position < until:
             page = await self._outbox.after(position, limit=PAGE, dataset=dataset)
+            if version and not await self._outbox.is_kept(position):
+                raise ChangesExpired(version)  # a slow caller: what followed may be deleted by now
             for change in page:
                 if change.position <= until:
                     yield change
             if len(page) < PAGE:
                 return
-            position = page[-1].position
+            position, version = page[-1].position, page[-1].version
 
     async def _join(self, watcher: "_Every | _Newest") -> int:
         async with self._joining:

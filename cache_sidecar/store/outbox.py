@@ -6,6 +6,10 @@ from typing import NamedTuple
 from cache_sidecar.errors import ChangesExpired
 from cache_sidecar.store.pool import Database
 
+_LAST = 2**63 - 1
+# Changes that get their positions in one go (see migrations/shared/0001), and rows that are deleted in one.
+_ROUND = 10_000
+
 
 class Change(NamedTuple):
     """A committed change of one row."""
@@ -35,18 +39,18 @@ class Outbox:
         )
         return [Change(*row) for row in rows]
 
-    async def _sequence(self) -> bool:
-        """Gives committed changes their positions, and returns whether there were any without."""
+    async def _sequence(self) -> int:
+        """Gives committed changes their positions, at most _ROUND of them, and returns how many."""
         rows = await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
-        return bool(rows[0][0])
+        return int(rows[0][0])
 
     async def position(self, after_version: int) -> int:
         """Returns the position of the change with a version, or the present one for version 0.
 
         Raises ChangesExpired when that change is no longer kept.
         """
-        while await self._sequence():
-            pass  # a large transaction takes several rounds
+        while await self._sequence() >= _ROUND:
+            pass
         if after_version == 0:
             # Not the newest row's position: the outbox may be empty by now.
             rows = await self._database.fetch(
@@ -59,6 +63,10 @@ class Outbox:
         if not rows:
             raise ChangesExpired(after_version)
         return int(rows[0][0])
+
+    async def is_kept(self, position: int) -> bool:
+        """Returns whether the change at a position, and so every later one, is still kept."""
+        return bool(await self._database.fetch("SELECT 1 FROM cache_sidecar.outbox WHERE position = %s", [position]))
 
 
 class RelayStore:
@@ -87,20 +95,25 @@ class RelayStore:
             [region, position],
         )
 
-    async def prune(self, *, changes_after: float, requests_after: float) -> None:
-        """Deletes what is older than so many seconds: changes that every region was told of, and first replies."""
-        await self._database.fetch(
+    async def prune(self, *, changes_after: float, requests_after: float) -> bool:
+        """Deletes what is older than so many seconds: changes that every region was told of, and first replies.
+
+        At most _ROUND of each; returns whether that was all.
+        """
+        ((changes,),) = await self._database.fetch(
             """WITH gone AS (
                    DELETE FROM cache_sidecar.outbox WHERE version IN (
                        SELECT version FROM cache_sidecar.outbox
                        WHERE position <= (SELECT min(position) FROM cache_sidecar.relays)
-                         AND change_time < now() - make_interval(secs => %s)
+                         -- Nothing behind a change that is kept: who resumes from that one must find all that followed.
+                         AND position < coalesce((SELECT min(position) FROM cache_sidecar.outbox
+                                                  WHERE change_time >= now() - make_interval(secs => %s)), %s)
                        ORDER BY position LIMIT 10000)
                    RETURNING 1)
                SELECT count(*) FROM gone""",
-            [changes_after],
+            [changes_after, _LAST],
         )
-        await self._database.fetch(
+        ((requests,),) = await self._database.fetch(
             """WITH gone AS (
                    DELETE FROM cache_sidecar.requests WHERE request_id IN (
                        SELECT request_id FROM cache_sidecar.requests
@@ -109,3 +122,5 @@ class RelayStore:
                SELECT count(*) FROM gone""",
             [requests_after],
         )
+        deleted: int = max(changes, requests)
+        return deleted < _ROUND

@@ -53,8 +53,7 @@ class Coherence:
     async def stop(self) -> None:
         """Stops listening."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await _ended(self._task)
         for feed in self._feeds.values():
             await feed.stop()
 
@@ -131,8 +130,7 @@ class Feed:
     async def stop(self) -> None:
         """Stops listening; its partitions are not trusted any more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await _ended(self._task)
 
     async def _run(self) -> None:
         told = False
@@ -252,3 +250,11 @@ class Feed:
         for follower in self._followers.values():
             for partition in self._counters:
                 follower.set_trusted(partition, trusted)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancels a task and waits for its end. Again and again: redis-py swallows a cancellation that meets it connecting."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    await asyncio.gather(task, return_exceptions=True)

@@ -331,7 +331,8 @@ class Dataset:
         """Drops ids from every cache. Raises TierFailed when only this sidecar's memory could be emptied."""
         for id in ids:
             self.changed(id, 0)
-        await self._l2_guard.run(lambda: self._l2_tier.drop(self.name, ids))
+        for first in range(0, len(ids), MAX_BATCH):
+            await self._l2_guard.run(partial(self._l2_tier.drop, self.name, ids[first : first + MAX_BATCH]))
         for id in ids:
             self.changed(id, 0)  # what was read from Redis meanwhile
 

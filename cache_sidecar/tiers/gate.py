@@ -16,7 +16,7 @@ where they stand.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -36,17 +36,24 @@ MAX_PACED = 10_000
 
 
 class Known(NamedTuple):
-    """What is known of the stock of a product."""
+    """What the rows of a product say, each as of one of its versions."""
 
-    available: int
-    last_grants: Mapping[str, int]
-    "The number of the last grant of each of its rows, by the row's id."
+    parts: Sequence[Part]
 
-    @classmethod
-    def of(cls, parts: Iterable[Part]) -> "Known":
-        """Returns what the rows of a product say."""
-        parts = list(parts)
-        return cls(sum(part.stock.available for part in parts), {part.id: part.stock.grant_version for part in parts})
+    @property
+    def available(self) -> int:
+        """Pieces that can be reserved."""
+        return sum(part.stock.available for part in self.parts)
+
+    @property
+    def last_grants(self) -> list[tuple[str, int]]:
+        """The number of the last grant of each row, with the row's id."""
+        return [(part.id, part.stock.grant_version) for part in self.parts]
+
+    def includes(self, parts: Iterable[Part]) -> bool:
+        """Whether none of the rows is newer in `parts`."""
+        versions = {part.id: part.version for part in self.parts}
+        return all(versions.get(part.id, 0) >= part.version for part in parts)
 
 
 class _Waiting(NamedTuple):
@@ -62,6 +69,8 @@ class Line:
         self._free = turns
         self._turns = turns
         self._waiting: deque[_Waiting] = deque()
+        self.news: Known | None = None
+        "What PostgreSQL said when it last refused somebody here."
 
     async def enter(self, quantity: int) -> Known | None:
         """Waits for a turn and returns None, or returns what became known meanwhile: too little is left."""
@@ -90,6 +99,7 @@ class Line:
 
     def learn(self, known: Known) -> None:
         """Calls out those who want more than is left."""
+        self.news = known
         for waiting in self._waiting:
             if waiting.quantity > known.available and not waiting.called.done():
                 waiting.called.set_result(known)
@@ -109,6 +119,11 @@ class Paced:
         self._last = last
         self._next: asyncio.Task[Total] | None = None
         self._not_before = asyncio.get_running_loop().time() + PACE
+        self._is_outdated = False
+
+    def learn(self, known: Known) -> None:
+        """Takes that there was less than somebody wanted, who was let through."""
+        self._is_outdated = known.includes(self._last.parts)
 
     async def read(self, quantity: int) -> Total:
         """Returns what the last read found if that is enough, or what the next one finds; errors as of the read.
@@ -116,7 +131,7 @@ class Paced:
         So who is let through may find less, and who is refused is refused by a read that began after he came.
         """
         loop = asyncio.get_running_loop()
-        if self._last.available >= quantity and loop.time() < self._not_before:
+        if self._last.available >= quantity and loop.time() < self._not_before and not self._is_outdated:
             return self._last
         if self._next is None:
             self._next = loop.create_task(self._read_next())
@@ -130,6 +145,7 @@ class Paced:
         self._next = None
         try:
             self._last = await self._read()
+            self._is_outdated = False
         finally:
             self._not_before = loop.time() + PACE
         return self._last
@@ -174,9 +190,9 @@ class Gate:
             for product_id, quantity in items.items():
                 total = totals[product_id]
                 if total.parts and total.available < quantity:
-                    await self._refuse(product_id, Known.of(total.parts), request_id)
+                    await self._refuse(product_id, Known(total.parts), request_id)
             for product_id, quantity in items.items():
-                await self._enter(product_id, quantity, request_id)
+                await self._enter(product_id, quantity, totals[product_id], request_id)
                 entered.append(product_id)
             yield {product_id: total.buckets for product_id, total in totals.items()}
         finally:
@@ -187,36 +203,40 @@ class Gate:
                 if (line := self._lines.get(product_id)) is not None and line.is_empty:
                     del self._lines[product_id]
 
-    def learn(self, product_id: str, parts: Iterable[Part]) -> None:
+    def learn(self, product_id: str, parts: Sequence[Part]) -> None:
         """Takes what PostgreSQL said of a product when it refused: all of its rows, committed and locked at that moment."""
         if line := self._lines.get(product_id):
-            line.learn(Known.of(parts))
+            line.learn(Known(parts))
+        if paced := self._paced.get(product_id):
+            paced.learn(Known(parts))
 
     async def _look(self, items: Mapping[str, int]) -> dict[str, Total]:
         """Reads what is known of products, at a pace that PostgreSQL can bear."""
         paced = {product_id: self._paced[product_id] for product_id in items if product_id in self._paced}
         totals = await self._stocks.get_many([product_id for product_id in items if product_id not in paced])
-        for product_id, reads in paced.items():
-            totals[product_id] = await reads.read(items[product_id])
         for product_id, total in totals.items():
-            if total.source is not Source.STORE:
-                self._paced.pop(product_id, None)
-            elif product_id not in self._paced:
+            if total.source is Source.STORE:
                 if len(self._paced) >= MAX_PACED:
                     del self._paced[next(iter(self._paced))]
                 self._paced[product_id] = Paced(partial(self._stocks.get, product_id), total)
+        for product_id, reads in paced.items():
+            totals[product_id] = await reads.read(items[product_id])
+            if totals[product_id].source is not Source.STORE:
+                self._paced.pop(product_id, None)
         return totals
 
-    async def _enter(self, product_id: str, quantity: int, request_id: UUID) -> None:
+    async def _enter(self, product_id: str, quantity: int, total: Total, request_id: UUID) -> None:
         line = self._lines.setdefault(product_id, Line(self._turns))
-        known = await line.enter(quantity)
+        known = line.news
+        if known is None or known.available >= quantity or not known.includes(total.parts):
+            known = await line.enter(quantity)
         if known is not None:
             await self._refuse(product_id, known, request_id)
             # It was granted before, and is to find its first reply. Nothing more is news to it.
-            await self._enter(product_id, 0, request_id)
+            await self._enter(product_id, 0, total, request_id)
 
     async def _refuse(self, product_id: str, known: Known, request_id: UUID) -> None:
         """Raises OutOfStock, unless the request may have been granted before."""
-        if not await self._grants.may_include(known.last_grants.items(), request_id):
+        if not await self._grants.may_include(known.last_grants, request_id):
             self.refused += 1
             raise OutOfStock(product_id, known.available)

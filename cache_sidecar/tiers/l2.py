@@ -284,9 +284,7 @@ class RedisL2:
             pipeline.fcall(f"{self._library}_{call.function}", len(call.keys), *call.keys, *call.arguments)
         return list(await pipeline.execute(raise_on_error=False))
 
-    async def _repeat(
-        self, client: Redis | RedisCluster, calls: list["_Call"], replies: list[Any], numbers: list[int]
-    ) -> None:
+    async def _repeat(self, client: Redis | RedisCluster, calls: list["_Call"], replies: list[Any], numbers: list[int]) -> None:
         for number, reply in zip(numbers, await self._execute(client, [calls[n] for n in numbers]), strict=True):
             replies[number] = reply
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import carts, products, report
+from tests.bench import carts, inventory, products, report
 from tests.bench.comparison import Comparison, compare
 from tests.bench.connection import LoadError
 from tests.bench.machine import choose_cores, on_core
@@ -25,6 +25,7 @@ def _comparisons(stack: Stack) -> list[Comparison]:
     return [
         *products.comparisons(stack),
         *carts.comparisons(stack),
+        *inventory.comparisons(stack),
     ]
 
 

@@ -25,9 +25,11 @@ class LoadError(Exception):
 class Tally:
     """What came of the calls of a run. Times are in nanoseconds."""
 
-    def __init__(self, *, sample_every: int) -> None:
+    def __init__(self, *, sample_every: int, refusal: str = "") -> None:
         if sample_every < 1:
             raise ValueError("sample_every counts replies: 1 or more")
+        self.refusal = refusal
+        "How the outcome begins, such as `grpc-status 9`, of calls that are to be refused: then those count as served."
         self.latencies = array("q")
         "One per served call."
         self.errors: Counter[str] = Counter()
@@ -146,7 +148,9 @@ class Connection:
 
     def _finish(self, call: _Call, outcome: str, now: int) -> None:
         tally = self._tally
-        if outcome != _SERVED:
+        if tally.refusal and outcome.startswith(tally.refusal):
+            tally.latencies.append(now - call.started)
+        elif outcome != _SERVED or tally.refusal:
             tally.errors[outcome] += 1
         elif call.size < 0:
             tally.errors["grpc-status 0, but not one whole message"] += 1

@@ -77,15 +77,17 @@ def run_load(
     seconds: float,
     metadata: tuple[tuple[str, str], ...] = (),
     sample_every: int = 64,
+    refusal: str = "",
 ) -> LoadResult:
     """Calls a method for some seconds, with `in_flight` calls on each of `connections`, going round the payloads.
 
     `address` is host:port or unix:PATH, `path` is /package.Service/Method, payloads are serialized requests under
-    16 KiB. Calls that fail are counted in the result; raises LoadError when the load itself cannot be made.
+    16 KiB. Calls that fail are counted in the result; with `refusal` those are the ones that were not refused so, see
+    `Tally`. Raises LoadError when the load itself cannot be made.
     """
     if connections < 1 or in_flight < 1 or seconds <= 0:
         raise ValueError("connections, in_flight and seconds have to be positive")
-    tally = Tally(sample_every=sample_every)
+    tally = Tally(sample_every=sample_every, refusal=refusal)
     headers = RequestHeaders(path=path, authority=_authority(address), metadata=metadata)
     with ExitStack() as stack:
         peers = [stack.enter_context(_connected(address, headers, payloads, tally)) for _ in range(connections)]

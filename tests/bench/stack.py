@@ -41,8 +41,19 @@ class Server:
     address: str
     cores: Cores | None
 
-    def side(self, path: str, payloads: Sequence[bytes], *, shape: Shape, accept: Callable[[LoadResult], None]) -> Measure:
-        """Returns what measures one method; `accept` raises if the replies are not those that were to be measured."""
+    def side(
+        self,
+        path: str,
+        payloads: Sequence[bytes],
+        *,
+        shape: Shape,
+        accept: Callable[[LoadResult], None],
+        refusal: str = "",
+    ) -> Measure:
+        """Returns what measures one method; `accept` raises if the replies are not those that were to be measured.
+
+        With `refusal` all calls are to be refused, with a status as in `grpc-status 9`.
+        """
 
         def measure(seconds: float) -> Measured:
             def load() -> LoadResult:
@@ -53,6 +64,7 @@ class Server:
                     connections=shape.connections,
                     in_flight=shape.in_flight,
                     seconds=seconds,
+                    refusal=refusal,
                 ).check()
                 accept(result)
                 return result

@@ -13,6 +13,7 @@ from psycopg import sql
 from cache_sidecar.clock import Clock
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from tests.acl import allow
 from tests.contract.fuzz import FUZZ, FUZZ_SEED
 from tests.contract.shop import Shop
 from tests.sidecars import in_process, settings_for
@@ -38,7 +39,8 @@ async def shared_database(postgres: Postgres, template: str) -> str:
 @pytest.fixture(scope="session")
 async def shops(valkey_cluster: ValkeyCluster, shared_database: str) -> AsyncIterator[tuple[Shop, Shop]]:
     """Two sidecars of one region, for tests that use products of their own."""
-    settings = settings_for(",".join(valkey_cluster.addresses), shared_database, "contract")
+    user = await allow(valkey_cluster, "contract")
+    settings = settings_for(",".join(valkey_cluster.addresses), shared_database, "contract", **user)
     async with in_process(settings) as first, in_process(settings) as second:
         yield Shop(first), Shop(second)
 
@@ -55,11 +57,12 @@ def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_
 
     @contextlib.asynccontextmanager
     async def opened(*, clock: Clock | None = None, trusted: bool = True, **settings: Any) -> AsyncIterator[Shop]:
+        user = await allow(valkey_cluster, namespace) if settings.keys().isdisjoint({"redis", "namespace"}) else {}
         made = settings_for(
             settings.pop("redis", ",".join(valkey_cluster.addresses)),
             settings.pop("postgres", database),
             settings.pop("namespace", namespace),
-            **settings,
+            **user | settings,
         )
         async with in_process(made, clock=clock, trusted=trusted) as sidecar:
             yield Shop(sidecar)

@@ -184,8 +184,9 @@ class RawConnection:
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == frames.SETTINGS and not flags & frames.ACK:
-            old, self._initial_window = self._initial_window, frames.read_settings(payload).get(
-                frames.INITIAL_WINDOW_SIZE, self._initial_window
+            old, self._initial_window = (
+                self._initial_window,
+                frames.read_settings(payload).get(frames.INITIAL_WINDOW_SIZE, self._initial_window),
             )
             for open_stream in self._stream_windows:
                 self._stream_windows[open_stream] += self._initial_window - old

@@ -128,7 +128,9 @@ async def test_money_that_is_none_is_refused(shop: Shop, money: dict) -> None:
     assert (await shop.get(created.product_id, bypass=True)).product == created
 
 
-@pytest.mark.parametrize("age", [{"seconds": -1}, {"nanos": -1}, {"seconds": 2_592_001}, {"seconds": 2**63 - 1}, {"seconds": -(2**63)}])
+@pytest.mark.parametrize(
+    "age", [{"seconds": -1}, {"nanos": -1}, {"seconds": 2_592_001}, {"seconds": 2**63 - 1}, {"seconds": -(2**63)}]
+)
 async def test_a_max_age_out_of_range_is_refused(shop: Shop, age: dict) -> None:
     for call in (
         shop.get("x", max_age=age),

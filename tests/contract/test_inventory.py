@@ -135,9 +135,7 @@ async def test_stock_does_not_overflow(stock: Stockroom) -> None:
 
 
 @pytest.mark.parametrize("method", ["set", "adjust"])
-async def test_a_repeat_returns_the_first_reply_and_changes_nothing(
-    stock: Stockroom, other: Stockroom, method: str
-) -> None:
+async def test_a_repeat_returns_the_first_reply_and_changes_nothing(stock: Stockroom, other: Stockroom, method: str) -> None:
     id, request = new_id(), request_id()
     await stock.set(id, 5)
     first = await getattr(stock, method)(id, 3, request_id=request)

@@ -154,7 +154,9 @@ async def test_a_stock_that_is_deleted_by_another_program(open_shop: Open, datab
             await watch.until_last(id, (9, 0))
 
 
-async def test_without_redis_changes_are_seen_by_looking(open_shop: Open, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_redis_changes_are_seen_by_looking(
+    open_shop: Open, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inventory_watch, "POLL", 0.02)
     async with open_shop(redis="127.0.0.1:1", redis_mode="single", trusted=False) as shop:
         room, id = Stockroom(shop.channel), new_id()

@@ -10,7 +10,23 @@ from cache_sidecar.v1.admin_service_pb2 import InvalidateRequest
 from tests.contract.shop import L1, L2, STORE, Shop, new_id, product, refused
 from tests.sidecars import until
 
-STRANGE_IDS = ["{07}", "a:b:{c}", "}{", "product", "x y", "é", "日本", "\U0001f600", "*", "%s", "'; --", "\\", '"', "\u200b", "a" * 128]
+STRANGE_IDS = [
+    "{07}",
+    "a:b:{c}",
+    "}{",
+    "product",
+    "x y",
+    "é",
+    "日本",
+    "\U0001f600",
+    "*",
+    "%s",
+    "'; --",
+    "\\",
+    '"',
+    "\u200b",
+    "a" * 128,
+]
 
 
 async def test_a_product_comes_back_as_it_was_created(shop: Shop) -> None:

@@ -101,7 +101,8 @@ async def test_a_request_that_failed_can_be_made_again(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "00000000-0000-0000-0000-00000000000", f"{{{UUID(int=5)}}}", UUID(int=5).hex, f" {UUID(int=5)}", "\x00", "é" * 36]
+    "text",
+    ["x", "00000000-0000-0000-0000-00000000000", f"{{{UUID(int=5)}}}", UUID(int=5).hex, f" {UUID(int=5)}", "\x00", "é" * 36],
 )
 async def test_an_id_that_is_no_uuid_is_refused(shop: Shop, text: str) -> None:
     for call in (

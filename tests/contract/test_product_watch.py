@@ -14,7 +14,7 @@ from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.bench import frames
 from tests.contract.conftest import Open
 from tests.contract.raw import RawConnection, message
-from tests.contract.shop import Shop, new_id, refusal
+from tests.contract.shop import Shop, refusal
 from tests.sidecars import DEADLINE, until
 
 CREATED, UPDATED, DELETED = pb.CHANGE_KIND_CREATED, pb.CHANGE_KIND_UPDATED, pb.CHANGE_KIND_DELETED
@@ -201,7 +201,10 @@ async def test_a_slow_reader_is_told_and_resumes_without_loss(open_shop: Open, d
         await until(lambda: len(shop.app._changes._watchers) == 1)
         raw.allow(stream, 2**24)
         reply = await raw.reply(stream)
-        assert (reply.status, reply.message) == (10, "changes arrive faster than they are read: resume from the last version received")
+        assert (reply.status, reply.message) == (
+            10,
+            "changes arrive faster than they are read: resume from the last version received",
+        )
         received = parsed(reply.body)
         assert 2000 <= len(received) < count
         async with watching(shop, received[-1].version) as resumed:

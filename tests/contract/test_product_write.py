@@ -117,7 +117,8 @@ async def test_no_mask_and_nothing_given_is_refused(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["etag", "product_id", "create_time", "nothing", "price.units", "attributes.colour", "title.", "", " title", "Title"]
+    "path",
+    ["etag", "product_id", "create_time", "nothing", "price.units", "attributes.colour", "title.", "", " title", "Title"],
 )
 async def test_a_mask_that_names_no_changeable_field_is_refused(shop: Shop, path: str) -> None:
     created = await shop.create(**FULL)
@@ -174,9 +175,7 @@ async def test_an_etag_that_is_no_longer_current_aborts(shop: Shop) -> None:
 
 async def test_of_many_updates_with_one_etag_one_wins(shops: tuple[Shop, Shop]) -> None:
     created = await shops[0].create()
-    calls = [
-        shops[number % 2].update(created.product_id, title=f"writer {number}", etag=created.etag) for number in range(10)
-    ]
+    calls = [shops[number % 2].update(created.product_id, title=f"writer {number}", etag=created.etag) for number in range(10)]
     results = await asyncio.gather(*(asyncio.ensure_future(call) for call in calls), return_exceptions=True)
     (winner,) = [result for result in results if isinstance(result, Product)]
     assert (await shops[0].get(created.product_id, bypass=True)).product == winner

@@ -12,18 +12,7 @@ from cache_sidecar.v1 import inventory_service_pb2 as pb
 from cache_sidecar.v1.inventory_pb2 import ReservationItem
 from tests.contract.conftest import Open
 from tests.contract.shop import Shop, new_id, refused
-from tests.stockroom import (
-    COMMITTED,
-    EXPIRED,
-    HELD,
-    RELEASED,
-    Stockroom,
-    expire,
-    moment,
-    query,
-    request_id,
-    reserving,
-)
+from tests.stockroom import COMMITTED, EXPIRED, HELD, RELEASED, Stockroom, expire, moment, query, request_id, reserving
 
 
 @pytest.fixture

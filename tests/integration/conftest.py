@@ -10,8 +10,9 @@ from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers.l2 import RedisL2
 from tests.conftest import ChoosePorts
-from tests.tiers import open_l2
+from tests.tiers import Case, open_case, open_l2
 
+OpenCase = Callable[..., AbstractAsyncContextManager[Case]]
 OpenL2 = Callable[..., AbstractAsyncContextManager[RedisL2]]
 
 
@@ -36,4 +37,17 @@ def open_either(request: pytest.FixtureRequest, valkey_cluster: ValkeyCluster, v
 async def l2(valkey_cluster: ValkeyCluster, namespace: str) -> AsyncIterator[RedisL2]:
     """An L2 on the cluster."""
     async with open_l2(",".join(valkey_cluster.addresses), namespace) as opened:
+        yield opened
+
+
+@pytest.fixture
+def open_sidecar(valkey_cluster: ValkeyCluster, namespace: str) -> OpenCase:
+    """Opens a dataset on the cluster; several share its namespace."""
+    return partial(open_case, ",".join(valkey_cluster.addresses), namespace)
+
+
+@pytest.fixture
+async def case(open_sidecar: OpenCase) -> AsyncIterator[Case]:
+    """A dataset on the cluster."""
+    async with open_sidecar() as opened:
         yield opened

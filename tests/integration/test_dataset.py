@@ -1,34 +1,18 @@
 """The read and write path, through a real L1 and a real Redis cluster, branch by branch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
 
 from cache_sidecar.devstack.ports import free_ports
-from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import Failure, Overloaded, TierFailed
-from cache_sidecar.tiers import dataset as datasets
-from cache_sidecar.tiers.ports import Freshness, Record, Source
+from cache_sidecar.errors import Failure, TierFailed
+from cache_sidecar.tiers.ports import Freshness, Source
+from tests.integration.conftest import OpenCase
 from tests.sidecars import until
 from tests.tiers import BYPASS, POLICY, Case, open_case
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
-OpenCase = Callable[..., AbstractAsyncContextManager[Case]]
-
-
-@pytest.fixture
-def open_sidecar(valkey_cluster: ValkeyCluster, namespace: str) -> OpenCase:
-    return partial(open_case, ",".join(valkey_cluster.addresses), namespace)
-
-
-@pytest.fixture
-async def case(open_sidecar: OpenCase) -> AsyncIterator[Case]:
-    async with open_sidecar() as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -336,71 +320,3 @@ async def test_a_drop_without_redis_empties_memory_and_says_so(nobody: str, name
         with pytest.raises(TierFailed):
             await (case.dataset.drop_all() if everything else case.dataset.drop(["a"]))
         assert await case.get("a") == (b"sofa", STORE)
-
-
-# Bounds
-
-
-async def test_more_waiting_ids_than_the_bound_are_refused_at_once(
-    case: Case, open_sidecar: OpenCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets, "MAX_WAITING", 10)
-    async with open_sidecar() as small:
-        with pytest.raises(Overloaded):
-            await small.dataset.get_many([f"id{number}" for number in range(11)])
-        await until(lambda: not small.dataset._l2._waiting)
-        assert await small.get("a") == (None, STORE)
-
-
-async def test_work_behind_the_replies_is_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "MAX_BACKGROUND", 1)
-    case.l2.before_fill.close()
-    for id in "ab":
-        case.rows.commit(id, 1, b"sofa")
-        assert (await case.dataset.get(id)).source is STORE
-    case.l2.before_fill.open()
-    await case.settled()
-    assert isinstance(await case.in_l2("a"), Record)
-    assert await case.in_l2("b") is None
-
-
-async def test_a_refresh_that_is_left_out_is_made_up_for(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    case.rows.commit("a", 1, b"sofa")
-    await case.get("a")
-    case.clock.advance(100)
-    with monkeypatch.context() as patch:
-        patch.setattr(datasets, "MAX_BACKGROUND", 0)
-        assert await case.get("a") == (b"sofa", L1)
-    reads = case.l2.reads
-    assert await case.get("a") == (b"sofa", L1)
-    assert case.l2.reads == reads + 1
-
-
-async def test_a_defect_behind_a_reply_is_logged(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*_: object, **__: object) -> None:
-        raise KeyError("defect")
-
-    monkeypatch.setattr(case.l2, "fill", broken)
-    with capture_logs() as logs:
-        await case.get("a")
-    assert [log["event"] for log in logs] == ["background work failed"]
-
-
-async def test_close_leaves_nothing_running(open_sidecar: OpenCase) -> None:
-    before = asyncio.all_tasks()
-    async with open_sidecar() as case:
-        case.rows.commit("a", 1, b"sofa")
-        await case.dataset.get("a")
-        case.clock.advance(100)
-        await case.l2.drop("product", ["a"])
-        case.rows.before.close()
-        await case.dataset.get("a")
-        await case.rows.before.reached()
-        closing = asyncio.create_task(case.dataset.close())
-        await asyncio.sleep(0)
-        assert not closing.done()
-        case.rows.before.open()
-        await closing
-        assert not case.dataset._background
-        assert isinstance(await case.in_l2("a"), Record)
-    assert asyncio.all_tasks() - before == set()

@@ -11,7 +11,7 @@ from cache_sidecar.errors import ChangesExpired
 from cache_sidecar.store.outbox import Outbox, RelayStore
 from cache_sidecar.store.pool import Database
 from tests.sidecars import until
-from tests.stores import insert, open_database, run
+from tests.stores import INSERT, insert, open_database, run
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ async def test_race_07_what_is_inserted_after_a_deletion_is_newer_than_it(databa
         "CREATE TRIGGER wait BEFORE DELETE ON cache_sidecar.products FOR EACH ROW EXECUTE FUNCTION public.wait()",
     )
     statements = {
-        "insert": "INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code) VALUES ('a', 'x', 1, 'EUR')",
+        "insert": INSERT.replace("%s, %s", "'a', 'x'"),
         "rename": "UPDATE cache_sidecar.products SET product_id = 'a' WHERE product_id = 'c'",
     }
     statements["upsert"] = f"{statements['insert']} ON CONFLICT (product_id) DO UPDATE SET title = 'x'"
@@ -266,6 +266,26 @@ async def test_what_every_region_was_told_of_and_is_old_is_pruned(outbox: Outbox
     with pytest.raises(ChangesExpired):
         await outbox.position(versions[0])
     assert await outbox.position(0) == changes[-1].position
+
+
+async def test_nothing_behind_a_change_that_is_kept_is_pruned(outbox: Outbox, opened: Database, database: str) -> None:
+    """A long transaction's changes are older than their place: who resumes from the one before them must not miss them."""
+    async with transaction(database) as slow:
+        await insert(slow, "slow")
+        version = await insert_alone(database, "fast")
+        assert await ids(outbox) == ["fast"]
+        await slow.commit()
+    changes = await outbox.after(0, limit=10)
+    assert [change.id for change in changes] == ["fast", "slow"]
+    await run(database, "UPDATE cache_sidecar.outbox SET change_time = change_time - interval '1 hour' WHERE id = 'slow'")
+    await RelayStore(opened).told("eu", changes[-1].position)
+    await keep(opened, changes=60)
+    assert await ids(outbox, await outbox.position(version)) == ["slow"]
+
+
+async def insert_alone(database: str, id: str) -> int:
+    async with transaction(database) as other:
+        return await insert(other, id)
 
 
 async def test_a_position_is_never_given_twice(outbox: Outbox, opened: Database, database: str) -> None:

@@ -68,9 +68,7 @@ async def test_concurrent_duplicates_have_one_effect_and_one_reply(database: str
     """Through two sidecars, with work that conflicts by itself and with work that does not."""
     async with open_database(database, size=8) as one, open_database(database, size=8) as two:
         work = [
-            store.write(key(), Creation(id, f"{id}{number}".encode()))
-            for number, id in enumerate(ids)
-            for store in (one, two)
+            store.write(key(), Creation(id, f"{id}{number}".encode())) for number, id in enumerate(ids) for store in (one, two)
         ]
         written = await asyncio.gather(*work)
         assert len({result.reply for result in written}) == 1
@@ -162,9 +160,7 @@ def creation_request() -> pb.CreateProductRequest:
     return pb.CreateProductRequest(request_id=str(uuid4()))
 
 
-async def test_a_write_whose_caller_left_is_finished(
-    opened: Database, valkey_cluster: ValkeyCluster, namespace: str
-) -> None:
+async def test_a_write_whose_caller_left_is_finished(opened: Database, valkey_cluster: ValkeyCluster, namespace: str) -> None:
     async with open_case(",".join(valkey_cluster.addresses), namespace, clock=ManualClock()) as case:
         writer, gate = Writer(opened), Gate()
         gate.close()
@@ -201,7 +197,9 @@ async def test_a_repeat_through_another_sidecar_ends_what_that_one_held(
         assert (await case.get("a"))[0] == b"entry"
 
 
-async def test_a_request_without_an_id_is_done_each_time(opened: Database, valkey_cluster: ValkeyCluster, namespace: str) -> None:
+async def test_a_request_without_an_id_is_done_each_time(
+    opened: Database, valkey_cluster: ValkeyCluster, namespace: str
+) -> None:
     async with open_case(",".join(valkey_cluster.addresses), namespace) as case:
         writer = Writer(opened)
         for id in "ab":

@@ -109,4 +109,4 @@ def test_a_terminal_shows_a_count() -> None:
     console, out = _console(terminal=True)
     with Steps(console) as steps:
         steps.begin("Catalogue").progress(500, 1000)
-    assert "500 of 1,000" in out.getvalue()
+    assert f"Catalogue {'━' * 24} 500 of 1,000" in out.getvalue()

@@ -5,12 +5,17 @@ import asyncio
 import pytest
 
 from cache_sidecar.tiers.gate import Gate, Known, Line
+from cache_sidecar.tiers.stock import Part, Stock
 
 
 async def queue(line: Line, *quantities: int) -> list[asyncio.Task[Known | None]]:
     tasks = [asyncio.get_running_loop().create_task(line.enter(quantity)) for quantity in quantities]
     await settle()
     return tasks
+
+
+def known(available: int) -> Known:
+    return Known([Part("a", Stock(available, 0, 1, 0, 0), 1)])
 
 
 async def settle() -> None:
@@ -45,12 +50,12 @@ async def test_nobody_overtakes() -> None:
 
 
 async def test_those_who_want_more_than_is_left_are_called_out() -> None:
-    line, known = Line(1), Known(2, {})
+    line, news = Line(1), known(2)
     tasks = await queue(line, 1, 3, 2, 9)
-    line.learn(known)
+    line.learn(news)
     await settle()
     assert done(tasks) == [True, True, False, True]
-    assert (tasks[1].result(), tasks[3].result()) == (known, known)
+    assert (tasks[1].result(), tasks[3].result()) == (news, news)
     line.leave()
     await settle()
     assert tasks[2].result() is None
@@ -89,7 +94,7 @@ async def test_somebody_who_went_away_is_passed_over(news: str) -> None:
     if news == "leave":
         line.leave()
     else:
-        line.learn(Known(2, {}))
+        line.learn(known(2))
     await settle()
     assert tasks[1].cancelled()
     assert tasks[2].done() is (news == "leave")
@@ -98,7 +103,7 @@ async def test_somebody_who_went_away_is_passed_over(news: str) -> None:
 async def test_somebody_called_out_who_goes_away_has_no_turn_to_pass_on() -> None:
     line = Line(1)
     tasks = await queue(line, 1, 5, 1)
-    line.learn(Known(2, {}))
+    line.learn(known(2))
     tasks[1].cancel()
     await settle()
     assert not tasks[2].done()

@@ -10,13 +10,14 @@ import pytest
 from tests.linearizability import Model, Operation, is_linearizable, staleness, widened
 from tests.stock_model import REFUSED, End, Get, Reserve, model
 
-REGISTER: Model[int] = Model(start=0, step=lambda state, operation: _register(state, operation))
-
 
 def _register(state: int, operation: Operation) -> int | None:
     if operation.action == "read":
         return state if operation.result == state else None
     return int(operation.action)
+
+
+REGISTER = Model(start=0, step=_register)
 
 
 def op(call: float, reply: float, action: Any, result: Any = None, **more: bool) -> Operation:
@@ -115,7 +116,11 @@ PLANTED = {
     "sold twice at once": [op(0, 9, Reserve(2), "r1"), op(0, 9, Reserve(2), "r2")],
     "refused though there is enough": [op(0, 1, Reserve(1), REFUSED)],
     "given back twice": [*GOOD[:5], op(10, 11, Get(), (5, 0))],
-    "committed and released": [op(0, 1, Reserve(1), "r"), op(2, 9, End("r", "committed"), 1), op(2, 9, End("r", "released"), 1)],
+    "committed and released": [
+        op(0, 1, Reserve(1), "r"),
+        op(2, 9, End("r", "committed"), "committed"),
+        op(2, 9, End("r", "released"), "released"),
+    ],
     "ended before it was made": [op(0, 1, End("r", "released"), "released"), op(2, 3, Reserve(1), "r")],
     "refused to end though held": [op(0, 1, Reserve(1), "r"), op(2, 3, End("r", "released"), REFUSED)],
     "a commit forgotten": [op(0, 1, Reserve(1), "r"), op(2, 3, End("r", "committed"), "committed"), op(4, 5, Get(), (3, 0))],

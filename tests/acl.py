@@ -1,0 +1,38 @@
+"""The ACL user that k8s/README.md tells platforms to make: the contract tests run as it, and as nobody else."""
+
+import asyncio
+from pathlib import Path
+
+from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+
+PASSWORD = "of-the-contract"
+
+
+def line() -> str:
+    """Returns the line as it stands in the guide."""
+    guide = (Path(__file__).parent.parent / "k8s/README.md").read_text()
+    (found,) = [line for line in guide.splitlines() if line.startswith("user cs_app ")]
+    return found
+
+
+async def allow(cluster: ValkeyCluster, namespace: str) -> dict[str, str]:
+    """Makes the user for a namespace on every node, and returns the settings of a sidecar that is this user."""
+    _, _, rules = line().split(" ", 2)
+    here = rules.replace("~cs:", f"~{namespace}:").replace("&cs:", f"&{namespace}:").replace("PASSWORD", PASSWORD)
+
+    async def make(node: ValkeyServer) -> None:
+        async with node.client() as client:
+            await client.execute_command("ACL", "SETUSER", namespace, "reset", *here.split())
+
+    await asyncio.gather(*map(make, cluster.nodes))
+    return {"redis_username": namespace, "redis_password": PASSWORD}
+
+
+async def refusals(cluster: ValkeyCluster, namespace: str) -> list[str]:
+    """Returns what the nodes refused to the user of a namespace."""
+    found = []
+    for node in cluster.nodes:
+        async with node.client() as client:
+            entries = await client.acl_log()
+            found += [f"{entry['reason']}: {entry['object']}" for entry in entries if entry["username"] == namespace]
+    return found

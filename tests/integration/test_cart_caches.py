@@ -1,0 +1,201 @@
+"""Carts whose copy in Redis is gone, older or unreadable; and what a sidecar says of its own writes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.devstack.valkey import ValkeyServer
+from cache_sidecar.settings import Settings
+from cache_sidecar.v1 import cart_service_pb2 as pb
+from tests.customers import L2, STORE, Customer, cart_key, item, lines, new_request, new_user
+from tests.proxy import Proxy
+from tests.sidecars import in_process, process, settings_for, until
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(f"redis://{valkey.address}") as client:
+        yield client
+
+
+@pytest.fixture
+async def proxy(valkey: ValkeyServer) -> AsyncIterator[Proxy]:
+    """The way of the first sidecar to Redis."""
+    async with Proxy(valkey.address) as proxy:
+        yield proxy
+
+
+def _settings(redis: str, database: str, namespace: str) -> Settings:
+    return settings_for(redis, database, namespace, redis_mode="single", redis_timeout=1.0)
+
+
+@pytest.fixture
+async def cut_off(proxy: Proxy, database: str, namespace: str) -> AsyncIterator[Customer]:
+    """A sidecar whose way to Redis a test can block."""
+    async with in_process(_settings(proxy.address, database, namespace), trusted=False) as sidecar:
+        yield Customer(sidecar)
+
+
+@pytest.fixture
+async def other(valkey: ValkeyServer, database: str, namespace: str) -> AsyncIterator[Customer]:
+    """A sidecar whose way is free."""
+    async with in_process(_settings(valkey.address, database, namespace), trusted=False) as sidecar:
+        yield Customer(sidecar)
+
+
+GARBAGE = [
+    b"",
+    b"hello",
+    b"\xff" * 200,
+    b"0" * 75,
+    b"%016x02v" % 2**60 + b"g" * 200,
+    b"%016x01l" % 2**60,
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+async def test_an_unreadable_copy_is_read_from_postgresql_and_mended(
+    other: Customer, redis: Redis, namespace: str, garbage: bytes
+) -> None:
+    user = new_user()
+    cart = await other.add(user, item("a", 2))
+    await redis.set(cart_key(namespace, user), garbage)
+    reply = await other.read(user)
+    assert (reply.cart, reply.cache.source) == (cart, STORE)
+    cart = await other.add(user, item("b"))
+    assert await other.cart(user) == cart
+
+
+async def test_a_copy_cut_short_or_changed_is_read_from_postgresql(other: Customer, redis: Redis, namespace: str) -> None:
+    user = new_user()
+    cart = await other.add(user, item("a", 2))
+    whole = await redis.get(cart_key(namespace, user))
+    assert whole is not None
+    for damaged in (whole[:-1], whole[:80], whole[:-1] + bytes([whole[-1] ^ 1]), whole[:39] + b"x" + whole[40:]):
+        await redis.set(cart_key(namespace, user), damaged)
+        reply = await other.read(user)
+        assert (reply.cart, reply.cache.source) == (cart, STORE), damaged
+
+
+async def test_a_copy_of_another_kind_is_read_from_postgresql(other: Customer, redis: Redis, namespace: str) -> None:
+    user = new_user()
+    cart = await other.add(user, item("a", 2))
+    await redis.delete(cart_key(namespace, user))
+    await redis.hset(cart_key(namespace, user), "a", "b")  # type: ignore[misc]
+    assert await other.cart(user) == cart
+
+
+async def test_a_copy_that_is_gone_is_read_from_postgresql_and_filled_in(other: Customer, redis: Redis) -> None:
+    user = new_user()
+    cart = await other.add(user, item("a", 2))
+    await redis.flushall()
+    assert (await other.read(user)).cache.source == STORE
+    reply = await until(lambda: _from_l2(other, user))
+    assert reply.cart == cart
+
+
+async def _from_l2(customer: Customer, user: str) -> pb.GetCartResponse | None:
+    reply = await customer.read(user)
+    return reply if reply.cache.source == L2 else None
+
+
+@pytest.mark.parametrize("fault", ["cut", "stall"])
+async def test_own_writes_are_read_whatever_redis_holds(
+    cut_off: Customer, other: Customer, proxy: Proxy, redis: Redis, namespace: str, fault: str
+) -> None:
+    """Redis did not hear of the change, and answers again with the older copy."""
+    user = new_user()
+    await cut_off.add(user, item("a"))
+    older = await redis.get(cart_key(namespace, user))
+    proxy.cut() if fault == "cut" else proxy.stall()
+    cart = await cut_off.add(user, item("b"))
+    assert await cut_off.cart(user) == cart
+    proxy.cut()  # with what was on its way
+    await proxy.heal()
+    assert older is not None
+    await redis.set(cart_key(namespace, user), older)
+    for _ in range(100):
+        assert await cut_off.cart(user) == cart
+        await asyncio.sleep(0.01)
+        if (await cut_off.read(user)).cache.source == L2:
+            break
+    assert await other.cart(user, bypass=True) == cart
+    reply = await until(lambda: _from_l2(cut_off, user))
+    assert reply.cart == cart, "the older copy was overwritten by what the read found"
+
+
+async def test_the_relay_tells_redis_of_a_change_whose_writer_could_not(
+    cut_off: Customer, other: Customer, proxy: Proxy, valkey: ValkeyServer, database: str, namespace: str, tmp_path: object
+) -> None:
+    user = new_user()
+    await cut_off.add(user, item("a"))
+    assert lines(await other.cart(user)) == {"a": 1}
+    proxy.cut()
+    await cut_off.add(user, item("b"))
+    assert lines(await other.cart(user)) == {"a": 1}, "as the proto says: until the relay told Redis"
+    config = {"redis_nodes": valkey.address, "redis_mode": "single", "postgres_catalog": database, "namespace": namespace}
+    async with process("relay", tmp_path, config):  # type: ignore[arg-type]
+        await until(lambda: _has(other, user, {"a": 1, "b": 1}))
+
+
+async def _has(customer: Customer, user: str, wanted: dict[str, int]) -> bool:
+    return lines(await customer.cart(user)) == wanted
+
+
+async def test_a_repeat_elsewhere_is_read_there(cut_off: Customer, other: Customer, proxy: Proxy) -> None:
+    """The sidecar that wrote could not tell Redis; the one that is asked again holds the older cart, and must not show it."""
+    user, request_id = new_user(), new_request()
+    await other.add(user, item("a"))
+    await other.cart(user)
+    proxy.cut()
+    cart = await cut_off.add(user, item("b"), request_id)
+    assert await other.add(user, item("b"), request_id) == cart
+    assert await other.cart(user) == cart
+
+
+async def test_a_cart_slides_in_redis_and_stays_in_postgresql(
+    valkey: ValkeyServer, database: str, namespace: str, redis: Redis
+) -> None:
+    clock, user = ManualClock(), new_user()
+    async with in_process(_settings(valkey.address, database, namespace), clock=clock, trusted=False) as sidecar:
+        customer = Customer(sidecar)
+        cart = await customer.add(user, item("a"))
+        for _ in range(3):
+            clock.advance(6 * DAY)
+            reply = await customer.read(user)
+            assert (reply.cart, reply.cache.source) == (cart, L2)
+            assert 7 * DAY * 1000 < await redis.pttl(cart_key(namespace, user)) <= (7 * DAY + 300) * 1000
+        assert reply.cache.age.seconds == 18 * DAY
+        clock.advance(7 * DAY + 1)
+        reply = await customer.read(user)
+        assert (reply.cart, reply.cache.source) == (cart, STORE)
+        reply = await until(lambda: _from_l2(customer, user))
+        assert reply.cache.age.seconds == 0
+
+
+async def test_an_older_cart_is_not_filled_in_over_a_newer_one(cut_off: Customer, other: Customer, redis: Redis) -> None:
+    user = new_user()
+    await other.add(user, item("a"))
+    for number in range(20):
+        await redis.flushall()
+        reading = asyncio.gather(*(customer.cart(user) for customer in (cut_off, other) * 3))
+        cart = await other.add(user, item(f"b{number}"))
+        await reading
+        for customer in (cut_off, other):
+            assert await customer.cart(user) == cart
+
+
+async def test_one_query_answers_everybody_who_asks_for_a_cold_cart(other: Customer, redis: Redis) -> None:
+    user = new_user()
+    cart = await other.add(user, item("a"))
+    assert other.sidecar.app is not None
+    dataset = other.sidecar.app._datasets["cart"]
+    await redis.flushall()
+    before = dataset._store.loads
+    assert await asyncio.gather(*(other.cart(user) for _ in range(200))) == [cart] * 200
+    assert dataset._store.loads - before <= 2

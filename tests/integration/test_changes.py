@@ -1,0 +1,211 @@
+"""Watching: every change once, in order, from where the watcher left."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cache_sidecar.errors import ChangesExpired, TierFailed, WatchTooSlow
+from cache_sidecar.services import changes as module
+from cache_sidecar.services.changes import Changes
+from cache_sidecar.store.outbox import Change, Outbox, RelayStore
+from cache_sidecar.store.pool import Database
+from tests.sidecars import until
+from tests.stores import INSERT, open_database, run
+
+
+@pytest.fixture
+async def opened(database: str) -> AsyncIterator[Database]:
+    async with open_database(database, size=4) as store:
+        yield store
+
+
+@pytest.fixture
+def changes(opened: Database) -> Changes:
+    return Changes(Outbox(opened))
+
+
+class Watcher:
+    """A watcher that takes what comes."""
+
+    def __init__(self, changes: Changes, after: int = 0, dataset: str = "product") -> None:
+        self.seen: list[Change] = []
+        self.stream = changes.watch(dataset, after)
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async for change in self.stream:
+            self.seen.append(change)
+
+    async def saw(self, *ids: str) -> None:
+        await until(lambda: len(self.seen) >= len(ids) or self.task.done())
+        assert [change.id for change in self.seen] == list(ids)
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.stream.aclose()  # type: ignore[attr-defined]
+
+
+async def insert(database: str, *ids: str) -> int:
+    for id in ids:
+        await run(database, INSERT, [id, "Sofa"])
+    ((version,),) = await run(database, "SELECT max(version) FROM cache_sidecar.outbox")
+    return int(version)
+
+
+async def joined(changes: Changes, count: int = 1) -> None:
+    await until(lambda: len(changes._watchers) >= count)
+
+
+async def test_changes_from_now_on(changes: Changes, database: str) -> None:
+    await insert(database, "before")
+    watcher = Watcher(changes)
+    await joined(changes)
+    await insert(database, "a", "b")
+    changes.wake()
+    await watcher.saw("a", "b")
+    await watcher.stop()
+
+
+async def test_a_change_that_nobody_announced_is_noticed(
+    changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL", 0.01)
+    watcher = Watcher(changes)
+    await joined(changes)
+    await insert(database, "a")
+    await watcher.saw("a")
+    await watcher.stop()
+
+
+async def test_a_watcher_goes_on_where_it_left(changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 2)
+    left_at = await insert(database, "a")
+    await insert(database, "b", "c", "d", "e", "f")
+    watcher = Watcher(changes, left_at)
+    await watcher.saw("b", "c", "d", "e", "f")
+    await insert(database, "g")
+    changes.wake()
+    await watcher.saw("b", "c", "d", "e", "f", "g")
+    await watcher.stop()
+
+
+async def test_nothing_is_missed_or_told_twice_between_the_past_and_the_present(changes: Changes, database: str) -> None:
+    """Changes go on while watchers join, each from another point."""
+    first = await insert(database, "id0")
+    watchers = [Watcher(changes, first)]
+    expected = []
+    for number in range(1, 21):
+        expected.append(f"id{number}")
+        await insert(database, f"id{number}")
+        changes.wake()
+        if number % 5 == 0:
+            watchers.append(Watcher(changes, first))
+    for watcher in watchers:
+        await watcher.saw(*expected)
+        positions = [change.position for change in watcher.seen]
+        assert positions == sorted(set(positions))
+        await watcher.stop()
+
+
+async def test_only_the_dataset_asked_for(changes: Changes, database: str) -> None:
+    watcher, other = Watcher(changes), Watcher(changes, dataset="other")
+    await joined(changes, 2)
+    await insert(database, "a")
+    changes.wake()
+    await watcher.saw("a")
+    assert other.seen == []
+    await watcher.stop()
+    await other.stop()
+
+
+async def test_a_version_that_is_no_longer_kept_is_told_so(changes: Changes, opened: Database, database: str) -> None:
+    version = await insert(database, "a")
+    (change,) = await Outbox(opened).after(0, limit=1)
+    await RelayStore(opened).told("eu", change.position)
+    await RelayStore(opened).prune(changes_after=0.0, requests_after=3600.0)
+    watcher = Watcher(changes, version)
+    with pytest.raises(ChangesExpired):
+        await watcher.task
+
+
+async def test_who_reads_too_slowly_is_told_and_the_others_go_on(
+    changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BEHIND", 3)
+    slow = changes.watch("product", 0)
+    first = asyncio.create_task(anext(slow))
+    await joined(changes)
+    monkeypatch.setattr(module, "MAX_BEHIND", 1000)
+    fast = Watcher(changes)
+    await joined(changes, 2)
+    monkeypatch.setattr(module, "MAX_BEHIND", 3)
+    await insert(database, "a")
+    changes.wake()
+    assert (await first).id == "a"
+    for id in "bcdefgh":
+        await insert(database, id)
+        changes.wake()
+        await until(lambda: not fast.task.done() and fast.seen and fast.seen[-1].id == id)  # noqa: B023
+    assert [(await anext(slow)).id for _ in range(3)] == ["b", "c", "d"]
+    with pytest.raises(WatchTooSlow):
+        await anext(slow)
+    await fast.saw(*"abcdefgh")
+    await fast.stop()
+
+
+async def test_when_the_last_one_leaves_nobody_reads_and_the_next_starts_anew(changes: Changes, database: str) -> None:
+    watcher = Watcher(changes)
+    await joined(changes)
+    reader = changes._reader
+    assert reader is not None
+    await watcher.stop()
+    await until(reader.done)
+    assert changes._reader is None
+    await insert(database, "unseen")
+    later = Watcher(changes)
+    await joined(changes)
+    await insert(database, "a")
+    changes.wake()
+    await later.saw("a")
+    await later.stop()
+
+
+async def test_a_postgresql_that_fails_for_a_while_is_survived(
+    changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL", 0.01)
+    watcher = Watcher(changes)
+    await joined(changes)
+    await run(database, "ALTER TABLE cache_sidecar.outbox RENAME TO away")
+    await run(database, "SELECT pg_sleep(0.05)")
+    await run(database, "ALTER TABLE cache_sidecar.away RENAME TO outbox")
+    await insert(database, "a")
+    await watcher.saw("a")
+    await watcher.stop()
+
+
+async def test_without_postgresql_a_watch_is_refused() -> None:
+    async with open_database("postgresql://nobody@127.0.0.1:1/none", seconds=0.2) as nobody:
+        changes = Changes(Outbox(nobody))
+        watcher = Watcher(changes)
+        with pytest.raises(TierFailed):
+            await watcher.task
+        assert changes._watchers == set()
+
+
+async def test_what_is_pruned_while_a_watcher_catches_up_is_told_not_skipped(
+    changes: Changes, opened: Database, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 2)
+    first = await insert(database, "a")
+    await insert(database, "b", "c", "d", "e", "f")
+    stream = changes.watch("product", first)
+    assert (await anext(stream)).id == "b"
+    newest = (await Outbox(opened).after(0, limit=10))[-1]
+    await RelayStore(opened).told("eu", newest.position)
+    await run(database, "DELETE FROM cache_sidecar.outbox WHERE id IN ('a', 'b', 'c', 'd')")
+    assert (await anext(stream)).id == "c"
+    with pytest.raises(ChangesExpired):
+        await anext(stream)

@@ -1,0 +1,158 @@
+"""What refusals cost PostgreSQL, counted in its own log, and how long a refusal can be wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from cache_sidecar import policy
+from cache_sidecar.devstack.postgres import Postgres
+from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.relay.outbox import Relay
+from cache_sidecar.store.outbox import RelayStore
+from cache_sidecar.tiers.gate import TURNS
+from tests.contract.shop import refused
+from tests.integration.test_statements import Log
+from tests.sidecars import Sidecar, in_process, settings_for
+from tests.stockroom import Stockroom, database_of, query, request_id
+from tests.tiers import open_l2
+
+# How the statements begin that read stock, and the requests that got some.
+STOCK, GRANTS = "SELECT present.id", "SELECT known.id"
+
+
+@pytest.fixture
+async def log(postgres: Postgres, database: str) -> Log:
+    name = database.rpartition("/")[2]
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute(sql.SQL("ALTER DATABASE {} SET log_statement = 'all'").format(sql.Identifier(name)))
+    found = Log(postgres.child.log)
+    found.mark()
+    return found
+
+
+@asynccontextmanager
+async def sidecar_of(cluster: ValkeyCluster, database: str, namespace: str, **more: object) -> AsyncIterator[Sidecar]:
+    async with in_process(settings_for(",".join(cluster.addresses), database, namespace, **more)) as running:
+        yield running
+
+
+@pytest.fixture
+async def room(valkey_cluster: ValkeyCluster, database: str, namespace: str, log: Log) -> AsyncIterator[Stockroom]:
+    async with sidecar_of(valkey_cluster, database, namespace) as running:
+        yield Stockroom(running.channel)
+
+
+def asking(log: Log, text: str) -> int:
+    """Returns how many statements with a text there were."""
+    return sum(text in statement for statement in log.statements())
+
+
+async def sold_out(room: Stockroom, *, buckets: int = 1) -> str:
+    """Sells out a product, and returns the request_id that got the last of it."""
+    request = request_id()
+    await room.set("a", 3, bucket_count=buckets)
+    await room.reserve({"a": 2})
+    await room.reserve({"a": 1}, request_id=request)
+    assert (await refused(room.reserve({"a": 1}))).reason == "OUT_OF_STOCK"
+    return request
+
+
+async def refuse(room: Stockroom, callers: int) -> None:
+    refusals = await asyncio.gather(*(refused(room.reserve({"a": 1})) for _ in range(callers)))
+    assert {refusal.reason for refusal in refusals} == {"OUT_OF_STOCK"}
+
+
+@pytest.mark.parametrize("buckets", [1, 4])
+async def test_refusing_what_is_sold_out_costs_postgresql_nothing(room: Stockroom, log: Log, buckets: int) -> None:
+    request = await sold_out(room, buckets=buckets)
+    log.mark()
+    await refuse(room, 300)
+    for _ in range(10):
+        await refuse(room, 1)
+    assert log.statements() == []
+    # Nor is a repeat of what was granted mistaken for one more.
+    assert (await room.reserve({"a": 1}, request_id=request)).items[0].quantity == 1
+
+
+async def test_a_sidecar_that_was_not_there_reads_the_grants_and_then_no_more(
+    room: Stockroom, log: Log, valkey_cluster: ValkeyCluster, database: str, namespace: str
+) -> None:
+    request = await sold_out(room)
+    log.mark()
+    async with sidecar_of(valkey_cluster, database, namespace) as other:
+        late = Stockroom(other.channel)
+        await refuse(late, 200)
+        # Those who come while it is read don't trust a read that began before they came.
+        assert 1 <= asking(log, GRANTS) == len(log.statements()) <= 5
+        log.mark()
+        await refuse(late, 50)
+        assert log.statements() == []
+        first = await room.reserve({"a": 1}, request_id=request)
+        assert await late.reserve({"a": 1}, request_id=request) == first
+
+
+async def test_of_a_crowd_only_a_few_reach_postgresql_in_vain(room: Stockroom, log: Log) -> None:
+    await room.set("a", 10)
+    log.mark()
+    replies = await asyncio.gather(*(room.reserve({"a": 1}) for _ in range(500)), return_exceptions=True)
+    assert sum(not isinstance(reply, BaseException) for reply in replies) == 10
+    assert 10 <= asking(log, "cache_sidecar.reserve(") <= 10 + TURNS
+
+
+async def test_a_refusal_ends_with_the_news(
+    room: Stockroom, database: str, namespace: str, valkey_cluster: ValkeyCluster
+) -> None:
+    await sold_out(room)
+    await query(database, "UPDATE cache_sidecar.inventory SET available = 1")
+    # Another program wrote it: nobody has told Redis yet.
+    await refuse(room, 1)
+    async with database_of(database) as opened, open_l2(",".join(valkey_cluster.addresses), namespace) as l2:
+        relay = Relay(RelayStore(opened), l2, policy.default(), region="r", retention=3600)
+        while await relay.step():
+            pass
+        assert (await room.reserve({"a": 1})).items[0].quantity == 1
+
+
+async def test_what_redis_lost_is_rebuilt_by_one_read(
+    room: Stockroom, log: Log, namespace: str, valkey_cluster: ValkeyCluster
+) -> None:
+    await sold_out(room)
+    async with open_l2(",".join(valkey_cluster.addresses), namespace) as l2:
+        await l2.drop("inventory", ["a"])
+    log.mark()
+    await refuse(room, 200)
+    await refuse(room, 20)
+    assert 1 <= asking(log, STOCK) == len(log.statements()) <= 2
+
+
+async def test_without_redis_postgresql_alone_decides_and_a_crowd_shares_its_reads(
+    database: str, namespace: str, log: Log
+) -> None:
+    away = settings_for("127.0.0.1:1", database, namespace, redis_mode="single")
+    async with in_process(away, trusted=False) as running:
+        room = Stockroom(running.channel)
+        await room.set("a", 5)
+        log.mark()
+        replies = await asyncio.gather(*(room.reserve({"a": 1}) for _ in range(300)), return_exceptions=True)
+        assert sum(not isinstance(reply, BaseException) for reply in replies) == 5
+        assert asking(log, "cache_sidecar.reserve(") <= 5 + TURNS
+        log.mark()
+        await refuse(room, 300)
+        assert 1 <= asking(log, STOCK) <= 3
+        assert asking(log, STOCK) + asking(log, GRANTS) == len(log.statements())
+        held = await room.reserve({"b": 1}) if await room.set("b", 1) else None
+        assert held is not None
+        await room.release(held.reservation_id)
+        # It is given back: the next one gets it, Redis or not.
+        assert (await room.reserve({"b": 1})).items[0].quantity == 1
+
+
+async def test_without_redis_and_postgresql_there_is_no_answer(namespace: str) -> None:
+    away = settings_for("127.0.0.1:1", "postgresql://nobody@127.0.0.1:1/none", namespace, redis_mode="single")
+    async with in_process(away, trusted=False) as running:
+        refusal = await refused(Stockroom(running.channel).reserve({"a": 1}))
+        assert (refusal.reason, refusal.metadata) == ("TIER_UNAVAILABLE", {"tier": "PostgreSQL"})

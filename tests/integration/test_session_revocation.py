@@ -1,0 +1,199 @@
+"""Sessions that are ended while Redis does not answer, or while others read them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import pytest
+from redis.asyncio import Redis
+
+from cache_sidecar.devstack.valkey import ValkeyServer
+from cache_sidecar.services.session import hash_of
+from cache_sidecar.settings import Settings
+from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.ports import Row
+from cache_sidecar.v1 import session_service_pb2 as pb
+from tests.contract.shop import Refusal, refused
+from tests.customers import L2, STORE, Customer, new_request, new_user
+from tests.gates import Gate
+from tests.proxy import Proxy
+from tests.sidecars import in_process, settings_for, until
+
+
+@pytest.fixture
+async def proxy(valkey: ValkeyServer) -> AsyncIterator[Proxy]:
+    """The way of the first sidecar to Redis."""
+    async with Proxy(valkey.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def cut_off(proxy: Proxy, database: str, namespace: str) -> AsyncIterator[Customer]:
+    """A sidecar whose way to Redis a test can block."""
+    async with in_process(_settings(proxy.address, database, namespace), trusted=False) as sidecar:
+        yield Customer(sidecar)
+
+
+@pytest.fixture
+async def other(valkey: ValkeyServer, database: str, namespace: str) -> AsyncIterator[Customer]:
+    """A sidecar whose way is free."""
+    async with in_process(_settings(valkey.address, database, namespace), trusted=False) as sidecar:
+        yield Customer(sidecar)
+
+
+def _settings(redis: str, database: str, namespace: str) -> Settings:
+    return settings_for(redis, database, namespace, redis_mode="single", redis_timeout=1.0)
+
+
+async def accepts(customer: Customer, session_id: str) -> bool:
+    """Whether a sidecar accepts a session."""
+    try:
+        await customer.session(session_id)
+    except Exception:  # noqa: BLE001  # whatever it is, `refused` says what it has to be
+        assert (await refused(customer.session(session_id))).reason == "NOT_FOUND"
+        return False
+    return True
+
+
+@pytest.mark.parametrize("fault", ["cut", "stall"])
+async def test_no_log_out_is_claimed_that_redis_did_not_hear_of(
+    cut_off: Customer, other: Customer, proxy: Proxy, fault: str
+) -> None:
+    user, request_id = new_user(), new_request()
+    ids = [await other.create(user) for _ in range(3)]
+    proxy.cut() if fault == "cut" else proxy.stall()
+    refusal: Refusal = await refused(cut_off.log_out_everywhere(user, request_id))
+    assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "REVOCATION_PENDING")
+    assert refusal.retry_after is not None
+    assert not any([await accepts(cut_off, id) for id in ids]), "on this sidecar they are over all the same"
+    if fault == "cut":
+        assert all([await accepts(other, id) for id in ids]), "that is what UNAVAILABLE said"
+    assert (await refused(cut_off.log_out_everywhere(user))).reason == "REVOCATION_PENDING", "a repeat claims no more"
+    await proxy.heal()
+    assert await _repeated(cut_off, user, request_id) == 3
+    assert not any([await accepts(other, id) for id in ids])
+
+
+@pytest.mark.parametrize("same_request", [True, False])
+async def test_a_log_out_is_finished_by_a_repeat_elsewhere(
+    cut_off: Customer, other: Customer, proxy: Proxy, same_request: bool
+) -> None:
+    user, request_id = new_user(), new_request()
+    ids = [await other.create(user) for _ in range(3)]
+    rotated = (await other.sessions.RotateSession(pb.RotateSessionRequest(session_id=ids[0]))).session_id
+    proxy.cut()
+    await refused(cut_off.log_out_everywhere(user, request_id))
+    assert await other.log_out_everywhere(user, request_id if same_request else "") == (3 if same_request else 0)
+    assert not any([await accepts(other, id) for id in (*ids, rotated)])
+
+
+async def _repeated(customer: Customer, user: str, request_id: str) -> int:
+    """Repeats until Redis is used again: it is left alone for a moment after it did not answer."""
+    from grpc.aio import AioRpcError  # noqa: PLC0415
+
+    async def attempt() -> list[int]:
+        try:
+            return [await customer.log_out_everywhere(user, request_id)]
+        except AioRpcError:
+            return []
+
+    (deleted,) = await until(attempt)
+    return int(deleted)
+
+
+async def test_an_old_id_that_redis_did_not_hear_the_end_of_is_ended_with_the_user(
+    cut_off: Customer, other: Customer, proxy: Proxy
+) -> None:
+    user = new_user()
+    old = await other.create(user)
+    proxy.cut()
+    reply = await cut_off.sessions.RotateSession(pb.RotateSessionRequest(session_id=old))
+    assert reply.revocation_pending
+    assert await accepts(other, old), "that is what revocation_pending said"
+    assert not await accepts(cut_off, old)
+    assert await other.log_out_everywhere(user) == 1
+    assert not await accepts(other, old)
+    assert not await accepts(other, reply.session_id)
+
+
+async def test_a_deletion_says_that_redis_did_not_hear_of_it(cut_off: Customer, other: Customer, proxy: Proxy) -> None:
+    id = await other.create()
+    proxy.cut()
+    reply = await cut_off.sessions.DeleteSession(pb.DeleteSessionRequest(session_id=id))
+    assert reply.revocation_pending
+    assert not await accepts(cut_off, id)
+
+
+async def test_sessions_go_on_without_redis(cut_off: Customer, proxy: Proxy) -> None:
+    proxy.cut()
+    id = await cut_off.create("ann", a="1")
+    reply = await cut_off.session(id)
+    assert (reply.cache.source, reply.session.user_id) == (STORE, "ann")
+    await cut_off.touch(id)
+    await cut_off.sessions.DeleteSession(pb.DeleteSessionRequest(session_id=id))
+    assert not await accepts(cut_off, id)
+
+
+class _HeldLoad:
+    """A load that reads, and then waits at a gate."""
+
+    def __init__(self, customer: Customer, dataset: str) -> None:
+        assert customer.sidecar.app is not None
+        self._dataset = customer.sidecar.app._datasets[dataset]
+        self._load = self._dataset._load
+        self.gate = Gate()
+        self._dataset._load = self  # type: ignore[assignment]
+
+    async def __call__(self, ids: Sequence[str]) -> Mapping[str, Row]:
+        rows = await self._load(ids)
+        await self.gate.passed()
+        return rows
+
+    async def filled(self) -> None:
+        """Returns when what was loaded was offered to Redis."""
+        await asyncio.gather(*self._dataset._background)
+
+
+@pytest.mark.parametrize("loses_the_end", [False, True])
+async def test_a_session_read_before_its_end_is_not_filled_in_after(
+    other: Customer, cut_off: Customer, valkey: ValkeyServer, namespace: str, loses_the_end: bool
+) -> None:
+    """Not even if Redis loses the mark of its end before the older content arrives."""
+    user = new_user()
+    id = await other.create(user)
+    async with Redis.from_url(f"redis://{valkey.address}") as redis:
+        await redis.delete(Names(namespace).key("session", hash_of(id)))
+        load = _HeldLoad(cut_off, "session")
+        load.gate.close()
+        reading = asyncio.ensure_future(cut_off.session(id))
+        await load.gate.reached()
+        assert await other.log_out_everywhere(user) == 1
+        if loses_the_end:
+            await redis.delete(Names(namespace).key("session", hash_of(id)))
+        late = asyncio.ensure_future(accepts(cut_off, id))
+        await until(lambda: load.gate.waiting == 2 or late.done())
+        load.gate.open()
+        assert not await late, "who asks after the reply does not share what was read before"
+        await reading
+        await load.filled()
+    for customer in (other, cut_off):
+        assert not await accepts(customer, id)
+
+
+async def test_readers_that_share_a_lease_fill_the_session_in(
+    other: Customer, cut_off: Customer, valkey: ValkeyServer, namespace: str
+) -> None:
+    id = await other.create()
+    async with Redis.from_url(f"redis://{valkey.address}") as redis:
+        await redis.delete(Names(namespace).key("session", hash_of(id)))
+    loads = [_HeldLoad(customer, "session") for customer in (other, cut_off)]
+    for load in loads:
+        load.gate.close()
+    reading = [asyncio.ensure_future(customer.session(id)) for customer in (other, cut_off)]
+    for load in loads:
+        await load.gate.reached()
+    for load in reversed(loads):
+        load.gate.open()
+    assert [(await reply).cache.source for reply in reading] == [STORE, STORE]
+    for load in loads:
+        await load.filled()
+    assert (await other.session(id)).cache.source == L2

@@ -1,0 +1,186 @@
+"""The gate, before a shelf whose numbers the test sets."""
+
+import asyncio
+from collections.abc import Iterable
+from uuid import uuid4
+
+import pytest
+
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.errors import Failure, OutOfStock, Overloaded, Tier, TierFailed
+from cache_sidecar.tiers import gate as gate_module
+from cache_sidecar.tiers.gate import Gate, Paced
+from cache_sidecar.tiers.grants import Grants
+from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Source
+from cache_sidecar.tiers.stock import Part, Stock, Stocks, Total
+from tests.sidecars import until
+
+
+class Shelf(Stocks):
+    """What the tiers would say."""
+
+    def __init__(self, **available: int) -> None:
+        self.available = available
+        self.source = Source.L2
+        self.reads = 0
+        self.failure: TierFailed | None = None
+
+    async def get_many(self, product_ids: Iterable[str], _wanted: Freshness = ANY) -> dict[str, Total]:
+        """Returns what is on the shelf now."""
+        ids = list(product_ids)
+        self.reads += bool(ids)
+        await asyncio.sleep(0)
+        if self.failure:
+            raise self.failure
+        return {id: self._total(id) for id in ids}
+
+    def _total(self, id: str) -> Total:
+        answer = Answer(b"", self.source, 1, 0.0, stale=False)
+        return Total([Part(id, Stock(self.available[id], 0, 1, 0, 0), 1)] if id in self.available else [], [answer])
+
+
+async def _no_grants(*_: object) -> list[object]:
+    return []
+
+
+def gate_of(shelf: Shelf, **more: int) -> Gate:
+    grants = Grants(_no_grants, max_grants=10, clock=ManualClock())  # type: ignore[arg-type]  # there are none
+    return Gate(shelf, grants, **more)
+
+
+async def admitted(gate: Gate, **items: int) -> None:
+    async with gate.admit(items, uuid4()):
+        pass
+
+
+async def test_what_there_is_too_little_of_is_refused() -> None:
+    gate = gate_of(Shelf(a=3, b=0))
+    await admitted(gate, a=3)
+    with pytest.raises(OutOfStock) as refused:
+        await admitted(gate, a=3, b=1)
+    assert (refused.value.product_id, refused.value.available) == ("b", 0)
+    assert gate.refused == 1
+    assert gate._lines == {}
+
+
+async def test_what_nobody_knows_is_let_through() -> None:
+    await admitted(gate_of(Shelf()), a=1)
+
+
+async def test_a_few_go_on_at_once_and_lines_go_away_again() -> None:
+    gate, go, inside = gate_of(Shelf(a=100, b=100), turns=2), asyncio.Event(), 0
+
+    async def work(**items: int) -> None:
+        nonlocal inside
+        async with gate.admit(items, uuid4()):
+            inside += 1
+            await go.wait()
+            inside -= 1
+
+    tasks = [asyncio.get_running_loop().create_task(work(a=1, b=1)) for _ in range(5)]
+    tasks += [asyncio.get_running_loop().create_task(work(b=1)) for _ in range(2)]
+    await until(lambda: inside == 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert inside == 2
+    tasks[0].cancel()
+    tasks[4].cancel()
+    await until(lambda: inside == 3)
+    go.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert [task.cancelled() for task in tasks].count(True) == 2
+    assert gate._lines == {}
+    assert gate._inside == 0
+
+
+async def test_news_of_too_little_refuses_those_who_wait() -> None:
+    shelf = Shelf(a=5)
+    gate, go = gate_of(shelf, turns=1), asyncio.Event()
+
+    async def first() -> None:
+        async with gate.admit({"a": 1}, uuid4()):
+            await go.wait()
+            gate.learn("a", [Part("a", Stock(1, 0, 1, 0, 0), 9)])
+
+    holder = asyncio.get_running_loop().create_task(first())
+    await until(lambda: "a" in gate._lines)
+    many = asyncio.get_running_loop().create_task(admitted(gate, a=2))
+    one = asyncio.get_running_loop().create_task(admitted(gate, a=1))
+    await until(lambda: len(gate._lines["a"]._waiting) == 2)
+    go.set()
+    with pytest.raises(OutOfStock) as refused:
+        await many
+    assert refused.value.available == 1
+    await one
+    await holder
+    assert gate._lines == {}
+
+
+async def test_news_of_what_nobody_wants_is_no_news() -> None:
+    gate_of(Shelf()).learn("a", [])
+
+
+async def test_too_many_are_refused_at_once() -> None:
+    gate = gate_of(Shelf(a=100), max_waiting=1)
+    async with gate.admit({"a": 1}, uuid4()):
+        with pytest.raises(Overloaded):
+            await admitted(gate, a=1)
+    await admitted(gate, a=1)
+
+
+async def test_postgresql_is_asked_at_a_pace_and_a_refusal_is_never_older_than_its_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate_module, "PACE", 0.05)
+    shelf = Shelf(a=0)
+    shelf.source = Source.STORE
+    gate = gate_of(shelf)
+    with pytest.raises(OutOfStock):
+        await admitted(gate, a=1)
+    crowd = [asyncio.get_running_loop().create_task(admitted(gate, a=1)) for _ in range(50)]
+    await asyncio.sleep(0)
+    assert shelf.reads == 1
+    # Somebody gives back what he had while they wait: nobody is refused for what was.
+    shelf.available["a"] = 1
+    await asyncio.gather(*crowd)
+    assert shelf.reads == 2
+    # Within the pause, who wants no more than there was is let through.
+    await admitted(gate, a=1)
+    assert shelf.reads == 2
+    with pytest.raises(OutOfStock):
+        await admitted(gate, a=2)
+    assert shelf.reads == 3
+    shelf.source = Source.L2
+    with pytest.raises(OutOfStock):
+        await admitted(gate, a=2)
+    assert gate._paced == {}
+
+
+async def test_several_products_are_paced_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "MAX_PACED", 2)
+    shelf = Shelf(a=9, b=9, c=9)
+    shelf.source = Source.STORE
+    gate = gate_of(shelf)
+    await admitted(gate, a=1, b=1)
+    await admitted(gate, a=1, b=1)
+    assert shelf.reads == 1
+    await admitted(gate, a=1, c=1)
+    assert shelf.reads == 2
+    assert list(gate._paced) == ["b", "c"]
+
+
+async def test_a_read_that_fails_fails_for_all_who_share_it_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "PACE", 0.01)
+    shelf = Shelf(a=0)
+    paced = Paced(lambda: shelf.get("a"), Total([], []))
+    shelf.failure = TierFailed(Tier.STORE, Failure.UNREACHABLE)
+    failed = await asyncio.gather(*(paced.read(1) for _ in range(3)), return_exceptions=True)
+    assert [type(one) for one in failed] == [TierFailed] * 3
+    alone = asyncio.get_running_loop().create_task(paced.read(1))
+    await asyncio.sleep(0)
+    # Nobody is left to hear of the failure.
+    alone.cancel()
+    await until(lambda: shelf.reads == 2)
+    shelf.failure = None
+    shelf.available["a"] = 4
+    assert (await paced.read(1)).available == 4
