@@ -25,7 +25,7 @@ def settings_for(redis: str, database: str, namespace: str, **more: Any) -> Sett
         redis_nodes=redis,
         postgres_catalog=database,
         namespace=namespace,
-        **{"listen_address": "127.0.0.1:0", "log_level": "error", "drain_seconds": 2.0} | more,
+        **{"listen_address": "127.0.0.1:0", "log_level": "error", "drain_seconds": 2.0, "redis_timeout": 2.0} | more,
     )
 
 

@@ -19,7 +19,8 @@ class Steps:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Progress | None = None
-        if console.is_terminal:
+        # The bar and the spinner cannot be written in other encodings.
+        if console.is_terminal and console.encoding.startswith("utf"):
             spinner = SpinnerColumn(finished_text="[green]✓[/]")
             self._live = Progress(spinner, TextColumn("{task.description}"), console=console)
 

@@ -30,6 +30,8 @@ from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
 MAX_BATCH = 500
+# Each drop is a message to every sidecar: fewer of them fit into the time that one command of Redis may take.
+MAX_DROPS = 100
 L2_BATCHES = 1
 STORE_BATCHES = 4
 MAX_WAITING = 20_000
@@ -331,8 +333,8 @@ class Dataset:
         """Drops ids from every cache. Raises TierFailed when only this sidecar's memory could be emptied."""
         for id in ids:
             self.changed(id, 0)
-        for first in range(0, len(ids), MAX_BATCH):
-            await self._l2_guard.run(partial(self._l2_tier.drop, self.name, ids[first : first + MAX_BATCH]))
+        for first in range(0, len(ids), MAX_DROPS):
+            await self._l2_guard.run(partial(self._l2_tier.drop, self.name, ids[first : first + MAX_DROPS]))
         for id in ids:
             self.changed(id, 0)  # what was read from Redis meanwhile
 

@@ -105,6 +105,17 @@ def test_a_terminal_shows_what_goes_on_and_what_came_of_it() -> None:
         assert part in text
 
 
+def test_a_terminal_without_unicode_gets_plain_lines() -> None:
+    bytes_out = io.BytesIO()
+    with io.TextIOWrapper(bytes_out, encoding="ascii") as out:
+        with Steps(Console(file=out, force_terminal=True, color_system=None)) as steps:
+            step = steps.begin("Catalogue")
+            step.progress(500, 1000)
+            step.done("Catalogue: done")
+        out.flush()
+        assert bytes_out.getvalue().startswith(b"Catalogue: done (")
+
+
 def test_a_terminal_shows_a_count() -> None:
     console, out = _console(terminal=True)
     with Steps(console) as steps:
