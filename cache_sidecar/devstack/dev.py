@@ -17,7 +17,7 @@ import psycopg
 from rich.console import Console
 
 from cache_sidecar.devstack import catalogue, summary
-from cache_sidecar.devstack.ports import free_ports
+from cache_sidecar.devstack.ports import Ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Child, Processes, end_leftovers
 from cache_sidecar.devstack.sidecars import Sidecar, fail_if_ended, serving, start_relay, start_sidecar
@@ -123,6 +123,7 @@ class Stack:
         self._state = state
         self._console = console
         self._processes = Processes(state)
+        self._ports = Ports()
         self._sidecars: list[Sidecar] = []
         self._relays: list[Child] = []
 
@@ -163,6 +164,7 @@ class Stack:
         await self._processes.stop([sidecar.child for sidecar in self._sidecars])
         await self._processes.stop(self._relays)
         await self._processes.stop_all()
+        self._ports.close()
 
     def kill(self) -> None:
         """Ends all of it at once."""
@@ -171,8 +173,8 @@ class Stack:
     def _place(self) -> None:
         """Chooses ports: those of the last time, where they are free."""
         last = self._last_ports()
-        ports = free_ports(last.get("valkey") or _VALKEY_PORTS, beside=BUS)
-        (port,) = free_ports(last.get("postgres") or [_POSTGRES_PORT], promised=[*ports, *(port + BUS for port in ports)])
+        ports = self._ports.choose(last.get("valkey") or _VALKEY_PORTS, beside=BUS)
+        (port,) = self._ports.choose(last.get("postgres") or [_POSTGRES_PORT])
         self._state.write(_PORTS, json.dumps({"valkey": ports, "postgres": [port]}))
         valkey = self._state.path / "valkey"
         # Always a new cluster: that is as quick as starting the old one, and nothing in it needs to be kept.
@@ -222,7 +224,7 @@ class Stack:
         }
         self._relays.append(start_relay(self._processes, "relay", common))
         host, wish = split_address(self._options.listen)
-        ports = free_ports([wish + number if wish else 0 for number in range(self._options.sidecars)], host=host)
+        ports = self._ports.choose([wish + number if wish else 0 for number in range(self._options.sidecars)], host=host)
         for number, port in enumerate(ports, start=1):
             listen = f"{self._options.listen.rpartition(':')[0]}:{port}"
             self._sidecars.append(start_sidecar(self._processes, f"sidecar-{number}", listen, common))

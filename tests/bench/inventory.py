@@ -10,11 +10,7 @@ from functools import partial
 from uuid import uuid4
 
 from cache_sidecar.v1.inventory_pb2 import ReservationItem
-from cache_sidecar.v1.inventory_service_pb2 import (
-    ReserveInventoryRequest,
-    ReserveInventoryResponse,
-    SetInventoryRequest,
-)
+from cache_sidecar.v1.inventory_service_pb2 import ReserveInventoryRequest, ReserveInventoryResponse, SetInventoryRequest
 from tests.bench import direct
 from tests.bench.comparison import Comparison, Measure, Measured, measured
 from tests.bench.load import LoadResult, fetch

@@ -10,6 +10,7 @@ from cache_sidecar.services import changes as module
 from cache_sidecar.services.changes import Changes
 from cache_sidecar.store.outbox import Change, Outbox, RelayStore
 from cache_sidecar.store.pool import Database
+from tests.gates import Gate
 from tests.sidecars import until
 from tests.stores import INSERT, open_database, run
 
@@ -107,6 +108,38 @@ async def test_nothing_is_missed_or_told_twice_between_the_past_and_the_present(
         positions = [change.position for change in watcher.seen]
         assert positions == sorted(set(positions))
         await watcher.stop()
+
+
+class HeldOutbox(Outbox):
+    """An outbox that can be held before it is read on."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.gate = Gate()
+
+    async def after(self, position: int, *, limit: int, dataset: str = "") -> list[Change]:
+        await self.gate.passed()
+        return await super().after(position, limit=limit, dataset=dataset)
+
+
+async def test_from_now_on_is_from_now_on_although_the_reader_is_behind(opened: Database, database: str) -> None:
+    outbox = HeldOutbox(opened)
+    changes = Changes(outbox)
+    first = Watcher(changes)
+    await joined(changes)
+    outbox.gate.close()
+    await insert(database, "a")
+    changes.wake()
+    await outbox.gate.reached()
+    second = Watcher(changes)
+    await joined(changes, 2)
+    outbox.gate.open()
+    await insert(database, "b")
+    changes.wake()
+    await first.saw("a", "b")
+    await second.saw("b")
+    await first.stop()
+    await second.stop()
 
 
 async def test_only_the_dataset_asked_for(changes: Changes, database: str) -> None:

@@ -115,6 +115,23 @@ async def test_race_10_a_position_never_changes(outbox: Outbox, database: str) -
     assert (await outbox.after(0, limit=10))[:1] == before
 
 
+async def test_race_10_who_gives_positions_is_alone(outbox: Outbox, database: str) -> None:
+    async with transaction(database) as other, transaction(database) as setup:
+        await insert(setup, "a")
+        await setup.commit()
+        await other.execute("SELECT cache_sidecar.sequence_changes()")
+        cursor = await other.execute("SELECT position FROM cache_sidecar.outbox")
+        (given,) = await cursor.fetchone() or (0,)
+        reading = asyncio.create_task(outbox.after(0, limit=10))
+        await until(lambda: blocked(database))
+        await insert(setup, "b")
+        await setup.commit()
+        await other.commit()
+        first, second = await reading
+    assert (first.id, first.position, second.id) == ("a", given, "b")
+    assert second.position > given
+
+
 async def test_race_10_the_changes_of_one_row_keep_the_order_of_their_versions(outbox: Outbox, database: str) -> None:
     async with transaction(database) as setup:
         await insert(setup, "a")

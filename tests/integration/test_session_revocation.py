@@ -1,9 +1,11 @@
 """Sessions that are ended while Redis does not answer, or while others read them."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
+from grpc.aio import AioRpcError
 from redis.asyncio import Redis
 
 from cache_sidecar.devstack.valkey import ValkeyServer
@@ -88,7 +90,6 @@ async def test_a_log_out_is_finished_by_a_repeat_elsewhere(
 
 async def _repeated(customer: Customer, user: str, request_id: str) -> int:
     """Repeats until Redis is used again: it is left alone for a moment after it did not answer."""
-    from grpc.aio import AioRpcError  # noqa: PLC0415
 
     async def attempt() -> list[int]:
         try:
@@ -153,6 +154,17 @@ class _HeldLoad:
         await asyncio.gather(*self._dataset._background)
 
 
+@contextlib.asynccontextmanager
+async def _held_load(customer: Customer, dataset: str) -> AsyncIterator[_HeldLoad]:
+    """Holds the loads of a dataset until the gate is opened, at the end at the latest."""
+    load = _HeldLoad(customer, dataset)
+    load.gate.close()
+    try:
+        yield load
+    finally:
+        load.gate.open()
+
+
 @pytest.mark.parametrize("loses_the_end", [False, True])
 async def test_a_session_read_before_its_end_is_not_filled_in_after(
     other: Customer, cut_off: Customer, valkey: ValkeyServer, namespace: str, loses_the_end: bool
@@ -160,17 +172,18 @@ async def test_a_session_read_before_its_end_is_not_filled_in_after(
     """Not even if Redis loses the mark of its end before the older content arrives."""
     user = new_user()
     id = await other.create(user)
-    async with Redis.from_url(f"redis://{valkey.address}") as redis:
-        await redis.delete(Names(namespace).key("session", hash_of(id)))
-        load = _HeldLoad(cut_off, "session")
-        load.gate.close()
+    key = Names(namespace).key("session", hash_of(id))
+    async with Redis.from_url(f"redis://{valkey.address}") as redis, _held_load(cut_off, "session") as load:
+        await redis.delete(key)
         reading = asyncio.ensure_future(cut_off.session(id))
         await load.gate.reached()
         assert await other.log_out_everywhere(user) == 1
         if loses_the_end:
-            await redis.delete(Names(namespace).key("session", hash_of(id)))
+            await redis.delete(key)
         late = asyncio.ensure_future(accepts(cut_off, id))
         await until(lambda: load.gate.waiting == 2 or late.done())
+        if loses_the_end:
+            await redis.delete(key)  # with the lease of the late reader
         load.gate.open()
         assert not await late, "who asks after the reply does not share what was read before"
         await reading
@@ -185,15 +198,13 @@ async def test_readers_that_share_a_lease_fill_the_session_in(
     id = await other.create()
     async with Redis.from_url(f"redis://{valkey.address}") as redis:
         await redis.delete(Names(namespace).key("session", hash_of(id)))
-    loads = [_HeldLoad(customer, "session") for customer in (other, cut_off)]
-    for load in loads:
-        load.gate.close()
-    reading = [asyncio.ensure_future(customer.session(id)) for customer in (other, cut_off)]
-    for load in loads:
-        await load.gate.reached()
-    for load in reversed(loads):
-        load.gate.open()
-    assert [(await reply).cache.source for reply in reading] == [STORE, STORE]
-    for load in loads:
-        await load.filled()
+    async with _held_load(other, "session") as first, _held_load(cut_off, "session") as second:
+        reading = [asyncio.ensure_future(customer.session(id)) for customer in (other, cut_off)]
+        for load in (first, second):
+            await load.gate.reached()
+        for load in (second, first):
+            load.gate.open()
+        assert [(await reply).cache.source for reply in reading] == [STORE, STORE]
+        for load in (first, second):
+            await load.filled()
     assert (await other.session(id)).cache.source == L2
