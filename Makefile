@@ -18,7 +18,7 @@ setup: .venv/ready ## Make the environment
 .venv/ready: .requirements.lock pyproject.toml
 	@$(PYTHON) -m venv .venv || { echo "Python 3.11 is needed: install it, or name one with 'make PYTHON=...'" >&2; exit 1; }
 	@$(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
-	@$(UV) pip sync -q --python $(BIN)/python --require-hashes .requirements.lock
+	@$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes .requirements.lock
 	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -24,6 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seed", type=int, default=FUZZ_SEED, help="another seed, other requests")
 
 
+# Servers are slow only because the machine is busy with other tests; what a time limit does has tests of its own.
+PATIENT = {"redis_timeout": 5.0, "postgres_timeout": 20.0}
+
 Open = Callable[..., AbstractAsyncContextManager[Shop]]
 
 
@@ -40,7 +43,7 @@ async def shared_database(postgres: Postgres, template: str) -> str:
 async def shops(valkey_cluster: ValkeyCluster, shared_database: str) -> AsyncIterator[tuple[Shop, Shop]]:
     """Two sidecars of one region, for tests that use products of their own."""
     user = await allow(valkey_cluster, "contract")
-    settings = settings_for(",".join(valkey_cluster.addresses), shared_database, "contract", **user)
+    settings = settings_for(",".join(valkey_cluster.addresses), shared_database, "contract", **user | PATIENT)
     async with in_process(settings) as first, in_process(settings) as second:
         yield Shop(first), Shop(second)
 
@@ -62,7 +65,7 @@ def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_
             settings.pop("redis", ",".join(valkey_cluster.addresses)),
             settings.pop("postgres", database),
             settings.pop("namespace", namespace),
-            **user | settings,
+            **user | PATIENT | settings,
         )
         async with in_process(made, clock=clock, trusted=trusted) as sidecar:
             yield Shop(sidecar)
