@@ -19,6 +19,10 @@ class Proxy:
         self._delay = 0.0
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
+        self.held = 0
+        "Bytes of answers that were held back."
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -61,6 +65,10 @@ class Proxy:
         """Accepts connections and bytes, and forwards nothing; what was held back is forwarded by `heal`."""
         self._flowing.clear()
 
+    def mute(self) -> None:
+        """Forwards what is asked, and holds back what the target answers."""
+        self._answering.clear()
+
     def delay(self, seconds: float) -> None:
         """Forwards each piece of data, in either direction, that much later."""
         self._delay = seconds
@@ -69,6 +77,7 @@ class Proxy:
         """Works as on the first day."""
         self._delay = 0.0
         self._flowing.set()
+        self._answering.set()
         if self._server is None:
             await self._listen()
 
@@ -94,16 +103,19 @@ class Proxy:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, far_writer))
-                group.create_task(self._pump(far_reader, writer))
+                group.create_task(self._pump(far_reader, writer, answers=True))
         except* OSError:
             pass
         finally:
             far_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         while data := await reader.read(_CHUNK):
             await asyncio.sleep(self._delay)
             await self._flowing.wait()
+            if answers and not self._answering.is_set():
+                self.held += len(data)
+                await self._answering.wait()
             writer.write(data)
             await writer.drain()
         # One side said that it has no more to say; the other may still answer.

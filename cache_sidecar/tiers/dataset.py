@@ -213,7 +213,9 @@ class Dataset:
             row = rows.get(id)
             records[id] = self._read_record(row, read_at) if row else Record(0, read_at, None)
             self._fill_l1(id, records[id], generations[id])
-        self._in_background(self._fill_l2(records, leases))
+        # What was dropped since may have been read before it changed.
+        undropped = {id: record for id, record in records.items() if self._l1.generation(id) == generations[id]}
+        self._in_background(self._fill_l2(undropped, leases))
         return records
 
     def _read_record(self, row: Row, read_at: float) -> Record:

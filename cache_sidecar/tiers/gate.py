@@ -31,7 +31,7 @@ from cache_sidecar.tiers.stock import Part, Stocks, Total
 TURNS = 4
 MAX_WAITING = 10_000
 # Seconds between two reads of PostgreSQL for one product in place of Redis, and products for which that is minded.
-PACE = 0.2
+PACE = 0.25
 MAX_PACED = 10_000
 
 

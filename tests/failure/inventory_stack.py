@@ -15,12 +15,14 @@ from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
 from cache_sidecar.tiers.l2 import Names
 from cache_sidecar.tiers.ports import partition_of
 from tests.sidecars import Process, process, serving, until
 from tests.stockroom import Stockroom
 
+NAMESPACE = "inventory"
 # Five interpreters start at once, on two cores that others may use as well.
 START_SECONDS = 60.0
 # What the relay does goes on all the time, whoever reserves what.
@@ -31,12 +33,42 @@ _STATEMENT = re.compile(r"^shop cache_sidecar LOG:  (?:statement|execute [^:]*):
 class InventoryStack:
     """What runs, and what it was asked."""
 
-    def __init__(self, cluster: ValkeyCluster, postgres: Postgres, sidecars: list[Process], addresses: list[str]) -> None:
+    def __init__(
+        self, cluster: ValkeyCluster, postgres: Postgres, *, addresses: list[str], folder: Path, exits: AsyncExitStack
+    ) -> None:
         self.cluster = cluster
         self.postgres = postgres
-        self.sidecars = sidecars
         self.addresses = addresses
+        self.sidecars: dict[int, Process] = {}
         self.dsn = postgres.dsn()
+        self._folder = folder
+        self._exits = exits
+
+    async def start(self) -> None:
+        """Starts the relay, and the sidecars that don't run."""
+        starting = [number for number in range(len(self.addresses)) if not self._runs(number)]
+        for number in starting:
+            command = process("serve", self._folder, self._settings(self.addresses[number]))
+            self.sidecars[number] = await self._exits.enter_async_context(command)
+        if len(starting) == len(self.addresses):
+            await self._exits.enter_async_context(process("relay", self._folder, self._settings("127.0.0.1:0")))
+        for number in starting:
+            await until(partial(_listens, self.sidecars[number], self.addresses[number]), seconds=START_SECONDS)
+            await serving(self.addresses[number])
+
+    def _runs(self, number: int) -> bool:
+        return number in self.sidecars and self.sidecars[number].process.returncode is None
+
+    def _settings(self, address: str) -> dict[str, Any]:
+        return {
+            "namespace": NAMESPACE,
+            "redis_nodes": ",".join(self.cluster.addresses),
+            "postgres_catalog": self.dsn,
+            "listen_address": address,
+            "max_concurrent_calls": 5000,
+            "log_level": "error",
+            "drain_seconds": 1.0,
+        }
 
     def statements(self) -> Counter[str]:
         """Returns what the sidecars asked PostgreSQL so far, by the first words of the statement."""
@@ -49,7 +81,7 @@ class InventoryStack:
 
     async def primary_of(self, product_id: str) -> ValkeyServer:
         """Returns the node that holds the stock of a product now."""
-        slot = Names("flash").slot(partition_of(product_id))
+        slot = Names(NAMESPACE).slot(partition_of(product_id))
         async with self.cluster.nodes[-1].client() as client:
             ranges: Any = await client.execute_command("CLUSTER SLOTS")
         (port,) = [primary[1] for first, last, primary, *_ in ranges if first <= slot <= last]
@@ -82,33 +114,21 @@ async def _listens(sidecar: Process, address: str) -> bool:
 
 @asynccontextmanager
 async def inventory_stack(
-    processes: Processes, choose_ports: Callable[[int], list[int]], folder: Path, *, sidecars: int = 4, name: str
+    processes: Processes, choose_ports: Callable[[int], list[int]], folder: Path, *, sidecars: int = 4
 ) -> AsyncIterator[InventoryStack]:
-    """Runs all of it; `name` tells its directories from those of other stacks."""
+    """Runs all of it."""
     root = processes.state.path
-    cluster = ValkeyCluster(processes, root / f"valkey-{name}", choose_ports(6))
+    cluster = ValkeyCluster(processes, root / "valkey-inventory", choose_ports(6))
     (port,) = choose_ports(1)
     settings = {"fsync": "off", "max_connections": "200", "log_statement": "all", "log_line_prefix": "%d %a "}
-    postgres = Postgres(processes, root / f"postgres-{name}", port, settings=settings, role=f"postgres-{name}")
+    postgres = Postgres(processes, root / "postgres-inventory", port, settings=settings, role="postgres-inventory")
     await asyncio.gather(cluster.start(), postgres.start())
     async with AsyncExitStack() as exits:
         exits.push_async_callback(cluster.stop)
         exits.push_async_callback(postgres.stop)
-        await migrate(postgres.dsn(), "catalog")
-        await migrate(postgres.dsn(), "user")
-        common = {
-            "namespace": "flash",
-            "redis_nodes": ",".join(cluster.addresses),
-            "postgres_catalog": postgres.dsn(),
-            "max_concurrent_calls": 5000,
-            "log_level": "error",
-            "drain_seconds": 1.0,
-        }
+        for role in ROLES:
+            await migrate(postgres.dsn(), role)
         addresses = [f"127.0.0.1:{port}" for port in free_ports([0] * sidecars)]
-        starting = [process("serve", folder, common | {"listen_address": address}) for address in addresses]
-        running = [await exits.enter_async_context(one) for one in starting]
-        await exits.enter_async_context(process("relay", folder, {"listen_address": "127.0.0.1:0"} | common))
-        for sidecar, address in zip(running, addresses, strict=True):
-            await until(partial(_listens, sidecar, address), seconds=START_SECONDS)
-            await serving(address)
-        yield InventoryStack(cluster, postgres, running, addresses)
+        stack = InventoryStack(cluster, postgres, addresses=addresses, folder=folder, exits=exits)
+        await stack.start()
+        yield stack

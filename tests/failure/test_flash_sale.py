@@ -2,34 +2,22 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import grpc
 import psycopg
 import pytest
 
-from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.v1 import inventory_service_pb2 as pb
 from tests.contract.shop import refusal
-from tests.failure.inventory_stack import InventoryStack, inventory_stack
+from tests.failure.inventory_stack import InventoryStack
 from tests.sidecars import until
-from tests.stockroom import COMMITTED, Stockroom, expire, moment, query, reserving
+from tests.stockroom import Stockroom, expire, moment, query, reserving
 
 STOCK, CALLERS = 100, 10_000
 PRODUCT = "the-one-thing"
 # BEGIN, the reservation, the ledger, COMMIT.
 STATEMENTS_PER_GRANT = 4
 PATIENCE = 60.0
-
-
-@pytest.fixture
-async def stack(
-    processes: Processes, choose_ports: Callable[[int], list[int]], tmp_path: Path
-) -> AsyncIterator[InventoryStack]:
-    async with inventory_stack(processes, choose_ports, tmp_path, name="flash") as running:
-        yield running
 
 
 class Sale:
@@ -82,7 +70,12 @@ async def test_a_flash_sale(stack: InventoryStack) -> None:
         assert len(sale.granted) == len(set(sale.granted.values())) == STOCK
         assert sale.refused == CALLERS - STOCK
         assert sale.repeats
-        held = await query(stack.dsn, "SELECT reservation_id::text, request_id::text FROM cache_sidecar.reservations")
+        held = await query(
+            stack.dsn,
+            """SELECT reservation_id::text, request_id::text FROM cache_sidecar.reservation_items
+               JOIN cache_sidecar.reservations USING (reservation_id) WHERE product_id = %s""",
+            PRODUCT,
+        )
         assert {request_id: reservation_id for reservation_id, request_id in held} == sale.granted
         assert await rooms[0].numbers(PRODUCT, bypass=True) == (0, STOCK)
 
@@ -91,6 +84,9 @@ async def test_a_flash_sale(stack: InventoryStack) -> None:
         assert wasted <= sale.refused * 0.02
 
         await _end_all(stack, rooms[0], list(sale.granted.values()))
+    await primary.start()
+    await stack.start()
+    await stack.cluster.wait_ok()
 
 
 def _strike(stack: InventoryStack, primary: ValkeyServer) -> int:
@@ -98,7 +94,8 @@ def _strike(stack: InventoryStack, primary: ValkeyServer) -> int:
     with psycopg.connect(stack.dsn, autocommit=True) as connection:
         reserved = 0
         while reserved < STOCK // 4:
-            (reserved,) = connection.execute("SELECT reserved FROM cache_sidecar.inventory").fetchone() or (0,)
+            found = connection.execute("SELECT reserved FROM cache_sidecar.inventory WHERE product_id = %s", [PRODUCT])
+            (reserved,) = found.fetchone() or (0,)
         stack.sidecars[3].process.send_signal(signal.SIGKILL)
         primary.kill()
         return int(reserved)
@@ -111,9 +108,15 @@ async def _end_all(stack: InventoryStack, room: Stockroom, reservation_ids: list
     forgotten = await room.reservation(reservation_ids[-1])
     assert await expire(stack.dsn, at=moment(forgotten.expire_time, after=60)) == STOCK - len(sold) - len(released)
     available, reserved = await room.numbers(PRODUCT, bypass=True)
-    listed = await room.calls.ListReservations(pb.ListReservationsRequest(state=COMMITTED))
     assert (available, reserved) == (STOCK - len(sold), 0)
-    assert available + sum(one.items[0].quantity for one in listed.reservations) == STOCK
+    states = await query(
+        stack.dsn,
+        """SELECT state, sum(quantity)::integer FROM cache_sidecar.reservation_items
+           JOIN cache_sidecar.reservations USING (reservation_id) WHERE product_id = %s GROUP BY state ORDER BY state""",
+        PRODUCT,
+    )
+    assert states == [("committed", 40), ("expired", 40), ("released", 20)]
+    assert available + dict(states)["committed"] == STOCK
     # The relay brings the news to the gate.
     async with asyncio.timeout(PATIENCE):
         await until(lambda: _can_be_had(room))

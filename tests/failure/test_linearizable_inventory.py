@@ -4,14 +4,13 @@ Reads from PostgreSQL and everything it grants strictly; reads of caches and ref
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 
-from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from tests.failure.inventory_stack import InventoryStack, inventory_stack
+from tests.failure.inventory_stack import InventoryStack
 from tests.linearizability import is_linearizable, staleness, widened
 from tests.sidecars import in_process, settings_for, until
 from tests.stock_model import REFUSED, Recorder, Reserve, model
@@ -25,15 +24,6 @@ FEW = 80
 # Seconds that a cache or a refusal may be behind. Without faults: the time between a commit and its news in Redis, on a
 # machine that others use as well. With them: a failover, and the relay's next attempt.
 CALM_BOUND, FAULT_BOUND = 2.0, 15.0
-
-
-@pytest.fixture(scope="module")
-async def stack(
-    processes: Processes, choose_ports: Callable[[int], list[int]], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[InventoryStack]:
-    folder = tmp_path_factory.mktemp("linearizable")
-    async with inventory_stack(processes, choose_ports, folder, name="linearizable") as running:
-        yield running
 
 
 async def _record(

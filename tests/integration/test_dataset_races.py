@@ -15,6 +15,8 @@ from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.l1 import MAX_TOMBSTONES
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Answer, Freshness, Record, Source, partition_of
+from tests.gates import turns
+from tests.sidecars import until
 from tests.tiers import BYPASS, Case, open_case
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
@@ -124,6 +126,9 @@ async def test_race_04_a_fill_that_began_before_a_drop_is_not_stored(a: Case, b:
     gate.open()
     assert (await late).source is tier
     assert value_in_l1(b) is None
+    await b.settled()
+    if tier is STORE:
+        assert await value_in_l2(b) is None
 
 
 async def test_race_23_a_refresh_that_ends_after_an_invalidation_brings_nothing_back(a: Case, b: Case) -> None:
@@ -165,8 +170,9 @@ async def test_race_05_whoever_comes_after_an_invalidation_does_not_join_the_loa
     await a.rows.after.reached()
     a.rows.commit("a", 2, b"new")
     tell(b)
-    a.rows.after.open()
     after = reading(b)
+    await until(lambda: len(a.rows.calls) == 2)
+    a.rows.after.open()
     assert ((await before).value, (await after).value) == (b"old", b"new")
 
 
@@ -178,8 +184,9 @@ async def test_race_05_nor_the_question_to_redis(a: Case, b: Case, tell: Callabl
     await b.l2.after_read.reached()
     await a.write("a", 2, b"new")
     tell(b)
-    b.l2.after_read.open()
     after = reading(b)
+    await turns(5)
+    b.l2.after_read.open()
     assert ((await before).value, (await after).value) == (b"old", b"new")
 
 

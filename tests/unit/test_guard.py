@@ -204,15 +204,24 @@ async def test_over_the_bound_it_is_busy_at_once() -> None:
 
 
 async def test_waiting_for_others_too_long_is_busy_and_says_nothing_of_the_tier() -> None:
-    gate = Gate()
+    slow, gate, end = guard(timeout=0.1, running=1, waiting=BREAK_AFTER), Gate(), Gate()
     gate.close()
-    slow = guard(timeout=0.2, running=1, waiting=BREAK_AFTER)
-    running = asyncio.create_task(slow.run(gate.passed))
+    end.close()
+
+    async def stubborn() -> None:
+        try:
+            await gate.passed()
+        finally:
+            await end.passed()  # its place is not free before that, time or not
+
+    running = asyncio.create_task(slow.run(stubborn))
     await gate.reached()
     waiting = [asyncio.create_task(slow.run(answer)) for _ in range(BREAK_AFTER)]
-    outcomes = await asyncio.gather(running, *waiting, return_exceptions=True)
-    assert [error.failure for error in outcomes[1:] if isinstance(error, TierFailed)] == [Failure.BUSY] * BREAK_AFTER
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [error.failure for error in outcomes if isinstance(error, TierFailed)] == [Failure.BUSY] * BREAK_AFTER
     assert not slow.is_open()
+    end.open()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_work_that_waits_is_not_started() -> None:

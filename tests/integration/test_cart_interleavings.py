@@ -1,0 +1,152 @@
+"""Two sidecars change one cart at the same time, one of them without Redis: the cart is what PostgreSQL's order makes of it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cache_sidecar.devstack.valkey import ValkeyServer
+from cache_sidecar.v1 import cart_service_pb2 as pb
+from cache_sidecar.v1.cart_pb2 import Cart, CartItem
+from tests.cart_model import ModelCart
+from tests.customers import Customer, item, new_request, new_user
+from tests.proxy import Proxy
+from tests.sidecars import in_process, settings_for
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change."""
+
+    kind: str
+    product: str
+    quantity: int
+
+    def line(self) -> CartItem:
+        return item(self.product, self.quantity, f"{self.quantity}.50 EUR")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that was acknowledged, with the cart it led to and the etag that it was based on."""
+
+    step: Step
+    cart: Cart
+    etag: str
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        st.sampled_from(["add", "set", "remove", "clear", "replace what was read"]),
+        st.sampled_from(["a", "b", "c"]),
+        st.integers(1, 5),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+async def _make(customer: Customer, user: str, wanted: Sequence[Step]) -> list[Done]:
+    """Makes changes one after the other; what is replaced is what the sidecar shows, up to date or not."""
+    done = []
+    for step in wanted:
+        etag = ""
+        try:
+            if step.kind == "replace what was read":
+                seen = await customer.cart(user)
+                etag = seen.etag
+                cart = await customer.replace(user, *seen.items[:1], step.line(), etag=etag)
+            else:
+                cart = (await _call(customer, user, step)).cart
+        except AioRpcError as error:
+            # A change that is refused changes nothing.
+            assert error.code() in (StatusCode.NOT_FOUND, StatusCode.ABORTED, StatusCode.INVALID_ARGUMENT), error
+            continue
+        done.append(Done(step, cart, etag))
+    return done
+
+
+def _call(customer: Customer, user: str, step: Step) -> Any:
+    match step.kind:
+        case "add":
+            request = pb.AddCartItemRequest(user_id=user, item=step.line(), request_id=new_request())
+            return customer.carts.AddCartItem(request)
+        case "set":
+            wanted = pb.SetCartItemQuantityRequest(user_id=user, product_id=step.product, quantity=step.quantity)
+            return customer.carts.SetCartItemQuantity(wanted)
+        case "remove":
+            return customer.carts.RemoveCartItem(pb.RemoveCartItemRequest(user_id=user, product_id=step.product))
+        case _:
+            return customer.carts.ClearCart(pb.ClearCartRequest(user_id=user))
+
+
+def _replay(changes: Sequence[Done]) -> ModelCart:
+    """Makes the changes in the order of their versions, and compares every reply with the model."""
+    model, etag = ModelCart(), "0"
+    # Those that changed nothing reply with the version before them; the sort keeps them behind what made that.
+    for done in sorted(changes, key=lambda done: (int(done.cart.etag, 16), done.cart.etag == done.etag)):
+        if done.cart.etag != etag:
+            _apply(model, done, etag)
+        model.check(done.cart)
+        etag = done.cart.etag
+    return model
+
+
+def _apply(model: ModelCart, done: Done, etag: str) -> None:
+    step = done.step
+    match step.kind:
+        case "add":
+            assert model.add(step.line())
+        case "set":
+            assert model.set_quantity(step.product, {}, step.quantity)
+        case "remove":
+            model.remove(step.product, {})
+        case "clear":
+            model.lines.clear()
+        case _:
+            assert done.etag == etag, "it won, so nothing came between"
+            kept = dict(list(model.lines.items())[:1])
+            model.lines.clear()
+            model.lines.update(kept)
+            assert model.add(step.line())
+
+
+async def _interleave(first: Customer, second: Customer, plans: tuple[list[Step], list[Step]]) -> None:
+    user = new_user()
+    done = await asyncio.gather(_make(first, user, plans[0]), _make(second, user, plans[1]))
+    model = _replay([*done[0], *done[1]])
+    for customer in (first, second):
+        model.check(await customer.cart(user, bypass=True))
+
+
+async def test_concurrent_changes_are_what_postgresqls_order_makes_of_them(
+    valkey: ValkeyServer, database: str, namespace: str
+) -> None:
+    def sidecar(redis: str) -> Any:
+        made = settings_for(redis, database, namespace, redis_mode="single", redis_timeout=0.5)
+        return in_process(made, trusted=False)
+
+    async with Proxy(valkey.address) as proxy, sidecar(proxy.address) as one, sidecar(valkey.address) as other:
+        first, second = Customer(one), Customer(other)
+        loop = asyncio.get_running_loop()
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+        @given(st.tuples(steps, steps), st.booleans())
+        def explore(plans: tuple[list[Step], list[Step]], is_partitioned: bool) -> None:
+            async def example() -> None:
+                if is_partitioned:
+                    proxy.cut()
+                try:
+                    await _interleave(first, second, plans)
+                finally:
+                    await proxy.heal()
+
+            asyncio.run_coroutine_threadsafe(example(), loop).result(60)
+
+        await asyncio.to_thread(explore)
