@@ -155,7 +155,7 @@ class Database:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # The caller leaves at once. A first cancellation makes psycopg ask the server to end the statement, and wait for it:
+            # The caller leaves at once. A first cancellation makes psycopg ask the server to end the statement and wait for it,
             # ten seconds, if the server hangs. A second one gives the connection up.
             task.cancel()
             loop.call_later(_GRACE, task.cancel)
