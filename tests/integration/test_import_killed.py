@@ -13,7 +13,8 @@ from cache_sidecar.importer.run import BATCH_ROWS, import_products
 from tests.sidecars import until
 
 SCRIPT = """
-import sys, uvloop
+import signal, sys, uvloop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 from cache_sidecar.importer.run import import_products
 uvloop.run(import_products(source="-", dsn=sys.argv[1], format=None, rejects=None, progress=None))
 """
