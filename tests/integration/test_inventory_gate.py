@@ -152,7 +152,8 @@ async def test_without_redis_postgresql_alone_decides_and_a_crowd_shares_its_rea
 
 
 async def test_without_redis_and_postgresql_there_is_no_answer(namespace: str) -> None:
-    away = settings_for("127.0.0.1:1", "postgresql://nobody@127.0.0.1:1/none", namespace, redis_mode="single")
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    away = settings_for("127.0.0.1:1", nowhere, namespace, redis_mode="single", postgres_timeout=0.5)
     async with in_process(away, trusted=False) as running:
         refusal = await refused(Stockroom(running.channel).reserve({"a": 1}))
         assert (refusal.reason, refusal.metadata) == ("TIER_UNAVAILABLE", {"tier": "PostgreSQL"})
