@@ -59,13 +59,13 @@ def _checksum(head: bytes, value: bytes) -> int:
 
 
 def _times(expiry: Expiry) -> bytes:
-    end = _NO_END if expiry.end is None else int(expiry.end * 1000)
-    return b"%012x%012x%012x" % (int(expiry.until * 1000), end, int(expiry.stored * 1000))
+    end = _NO_END if expiry.end is None else round(expiry.end * 1000)
+    return b"%012x%012x%012x" % (round(expiry.until * 1000), end, round(expiry.stored * 1000))
 
 
 def milliseconds(moment: float) -> bytes:
     """Returns a moment as it stands in a record."""
-    return b"%012x" % int(moment * 1000)
+    return b"%012x" % round(moment * 1000)
 
 
 def decode(data: bytes) -> Record | None:

@@ -1,0 +1,144 @@
+"""The Redis functions that read and put off, and that fill in by a lease; on a cluster and on a single server."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.ports import Expiry, Record, Slid, Times
+from tests.integration.conftest import OpenL2
+
+NOW, TTL, WINDOW = 1_700_000_000.0, 1800.0, 300.0
+IDS = [f"id-{number}" for number in range(20)]
+
+
+@pytest.fixture
+async def either(open_either: OpenL2) -> AsyncIterator[RedisL2]:
+    async with open_either() as l2:
+        yield l2
+
+
+def times(now: float) -> Times:
+    return Times(now, now + TTL, now + TTL - WINDOW, TTL + WINDOW)
+
+
+def record(
+    version: int = 7, *, until: float = NOW + TTL, end: float | None = NOW + 10**6, stored: float | None = None
+) -> Record:
+    return Record(version, NOW, b"value", Expiry(until, end, until if stored is None else stored))
+
+
+async def slide(l2: RedisL2, now: float, *ids: str) -> Slid:
+    return await l2.slide("session", ids or ("id",), times(now))
+
+
+async def fill(l2: RedisL2, wanted: Record, lease: bytes | None = None, *, now: float = NOW) -> None:
+    await l2.fill_leased("session", {"id": wanted}, {} if lease is None else {"id": lease}, ttl=TTL + WINDOW, now=now)
+
+
+async def held(l2: RedisL2) -> Record | None:
+    return (await l2.read("session", ["id"])).get("id")
+
+
+async def expiry(l2: RedisL2, now: float) -> Expiry:
+    found = (await slide(l2, now)).records["id"].expiry
+    assert found is not None
+    return found
+
+
+async def test_a_read_puts_off_the_expiry(either: RedisL2) -> None:
+    await either.change("session", {"id": record()}, ttl=TTL)
+    assert (await expiry(either, NOW + 100)).until == NOW + 100 + TTL
+    assert (await held(either)) == record(until=NOW + 100 + TTL, stored=NOW + TTL)
+    assert (await expiry(either, NOW + 50)).until == NOW + 100 + TTL, "and never back"
+
+
+async def test_many_are_read_at_once(either: RedisL2) -> None:
+    await either.change("session", {id: record(number + 1) for number, id in enumerate(IDS[:10])}, ttl=TTL)
+    found = await slide(either, NOW + 1, *IDS)
+    assert {id: one.version for id, one in found.records.items()} == {id: number + 1 for number, id in enumerate(IDS[:10])}
+    assert set(found.leases) == set(IDS[10:])
+
+
+async def test_it_is_not_put_off_beyond_the_end(either: RedisL2) -> None:
+    await either.change("session", {"id": record(end=NOW + TTL + 60)}, ttl=TTL)
+    assert (await expiry(either, NOW + 30)).until == NOW + 30 + TTL
+    assert (await expiry(either, NOW + 90)).until == NOW + TTL + 60
+
+
+@pytest.mark.parametrize("end", [NOW + TTL, None])
+async def test_what_is_over_is_not_put_off(either: RedisL2, end: float | None) -> None:
+    await either.change("session", {"id": record(end=end)}, ttl=TTL)
+    for now in (NOW + TTL, NOW + TTL + 1):
+        assert (await expiry(either, now)).until == NOW + TTL
+
+
+async def test_one_reader_per_window_sees_that_the_stored_expiry_is_overdue(either: RedisL2) -> None:
+    await either.change("session", {"id": record()}, ttl=TTL)
+    assert (await expiry(either, NOW + WINDOW - 1)).stored == NOW + TTL
+    assert (await expiry(either, NOW + WINDOW)).stored == NOW + TTL, "this one has to tell PostgreSQL"
+    assert (await expiry(either, NOW + WINDOW)).stored == NOW + WINDOW + TTL
+    assert (await expiry(either, NOW + 2 * WINDOW - 1)).stored == NOW + WINDOW + TTL
+
+
+async def test_where_there_is_nothing_there_is_one_lease_for_everybody(either: RedisL2) -> None:
+    lease = (await slide(either, NOW)).leases["id"]
+    assert (await slide(either, NOW)).leases["id"] == lease
+    assert await held(either) is None
+    await fill(either, record(), lease)
+    assert await held(either) == record()
+    await fill(either, record(8), lease)
+    assert await held(either) == record(8), "newer content needs no lease"
+
+
+@pytest.mark.parametrize("lease", [None, b"another"])
+async def test_nothing_is_filled_in_without_the_lease(either: RedisL2, lease: bytes | None) -> None:
+    await fill(either, record(), lease)
+    assert await held(either) is None, "there is nothing"
+    await slide(either, NOW)
+    await fill(either, record(), lease)
+    assert await held(either) is None, "there is the lease of another"
+
+
+async def test_whatever_happens_takes_the_lease_away(either: RedisL2) -> None:
+    lease = (await slide(either, NOW)).leases["id"]
+    await either.change("session", {"id": Record(9, NOW, None)}, ttl=TTL)
+    await fill(either, record(8), lease)
+    assert await held(either) == Record(9, NOW, None)
+    await either.drop("session", ["id"])
+    await fill(either, record(8), lease)
+    assert await held(either) is None
+    later = (await slide(either, NOW)).leases["id"]
+    assert later != lease
+    await fill(either, record(8), lease)
+    assert await held(either) is None
+    await either.change("session", {"id": 9}, ttl=TTL)
+    await fill(either, record(8), later)
+    assert await held(either) is None
+    await fill(either, record(9), later)
+    assert await held(either) == record(9)
+
+
+async def test_of_one_version_the_later_expiry_counts(either: RedisL2) -> None:
+    await either.change("session", {"id": record(until=NOW + 900, stored=NOW + 900)}, ttl=TTL)
+    await fill(either, record(until=NOW + 1000, stored=NOW + 300))
+    assert await held(either) == record(until=NOW + 1000, stored=NOW + 900)
+    await fill(either, record(until=NOW + 500, stored=NOW + 950))
+    assert await held(either) == record(until=NOW + 1000, stored=NOW + 950)
+
+
+async def test_what_is_over_is_not_filled_in_again_unless_only_the_copy_is(either: RedisL2) -> None:
+    await either.change("session", {"id": record()}, ttl=TTL)
+    await fill(either, record(until=NOW + 2 * TTL), now=NOW + TTL)
+    assert await held(either) == record()
+    await either.change("session", {"id": record(8, end=None)}, ttl=TTL)
+    await fill(either, record(8, until=NOW + 2 * TTL, end=None), now=NOW + TTL)
+    assert await held(either) == record(8, until=NOW + 2 * TTL, end=None)
+
+
+async def test_records_that_don_t_slide_are_read_as_they_are(either: RedisL2) -> None:
+    for found in (Record(5, NOW, b"plain"), Record(6, NOW, None)):
+        await either.change("session", {"id": found}, ttl=TTL)
+        assert (await slide(either, NOW + 100)).records == {"id": found}
+    await either.change("session", {"id": 7}, ttl=TTL)
+    assert await slide(either, NOW + 100) == Slid({}, {})
