@@ -105,25 +105,27 @@ class Recorder:
     async def _one_thing(self) -> None:
         dice = self._chance.random()
         if dice < 0.2:
-            await self._get()
+            await self.get(bypass=self._chance.random() < 0.5)
         elif dice < 0.6 and self._held:
             id = self._held.pop(self._chance.randrange(len(self._held)))
-            await self._end(id, self._chance.choice(("released", "released", "committed")))
+            await self.end(id, self._chance.choice(("released", "released", "committed")))
         else:
-            await self._reserve(self._chance.randint(1, 2))
+            id = await self.reserve(self._chance.randint(1, 2))
+            if id not in {None, REFUSED}:
+                # Sometimes two clients end it, and one of them comes too late.
+                self._held.extend([id, id] if self._chance.random() < 0.3 else [id])
 
-    async def _reserve(self, quantity: int) -> None:
-        request = reserving({self._product_id: quantity}, request_id=request_id(), hold=86_400)
+    async def reserve(self, quantity: int) -> Any:
+        """Returns the result; see `Reserve`."""
+        return await self._record(
+            Reserve(quantity),
+            "ReserveInventory",
+            reserving({self._product_id: quantity}, hold=86_400),
+            lambda reply: reply.reservation.reservation_id,
+        )
 
-        def result(reply: pb.ReserveInventoryResponse) -> str:
-            id = reply.reservation.reservation_id
-            # Sometimes two clients end it, and one of them comes too late.
-            self._held.extend([id, id] if self._chance.random() < 0.3 else [id])
-            return id
-
-        await self._record(Reserve(quantity), "ReserveInventory", request, result)
-
-    async def _end(self, reservation_id: str, outcome: str) -> None:
+    async def end(self, reservation_id: str, outcome: str) -> None:
+        """Commits or releases a reservation."""
         if outcome == "committed":
             await self._record(
                 End(reservation_id, outcome),
@@ -139,8 +141,8 @@ class Recorder:
                 lambda _: outcome,
             )
 
-    async def _get(self) -> None:
-        bypass = self._chance.random() < 0.5
+    async def get(self, *, bypass: bool) -> None:
+        """Reads the stock, from PostgreSQL or from wherever it is."""
         request = pb.GetInventoryRequest(product_id=self._product_id, options=cache_pb2.ReadOptions(bypass=bypass))
         await self._record(
             Get(),
@@ -152,7 +154,7 @@ class Recorder:
 
     async def _record(
         self, action: Any, method: str, request: Message, result: Callable[[Any], Any], *, may_be_stale: bool = False
-    ) -> None:
+    ) -> Any:
         loop = asyncio.get_running_loop()
         called = loop.time()
         told = await self._answer(lambda room: getattr(room.calls, method)(request, timeout=10), result)
@@ -167,6 +169,7 @@ class Recorder:
                 may_be_stale=may_be_stale or (isinstance(action, Reserve) and told == REFUSED),
             )
         )
+        return told
 
     async def _answer(self, call: Callable[[Stockroom], Awaitable[Any]], result: Callable[[Any], Any]) -> Any:
         """Asks one sidecar after the other until one knows; returns None when that takes too long."""
