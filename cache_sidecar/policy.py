@@ -26,6 +26,8 @@ class DatasetPolicy(BaseModel):
     negative_ttl: Seconds
     stale_limit: Seconds
     max_lifetime: Annotated[float, Ge(0), Le(400 * 86400)] = 0
+    staleness_bound: Annotated[float, Gt(0), Le(86400)] = 10
+    inspect_every: Annotated[int, Ge(0), Le(1_000_000_000)] = 1000
 
     @model_validator(mode="after")
     def _ordered(self) -> "DatasetPolicy":

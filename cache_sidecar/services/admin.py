@@ -79,6 +79,8 @@ def _policy(name: str, policy: DatasetPolicy) -> pb.DatasetPolicy:
         negative_ttl=_duration(policy.negative_ttl),
         stale_limit=_duration(policy.stale_limit),
         max_lifetime=_duration(policy.max_lifetime),
+        staleness_bound=_duration(policy.staleness_bound),
+        inspect_every=policy.inspect_every,
     )
 
 

@@ -236,10 +236,14 @@ class DatasetPolicy(_message.Message):
     NEGATIVE_TTL_FIELD_NUMBER: _builtins.int
     STALE_LIMIT_FIELD_NUMBER: _builtins.int
     MAX_LIFETIME_FIELD_NUMBER: _builtins.int
+    STALENESS_BOUND_FIELD_NUMBER: _builtins.int
+    INSPECT_EVERY_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset, such as `product`."""
     jitter: _builtins.float
     """Each expiry is moved by up to this fraction, 0 to 1, either way."""
+    inspect_every: _builtins.int
+    """One of so many hits in memory is compared with PostgreSQL. 0 for none."""
     @_builtins.property
     def l1_soft_ttl(self) -> _duration_pb2.Duration:
         """Age from which an entry in memory is refreshed in the background. 0 when the dataset is not kept in memory."""
@@ -264,6 +268,10 @@ class DatasetPolicy(_message.Message):
     def max_lifetime(self) -> _duration_pb2.Duration:
         """Age at which a session ends, however often it is used. 0 for what does not end by its age."""
 
+    @_builtins.property
+    def staleness_bound(self) -> _duration_pb2.Duration:
+        """How long a change may take to every cache. Replies say stale when the region is known to be further behind."""
+
     def __init__(
         self,
         *,
@@ -275,10 +283,12 @@ class DatasetPolicy(_message.Message):
         negative_ttl: _duration_pb2.Duration | None = ...,
         stale_limit: _duration_pb2.Duration | None = ...,
         max_lifetime: _duration_pb2.Duration | None = ...,
+        staleness_bound: _duration_pb2.Duration | None = ...,
+        inspect_every: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit", "staleness_bound", b"staleness_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "jitter", b"jitter", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "inspect_every", b"inspect_every", "jitter", b"jitter", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "stale_limit", b"stale_limit", "staleness_bound", b"staleness_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
