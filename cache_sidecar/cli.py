@@ -170,6 +170,50 @@ def import_inventory(file: str, format_: str | None, rejects: Path | None, confi
     return _told(uvloop.run(work))
 
 
+@import_.command(name="carts")
+@click.argument("file")
+@click.option("--format", "format_", help="csv or jsonl; found out if not given.")
+@click.option("--rejects", type=click.Path(path_type=Path), help="Where rejected rows go; FILE.rejected.csv if not given.")
+@_config
+def import_carts(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+    """Import carts from FILE, or from standard input for `-`."""
+    loaded = settings.load(config_file, redis=False)
+    from cache_sidecar.importer import carts, progress  # noqa: PLC0415
+    from cache_sidecar.services.cart_items import Limits  # noqa: PLC0415
+
+    work = carts.import_carts(
+        source=file,
+        dsn=loaded.database("user"),
+        format=format_,
+        rejects=rejects,
+        progress=progress.progress_on(),
+        limits=Limits(items=loaded.cart_max_items, quantity=loaded.cart_max_quantity),
+    )
+    return _told(uvloop.run(work))
+
+
+@import_.command(name="sessions")
+@click.argument("file")
+@click.option("--format", "format_", help="csv or jsonl; found out if not given.")
+@click.option("--rejects", type=click.Path(path_type=Path), help="Where the lines of rejected rows go.")
+@_config
+def import_sessions(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+    """Import sessions from FILE, or from standard input for `-`."""
+    loaded = settings.load(config_file, redis=False)
+    from cache_sidecar import policy  # noqa: PLC0415
+    from cache_sidecar.importer import progress, sessions  # noqa: PLC0415
+
+    work = sessions.import_sessions(
+        source=file,
+        dsn=loaded.database("user"),
+        format=format_,
+        rejects=rejects,
+        progress=progress.progress_on(),
+        policy=policy.load(loaded.policy_file)["session"],
+    )
+    return _told(uvloop.run(work))
+
+
 def _told(report: "ImportReport") -> int:
     """Prints what an import did, and returns the exit code."""
     for line in report.lines():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cache_sidecar.importer.products import check_id
+from cache_sidecar.importer.fields import check_id, named
 from cache_sidecar.importer.progress import Progress
 from cache_sidecar.importer.reading import CSV, JSON_LINES, Columns
 from cache_sidecar.importer.records import Refused
@@ -21,7 +21,6 @@ FORMATS = (CSV, JSON_LINES)
 # What a server says of stock in its replies, and nobody else decides.
 _IGNORED = {"reserved", "bucket_count", "etag", "update_time"}
 _WHOLE = re.compile("[0-9]{1,16}")
-_CAMEL = re.compile("[A-Z]")
 
 Stock = dict[str, Any]
 
@@ -47,10 +46,7 @@ def from_csv(cells: Mapping[str, str]) -> Stock:
 
 def from_json(value: Mapping[str, Any]) -> Stock:
     """Returns the columns that a JSON object gives, named as in the proto or its JSON mapping. Raises Refused."""
-    values = {_CAMEL.sub(lambda capital: "_" + capital[0].lower(), key): item for key, item in value.items()}
-    for key in values:
-        if key not in _IGNORED and key not in REQUIRED:
-            raise Refused("unknown_field", f"has a field {key[:60]!r}; there are {', '.join(REQUIRED)}")
+    values = named(value, known=REQUIRED, ignored=_IGNORED)
     available = values.get("available")
     if available is None:
         raise Refused("missing_field", "has no available")
@@ -63,7 +59,7 @@ def from_json(value: Mapping[str, Any]) -> Stock:
 
 
 def _stock(product_id: Any, available: int) -> Stock:
-    check_id(product_id)
+    check_id("product_id", product_id)
     if available > MAX_AVAILABLE:
         raise Refused("available", f"has an available above {MAX_AVAILABLE:,}: {available}")
     return {"product_id": product_id, "available": available}

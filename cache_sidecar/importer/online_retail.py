@@ -14,15 +14,9 @@ from decimal import Decimal
 from functools import lru_cache
 from itertools import accumulate
 
-from cache_sidecar.importer.products import (
-    FRACTION_DIGITS,
-    MAX_CHARACTERS,
-    Product,
-    check_id,
-    check_text,
-    nano_units,
-    price_columns,
-)
+from cache_sidecar.importer.fields import check_id, check_text
+from cache_sidecar.importer.prices import FRACTION_DIGITS, amount_columns, nano_units
+from cache_sidecar.importer.products import MAX_CHARACTERS, Product
 from cache_sidecar.importer.reading import Columns
 from cache_sidecar.importer.records import Refused, Rejection, Row
 
@@ -121,7 +115,7 @@ class OrderLines:
             elif not seen.title:
                 yield Rejection(seen.line, "no_description", f"{code} has no description", code.encode(), left_out=True)
             else:
-                yield {"product_id": code, "title": seen.title, "currency_code": CURRENCY} | price_columns(median(seen.prices))
+                yield {"product_id": code, "title": seen.title, "currency_code": CURRENCY} | amount_columns(median(seen.prices))
 
 
 def stock_code(cell: str) -> str:
@@ -135,7 +129,7 @@ def stock_code(cell: str) -> str:
         what = "a booking: stock codes have digits"
     if what:
         raise Refused("pseudo_code", f"is no product: {code} is {what}", left_out=True)
-    check_id(code)
+    check_id("product_id", code)
     return code
 
 

@@ -42,6 +42,12 @@ class Refused(Exception):
         return Rejection(number, self.reason, str(self), raw, self.left_out)
 
 
+def short(value: object) -> str:
+    """Returns a value as an error message shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
 class Format(Protocol):
     """Takes lines, gives records."""
 

@@ -51,6 +51,8 @@ class Noun:
     "By format: turns the values of a row into columns. Raises Refused."
     gatherings: Mapping[str, Callable[[], Gathering]] = field(default_factory=dict)
     "By format, for those that have no rule."
+    is_secret: bool = False
+    "Whether nothing of a row may be kept but its line's number, and the code of the reason."
 
 
 PRODUCTS = Noun(
@@ -94,7 +96,7 @@ async def import_rows(  # what the command line takes
             async with noun.bulk(dsn) as bulk:
                 with _shown(progress, opened), _resumable(report):
                     records = _counted(reading, opened, report, progress)
-                    await _import(records, noun, _Target(bulk, kept, report))
+                    await _import(records, noun, _Target(bulk, kept, report, is_secret=noun.is_secret))
         report.rejects = path if kept.written else None
     report.seconds = time.monotonic() - began
     return report
@@ -103,7 +105,8 @@ async def import_rows(  # what the command line takes
 class _Target:
     """Takes rows into batches, and batches into the table."""
 
-    def __init__(self, bulk: Bulk, rejects: Rejects, report: ImportReport) -> None:
+    def __init__(self, bulk: Bulk, rejects: Rejects, report: ImportReport, *, is_secret: bool) -> None:
+        self._is_secret = is_secret
         self._bulk = bulk
         self._rejects = rejects
         self.report = report
@@ -112,15 +115,16 @@ class _Target:
     def reject(self, rejection: Rejection) -> None:
         """Counts and keeps a row that is not imported."""
         self.report.count(rejection)
-        self._rejects.add(rejection)
+        self._rejects.add(rejection._replace(message="", raw=b"") if self._is_secret else rejection)
 
     async def add(self, row: Columns) -> None:
         """Takes a row; of several with one id the last one counts, in what it says."""
         key = row[self._bulk.key]
         earlier = self._batch.get(key)
-        self._batch[key] = earlier | row if earlier else row
-        if len(self._batch) >= BATCH_ROWS:
+        # A batch ends before another id comes, so that all adjacent rows of one are in the same.
+        if earlier is None and len(self._batch) >= BATCH_ROWS:
             await self.flush()
+        self._batch[key] = earlier | row if earlier else row
 
     async def flush(self) -> None:
         """Writes what was taken."""

@@ -127,6 +127,60 @@ class BulkInventory(Bulk):
         ).format()
 
 
+class BulkCarts(Bulk):
+    """Upserts carts, save those that were changed since what is given."""
+
+    table = "carts"
+    key = "user_id"
+    types: ClassVar[Mapping[str, str]] = {
+        "user_id": "text",
+        "items": "jsonb",
+        "create_time": "timestamptz",
+        "update_time": "timestamptz",
+    }
+
+    def _merge(self, columns: Sequence[str]) -> sql.Composed:
+        values = [sql.Identifier(name) for name in columns if name != self.key]
+        is_dated = "update_time" in columns
+        newer = sql.SQL("AND present.update_time <= EXCLUDED.update_time" if is_dated else "")
+        return sql.SQL(
+            """INSERT INTO cache_sidecar.carts AS present ({columns})
+               SELECT {columns} FROM pg_temp.incoming ORDER BY user_id COLLATE "C"
+               ON CONFLICT (user_id) DO UPDATE SET {touched} {changes}
+               WHERE ({present}) IS DISTINCT FROM ({given}) {newer}"""
+        ).format(
+            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            changes=sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(name) for name in values),
+            present=sql.SQL(", ").join(sql.SQL("present.{}").format(name) for name in values),
+            given=sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(name) for name in values),
+            touched=sql.SQL("" if is_dated else "update_time = now(),"),
+            newer=newer,
+        )
+
+
+class BulkSessions(Bulk):
+    """Inserts sessions; those that are there, also ended ones, stay as they are."""
+
+    table = "sessions"
+    key = "session_hash"
+    types: ClassVar[Mapping[str, str]] = {
+        "session_hash": "text",
+        "user_id": "text",
+        "attributes": "jsonb",
+        "ip_address": "text",
+        "user_agent": "text",
+        "create_time": "timestamptz",
+        "expire_time": "timestamptz",
+        "end_time": "timestamptz",
+    }
+
+    def _merge(self, columns: Sequence[str]) -> sql.Composed:
+        return sql.SQL(
+            """INSERT INTO cache_sidecar.sessions ({columns}) SELECT {columns} FROM pg_temp.incoming
+               ORDER BY session_hash COLLATE "C" ON CONFLICT DO NOTHING"""
+        ).format(columns=sql.SQL(", ").join(map(sql.Identifier, columns)))
+
+
 @contextmanager
 def _failures() -> Iterator[None]:
     """Turns what psycopg raises into one line for the person at the terminal."""

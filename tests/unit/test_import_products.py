@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_sidecar.importer import products
-from cache_sidecar.importer.products import Product, from_csv, from_json, nano_units
+from cache_sidecar.importer.prices import MAX_UNITS, nano_units
+from cache_sidecar.importer.products import Product, from_csv, from_json
 from cache_sidecar.importer.records import Refused
 from cache_sidecar.v1.product_pb2 import Product as ProductMessage
 
@@ -183,7 +184,7 @@ def test_a_short_number_that_is_long_to_write_is_never_written(price: str) -> No
         from_json(OBJECT | {"price": Decimal(price)})
 
 
-@given(st.integers(0, products.MAX_UNITS), st.integers(0, 10**9 - 1))
+@given(st.integers(0, MAX_UNITS), st.integers(0, 10**9 - 1))
 def test_prices_are_exact(units: int, nanos: int) -> None:
     assert nano_units(f"{units}.{nanos:09}") == units * 10**9 + nanos
     assert from_csv(CELLS | {"price": f"{units}.{nanos:09}"}) == BARE | {"price_units": units, "price_nanos": nanos}
