@@ -51,10 +51,14 @@ proto: setup ## Generate the Python code of the protos
 bench: setup ## Compare with the bare components; ONLY=name runs one comparison
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
+replay: setup ## Replay orders through two sidecars, killed and run again: FILE=orders.csv in the UCI Online Retail format
+	@test -f "$(FILE)" || { echo "there is no file '$(FILE)': name one with 'make replay FILE=...'" >&2; exit 64; }
+	@$(BIN)/python -m tests.replay "$(FILE)"
+
 lock: setup ## Resolve the dependencies anew
 	@$(COMPILE) --upgrade -o .requirements.lock > /dev/null
 
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build
 
-.PHONY: help setup run test check proto bench lock clean
+.PHONY: help setup run test check proto bench replay lock clean

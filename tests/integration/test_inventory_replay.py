@@ -1,30 +1,38 @@
-"""Real orders, replayed: the stock ends as the file says, also when the run was killed in between."""
+"""Orders, replayed: the stock ends as the file says, also when the run was killed in between."""
 
-import asyncio
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from tests.integration.replay import Invoice, end_of, invoices, start_of
+from tests.replay.killed import replay
+from tests.replay.orders import Invoice, end_of, invoices, start_of
+from tests.replay.run import PAGE
 from tests.sidecars import Sidecar, in_process, settings_for
 from tests.stockroom import query
 
-FOLDER = Path(__file__).parents[3] / "shared/data/online-retail"
-# Of 4,894; cancellations are among them.
-INVOICES, FEW = 60, 3
+INVOICES, FEW = 70, 3
 
 
 @pytest.fixture
-def orders() -> Path:
-    files = sorted(FOLDER.glob("*.csv.gz"))
-    if not files:
-        pytest.skip(f"the orders are not there: {FOLDER}")
-    return files[0]
+def orders(tmp_path: Path) -> Path:
+    """Invented orders, with what real ones have: cancellations, write-offs, postage, codes in both cases, repeated lines."""
+    chance = random.Random(11)
+    lines = ["InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"]
+    for number in range(INVOICES):
+        kind = "returned" if number % 7 == 6 else "lost" if number % 11 == 10 else "sold"
+        invoice, sign = f"{'C' if kind == 'returned' else ''}{700_000 + number}", "" if kind == "sold" else "-"
+        for _ in range(chance.randint(1, 9)):
+            code = f"{90_000 + chance.randrange(25)}{chance.choice(['', 'A', 'a'])}"
+            lines.append(f"{invoice},{code},KITE,{sign}{chance.choice([1, 1, 2, 6, 12, 144])},2011-03-01 09:00:00,2.50,,Eire")
+        lines.append(f"{invoice},POST,POSTAGE,1,2011-03-01 09:00:00,18.00,,Eire")
+    file = tmp_path / "orders.csv"
+    file.write_text("\n".join(lines))
+    return file
 
 
 @pytest.fixture
@@ -33,38 +41,26 @@ async def sidecar(valkey_cluster: ValkeyCluster, database: str, namespace: str) 
         yield running
 
 
-async def replaying(orders: Path, address: str, folder: Path, *, invoices: int = INVOICES) -> asyncio.subprocess.Process:
-    with (folder / "replay.log").open("ab") as log:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.integration.replay", str(orders)),
-            *("--address", address, "--invoices", str(invoices)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            cwd=Path(__file__).parents[2],
-        )
+async def replayed_by(sidecar: Sidecar, orders: Path, **how: Any) -> tuple[int, list[str]]:
+    """Returns the exit code, and what was said."""
+    lines: list[str] = []
+    with (orders.parent / "errors.log").open("ab") as errors:
+        return await replay(orders, addresses=[sidecar.address], tell=lines.append, errors=errors, **how), lines
 
 
-async def test_a_replay_killed_and_run_again_ends_as_the_file_says(
-    orders: Path, sidecar: Sidecar, database: str, tmp_path: Path
-) -> None:
-    replayed = invoices(orders, INVOICES)
-    assert any(one.returned for one in replayed)
+async def test_a_replay_killed_and_run_again_ends_as_the_file_says(orders: Path, sidecar: Sidecar, database: str) -> None:
+    replayed = invoices(orders)
+    assert all(any(getattr(one, kind) for one in replayed) for kind in ("sold", "returned", "lost"))
     # Somewhere; the same place each time.
-    lines = random.Random(7).randint(2, 4)
-    killed = await replaying(orders, sidecar.address, tmp_path)
-    assert killed.stdout is not None
-    for _ in range(lines):
-        assert await killed.stdout.readline()
-    killed.send_signal(signal.SIGKILL)
-    await killed.wait()
-    (before,) = (await query(database, "SELECT count(*) FROM cache_sidecar.reservations"))[0]
-    assert before < sum(bool(one.sold) for one in replayed)
+    killed_after = PAGE * random.Random(7).randint(1, 2)
+    code, _ = await replayed_by(sidecar, orders, kill_at=f"booked {killed_after}")
+    assert code == -signal.SIGKILL
+    ((before,),) = await query(database, "SELECT count(*) FROM cache_sidecar.reservations")
+    assert 0 < before < sum(bool(one.sold) for one in replayed)
 
-    again = await replaying(orders, sidecar.address, tmp_path)
-    output, _ = await again.communicate()
-    assert again.returncode == 0, (tmp_path / "replay.log").read_text()
+    code, said = await replayed_by(sidecar, orders)
     wanted = end_of(replayed)
-    assert f"{len(wanted)} stocks as the file says, 0 not" in output.decode()
+    assert (code, said[-1]) == (0, f"{len(wanted)} stocks as the file says, 0 not")
 
     # Once more by plain SQL, and each invoice exactly once.
     found = await query(database, "SELECT product_id, available, reserved FROM cache_sidecar.inventory")
@@ -77,19 +73,16 @@ async def test_a_replay_killed_and_run_again_ends_as_the_file_says(
     assert sold == [(sum(one.sold.total() for one in replayed),)]
 
 
-async def test_a_difference_is_told(orders: Path, sidecar: Sidecar, database: str, tmp_path: Path) -> None:
-    first = await replaying(orders, sidecar.address, tmp_path, invoices=FEW)
-    output, _ = await first.communicate()
-    assert (first.returncode, "0 not" in output.decode()) == (0, True)
+async def test_a_difference_is_told(orders: Path, sidecar: Sidecar, database: str) -> None:
+    code, said = await replayed_by(sidecar, orders, invoices=FEW)
+    assert (code, said[-1].endswith(" 0 not")) == (0, True)
     await query(
         database,
         """UPDATE cache_sidecar.inventory SET available = available + 1
            WHERE product_id = (SELECT min(product_id) FROM cache_sidecar.inventory)""",
     )
-    again = await replaying(orders, sidecar.address, tmp_path, invoices=FEW)
-    output, _ = await again.communicate()
-    assert again.returncode == 1
-    assert "1 not" in output.decode()
+    code, said = await replayed_by(sidecar, orders, invoices=FEW)
+    assert (code, said[-1].endswith(" 1 not")) == (1, True)
 
 
 def test_what_a_file_says(tmp_path: Path) -> None:
