@@ -8,7 +8,7 @@ from cache_sidecar.engine import aio
 from cache_sidecar.errors import Tier
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.server import Server
-from cache_sidecar.services import cart, product, session, stock
+from cache_sidecar.services import cart, hits, product, session, stock
 from cache_sidecar.services.admin import AdminService
 from cache_sidecar.services.cart import CartService
 from cache_sidecar.services.cart_items import Limits
@@ -34,7 +34,7 @@ from cache_sidecar.tiers.followers import Followers
 from cache_sidecar.tiers.gate import Gate
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l1 import LruL1, NoL1
+from cache_sidecar.tiers.l1 import ClockL1, NoL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import L1, Load
 from cache_sidecar.tiers.sliding import SlidingDataset
@@ -95,6 +95,7 @@ class App:
             "cache_sidecar.v1.ProductService",
             product_service_pb2_grpc.add_ProductServiceServicer_to_server,
             ProductService(self._datasets[product.DATASET], store=products, writer=self._writer, changes=self._changes),
+            hits={"GetProduct": hits.by_id(self._datasets[product.DATASET])},
         )
         self.server.add(
             "cache_sidecar.v1.InventoryService",
@@ -200,7 +201,7 @@ class App:
     def _dataset(self, name: str, load: Load, *, l1: L1 | None = None) -> Dataset:
         return Dataset(
             name,
-            l1=l1 or LruL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
+            l1=l1 or ClockL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
             l2=self._l2,
             load=load,
             l2_guard=self._l2_guard,

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -13,7 +15,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from cache_sidecar.errors import SettingsError
 from cache_sidecar.services.health import HealthService
 from cache_sidecar.settings import Settings
-from cache_sidecar.stack import Register, Stack
+from cache_sidecar.stack import Hit, Register, Stack
 
 
 class Server:
@@ -29,9 +31,9 @@ class Server:
         self.address = ""
         "host:port of the TCP listener, once there is one."
 
-    def add(self, name: str, register: Register, servicer: object) -> None:
-        """Adds a service under its full name."""
-        self._stack.register(register, servicer, self._engine)
+    def add(self, name: str, register: Register, servicer: object, *, hits: Mapping[str, Hit] = MappingProxyType({})) -> None:
+        """Adds a service under its full name; `hits` as in `Stack.register`."""
+        self._stack.register(register, servicer, self._engine, hits=hits)
         self._services.append(name)
 
     async def start(self) -> None:

@@ -1,11 +1,12 @@
-"""What wraps every method, in order: admission, parsing, validation, the service, errors.
+"""What wraps every method, in order: hits, admission, parsing, validation, the service, errors.
 
 Not a gRPC interceptor: those cost a seventh of a call, and the native engine has none. Each handler is wrapped once, when it
 is registered; engines hand requests over as bytes and get replies as bytes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 from uuid import uuid4
 
@@ -18,6 +19,8 @@ from cache_sidecar.validation import validate
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Register = Callable[[Any, Any], None]
+Hit = Callable[[bytes], bytes | None]
+"""Answers a call at once, request bytes to reply bytes; None when it has to take the whole way."""
 
 
 class _Stream:
@@ -41,9 +44,14 @@ class Stack:
         self._streams: set[_Stream] = set()
         self._draining = False
 
-    def register(self, add_to_server: Register, servicer: object, engine: Any) -> None:
-        """Registers a servicer, by the function generated for it, with every method wrapped."""
-        add_to_server(servicer, _Registrar(self, engine))
+    def register(
+        self, add_to_server: Register, servicer: object, engine: Any, *, hits: Mapping[str, Hit] = MappingProxyType({})
+    ) -> None:
+        """Registers a servicer, by the function generated for it, with every method wrapped.
+
+        `hits` names the unary methods of which some calls are answered without parsing and validation.
+        """
+        add_to_server(servicer, _Registrar(self, engine, hits))
 
     def drain(self) -> None:
         """Ends every stream with UNAVAILABLE, and refuses new ones; unary calls in progress go on."""
@@ -53,11 +61,12 @@ class Stack:
             if stream.is_waiting:
                 stream.task.cancel()
 
-    def wrap(self, method: str, handler: Any) -> Any:
+    def wrap(self, method: str, handler: Any, hit: Hit | None = None) -> Any:
         """Returns a handler that takes and gives bytes."""
         parse = _parser(handler.request_deserializer)
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(self._unary(method, parse, handler.unary_unary))
+            call = self._unary(method, parse, handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(_hit_or(call, hit) if hit else call)
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(self._stream(method, parse, handler.unary_stream))
         if handler.stream_stream:
@@ -121,18 +130,28 @@ class Stack:
 class _Registrar:
     """What generated code takes for a server: passes the handlers on, wrapped."""
 
-    def __init__(self, stack: Stack, engine: Any) -> None:
+    def __init__(self, stack: Stack, engine: Any, hits: Mapping[str, Hit]) -> None:
         self._stack = stack
         self._engine = engine
+        self._hits = hits
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Left out: the registered handlers are the same methods."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """Registers the wrapped methods, both by name and as a generic handler, as generated code does."""
-        wrapped = {name: self._stack.wrap(f"{service}/{name}", handler) for name, handler in handlers.items()}
+        wrapped = {
+            name: self._stack.wrap(f"{service}/{name}", handler, self._hits.get(name)) for name, handler in handlers.items()
+        }
         self._engine.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._engine.add_registered_method_handlers(service, wrapped)
+
+
+def _hit_or(call: Callable[[bytes, Context], Awaitable[bytes]], hit: Hit) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def hit_or_call(data: bytes, context: Context) -> bytes:
+        return hit(data) or await call(data, context)
+
+    return hit_or_call
 
 
 def _parser(deserialize: Callable[[bytes], Message]) -> Callable[[bytes], Message]:

@@ -11,7 +11,7 @@ from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.settings import Settings
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l1 import LruL1
+from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Record, Row, Source, partition_of
 from tests.gates import Gate
@@ -114,7 +114,7 @@ class Case:
     """A dataset called `product`, and all that is around it. Messages are heard when the test says so."""
 
     def __init__(self, l2: HeldL2, rows: Rows, clock: ManualClock, *, policy: DatasetPolicy, unit: float) -> None:
-        self.l1 = LruL1(max_bytes=1 << 20, max_entries=100)
+        self.l1 = ClockL1(max_bytes=1 << 20, max_entries=100)
         self.l2, self.rows, self.clock, self.policy = l2, rows, clock, policy
         self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, clock=clock)
         self.dataset = Dataset(

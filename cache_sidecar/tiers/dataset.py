@@ -100,6 +100,16 @@ class Dataset:
 
     # Reads
 
+    def hit(self, id: str) -> tuple[Record, float] | None:
+        """Returns a fresh record from L1, and its age in seconds; None when `get` has to look further. Waits for nothing."""
+        entry = self._l1.get(id)
+        now = self._clock.now()
+        if entry is None or not decision.is_fresh(entry, now=now, policy=self.policy()):
+            return None
+        self._l1_counters.hits += 1
+        record = entry.record
+        return record, max(0.0, now - record.read_at)
+
     async def get(self, id: str, wanted: Freshness = ANY) -> Answer:
         """Returns what there is of an id. Raises TierFailed when no tier can tell, Overloaded when too many ids wait."""
         return self._from_l1(id, wanted) or (await self._read_on([id], wanted))[id]

@@ -15,6 +15,11 @@ class Verdict(Enum):
     MISS = auto()
 
 
+def is_fresh(entry: Entry, *, now: float, policy: DatasetPolicy) -> bool:
+    """Says whether an entry is a value to be served, not refreshed, when nothing is wished: what `of_entry` says of most."""
+    return entry.partition.trusted and now - entry.timer < policy.l1_soft_ttl and entry.record.value is not None
+
+
 def of_entry(entry: Entry, *, now: float, policy: DatasetPolicy, wanted: Freshness) -> Verdict:
     """Says whether an entry answers a read."""
     record = entry.record

@@ -91,7 +91,7 @@ class Partition:
 class Entry:
     """What an L1 holds of an id."""
 
-    __slots__ = ("cost", "epoch", "partition", "record", "timer")
+    __slots__ = ("cost", "epoch", "partition", "record", "timer", "was_read")
 
     def __init__(self, record: Record, *, timer: float, partition: Partition, cost: int) -> None:
         self.record = record
@@ -101,6 +101,8 @@ class Entry:
         self.epoch = partition.epoch
         self.cost = cost
         "Bytes it takes, id and overhead included."
+        self.was_read = False
+        "Whether it was read since its turn to be evicted came last."
 
 
 @dataclass(slots=True)
