@@ -1,61 +1,137 @@
 """Tells Redis of every committed change: also of those whose writer died, had no Redis, or was another program.
 
 Most were told by their writer already; then Redis keeps what it has, and whoever is told once more finds nothing to drop.
+
+A failover can take Redis back to before it was told. So what was told within the last `REPLAY` seconds is told again when a
+primary is another one than before, and by each new leader, who cannot know.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 
 from cache_sidecar import telemetry
+from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import Policy
-from cache_sidecar.store.outbox import Change, RelayStore
-from cache_sidecar.tiers.ports import L2
+from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
+from cache_sidecar.store.outbox import Change, Progress, RelayStore
+from cache_sidecar.tiers.ports import RelayL2, Signs
 
 # Changes told in one go.
-PAGE = 1000
+PAGE = 20_000
 # Seconds between two looks when nobody wakes the relay, between attempts after a failure, and between two clean-ups.
 POLL = 1.0
 RETRY = 0.5
+# Seconds between two signs to the sidecars that they are up to date.
+SIGN_EVERY = 0.5
 PRUNE_EVERY = 30.0
+# A replica further behind than this many seconds is not made a primary: 10 node timeouts of 15 s, and a margin.
+REPLAY = 300.0
 # A repeat of a request gets its first reply for so many seconds.
 REQUESTS_KEPT = 86_400.0
 
 
 class Relay:
-    """Follows the outbox of one database for the Redis of one region."""
+    """Follows the outbox of one database for the Redis of one region, while it leads there."""
 
-    def __init__(self, store: RelayStore, l2: L2, policy: Policy, *, region: str, retention: float) -> None:
+    def __init__(
+        self,
+        store: RelayStore,
+        l2: RelayL2,
+        signs: Signs,
+        policy: Policy,
+        *,
+        region: str,
+        roles: Sequence[str],
+        retention: float,
+        clock: Clock,
+    ) -> None:
+        """`roles` are what the database is to the shop: `catalog`, `user`."""
         self._store = store
         self._l2 = l2
+        self._signs = signs
         self._policy = policy
         self._region = region
+        self._roles = roles
         self._retention = retention
+        self._clock = clock
+        self._progress = Progress(0, 0)
+        self._primaries: frozenset[str] | None = None
+        "The replication ids of the primaries that were told; None before the first look of a term."
+        self._recent: deque[tuple[float, int]] = deque()
+        "How far they were told at moments of the loop's time; those that a failover may undo."
+        self._next_look = self._next_sign = self._next_prune = 0.0
 
-    async def run(self, *, woken: Callable[[float], Awaitable[None]]) -> None:
-        """Relays until cancelled. `woken` waits for a sign of a change, at most so many seconds."""
-        loop = asyncio.get_running_loop()
-        next_prune = loop.time()
+    async def run(self, leadership: Leadership) -> None:
+        """Relays whenever it is this relay's turn, until cancelled."""
+        told = False
         while True:
             try:
-                is_behind = await self.step() == PAGE
+                async with leadership.term() as term:
+                    telemetry.log.info("leading", region=self._region, databases=self._roles)
+                    told = False
+                    await self.lead(term)
+            except LeadershipLost as error:
+                if not told:
+                    telemetry.log.warning("not leading; standing for election", region=self._region, error=str(error))
+                    told = True
+            await asyncio.sleep(RETRY)
+
+    async def lead(self, term: Term) -> None:
+        """Relays until the term is over. Raises LeadershipLost."""
+        self._primaries, self._next_look = None, 0.0
+        while True:
+            try:
+                await self.look()
+                is_behind = await self.step(term) == PAGE
                 # Also when there is always something to tell.
-                if loop.time() >= next_prune:
-                    is_done = await self._store.prune(changes_after=self._retention, requests_after=REQUESTS_KEPT)
-                    next_prune = loop.time() + (PRUNE_EVERY if is_done else 0)
+                await self._prune(term)
             except TierFailed as error:
                 telemetry.log.warning("cannot relay changes; trying again", error=str(error))
-                await asyncio.sleep(RETRY)
+                self._next_look = 0.0  # what comes back may be another
+                await term.wait(RETRY)
             else:
                 if not is_behind:
-                    await woken(POLL)
+                    await term.wait(POLL)
 
-    async def step(self) -> int:
+    async def look(self) -> None:
+        """Tells again what may be forgotten when the primaries are not those of the last look; at most one look a second."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_look:
+            return
+        primaries = await self._signs.replication_ids()
+        if primaries != self._primaries:
+            if self._primaries is None:
+                self._progress = await self._store.progress(self._region)
+            self._recent.clear()
+            await self._replay()
+            self._primaries = primaries
+        self._recent.append((now, self._progress.told))
+        while self._recent and self._recent[0][0] <= now - REPLAY:
+            self._progress = self._progress._replace(settled=self._recent.popleft()[1])
+        self._next_look = now + POLL
+
+    async def _replay(self) -> None:
+        position, until = self._progress.settled, self._progress.told
+        while position < until:
+            changes = [change for change in await self._store.after(position, limit=PAGE) if change.position <= until]
+            if not changes:
+                return
+            await self._tell(changes)
+            position = changes[-1].position
+
+    async def step(self, term: Term) -> int:
         """Tells Redis of the next changes, then remembers that they are told; returns how many there were."""
-        changes = await self._store.pending(self._region, limit=PAGE)
+        asked_at, now = self._clock.now(), asyncio.get_running_loop().time()
+        changes = await self._store.after(self._progress.told, limit=PAGE)
         if changes:
             await self._tell(changes)
-            await self._store.told(self._region, changes[-1].position)
+            self._progress = self._progress._replace(told=changes[-1].position)
+            await self._store.remember(term, self._region, self._progress)
+        if len(changes) < PAGE and now >= self._next_sign:
+            await self._signs.caught_up(self._roles, asked_at)
+            self._next_sign = now + SIGN_EVERY
         return len(changes)
 
     async def _tell(self, changes: Sequence[Change]) -> None:
@@ -65,4 +141,12 @@ class Relay:
             latest.setdefault(change.dataset, {})[change.id] = change.version
         for dataset, versions in latest.items():
             if dataset in self._policy:
-                await self._l2.change(dataset, versions, ttl=self._policy[dataset].l2_ttl)
+                await self._l2.mark(dataset, versions, ttl=self._policy[dataset].l2_ttl)
+
+    async def _prune(self, term: Term) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_prune:
+            return
+        await self._store.remember(term, self._region, self._progress)  # what is settled moves also when nothing changes
+        is_done = await self._store.prune(changes_after=self._retention, requests_after=REQUESTS_KEPT)
+        self._next_prune = now + (PRUNE_EVERY if is_done else 0)

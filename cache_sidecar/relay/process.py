@@ -9,26 +9,39 @@ from cache_sidecar.relay.holds import Holds
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.relay.sessions import OverSessions
 from cache_sidecar.settings import Settings
-from cache_sidecar.store.listener import Listener
+from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.store.session import SessionStore
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.signs import RedisSigns
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Relays until `stop` is set."""
     clock = SystemClock()
     databases = {dsn: _database(settings, dsn, clock) for dsn in settings.databases()}
-    listeners = {dsn: Listener(dsn) for dsn in databases}
     connection = Connection(settings)
-    l2 = RedisL2(connection, Names(settings.namespace))
+    names = Names(settings.namespace)
+    l2, signs, known = RedisL2(connection, names), RedisSigns(connection, names), policy.load(settings.policy_file)
     for database in databases.values():
         await database.open()
     telemetry.log.info("relaying", region=settings.region)
-    relays = [_relay(settings, database, l2).run(woken=listeners[dsn].wait) for dsn, database in databases.items()]
+    relays = [
+        Relay(
+            RelayStore(databases[dsn]),
+            l2,
+            signs,
+            known,
+            region=settings.region,
+            roles=roles,
+            retention=settings.change_retention,
+            clock=clock,
+        ).run(Leadership(dsn, region=settings.region))
+        for dsn, roles in settings.databases().items()
+    ]
     holds = Holds(HoldStore(databases[settings.database("catalog")]), clock=clock)
     sessions = OverSessions(SessionStore(databases[settings.database("user")]), clock=clock)
     loop = asyncio.get_running_loop()
@@ -42,8 +55,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for listener in listeners.values():
-            await listener.close()
         await connection.close()
         for database in databases.values():
             await database.close()
@@ -54,8 +65,3 @@ def _database(settings: Settings, dsn: str, clock: Clock) -> Database:
     size, timeout = 2, settings.postgres_timeout
     guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=8, clock=clock)
     return Database(dsn, size=size, timeout=timeout, prepare=settings.postgres_prepare, guard=guard)
-
-
-def _relay(settings: Settings, database: Database, l2: RedisL2) -> Relay:
-    known = policy.load(settings.policy_file)
-    return Relay(RelayStore(database), l2, known, region=settings.region, retention=settings.change_retention)

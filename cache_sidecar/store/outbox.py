@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from cache_sidecar.errors import ChangesExpired
+from cache_sidecar.store.leadership import Term
 from cache_sidecar.store.pool import Database
 
 _LAST = 2**63 - 1
@@ -31,7 +32,7 @@ class Outbox:
 
     async def after(self, position: int, *, limit: int, dataset: str = "") -> list[Change]:
         """Returns the changes after a position, in order, at most `limit`; of one dataset, or of all."""
-        await self._sequence()
+        await self._sequence(limit)
         rows = await self._database.fetch(
             """SELECT position, version, dataset, id, kind, change_time FROM cache_sidecar.outbox
                WHERE position > %s AND (dataset = %s OR %s = '') ORDER BY position LIMIT %s""",
@@ -39,18 +40,19 @@ class Outbox:
         )
         return [Change(*row) for row in rows]
 
-    async def _sequence(self) -> int:
-        """Gives committed changes their positions, at most _ROUND of them, and returns how many."""
-        rows = await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
-        return int(rows[0][0])
+    async def _sequence(self, wanted: int) -> None:
+        """Gives committed changes their positions: all of them, or at least so many."""
+        done = _ROUND
+        while done >= _ROUND and wanted > 0:
+            ((done,),) = await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+            wanted -= done
 
     async def position(self, after_version: int) -> int:
         """Returns the position of the change with a version, or the present one for version 0.
 
         Raises ChangesExpired when that change is no longer kept.
         """
-        while await self._sequence() >= _ROUND:
-            pass
+        await self._sequence(_LAST)
         if after_version == 0:
             # Not the newest row's position: the outbox may be empty by now.
             rows = await self._database.fetch(
@@ -69,6 +71,15 @@ class Outbox:
         return bool(await self._database.fetch("SELECT 1 FROM cache_sidecar.outbox WHERE position = %s", [position]))
 
 
+class Progress(NamedTuple):
+    """How far a region's Redis was told of the changes of a database, as positions in the outbox."""
+
+    told: int
+    "Everything up to here was told."
+    settled: int
+    "Everything up to here was told so long ago that a failover of Redis cannot undo it."
+
+
 class RelayStore:
     """What the relay reads and writes."""
 
@@ -76,27 +87,28 @@ class RelayStore:
         self._database = database
         self._outbox = Outbox(database)
 
-    async def pending(self, region: str, *, limit: int) -> list[Change]:
-        """Returns the next changes that a region's Redis was not told of."""
-        return await self._outbox.after(await self._position(region), limit=limit)
+    async def after(self, position: int, *, limit: int) -> list[Change]:
+        """Returns the changes after a position, in order, at most `limit`."""
+        return await self._outbox.after(position, limit=limit)
 
-    async def _position(self, region: str) -> int:
-        # A new region starts with everything kept: its Redis may hold anything.
-        rows = await self._database.fetch("SELECT position FROM cache_sidecar.relays WHERE region = %s", [region])
-        return int(rows[0][0]) if rows else 0
+    async def progress(self, region: str) -> Progress:
+        """Returns how far a region is. A new one starts with everything kept: its Redis may hold anything."""
+        rows = await self._database.fetch("SELECT position, settled FROM cache_sidecar.relays WHERE region = %s", [region])
+        return Progress(*rows[0]) if rows else Progress(0, 0)
 
-    async def told(self, region: str, position: int) -> None:
-        """Remembers how far a region's Redis was told."""
-        await self._database.fetch(
-            """INSERT INTO cache_sidecar.relays (region, position) VALUES (%s, %s)
+    async def remember(self, term: Term, region: str, progress: Progress) -> None:
+        """Remembers how far a region is. Raises LeadershipLost when it is somebody else's to say."""
+        await term.fetch(
+            """INSERT INTO cache_sidecar.relays (region, position, settled) VALUES (%s, %s, %s)
                ON CONFLICT (region) DO UPDATE
-               SET position = greatest(relays.position, excluded.position), update_time = now()
+               SET position = greatest(relays.position, excluded.position),
+                   settled = greatest(relays.settled, excluded.settled), update_time = now()
                RETURNING position""",
-            [region, position],
+            [region, *progress],
         )
 
     async def prune(self, *, changes_after: float, requests_after: float) -> bool:
-        """Deletes what is older than so many seconds: changes that every region was told of, and first replies.
+        """Deletes what is older than so many seconds: changes that every region was told of for good, and first replies.
 
         At most _ROUND of each; returns whether that was all.
         """
@@ -104,7 +116,7 @@ class RelayStore:
             """WITH gone AS (
                    DELETE FROM cache_sidecar.outbox WHERE version IN (
                        SELECT version FROM cache_sidecar.outbox
-                       WHERE position <= (SELECT min(position) FROM cache_sidecar.relays)
+                       WHERE position <= (SELECT min(settled) FROM cache_sidecar.relays)
                          -- Nothing behind a change that is kept: who resumes from that one must find all that followed.
                          AND position < coalesce((SELECT min(position) FROM cache_sidecar.outbox
                                                   WHERE change_time >= now() - make_interval(secs => %s)), %s)

@@ -47,6 +47,24 @@ local function change(keys, args)
   return is_news and 1 or 0
 end
 
+-- KEYS: counter, value keys. ARGV: channel, subject, time to live in ms, a mark for each value key.
+-- Marks what is older as out of date, and tells every sidecar once, with the newest of the versions.
+local function mark(keys, args)
+  local newest = ''
+  for i = 2, #keys do
+    local value = args[i + 2]
+    local version = string.sub(value, 1, VERSION)
+    if stored_version(keys[i]) < version then
+      redis.call('SET', keys[i], value, 'PX', args[3])
+    end
+    if newest < version then
+      newest = version
+    end
+  end
+  publish(keys[1], args[1], newest, args[2])
+  return 1
+end
+
 -- KEYS: value key, counter. ARGV: channel, subject.
 -- Removes a value and tells every sidecar to.
 local function drop(keys, args)
@@ -130,6 +148,7 @@ redis.register_function('LIBRARY_fill', fill)
 redis.register_function('LIBRARY_change', change)
 -- Told also by a Redis that is full: what follows frees memory, or takes as little as a bare version does.
 redis.register_function{function_name='LIBRARY_change_full', callback=change, flags={'allow-oom'}}
+redis.register_function{function_name='LIBRARY_mark', callback=mark, flags={'allow-oom'}}
 redis.register_function{function_name='LIBRARY_drop', callback=drop, flags={'allow-oom'}}
 redis.register_function{function_name='LIBRARY_drop_partition', callback=drop_partition, flags={'allow-oom'}}
 redis.register_function('LIBRARY_slide', slide)

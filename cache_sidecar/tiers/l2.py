@@ -30,6 +30,11 @@ from cache_sidecar.tiers import codec
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Slid, Times, partition_of
 
 Address = tuple[str, int]
+# A message names an id, or, of a partition in which more change at once, none. Ids that one function call marks, which keeps
+# Redis for a millisecond; and calls in one pipeline, which has to be done within the time that a command may take.
+MERGE_OVER = 8
+MARKED_AT_ONCE = 200
+CALLS_AT_ONCE = 32
 # A lease outlives the read from PostgreSQL that it is for.
 LEASE_MILLISECONDS = 10_000
 
@@ -59,6 +64,10 @@ class Names:
     def channel(self, partition: int) -> str:
         """Returns the channel of a partition's messages."""
         return f"{self.namespace}:inv:{_TAGS[partition]}"
+
+    def told(self, role: str) -> str:
+        """Returns the key that says up to when everything committed in a database was told."""
+        return f"{self.namespace}:told:{role}"
 
     def slot(self, partition: int) -> int:
         """Returns the cluster slot in which a partition lives."""
@@ -227,6 +236,31 @@ class RedisL2:
             call = self._telling("change", dataset, id, value, _milliseconds(ttl))
             calls.append(call._replace(when_full=self._telling("change_full", dataset, id, bare, _milliseconds(ttl))))
         await self._call(calls)
+
+    async def mark(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> None:
+        """Marks what is older than a version as out of date, and tells every sidecar.
+
+        Where more than MERGE_OVER ids share a partition, one message says that anything in it may have changed.
+        """
+        by_partition: dict[int, list[str]] = {}
+        for id in versions:
+            by_partition.setdefault(partition_of(id), []).append(id)
+        calls = []
+        for ids in by_partition.values():
+            step = MARKED_AT_ONCE if len(ids) > MERGE_OVER else 1
+            calls += [
+                self._marking(dataset, {id: versions[id] for id in ids[first : first + step]}, _milliseconds(ttl))
+                for first in range(0, len(ids), step)
+            ]
+        for first in range(0, len(calls), CALLS_AT_ONCE):
+            await self._call(calls[first : first + CALLS_AT_ONCE])
+
+    def _marking(self, dataset: str, versions: Mapping[str, int], milliseconds: int) -> "_Call":
+        id, partition = next(iter(versions)), partition_of(next(iter(versions)))
+        keys = (self._names.counter(partition), *(self._names.key(dataset, id) for id in versions))
+        subject = f"{dataset} {id if len(versions) == 1 else ''}"
+        marks = map(codec.invalidation, versions.values())
+        return _Call("mark", keys, (self._names.channel(partition), subject, milliseconds, *marks))
 
     async def drop(self, dataset: str, ids: Sequence[str]) -> None:
         """Removes ids, and tells every sidecar to."""

@@ -179,6 +179,30 @@ class L2(Protocol):
         ...
 
 
+class RelayL2(Protocol):
+    """The shared cache, as a relay needs it. Methods raise TierFailed."""
+
+    async def mark(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> None:
+        """Marks what is older than a version as out of date, and tells every sidecar: in few messages, of many ids."""
+        ...
+
+
+class Signs(Protocol):
+    """What a relay and the sidecars of its region tell each other through Redis. Methods raise TierFailed."""
+
+    async def replication_ids(self) -> frozenset[str]:
+        """Returns what names the history of each primary: another one after a failover, or a restart."""
+        ...
+
+    async def caught_up(self, roles: Sequence[str], moment: float) -> None:
+        """Says that Redis was told of whatever was committed before a moment in the databases of those roles."""
+        ...
+
+    async def told_until(self, roles: Sequence[str]) -> Mapping[str, float]:
+        """Returns the latest such moment of each role, in seconds since the epoch; those without one are left out."""
+        ...
+
+
 class Slid(NamedTuple):
     """What a read found that puts expiries off."""
 

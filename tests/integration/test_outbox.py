@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from cache_sidecar.errors import ChangesExpired
-from cache_sidecar.store.outbox import Outbox, RelayStore
+from cache_sidecar.store.leadership import Leadership
+from cache_sidecar.store.outbox import Outbox, Progress, RelayStore
 from cache_sidecar.store.pool import Database
 from tests.sidecars import until
 from tests.stores import INSERT, insert, open_database, run
@@ -264,6 +265,13 @@ async def test_a_version_far_behind_in_a_large_transaction_has_a_position(outbox
 # Cleaning up
 
 
+async def remember(database: str, region: str, position: int, *, settled: int | None = None) -> None:
+    """Says that a region was told so far, and, unless said otherwise, for good."""
+    progress = Progress(position, position if settled is None else settled)
+    async with open_database(database) as opened, Leadership(database, region=region).term() as term:
+        await RelayStore(opened).remember(term, region, progress)
+
+
 async def keep(database: Database, *, changes: float = 3600.0, requests: float = 3600.0) -> None:
     await RelayStore(database).prune(changes_after=changes, requests_after=requests)
 
@@ -272,12 +280,11 @@ async def test_what_every_region_was_told_of_and_is_old_is_pruned(outbox: Outbox
     async with transaction(database) as other:
         versions = [await insert(other, id) for id in "abcd"]
     await run(database, "UPDATE cache_sidecar.outbox SET change_time = change_time - interval '1 hour' WHERE id <> 'c'")
-    store = RelayStore(opened)
     changes = await outbox.after(0, limit=10)
     await keep(opened, changes=60)
     assert await ids(outbox) == list("abcd")  # no relay has told anybody
-    await store.told("eu", changes[-1].position)
-    await store.told("us", changes[1].position)
+    await remember(database, "eu", changes[-1].position)
+    await remember(database, "us", changes[1].position)
     await keep(opened, changes=60)
     assert await ids(outbox) == ["c", "d"]
     with pytest.raises(ChangesExpired):
@@ -295,7 +302,7 @@ async def test_nothing_behind_a_change_that_is_kept_is_pruned(outbox: Outbox, op
     changes = await outbox.after(0, limit=10)
     assert [change.id for change in changes] == ["fast", "slow"]
     await run(database, "UPDATE cache_sidecar.outbox SET change_time = change_time - interval '1 hour' WHERE id = 'slow'")
-    await RelayStore(opened).told("eu", changes[-1].position)
+    await remember(database, "eu", changes[-1].position)
     await keep(opened, changes=60)
     assert await ids(outbox, await outbox.position(version)) == ["slow"]
 
@@ -309,7 +316,7 @@ async def test_a_position_is_never_given_twice(outbox: Outbox, opened: Database,
     async with transaction(database) as other:
         await insert(other, "a")
     (first,) = await outbox.after(0, limit=10)
-    await RelayStore(opened).told("eu", first.position)
+    await remember(database, "eu", first.position)
     await run(database, "UPDATE cache_sidecar.outbox SET change_time = change_time - interval '1 hour'")
     await keep(opened, changes=60)
     assert await ids(outbox) == []
@@ -331,9 +338,9 @@ async def test_first_replies_are_pruned_by_age(opened: Database, database: str) 
     assert await run(database, "SELECT count(*) FROM cache_sidecar.requests") == [(2,)]
 
 
-async def test_a_relay_s_position_never_goes_back(opened: Database) -> None:
+async def test_what_a_relay_remembers_never_goes_back(opened: Database, database: str) -> None:
     store = RelayStore(opened)
-    await store.told("eu", 7)
-    await store.told("eu", 5)
-    assert await store._position("eu") == 7
-    assert await store._position("us") == 0
+    await remember(database, "eu", 7, settled=5)
+    await remember(database, "eu", 6, settled=4)
+    assert await store.progress("eu") == (7, 5)
+    assert await store.progress("us") == (0, 0)
