@@ -11,7 +11,7 @@ COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --group dev --univers
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 13
 
 setup: .venv/ready ## Make the environment
 
@@ -55,10 +55,13 @@ replay: setup ## Replay orders through two sidecars, killed and run again: FILE=
 	@test -f "$(FILE)" || { echo "there is no file '$(FILE)': name one with 'make replay FILE=...'" >&2; exit 64; }
 	@$(BIN)/python -m tests.replay "$(FILE)"
 
+consistency: setup ## Read and write for 3 minutes while everything breaks, every reply checked; MINUTES=n for longer
+	@$(BIN)/python -m tests.consistency $(if $(MINUTES),--minutes $(MINUTES))
+
 lock: setup ## Resolve the dependencies anew
 	@$(COMPILE) --upgrade -o .requirements.lock > /dev/null
 
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build
 
-.PHONY: help setup run test check proto bench replay lock clean
+.PHONY: help setup run test check proto bench replay consistency lock clean

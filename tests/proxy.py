@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -11,11 +12,16 @@ _CHUNK = 64 * 1024
 class Proxy:
     """Forwards connections to host:port `target`; a context. All faults last until `heal`."""
 
-    def __init__(self, target: str, *, port: int = 0) -> None:
-        """Listens on `port` of 127.0.0.1; 0 is any free one."""
+    def __init__(self, target: str, *, port: int = 0, translate: Mapping[bytes, bytes] | None = None) -> None:
+        """Listens on `port` of 127.0.0.1; 0 is any free one.
+
+        `translate` says what to write in answers in the place of what. Looked for in each piece of data as it comes: for
+        short answers.
+        """
         host, _, target_port = target.rpartition(":")
         self._target = host, int(target_port)
         self._port = port
+        self.translate = translate or {}
         self._delay = 0.0
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -116,6 +122,9 @@ class Proxy:
             if answers and not self._answering.is_set():
                 self.held += len(data)
                 await self._answering.wait()
+            if answers:
+                for told, meant in self.translate.items():
+                    data = data.replace(told, meant)
             writer.write(data)
             await writer.drain()
         # One side said that it has no more to say; the other may still answer.

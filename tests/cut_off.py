@@ -1,0 +1,52 @@
+"""A Redis Cluster as one sidecar sees it: through proxies, so that this sidecar alone can be cut off."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tests.proxy import Proxy
+
+
+class Line:
+    """The proxies, one per node."""
+
+    def __init__(self, proxies: Sequence[Proxy]) -> None:
+        self._proxies = proxies
+
+    @property
+    def addresses(self) -> list[str]:
+        """What to give to the sidecar as its nodes."""
+        return [proxy.address for proxy in self._proxies]
+
+    def cut(self) -> None:
+        """Drops every connection and refuses new ones."""
+        for proxy in self._proxies:
+            proxy.cut()
+
+    def stall(self) -> None:
+        """Leaves connections open, and forwards nothing."""
+        for proxy in self._proxies:
+            proxy.stall()
+
+    async def heal(self) -> None:
+        """Works again."""
+        for proxy in self._proxies:
+            await proxy.heal()
+
+
+@asynccontextmanager
+async def line_to(nodes: Sequence[str]) -> AsyncIterator[Line]:
+    """Opens a line to the nodes `host:port` of a cluster.
+
+    Nodes tell of each other by their ports, in CLUSTER SLOTS and in redirections: those are translated on the way.
+    """
+    async with AsyncExitStack() as opened:
+        proxies = [await opened.enter_async_context(Proxy(node)) for node in nodes]
+        ports = {_port(node): _port(proxy.address) for node, proxy in zip(nodes, proxies, strict=True)}
+        for proxy in proxies:
+            proxy.translate = ports
+        yield Line(proxies)
+
+
+def _port(address: str) -> bytes:
+    """Returns how both end: as RESP's integer, and in `MOVED 1234 127.0.0.1:7000`."""
+    return b":" + address.rpartition(":")[2].encode() + b"\r\n"

@@ -1,0 +1,164 @@
+"""The checker of rule 2: histories it has to accept, and a planted violation of each rule that it has to find."""
+
+import random
+
+import pytest
+
+from tests.consistency.checker import KEPT, REMEMBERED, Bounds, Checker, Read
+
+BOUNDS = Bounds(told=1.0, seen=5.0, stale=2.0, clock=0.05)
+# The process that wrote, and another one.
+WRITER, OTHER = 0, 1
+
+
+def checker() -> Checker:
+    return Checker(2, BOUNDS)
+
+
+def read(
+    checker: Checker, version: int, called: float, *, sidecar: int = OTHER, age: float = 100.0, stale: bool = False
+) -> float:
+    one = Read(sidecar=sidecar, product=0, called=called, version=version, age=age, stale=stale)
+    return checker.read(one, replied=called + 0.01)
+
+
+def rules(checker: Checker) -> list[str]:
+    return [violation.rule for violation in checker.violations]
+
+
+def test_another_sidecar_may_be_behind_as_long_as_the_bound() -> None:
+    checked = checker()
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
+    assert read(checked, 6, 9.0) == 0.0  # before the write was acknowledged
+    assert read(checked, 6, 10.9) == pytest.approx(0.9)
+    assert read(checked, 7, 20.0) == 0.0
+    assert not checked.violations
+    read(checked, 6, 11.1)
+    assert rules(checked) == ["told"]
+    (violation,) = checked.violations
+    assert (violation.newer, violation.late, violation.allowed) == (7, pytest.approx(1.1), 1.0)
+
+
+def test_a_stale_reply_may_be_older_up_to_its_deadline() -> None:
+    checked = checker()
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
+    read(checked, 6, 12.9, stale=True)
+    assert not checked.violations
+    read(checked, 6, 13.1, stale=True)
+    assert rules(checked) == ["told"]
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_the_sidecar_that_acknowledged_is_never_behind(stale: bool) -> None:
+    checked = checker()
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
+    read(checked, 6, 9.99, sidecar=WRITER)  # called before the reply of the write
+    assert not checked.violations
+    read(checked, 6, 10.001, sidecar=WRITER, stale=stale)
+    assert rules(checked) == ["own"]
+
+
+def test_a_sidecar_that_was_started_again_is_another_one() -> None:
+    checked = checker()
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
+    read(checked, 6, 10.5, sidecar=2)
+    # It was killed between the call and the reply: nobody knows which of the two answered.
+    checked.acknowledged(0, 8, sidecar=-1, at=10.2)
+    read(checked, 7, 10.5, sidecar=-1)
+    assert not checked.violations
+
+
+def test_a_change_of_another_program_has_the_relays_bound() -> None:
+    checked = checker()
+    checked.committed(0, 7, at=10.0)
+    read(checked, 6, 14.9)
+    assert not checked.violations
+    read(checked, 6, 15.1)
+    assert rules(checked) == ["seen"]
+
+
+def test_versions_do_not_go_back_after_they_were_seen() -> None:
+    checked = checker()
+    read(checked, 7, 10.0)
+    read(checked, 6, 14.0)
+    assert not checked.violations
+    read(checked, 6, 16.0)
+    assert rules(checked) == ["seen"]
+
+
+def test_a_reply_is_not_older_than_its_age_says() -> None:
+    checked = checker()
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
+    read(checked, 6, 10.5, age=0.5)
+    assert not checked.violations
+    read(checked, 6, 10.5, age=0.4)
+    read(checked, 6, 12.0, age=0.4, stale=True)
+    assert rules(checked) == ["age", "age"]
+
+
+def test_the_oldest_newer_version_counts() -> None:
+    checked = checker()
+    for version, moment in ((7, 10.0), (8, 10.5), (9, 11.0)):
+        checked.acknowledged(0, version, sidecar=WRITER, at=moment)
+    assert read(checked, 8, 11.9) == pytest.approx(0.9)
+    assert read(checked, 7, 11.4) == pytest.approx(0.9)
+    assert not checked.violations
+    read(checked, 7, 11.9)
+    assert rules(checked) == ["told"]
+
+
+def test_acknowledgements_may_overtake_each_other() -> None:
+    checked = checker()
+    checked.acknowledged(0, 8, sidecar=WRITER, at=10.0)
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.5)
+    assert read(checked, 7, 10.9) == pytest.approx(0.9)
+    read(checked, 7, 11.1)
+    assert rules(checked) == ["told"]
+
+
+def test_a_missing_product_is_older_than_everything() -> None:
+    checked = checker()
+    checked.committed(0, 1, at=0.0)
+    read(checked, 0, 6.0)
+    assert rules(checked) == ["seen"]
+
+
+def test_products_are_apart() -> None:
+    checked = checker()
+    checked.acknowledged(1, 9, sidecar=WRITER, at=1.0)
+    read(checked, 6, 10.0)
+    assert not checked.violations
+
+
+def test_memory_is_bounded_and_an_old_violation_still_found() -> None:
+    checked = checker()
+    for version in range(1, 2000):
+        checked.acknowledged(0, version, sidecar=WRITER, at=float(version))
+    frontier = checked._told[0]
+    assert len(frontier.versions) <= 2 * REMEMBERED + 2
+    for _ in range(2 * KEPT):
+        read(checked, 1, 2000.0)
+    assert checked.broken == 2 * KEPT
+    assert len(checked.violations) == KEPT
+    assert checked.violations[0].late >= REMEMBERED
+
+
+def test_a_long_history_is_accepted_until_an_error_is_planted() -> None:
+    """Four sidecars hear of each write after a while, never longer than the bound."""
+    generator = random.Random(5)
+    for heard_within, is_correct in ((0.99, True), (1.5, False)):
+        checked, newest, heard = checker(), 0, [[(0.0, 0)] for _ in range(4)]
+        for step in range(20_000):
+            now = step / 100
+            if generator.random() < 0.02:
+                newest += 1
+                writer = generator.randrange(4)
+                for sidecar, news in enumerate(heard):
+                    delay = 0.0 if sidecar == writer else generator.uniform(0, heard_within)
+                    news.append((now + delay, newest))
+                checked.acknowledged(0, newest, sidecar=writer, at=now)
+            else:
+                sidecar = generator.randrange(4)
+                known = max(version for moment, version in heard[sidecar][-400:] if moment <= now)
+                read(checked, known, now, sidecar=sidecar)
+        assert (checked.broken == 0) is is_correct
