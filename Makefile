@@ -5,7 +5,7 @@ export UV_PYTHON_DOWNLOADS := never
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --group dev --universal --python-version 3.11 \
+COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --extra injector --group dev --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help

@@ -12,6 +12,7 @@ import uvloop
 
 from cache_sidecar import __version__, settings, telemetry
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError, SidecarError
+from cache_sidecar.injector import commands as injector
 from cache_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,18 +61,24 @@ def cli() -> None:
     """A gRPC cache sidecar for e-commerce: memory in front of Redis in front of PostgreSQL."""
 
 
+for command in (injector.inject, injector.uninject, injector.check):
+    cli.add_command(command)
+
+
 @cli.command()
 @_config
 def serve(config_file: str | None) -> None:
     """Run a sidecar with the shop's own Redis and PostgreSQL."""
     loaded = settings.load(config_file)
+    from cache_sidecar import quit  # noqa: A004, PLC0415
     from cache_sidecar.app import App  # noqa: PLC0415  # other commands don't wait for gRPC
 
     async def run(stop: asyncio.Event) -> None:
         app = App(loaded)
         try:
             await app.start()
-            await stop.wait()
+            async with quit.listening(loaded.quit_address, stop):
+                await stop.wait()
         finally:
             await app.stop()
 

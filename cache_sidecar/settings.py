@@ -16,7 +16,7 @@ PREFIX = "CACHE_SIDECAR_"
 MIB = 1024 * 1024
 ROLES = ("catalog", "user")
 # Variables with our prefix that are not settings: the file's name, and what applications are told.
-_FOREIGN = {"config", "address", "socket"}
+_FOREIGN = {"config", "address", "socket", "quit_url"}
 _URI = re.compile(
     r"postgres(ql)?://([^/?#]*@)?(\[[^]/]+\]|[^][:/?#@,]*)(:\d{1,5})?(,(\[[^]/]+\]|[^][:/?#@,]*)(:\d{1,5})?)*([/?].*)?"
 )
@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     "Path of a unix socket that serves the same; empty for none."
     listen_socket_mode: str = Field("0660", pattern=r"^0?[0-7]{3}$")
     "File mode of the unix socket, in octal."
+
+    quit_address: str = ""
+    "Where POST /quit stops the sidecar, for Jobs on Kubernetes before 1.29: host:port on the loopback; empty for none."
 
     redis_nodes: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
     "The shared Redis or Valkey: host:port, one or more nodes of a cluster, separated by commas."
@@ -121,6 +124,13 @@ class Settings(BaseSettings):
     def _is_address(cls, value: str) -> str:
         if value:
             split_address(value)
+        return value
+
+    @field_validator("quit_address")
+    @classmethod
+    def _is_loopback(cls, value: str) -> str:
+        if value and split_address(value)[0] not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError("must be on the loopback interface, such as 127.0.0.1:50052, as it stops the sidecar")
         return value
 
     @field_validator("postgres_catalog", "postgres_user", "postgres_analytics")

@@ -1,0 +1,36 @@
+"""The pods of the golden files, and what the injector is told about each."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from cache_sidecar.injector.config import NEWEST, parse_version
+from cache_sidecar.injector.decide import Place
+from cache_sidecar.injector.options import Options
+
+FOLDER = Path(__file__).parent
+NAMES = sorted(path.stem for path in (FOLDER / "pods").glob("*.yaml"))
+
+
+class Case(NamedTuple):
+    """A pod, and where it is to be made."""
+
+    pod: dict[str, Any]
+    place: Place
+    options: Options
+    version: tuple[int, int]
+
+
+def load(name: str) -> Case:
+    """Reads tests/injector/pods/NAME.yaml: the pod, after a document `case` when something differs from the usual."""
+    *before, pod = YAML(typ="safe").load_all((FOLDER / "pods" / f"{name}.yaml").read_text())
+    case = before[0]["case"] if before else {}
+    namespace = (pod.get("metadata") or {}).get("namespace", "")
+    return Case(
+        pod,
+        Place(namespace, enabled=case.get("enabled", True), own_namespace="cache-sidecar"),
+        # The image without our version, so that a release changes no golden file.
+        Options(image="cache-sidecar:1").model_copy(update=case.get("options", {})),
+        parse_version(case["version"]) if "version" in case else NEWEST,
+    )

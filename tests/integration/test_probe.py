@@ -1,0 +1,102 @@
+"""What Kubernetes asks of a sidecar: `cache-sidecar-probe`, and `POST /quit`."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from click.testing import CliRunner
+
+from cache_sidecar import probe
+from cache_sidecar.cli import cli
+from tests.conftest import ChoosePorts
+from tests.sidecars import DEADLINE, process
+
+NOWHERE = {"redis_nodes": "127.0.0.1:1", "postgres_catalog": "postgresql://127.0.0.1:1/none"}
+
+
+async def ask(address: str, *more: str) -> tuple[int | None, str]:
+    """Runs the program as Kubernetes does; returns its exit code and what it said."""
+    program = str(Path(sys.executable).with_name("cache-sidecar-probe"))
+    run = await asyncio.create_subprocess_exec(program, address, *more, stderr=subprocess.PIPE)
+    _, said = await asyncio.wait_for(run.communicate(), DEADLINE)
+    return run.returncode, said.decode()
+
+
+async def post(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    received = await asyncio.wait_for(reader.read(), DEADLINE)
+    writer.close()
+    return received
+
+
+async def test_a_job_waits_for_its_sidecar_and_tells_it_to_quit(tmp_path: Path, choose_ports: ChoosePorts) -> None:
+    port, quit_port = choose_ports(2)
+    address, unix = f"127.0.0.1:{port}", f"unix:{tmp_path}/s"
+    config = NOWHERE | {"listen_address": address, "listen_socket": f"{tmp_path}/s", "quit_address": f"127.0.0.1:{quit_port}"}
+    async with process("serve", tmp_path, config) as started:
+        assert await ask(address, "--wait", "20") == (0, "")
+        assert await ask(unix) == (0, "")
+        assert (await post(quit_port, b"GET /quit HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
+        assert await post(quit_port, b"x" * 10_000) == b""
+        assert started.process.returncode is None
+        answer = await post(quit_port, b"POST /quit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert await asyncio.wait_for(started.process.wait(), DEADLINE) == 0
+    assert await ask(address) == (1, f"cache-sidecar-probe: {address}: Connection refused\n")
+    assert await ask(unix) == (1, f"cache-sidecar-probe: {unix}: No such file or directory\n")
+
+
+async def test_a_taken_quit_address_is_one_line(tmp_path: Path, choose_ports: ChoosePorts) -> None:
+    port, quit_port = choose_ports(2)
+    taken = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", quit_port)
+    config = NOWHERE | {"listen_address": f"127.0.0.1:{port}", "quit_address": f"127.0.0.1:{quit_port}"}
+    async with taken, process("serve", tmp_path, config) as started:
+        assert await asyncio.wait_for(started.process.wait(), DEADLINE) == 64
+        assert f"cache-sidecar: quit_address: cannot listen on 127.0.0.1:{quit_port}: " in started.log.read_text()
+
+
+def test_quit_is_for_the_loopback_interface() -> None:
+    variables = {f"CACHE_SIDECAR_{name.upper()}": value for name, value in NOWHERE.items()}
+    done = CliRunner().invoke(cli, ["serve"], env=variables | {"CACHE_SIDECAR_QUIT_ADDRESS": "0.0.0.0:1"})
+    assert (done.exit_code, done.stderr.partition(", such as")[0]) == (
+        64,
+        "cache-sidecar: quit_address: must be on the loopback interface",
+    )
+
+
+async def test_a_server_that_is_no_sidecar_is_not_serving(choose_ports: ChoosePorts) -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    assert await asyncio.to_thread(probe.ask, f"127.0.0.1:{port}") == "the call was refused"
+    await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"", "the connection was closed"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the connection was closed"),
+        (b"\x00\x00\x07\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x02\x08\x02", "not serving"),
+        (b"\x00\x00\x00\x07\x00\x00\x00\x00\x00", "the call was refused"),
+    ],
+)
+async def test_what_else_may_answer(answer: bytes, problem: str) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        found = await asyncio.to_thread(probe.ask, f"127.0.0.1:{port}")
+    assert problem in found or "reset" in found
+
+
+def test_an_address_that_is_none() -> None:
+    assert probe.ask("nonsense") == "must be host:port or unix:/path"
