@@ -20,11 +20,10 @@ from cache_sidecar.tiers.ports import RelayL2, Signs
 
 # Changes told in one go.
 PAGE = 20_000
-# Seconds between two looks when nobody wakes the relay, between attempts after a failure, and between two clean-ups.
-POLL = 1.0
+# Seconds between two looks at the primaries, and for changes when nobody wakes the relay; each ends in a sign to the sidecars,
+# up to when Redis was told of everything. Between attempts after a failure, and between two clean-ups.
+LOOK_EVERY = 0.25
 RETRY = 0.5
-# Seconds between two signs to the sidecars that they are up to date.
-SIGN_EVERY = 0.5
 PRUNE_EVERY = 30.0
 # A replica further behind than this many seconds is not made a primary: 10 node timeouts of 15 s, and a margin.
 REPLAY = 300.0
@@ -61,7 +60,9 @@ class Relay:
         "The replication ids of the primaries that were told; None before the first look of a term."
         self._recent: deque[tuple[float, int]] = deque()
         "How far they were told at moments of the loop's time; those that a failover may undo."
-        self._next_look = self._next_sign = self._next_prune = 0.0
+        self._looked_at: float | None = None
+        "When the look began that no sign was given for."
+        self._next_look = self._next_prune = 0.0
 
     async def run(self, leadership: Leadership) -> None:
         """Relays whenever it is this relay's turn, until cancelled."""
@@ -93,11 +94,11 @@ class Relay:
                 await term.wait(RETRY)
             else:
                 if not is_behind:
-                    await term.wait(POLL)
+                    await term.wait(LOOK_EVERY)
 
     async def look(self) -> None:
-        """Tells again what may be forgotten when the primaries are not those of the last look; at most one look a second."""
-        now = asyncio.get_running_loop().time()
+        """Tells again what may be forgotten when the primaries are not those of the last look, if it is time for a look."""
+        now, began = asyncio.get_running_loop().time(), self._clock.now()
         if now < self._next_look:
             return
         primaries = await self._signs.replication_ids()
@@ -110,7 +111,7 @@ class Relay:
         self._recent.append((now, self._progress.told))
         while self._recent and self._recent[0][0] <= now - REPLAY:
             self._progress = self._progress._replace(settled=self._recent.popleft()[1])
-        self._next_look = now + POLL
+        self._next_look, self._looked_at = now + LOOK_EVERY, began
 
     async def _replay(self) -> None:
         position, until = self._progress.settled, self._progress.told
@@ -123,15 +124,15 @@ class Relay:
 
     async def step(self, term: Term) -> int:
         """Tells Redis of the next changes, then remembers that they are told; returns how many there were."""
-        asked_at, now = self._clock.now(), asyncio.get_running_loop().time()
         changes = await self._store.after(self._progress.told, limit=PAGE)
         if changes:
             await self._tell(changes)
             self._progress = self._progress._replace(told=changes[-1].position)
             await self._store.remember(term, self._region, self._progress)
-        if len(changes) < PAGE and now >= self._next_sign:
-            await self._signs.caught_up(self._roles, asked_at)
-            self._next_sign = now + SIGN_EVERY
+        if len(changes) < PAGE and self._looked_at is not None:
+            # Of the look, not of now: a primary that took over since then may have been told less.
+            await self._signs.caught_up(self._roles, self._looked_at)
+            self._looked_at = None
         return len(changes)
 
     async def _tell(self, changes: Sequence[Change]) -> None:

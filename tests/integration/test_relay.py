@@ -277,7 +277,7 @@ async def take_back(l2: RedisL2, id: str = "a") -> None:
 async def test_a_redis_that_lost_its_last_writes_is_told_again(
     store: RelayStore, database: str, valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POLL", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     await run(database, "SELECT setval('cache_sidecar.version_seq', 10)")
     await run(database, INSERT, ["a", "Sofa"])
     async with open_l2(valkey.address, namespace) as l2, leading(store, l2, database) as region:
@@ -319,7 +319,7 @@ async def test_a_new_leader_tells_again_what_may_have_been_lost_before_its_time(
 async def test_what_no_failover_can_undo_any_more_is_not_told_again(
     store: RelayStore, l2: RedisL2, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POLL", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     await run(database, "SELECT setval('cache_sidecar.version_seq', 10)")
     await run(database, INSERT, ["a", "Sofa"])
     async with leading(store, l2, database) as region:
@@ -377,7 +377,7 @@ async def test_redis_is_told_up_to_when_everything_was_told(
     store: RelayStore, l2: RedisL2, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
-    monkeypatch.setattr(module, "SIGN_EVERY", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     clock, signs = ManualClock(), RedisSigns(l2._connection, l2._names)
     for id in "abc":
         await run(database, INSERT, [id, "Sofa"])
@@ -387,9 +387,12 @@ async def test_redis_is_told_up_to_when_everything_was_told(
         await relay.step(term)
         assert await signs.told_until(["catalog"]) == {}, "there may be more"
         moment = clock.now()
-        await relay.step(term)
         clock.advance(5)
-        assert await signs.told_until(["catalog", "user"]) == {"catalog": moment}
+        await relay.step(term)
+        assert await signs.told_until(["catalog", "user"]) == {"catalog": moment}, "nobody looked who is primary since"
+        await relay.step(term)
+        assert await signs.told_until(["catalog"]) == {"catalog": moment}
+        await relay.look()
         await relay.step(term)
         assert await signs.told_until(["catalog"]) == {"catalog": moment + 5}
 
@@ -441,7 +444,7 @@ async def test_a_postgresql_that_restarts_is_survived(
 
 
 async def test_a_notification_wakes_it(store: RelayStore, l2: RedisL2, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "POLL", 3600.0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 3600.0)
     async with running(relay_of(store, l2), database):
         for id in "abc":
             await run(database, INSERT, [id, "Sofa"])
@@ -459,7 +462,7 @@ async def test_it_cleans_up_although_there_is_always_something_to_tell(
 
     await run(database, INSERT, ["a", "Sofa"])
     monkeypatch.setattr(store, "remember", remember_and_change_again)
-    for name in ("PRUNE_EVERY", "POLL", "REPLAY"):
+    for name in ("PRUNE_EVERY", "LOOK_EVERY", "REPLAY"):
         monkeypatch.setattr(module, name, 0.0)
 
     async def is_pruned() -> bool:
@@ -480,7 +483,7 @@ async def test_it_cleans_up_more_than_one_round(
         return len(rounds) >= 5
 
     monkeypatch.setattr(store, "prune", prune)
-    monkeypatch.setattr(module, "POLL", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     async with running(relay_of(store, l2), database):
         await until(lambda: len(rounds) >= 5)
 
