@@ -34,10 +34,11 @@ from cache_sidecar.tiers.followers import Followers
 from cache_sidecar.tiers.gate import Gate
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l1 import ClockL1, NoL1
+from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import L1, Load
 from cache_sidecar.tiers.sliding import SlidingDataset
+from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Stocks
 from cache_sidecar.v1 import (
     admin_service_pb2_grpc,
@@ -80,9 +81,10 @@ class App:
 
         products = ProductStore(self._database)
         inventory = InventoryStore(self._database)
+        sold_out = SoldOut(row_ids=row_ids, clock=self._clock)
         self._datasets = {
             product.DATASET: self._dataset(product.DATASET, product.loader(products)),
-            stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=NoL1()),
+            stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=sold_out),
         }
         sessions, carts = self._sessions(), self._carts()
         stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
@@ -100,7 +102,7 @@ class App:
         self.server.add(
             "cache_sidecar.v1.InventoryService",
             inventory_service_pb2_grpc.add_InventoryServiceServicer_to_server,
-            self._inventory(inventory, stocks, watches),
+            self._inventory(inventory, stocks, sold_out, watches),
         )
         self.server.add(
             "cache_sidecar.v1.SessionService", session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions
@@ -184,7 +186,7 @@ class App:
         )
         return self._datasets[name]
 
-    def _inventory(self, store: InventoryStore, stocks: Stocks, watches: Watches) -> InventoryService:
+    def _inventory(self, store: InventoryStore, stocks: Stocks, sold_out: SoldOut, watches: Watches) -> InventoryService:
         reservations = ReservationStore(self._database)
         self._grants = Grants(reservations.grants, max_grants=MAX_GRANTS, clock=self._clock)
         return InventoryService(
@@ -193,7 +195,7 @@ class App:
             store=store,
             reservations=reservations,
             writer=self._writer,
-            gate=Gate(stocks, self._grants),
+            gate=Gate(stocks, sold_out, self._grants),
             watches=watches,
             clock=self._clock,
         )

@@ -33,12 +33,9 @@ def of(error: Exception) -> status_pb2.Status:
 
 
 def _status(code: int, message: str, reason: str, *more: Message, **metadata: str) -> status_pb2.Status:
-    status = status_pb2.Status(code=code, message=_clipped(message, MAX_MESSAGE))
     values = {key: _clipped(value, MAX_VALUE) for key, value in metadata.items()}
-    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=values), *more]
-    for detail in details:
-        status.details.append(packed(detail))
-    return status
+    details = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=values), *more]
+    return status_pb2.Status(code=code, message=_clipped(message, MAX_MESSAGE), details=map(packed, details))
 
 
 def _clipped(text: str, size: int) -> str:
@@ -49,9 +46,8 @@ def _clipped(text: str, size: int) -> str:
 
 def packed(detail: Message) -> Any:
     """Returns a message as an Any."""
-    wrapper = Any()
-    wrapper.Pack(detail)
-    return wrapper
+    # What Any.Pack does, in half of the time: a flash sale is mostly refusals.
+    return Any(type_url=f"type.googleapis.com/{detail.DESCRIPTOR.full_name}", value=detail.SerializeToString())
 
 
 def _retry(seconds: float) -> RetryInfo:

@@ -61,8 +61,9 @@ class ReservationMethods(InventoryServiceServicer):
         self, request: pb.ReserveInventoryRequest, context: Context
     ) -> bytes:
         """The gate may refuse; PostgreSQL decides."""
-        items = _items(request)
-        async with self._gate.admit(items, UUID(request.request_id)) as buckets:
+        items, request_id = _items(request), UUID(request.request_id)
+        await self._gate.look_in(items, request_id)
+        async with self._gate.admit(items, request_id) as buckets:
             row = self._new(request, items)
             # Any bucket will do, and not the same one for everybody.
             preferred = {product_id: row.reservation_id.int % buckets[product_id] for product_id in items}

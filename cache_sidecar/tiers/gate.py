@@ -2,13 +2,15 @@
 
 What it knows is what the caches hold of the stock: the state of a row as PostgreSQL committed it, the newest version told.
 Every writer tells Redis before it replies, the relay tells what a writer could not; so a wrong refusal ends when that news
-arrives. Calls that arrive together share one read of Redis. Without Redis they share a read of PostgreSQL, and a
-crowd costs it a few reads a second: who would be refused by the last one waits for the next.
+arrives. Calls that arrive together share one read of Redis, and that nothing is left is believed for a moment longer.
+Without Redis they share a read of PostgreSQL, and a crowd costs it a few reads a second: who would be refused by the last one
+waits for the next.
 
 When a thousand callers want the last ten pieces, all of them are let in by what is known. So only a few per product go on at
 once; the others wait in line, and when one comes back with "too little is left", those who want more than that are refused
 where they stand.
 
+    look_in -> SoldOut, in memory
     admit -> Stocks -> Redis, or PostgreSQL
           -> Line, one per product that somebody is reserving
     learn -> Line -> those who wait
@@ -25,6 +27,7 @@ from uuid import UUID
 from cache_sidecar.errors import OutOfStock, Overloaded
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.ports import Source
+from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Part, Stocks, Total
 
 # Callers that reserve one product at once, and callers that may stand in lines altogether.
@@ -160,10 +163,13 @@ def _looked_at(task: asyncio.Task[Total]) -> None:
 class Gate:
     """The gate of one inventory."""
 
-    def __init__(self, stocks: Stocks, grants: Grants, *, turns: int = TURNS, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self, stocks: Stocks, sold_out: SoldOut, grants: Grants, *, turns: int = TURNS, max_waiting: int = MAX_WAITING
+    ) -> None:
         if turns < 1 or max_waiting < 1:
             raise ValueError("turns and max_waiting must be at least 1")
         self._stocks = stocks
+        self._sold_out = sold_out
         self._grants = grants
         self._turns = turns
         self._max_waiting = max_waiting
@@ -173,6 +179,12 @@ class Gate:
         "Products that PostgreSQL was asked about in place of Redis."
         self.refused = 0
         "Callers that were refused without asking PostgreSQL to grant."
+
+    async def look_in(self, items: Mapping[str, int], request_id: UUID) -> None:
+        """Raises OutOfStock if nothing is left of the first product, as was read a moment ago; else errors as of `admit`."""
+        product_id = next(iter(items))
+        if parts := self._sold_out.parts(product_id):
+            await self._refuse(product_id, Known(parts), request_id)
 
     @asynccontextmanager
     async def admit(self, items: Mapping[str, int], request_id: UUID) -> AsyncIterator[Mapping[str, int]]:

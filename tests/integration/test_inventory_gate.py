@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 import psycopg
 import pytest
 from psycopg import sql
@@ -14,9 +15,9 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.tiers.gate import TURNS
-from tests.contract.shop import refused
+from tests.contract.shop import refusal, refused
 from tests.integration.test_statements import Log
-from tests.sidecars import Sidecar, in_process, settings_for
+from tests.sidecars import Sidecar, in_process, settings_for, until
 from tests.stockroom import Stockroom, database_of, query, request_id
 from tests.tiers import open_l2
 
@@ -114,7 +115,17 @@ async def test_a_refusal_ends_with_the_news(
         relay = Relay(RelayStore(opened), l2, policy.default(), region="r", retention=3600)
         while await relay.step():
             pass
-        assert (await room.reserve({"a": 1})).items[0].quantity == 1
+        # It takes the way of every announcement.
+        await until(lambda: _is_granted(room))
+
+
+async def _is_granted(room: Stockroom) -> bool:
+    try:
+        await room.reserve({"a": 1})
+    except grpc.aio.AioRpcError as error:
+        assert refusal(error).reason == "OUT_OF_STOCK"
+        return False
+    return True
 
 
 async def test_what_redis_lost_is_rebuilt_by_one_read(

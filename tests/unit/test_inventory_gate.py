@@ -8,10 +8,12 @@ import pytest
 
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.errors import Failure, OutOfStock, Overloaded, Tier, TierFailed
+from cache_sidecar.store.inventory import row_ids
 from cache_sidecar.tiers import gate as gate_module
 from cache_sidecar.tiers.gate import Gate, Paced
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Source
+from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Part, Stock, Stocks, Total
 from tests.sidecars import until
 
@@ -45,7 +47,7 @@ async def _no_grants(*_: object) -> list[object]:
 
 def gate_of(shelf: Shelf, **more: int) -> Gate:
     grants = Grants(_no_grants, max_grants=10, clock=ManualClock())  # type: ignore[arg-type]  # there are none
-    return Gate(shelf, grants, **more)
+    return Gate(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, **more)
 
 
 async def admitted(gate: Gate, **items: int) -> None:
