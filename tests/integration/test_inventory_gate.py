@@ -9,13 +9,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cache_sidecar import policy
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.tiers.gate import TURNS
 from tests.contract.shop import refusal, refused
+from tests.integration.test_relay import leading
 from tests.integration.test_statements import Log
 from tests.sidecars import Sidecar, in_process, settings_for, until
 from tests.stockroom import Stockroom, database_of, query, request_id
@@ -112,9 +111,9 @@ async def test_a_refusal_ends_with_the_news(
     # Another program wrote it: nobody has told Redis yet.
     await refuse(room, 1)
     async with database_of(database) as opened, open_l2(",".join(valkey_cluster.addresses), namespace) as l2:
-        relay = Relay(RelayStore(opened), l2, policy.default(), region="r", retention=3600)
-        while await relay.step():
-            pass
+        async with leading(RelayStore(opened), l2, database) as region:
+            while await region.step():
+                pass
         # It takes the way of every announcement.
         await until(lambda: _is_granted(room))
 
