@@ -4,6 +4,8 @@ The idea is DataLoader's (Facebook, 2010), with groupcache's singleflight per ke
 """
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -12,8 +14,7 @@ from cache_sidecar.errors import Overloaded
 V = TypeVar("V")
 
 # A batch that gathers looks every LOOK seconds whether to go out, and does so after LONGEST seconds at the latest. It lets a
-# load under way end, for HOLD seconds; and when there are BURST ids in it, or were in the one that just ended, it lets PAUSE
-# seconds, or half of the time it has gathered, pass after the last id.
+# load under way end, for HOLD seconds; and a burst: BURST ids that came within PAUSE seconds, or half of the time it gathered.
 LOOK = 0.001
 LONGEST = 0.25
 HOLD = 0.02
@@ -54,9 +55,8 @@ class Batch(Generic[V]):
         "Callers that came in, and that went on with their results."
         self._expected = 0
         "Callers of the batch gathered from that had come in when the last id came here: any of them may bring another."
-        self._last_id = 0.0
-        self._last_end = 0.0
-        self._last_size = 0
+        self._arrivals = deque([-math.inf] * BURST, maxlen=BURST)
+        "When the last ids came."
         self.loads = 0
         self.coalesced = 0
 
@@ -101,7 +101,7 @@ class Batch(Generic[V]):
             raise Overloaded(f"{self._max_waiting} ids wait to be loaded")
         loop = asyncio.get_running_loop()
         future = self._waiting[id] = loop.create_future()
-        self._last_id = loop.time()
+        self._arrivals.append(loop.time())
         if self._gather_from is not None:
             self._expected = self._gather_from._entered  # noqa: SLF001  # of the same class
         self._schedule(loop)
@@ -124,9 +124,8 @@ class Batch(Generic[V]):
             return True
         if source.left < self._expected or (self._running and now - since < HOLD):
             return False
-        is_burst = len(self._waiting) >= BURST or (self._last_size >= BURST and now - self._last_end < PAUSE)
-        # A burst that took long to come this far is one on a busy machine: its pauses are longer, too.
-        return not is_burst or now - self._last_id >= max(PAUSE, (now - since) / 2)
+        # A burst that took long to come this far is one on a busy machine: its ids are farther apart, too.
+        return now - self._arrivals[0] >= max(PAUSE, (now - since) / 2)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flush_due = False
@@ -140,7 +139,6 @@ class Batch(Generic[V]):
 
     async def _run(self, batch: dict[str, asyncio.Future[V | None]]) -> None:
         self.loads += len(batch)
-        self._last_size = len(batch)
         try:
             results = await self._load(list(batch))
         except BaseException as error:  # whatever it is, it is the callers' to handle
@@ -161,7 +159,5 @@ class Batch(Generic[V]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        loop = task.get_loop()
-        self._last_end = loop.time()
         if self._waiting:
-            self._schedule(loop)
+            self._schedule(task.get_loop())

@@ -136,6 +136,21 @@ async def test_a_burst_waits_for_its_pause(loads: Loads, source: Batch[str], mon
     assert loads.calls == [ids]
 
 
+async def test_ids_that_come_farther_apart_are_no_burst(
+    loads: Loads, source: Batch[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_clock(monkeypatch, PAUSE=1.0)
+    store, loop, moment = make_batch(loads, after=source), asyncio.get_running_loop(), [0.0]
+    monkeypatch.setattr(loop, "time", lambda began=loop.time(): began + moment[0])
+    ids = [f"id{number}" for number in range(batches.BURST * 3)]
+    for id in ids:
+        moment[0] += 1.01 / (batches.BURST - 1)
+        asked = asyncio.create_task(store.get([id]))
+        await turns(20)
+        assert asked.done()
+    assert loads.calls == [[id] for id in ids]
+
+
 async def test_a_full_batch_does_not_wait(loads: Loads, source: Batch[str], monkeypatch: pytest.MonkeyPatch) -> None:
     slow_clock(monkeypatch)
     store = make_batch(loads, ids=batches.BURST, after=source)
