@@ -140,11 +140,12 @@ async def test_ids_that_come_farther_apart_are_no_burst(
     loads: Loads, source: Batch[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_clock(monkeypatch, PAUSE=1.0)
-    store, loop, moment = make_batch(loads, after=source), asyncio.get_running_loop(), [0.0]
-    monkeypatch.setattr(loop, "time", lambda began=loop.time(): began + moment[0])
+    store, loop = make_batch(loads, after=source), asyncio.get_running_loop()
+    now = [loop.time()]
+    monkeypatch.setattr(loop, "time", lambda: now[0])
     ids = [f"id{number}" for number in range(batches.BURST * 3)]
     for id in ids:
-        moment[0] += 1.01 / (batches.BURST - 1)
+        now[0] += 1.01 / (batches.BURST - 1)
         asked = asyncio.create_task(store.get([id]))
         await turns(20)
         assert asked.done()
