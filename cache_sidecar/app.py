@@ -1,12 +1,13 @@
 """The composition root: the one place that builds and wires, and knows in which order things start and stop."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from cache_sidecar import policy, telemetry
+from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.engine import aio
 from cache_sidecar.errors import Tier
-from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.server import Server
 from cache_sidecar.services import cart, hits, product, session, stock
 from cache_sidecar.services.admin import AdminService
@@ -22,7 +23,7 @@ from cache_sidecar.services.writing import Writer
 from cache_sidecar.settings import Settings
 from cache_sidecar.stack import Stack
 from cache_sidecar.store.cart import CartStore
-from cache_sidecar.store.inventory import InventoryStore, row_ids
+from cache_sidecar.store.inventory import InventoryStore, product_of, row_ids
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.product import ProductStore
@@ -69,7 +70,7 @@ class App:
         self._settings = settings
         self._is_serving = False
         self._clock = clock or SystemClock()
-        self._policy = policy.load(settings.policy_file)
+        self._policy = LivePolicy(settings.policy_file, clock=self._clock)
         self._connection = Connection(settings)
         names = Names(settings.namespace)
         self._l2 = RedisL2(self._connection, names)
@@ -81,12 +82,14 @@ class App:
 
         products = ProductStore(self._database)
         inventory = InventoryStore(self._database)
-        sold_out = SoldOut(row_ids=row_ids, clock=self._clock)
+        of_stock = self._policy.reader(stock.DATASET)
+        sold_out = SoldOut(row_ids=row_ids, clock=self._clock, in_shadow=lambda: of_stock().shadow)
         self._datasets = {
             product.DATASET: self._dataset(product.DATASET, product.loader(products)),
-            stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=sold_out),
+            stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=sold_out, rollout_key=product_of),
         }
         sessions, carts = self._sessions(), self._carts()
+        self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
         stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
         watches = Watches(stocks, inventory)
         followers = self._datasets | {stock.DATASET: Followers(self._datasets[stock.DATASET], watches)}
@@ -111,13 +114,14 @@ class App:
         self.server.add(
             "cache_sidecar.v1.AdminService",
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
-            AdminService(self._datasets),
+            AdminService(self._datasets, self._policy),
         )
 
     async def start(self) -> None:
         """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
         for store in self._stores.values():
             await store.database.open()
+        self._policy.start()
         self.coherence.start()
         self._touches.start()
         await self.server.start()
@@ -127,6 +131,7 @@ class App:
     async def stop(self) -> None:
         """Drains: callers first, then what works for them, then the connections."""
         await self.server.drain()
+        await self._policy.stop()
         for store in self._stores.values():
             await store.writer.close()
         await self._touches.close()
@@ -154,9 +159,7 @@ class App:
         database, writer, _ = self._stores[self._settings.database("user")]
         store = SessionStore(database)
 
-        def in_force() -> DatasetPolicy:
-            return self._policy[session.DATASET]
-
+        in_force = self._policy.reader(session.DATASET)
         # Once all sessions of a user are ended no read may be answered with what was read before: so they don't join.
         dataset = self._sliding(session.DATASET, session.loader(store, policy=in_force, clock=self._clock), joins=False)
         self._touches = Touches(
@@ -180,7 +183,7 @@ class App:
             l2=self._l2,
             load=load,
             l2_guard=self._l2_guard,
-            policy=lambda: self._policy[name],
+            policy=self._policy.reader(name),
             clock=self._clock,
             joins=joins,
         )
@@ -200,15 +203,16 @@ class App:
             clock=self._clock,
         )
 
-    def _dataset(self, name: str, load: Load, *, l1: L1 | None = None) -> Dataset:
+    def _dataset(self, name: str, load: Load, *, l1: L1 | None = None, rollout_key: Callable[[str], str] = str) -> Dataset:
         return Dataset(
             name,
             l1=l1 or ClockL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
             l2=self._l2,
             load=load,
             l2_guard=self._l2_guard,
-            policy=lambda: self._policy[name],
+            policy=self._policy.reader(name),
             clock=self._clock,
+            rollout_key=rollout_key,
         )
 
     def _guard(self, tier: Tier, timeout: float, *, running: int, waiting: int) -> Guard:

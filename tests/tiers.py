@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from cache_sidecar.clock import ManualClock
@@ -113,7 +113,16 @@ class HeldL2(RedisL2):
 class Case:
     """A dataset called `product`, and all that is around it. Messages are heard when the test says so."""
 
-    def __init__(self, l2: HeldL2, rows: Rows, clock: ManualClock, *, policy: DatasetPolicy, unit: float) -> None:
+    def __init__(
+        self,
+        l2: HeldL2,
+        rows: Rows,
+        clock: ManualClock,
+        *,
+        policy: DatasetPolicy,
+        unit: float,
+        rollout_key: Callable[[str], str],
+    ) -> None:
         self.l1 = ClockL1(max_bytes=1 << 20, max_entries=100)
         self.l2, self.rows, self.clock, self.policy = l2, rows, clock, policy
         self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, clock=clock)
@@ -126,7 +135,13 @@ class Case:
             policy=lambda: self.policy,
             clock=clock,
             unit=lambda: unit,
+            rollout_key=rollout_key,
         )
+
+    def change_policy(self, **values: Any) -> None:
+        """Changes the policy, as a new file does."""
+        old, self.policy = self.policy, self.policy.model_copy(update=values)
+        self.dataset.policy_changed(old)
 
     def trust(self, *, trusted: bool = True) -> None:
         """Says that every invalidation is heard, or that it is not known."""
@@ -172,12 +187,14 @@ async def open_case(
     clock: ManualClock | None = None,
     policy: DatasetPolicy = POLICY,
     unit: float | None = None,
+    rollout_key: Callable[[str], str] = str,
     **more: Any,
 ) -> AsyncIterator[Case]:
     """Opens a case; two of one namespace, with the same rows and clock, are two sidecars of a shop."""
     connection = Connection(redis_settings(nodes, **more))
     l2 = HeldL2(connection, Names(namespace))
-    case = Case(l2, rows or Rows(), clock or ManualClock(), policy=policy, unit=random.random() if unit is None else unit)
+    chosen = random.random() if unit is None else unit
+    case = Case(l2, rows or Rows(), clock or ManualClock(), policy=policy, unit=chosen, rollout_key=rollout_key)
     case.trust()
     try:
         yield case

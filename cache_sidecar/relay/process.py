@@ -2,9 +2,10 @@
 
 import asyncio
 
-from cache_sidecar import policy, telemetry
+from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.errors import Tier
+from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.relay.sessions import OverSessions
@@ -22,19 +23,21 @@ from cache_sidecar.tiers.signs import RedisSigns
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Relays until `stop` is set."""
     clock = SystemClock()
+    policy = LivePolicy(settings.policy_file, clock=clock)
     databases = {dsn: _database(settings, dsn, clock) for dsn in settings.databases()}
     connection = Connection(settings)
     names = Names(settings.namespace)
-    l2, signs, known = RedisL2(connection, names), RedisSigns(connection, names), policy.load(settings.policy_file)
+    l2, signs = RedisL2(connection, names), RedisSigns(connection, names)
     for database in databases.values():
         await database.open()
+    policy.start()
     telemetry.log.info("relaying", region=settings.region)
     relays = [
         Relay(
             RelayStore(databases[dsn]),
             l2,
             signs,
-            known,
+            policy,
             region=settings.region,
             roles=roles,
             retention=settings.change_retention,
@@ -55,6 +58,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await policy.stop()
         await connection.close()
         for database in databases.values():
             await database.close()

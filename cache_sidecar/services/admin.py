@@ -1,13 +1,13 @@
-"""AdminService: looking into a sidecar, and emptying it."""
+"""AdminService: looking into a sidecar, emptying it, and changing its policy."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
-from cache_sidecar.errors import InvalidRequest
-from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.errors import InvalidRequest, SettingsError
+from cache_sidecar.live_policy import LivePolicy
+from cache_sidecar.services import policies
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceServicer
@@ -20,8 +20,9 @@ CHUNK = 500
 class AdminService(AdminServiceServicer):
     """Operates on the datasets by name."""
 
-    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
+    def __init__(self, datasets: Mapping[str, Dataset], policy: LivePolicy) -> None:
         self._datasets = datasets
+        self._policy = policy
 
     async def Invalidate(self, request: pb.InvalidateRequest, context: Context) -> pb.InvalidateResponse:
         """Empties caches; PostgreSQL is not touched."""
@@ -53,38 +54,39 @@ class AdminService(AdminServiceServicer):
                 )
                 for name in names
                 for source, stats in self._datasets[name].stats().items()
-            ]
+            ],
+            shadows=[_shadow(self._datasets[name]) for name in names],
+            policy=policies.status(self._policy),
         )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> pb.GetPolicyResponse:
         """Returns the policy in force."""
         return pb.GetPolicyResponse(
-            datasets=[_policy(name, dataset.policy()) for name, dataset in sorted(self._datasets.items())]
+            datasets=[policies.message(self._policy, name) for name in sorted(self._datasets)],
+            status=policies.status(self._policy),
         )
 
-    def _dataset(self, name: str) -> Dataset:
+    async def UpdatePolicy(self, request: pb.UpdatePolicyRequest, context: Context) -> pb.UpdatePolicyResponse:
+        """Puts values over those of the file."""
+        name = self._dataset(request.policy.dataset, field="policy.dataset").name
+        values, given_back = policies.values(request), policies.given_back(request)
+        if not values and not given_back:
+            raise InvalidRequest({"policy": "no field is set or named by a mask: there is nothing to change"})
+        try:
+            self._policy.override(name, values, give_back=given_back)
+        except SettingsError as error:
+            raise InvalidRequest({"policy": str(error)}) from None
+        return pb.UpdatePolicyResponse(policy=policies.message(self._policy, name), status=policies.status(self._policy))
+
+    def _dataset(self, name: str, *, field: str = "dataset") -> Dataset:
         if name not in self._datasets:
             known = ", ".join(sorted(self._datasets))
-            raise InvalidRequest({"dataset": f"there is no dataset {name[:64]!r}; there are: {known}"})
+            raise InvalidRequest({field: f"there is no dataset {name[:64]!r}; there are: {known}"})
         return self._datasets[name]
 
 
-def _policy(name: str, policy: DatasetPolicy) -> pb.DatasetPolicy:
-    return pb.DatasetPolicy(
-        dataset=name,
-        l1_soft_ttl=_duration(policy.l1_soft_ttl),
-        l1_hard_ttl=_duration(policy.l1_hard_ttl),
-        l2_ttl=_duration(policy.l2_ttl),
-        jitter=policy.jitter,
-        negative_ttl=_duration(policy.negative_ttl),
-        stale_limit=_duration(policy.stale_limit),
-        max_lifetime=_duration(policy.max_lifetime),
-        staleness_bound=_duration(policy.staleness_bound),
-        inspect_every=policy.inspect_every,
+def _shadow(dataset: Dataset) -> pb.ShadowStats:
+    shadow = dataset.rollout.shadow
+    return pb.ShadowStats(
+        dataset=dataset.name, compared=shadow.compared, mismatches=shadow.mismatches, left_out=shadow.left_out
     )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration

@@ -111,3 +111,8 @@ def split_id(id: str) -> tuple[str, int]:
     """Returns product_id and bucket of a row's id."""
     product_id, _, bucket = id.partition(_BUCKET)
     return product_id, int(bucket) if bucket.isdecimal() else 0
+
+
+def product_of(id: str) -> str:
+    """Returns the product_id of a row's id."""
+    return split_id(id)[0]

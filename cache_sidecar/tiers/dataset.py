@@ -4,18 +4,19 @@ A read asks L1, then Redis, then PostgreSQL, and fills on the way back. Reads th
 batches. A write is PostgreSQL's; `committed` takes what it did to the caches.
 
     get -> _from_l1
-        -> _read_on -> _from_l2    -> Batch -> _read_l2    -> L1
-                    -> _from_store -> Batch -> _read_store -> L1, and behind the reply L2
+        -> _read_on -> _read_tiers -> _from_l2    -> Batch -> _read_l2    -> L1
+                                   -> _from_store -> Batch -> _read_store -> L1, and behind the reply L2
+                    -> _from_store_alone          -> Batch -> _read_alone -> behind the reply, in shadow: _would_answer
 
-What a tier's failure leads to stands in `failure.py`, what an entry's age leads to in `decision.py`.
+What a tier's failure leads to stands in `failure.py`, what an entry's age leads to in `decision.py`. A key that is not in the
+policy's rollout, and every key in shadow, is read from PostgreSQL alone. What is in memory answers whatever the policy says:
+`policy_changed` drops what must not. Writes tell every cache at every setting, so none has anything to catch up on later.
 """
 
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
@@ -23,10 +24,13 @@ from cache_sidecar.errors import Overloaded, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.batch import Batch
+from cache_sidecar.tiers.counters import TierCounters, TierStats
 from cache_sidecar.tiers.decision import Verdict
 from cache_sidecar.tiers.failure import Action, Operation, action
 from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Row, Source
+from cache_sidecar.tiers.rollout import Rollout, empties_memory
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
 MAX_BATCH = 500
@@ -41,32 +45,13 @@ MAX_BACKGROUND = 64
 MAX_UNTOLD = 10_000
 
 
-@dataclass(slots=True)
-class TierCounters:
-    """Counts of one tier since the start."""
-
-    hits: int = 0
-    misses: int = 0
-    fills: int = 0
-    errors: int = 0
-
-
-class TierStats(NamedTuple):
-    """What `GetStats` tells of one tier."""
-
-    counters: TierCounters
-    entries: int
-    bytes: int
-    evictions: int
-    loads: int
-    coalesced: int
-
-
 class Dataset:
     """One dataset in its tiers."""
 
     _joins = True
     "Whether a read may share a load that began before it."
+    _is_private = False
+    "Whether ids are people's, and must not be logged."
 
     def __init__(
         self,
@@ -79,7 +64,9 @@ class Dataset:
         policy: Callable[[], DatasetPolicy],
         clock: Clock,
         unit: Callable[[], float] = random.random,
+        rollout_key: Callable[[str], str] = str,
     ) -> None:
+        """`rollout_key` says what an id is rolled out by; itself, if nothing is said."""
         self.name = name
         self._l1 = l1
         self._l2_tier = l2
@@ -92,6 +79,19 @@ class Dataset:
         self._store: Batch[Record] = Batch(
             self._read_store, max_ids=MAX_BATCH, max_running=STORE_BATCHES, max_waiting=MAX_WAITING, gather_from=self._l2
         )
+        self.rollout = Rollout(
+            name,
+            self._read_alone,
+            policy=policy,
+            key=rollout_key,
+            ask_caches=self._would_answer,
+            shows_ids=not self._is_private,
+            max_ids=MAX_BATCH,
+            max_running=STORE_BATCHES,
+            max_waiting=MAX_WAITING,
+        )
+        self._serving: L1 = NO_L1 if policy().shadow else l1
+        "What answers from memory: in shadow nothing does, whatever there is."
         self._background: set[asyncio.Task[None]] = set()
         self._refreshing: set[str] = set()
         self._untold: dict[str, int] = {}
@@ -102,7 +102,7 @@ class Dataset:
 
     def hit(self, id: str) -> tuple[Record, float] | None:
         """Returns a fresh record from L1, and its age in seconds; None when `get` has to look further. Waits for nothing."""
-        entry = self._l1.get(id)
+        entry = self._serving.get(id)
         now = self._clock.now()
         if entry is None or not decision.is_fresh(entry, now=now, policy=self.policy()):
             return None
@@ -126,7 +126,7 @@ class Dataset:
         return answers | await self._read_on(missed, wanted) if missed else answers
 
     def _from_l1(self, id: str, wanted: Freshness) -> Answer | None:
-        answer = None if wanted.bypass else self._look(id, wanted)
+        answer = None if wanted.bypass or self._serving is not self._l1 else self._look(id, wanted)
         if answer is None:
             self._l1_counters.misses += 1
         else:
@@ -146,6 +146,15 @@ class Dataset:
         return _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
 
     async def _read_on(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        past = self.rollout.past(ids)
+        if not past:
+            return await self._read_tiers(ids, wanted)
+        self._l1_counters.misses -= len(past)
+        answers = await self._from_store_alone(past)
+        rest = [id for id in ids if id not in answers]
+        return answers | await self._read_tiers(rest, wanted) if rest else answers
+
+    async def _read_tiers(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
         if wanted.bypass:
             return await self._from_store(ids, wanted)
         answers = await self._from_l2(ids, wanted)
@@ -158,6 +167,8 @@ class Dataset:
         return answers | await self._from_store(rest, wanted) if rest else answers
 
     async def _from_l2(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        if not self.policy().l2_enabled:
+            return {}
         records = await self._l2.get(ids, fresh=not self._joins)
         now, policy, counters = self._clock.now(), self.policy(), self.counters[Source.L2]
         answers = {
@@ -177,6 +188,20 @@ class Dataset:
         now = self._clock.now()
         self.counters[Source.STORE].hits += len(records)
         return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
+
+    async def _from_store_alone(self, ids: list[str]) -> dict[str, Answer]:
+        records = await self.rollout.read(ids)
+        now = self._clock.now()
+        self.counters[Source.STORE].hits += len(records)
+        return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
+
+    async def _would_answer(self, ids: list[str]) -> dict[str, Answer]:
+        """Returns what reads are answered with when it is not PostgreSQL alone that answers."""
+        answers = {id: answer for id in ids if (answer := self._look(id, ANY))}
+        self._l1_counters.hits += len(answers)
+        self._l1_counters.misses += len(ids) - len(answers)
+        rest = [id for id in ids if id not in answers]
+        return answers | await self._read_tiers(rest, ANY) if rest else answers
 
     def _without_store(self, id: str, wanted: Freshness, error: TierFailed) -> Answer:
         entry = self._l1.get(id)
@@ -212,21 +237,22 @@ class Dataset:
 
     async def _read_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
         generations, leases = self._generations(ids), self._take_leases(ids)
+        records = await self._read_alone(ids)
+        for id, record in records.items():
+            self._fill_l1(id, record, generations[id])
+        # What was dropped since may have been read before it changed.
+        undropped = {id: record for id, record in records.items() if self._l1.generation(id) == generations[id]}
+        self._in_background(self._fill_l2(undropped, leases))
+        return records
+
+    async def _read_alone(self, ids: Sequence[str]) -> Mapping[str, Record]:
         read_at = self._clock.now()
         try:
             rows = await self._load(ids)
         except TierFailed:
             self.counters[Source.STORE].errors += 1
             raise
-        records = {}
-        for id in ids:
-            row = rows.get(id)
-            records[id] = self._read_record(row, read_at) if row else Record(0, read_at, None)
-            self._fill_l1(id, records[id], generations[id])
-        # What was dropped since may have been read before it changed.
-        undropped = {id: record for id, record in records.items() if self._l1.generation(id) == generations[id]}
-        self._in_background(self._fill_l2(undropped, leases))
-        return records
+        return {id: self._read_record(rows[id], read_at) if id in rows else Record(0, read_at, None) for id in ids}
 
     def _read_record(self, row: Row, read_at: float) -> Record:
         return Record(row.version, read_at, row.value)
@@ -240,6 +266,8 @@ class Dataset:
 
     def _fill_l1(self, id: str, record: Record, generation: int) -> None:
         policy = self.policy()
+        if not policy.l1_enabled:
+            return
         ttl = policy.negative_ttl if record.version == 0 and record.value is None else policy.l1_hard_ttl
         timer = decision.jittered(self._clock.now(), unit=self._unit(), ttl=ttl, jitter=policy.jitter)
         if self._l1.put(id, record, generation=generation, timer=timer):
@@ -247,6 +275,8 @@ class Dataset:
 
     async def _fill_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes]) -> None:
         policy = self.policy()
+        if not policy.l2_enabled:
+            return
         known = {id: record for id, record in records.items() if record.version}
         guesses = {id: record for id, record in records.items() if not record.version}
         for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):
@@ -312,8 +342,9 @@ class Dataset:
         for id, version in versions.items():
             self._remember_untold(id, version)
             self.changed(id, version)
+        stored = self.rollout.without_unread(changes)
         try:
-            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, changes, ttl=self._l2_ttl(self.policy())))
+            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, stored, ttl=self._l2_ttl(self.policy())))
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
             if action(error, Operation.CHANGE) is not Action.LEAVE_TO_RELAY:
@@ -380,26 +411,37 @@ class Dataset:
         """Says whether every change in a partition is known to be told."""
         self._l1.set_trusted(partition, trusted, now=self._clock.now())
 
+    def policy_changed(self, old: DatasetPolicy) -> None:
+        """Takes another policy, in force from now on, to what was cached under the old one."""
+        policy = self.policy()
+        self._serving = NO_L1 if policy.shadow else self._l1
+        if empties_memory(old, policy):
+            self._l1.clear()
+            self._l2.detach_all()
+            self._store.detach_all()
+
     # Looking in
 
     def stats(self) -> dict[Source, TierStats]:
         """Returns the counters of each tier."""
         l1 = self._l1.stats()
-        batches = {Source.L2: self._l2, Source.STORE: self._store}
+        loads = {Source.L2: self._l2.loads, Source.STORE: self._store.loads + self.rollout.batch.loads}
+        coalesced = {Source.L2: self._l2.coalesced, Source.STORE: self._store.coalesced + self.rollout.batch.coalesced}
         return {
             source: TierStats(
                 counters,
                 entries=l1.entries if source is Source.L1 else 0,
                 bytes=l1.bytes if source is Source.L1 else 0,
                 evictions=l1.evictions if source is Source.L1 else 0,
-                loads=batches[source].loads if source in batches else 0,
-                coalesced=batches[source].coalesced if source in batches else 0,
+                loads=loads.get(source, 0),
+                coalesced=coalesced.get(source, 0),
             )
             for source, counters in self.counters.items()
         }
 
     async def close(self) -> None:
         """Waits for what goes on behind the replies."""
+        await self.rollout.close()
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
         await self._l2.close()

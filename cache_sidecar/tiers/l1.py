@@ -118,6 +118,13 @@ class ClockL1:
         state.generation += 1
         state.tombstones.clear()
 
+    def clear(self) -> None:
+        """Drops every entry, refuses the fills under way, and gives the memory back."""
+        for partition in range(PARTITIONS):
+            self.drop_partition(partition)
+        evictions, self._entries = self._entries.evictions, _Entries(self._entries.maxsize, getsizeof=attrgetter("cost"))
+        self._entries.evictions = evictions
+
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Says whether every invalidation of a partition is known to arrive."""
         state = self._partitions[partition]
@@ -171,6 +178,9 @@ class NoL1:
     def drop_partition(self, partition: int) -> None:
         """Has nothing to drop."""
 
+    def clear(self) -> None:
+        """Has nothing to drop."""
+
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Has nothing to trust."""
 
@@ -180,6 +190,9 @@ class NoL1:
     def stats(self) -> L1Stats:
         """Returns zeros."""
         return L1Stats()
+
+
+NO_L1 = NoL1()
 
 
 def _check(max_bytes: int, max_entries: int) -> None:

@@ -139,6 +139,10 @@ class L1(Protocol):
         """Drops every entry of a partition, and refuses the fills under way."""
         ...
 
+    def clear(self) -> None:
+        """Drops every entry, refuses the fills under way, and gives the memory back."""
+        ...
+
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Says whether every invalidation of a partition is known to arrive."""
         ...

@@ -19,6 +19,8 @@ from cache_sidecar.tiers.ports import Expiry, Load, Record, Row, SlidingL2, Time
 class SlidingDataset(Dataset):
     """One such dataset in its tiers."""
 
+    _is_private = True
+
     def __init__(
         self,
         name: str,

@@ -21,16 +21,22 @@ MAX_BYTES = 16 << 20
 class SoldOut(NoL1):
     """Rows of the inventory that nothing is left of; see `ports.L1`."""
 
-    def __init__(self, *, row_ids: Callable[[str, int], Sequence[str]], clock: Clock) -> None:
-        """`row_ids` names the rows of a product with so many buckets, the product's own id first."""
+    def __init__(
+        self, *, row_ids: Callable[[str, int], Sequence[str]], clock: Clock, in_shadow: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`row_ids` names the rows of a product with so many buckets, the product's own id first.
+
+        While it is `in_shadow`, it says nothing.
+        """
         self._rows = ClockL1(max_bytes=MAX_BYTES, max_entries=MAX_ROWS)
         self._row_ids = row_ids
         self._clock = clock
+        self._in_shadow = in_shadow
 
     def parts(self, product_id: str) -> Sequence[Part]:
         """Returns all rows of a product if nothing is left in any of them, else none."""
         first = self._part(product_id)
-        if first is None:
+        if first is None or self._in_shadow():
             return ()
         parts = [first]
         if first.stock.buckets == 1:
@@ -68,6 +74,10 @@ class SoldOut(NoL1):
     def drop_partition(self, partition: int) -> None:
         """Drops every row of a partition, and refuses the fills under way."""
         self._rows.drop_partition(partition)
+
+    def clear(self) -> None:
+        """Drops every row, refuses the fills under way, and gives the memory back."""
+        self._rows.clear()
 
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Says whether every change in a partition is known to be announced."""

@@ -50,6 +50,11 @@ class AdminServiceStub:
                 request_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyRequest.SerializeToString,
                 response_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyResponse.FromString,
                 _registered_method=True)
+        self.UpdatePolicy = channel.unary_unary(
+                '/cache_sidecar.v1.AdminService/UpdatePolicy',
+                request_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyRequest.SerializeToString,
+                response_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -72,7 +77,17 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPolicy(self, request, context):
-        """Returns the policy in force.
+        """Returns the policy in force, and where each value comes from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePolicy(self, request, context):
+        """Puts values over those of the policy file, or gives them back to it, at once and of this sidecar only. They lie over the
+        file also when that changes, and are gone when the sidecar ends: what is to last belongs into the file. A repeat changes
+        nothing more.
+        INVALID_ARGUMENT, and nothing is changed, when a value is out of range or makes no sense together with the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +110,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetPolicy,
                     request_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyRequest.FromString,
                     response_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'UpdatePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePolicy,
+                    request_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyRequest.FromString,
+                    response_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +199,33 @@ class AdminService:
             '/cache_sidecar.v1.AdminService/GetPolicy',
             cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyRequest.SerializeToString,
             cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cache_sidecar.v1.AdminService/UpdatePolicy',
+            cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyRequest.SerializeToString,
+            cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,9 +84,9 @@ class Fuzzer:
 
     def _set(self, message: Message, field: FieldDescriptor) -> None:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            held = getattr(message, field.name)
+            held, value = getattr(message, field.name), field.message_type.fields_by_name["value"]
             for _ in range(self._random.choice(COUNTS)):
-                held[self._text() + self._text()] = self._text()
+                held[self._text() + self._text()] = self._scalar(value)
         elif field.is_repeated:
             held = getattr(message, field.name)
             for _ in range(self._random.choice(COUNTS)):
@@ -103,7 +103,7 @@ class Fuzzer:
             return self._text()
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return self._random.random() < 0.5
-        bits = 31 if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else 63
+        bits = 31 if field.cpp_type in {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_ENUM} else 63
         return self._random.choice([number for number in NUMBERS if -(2**bits) <= number < 2**bits])
 
     def _text(self) -> str:

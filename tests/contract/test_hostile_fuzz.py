@@ -39,6 +39,7 @@ def valid() -> dict[str, Message]:
         admin.InvalidateRequest(dataset="product", ids=["p-1"]),
         admin.GetStatsRequest(),
         admin.GetPolicyRequest(),
+        admin.UpdatePolicyRequest(policy=admin.DatasetPolicy(dataset="product", rollout=50), reset_mask={"paths": ["shadow"]}),
     ]
     made = {request.DESCRIPTOR.name: request for request in requests}
     return {
