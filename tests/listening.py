@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from cache_sidecar.settings import Settings
 from cache_sidecar.tiers.coherence import Coherence
@@ -70,8 +71,8 @@ class Line:
 
 
 @contextlib.asynccontextmanager
-async def open_line(nodes: str, namespace: str, *, trusted: bool = True) -> AsyncIterator[Line]:
-    line = Line(redis_settings(nodes), namespace)
+async def open_line(nodes: str, namespace: str, *, trusted: bool = True, **more: Any) -> AsyncIterator[Line]:
+    line = Line(redis_settings(nodes, **more), namespace)
     line.coherence.start()
     try:
         if trusted:

@@ -22,8 +22,8 @@ BYPASS = Freshness(bypass=True)
 
 
 def redis_settings(nodes: str, **more: Any) -> Settings:
-    """Returns settings that name a Redis, and a PostgreSQL that nobody asks."""
-    return Settings(redis_nodes=nodes, postgres_catalog="postgresql://nobody@127.0.0.1:1/none", **more)
+    """Returns settings that name a Redis, which may take its time, and a PostgreSQL that nobody asks."""
+    return Settings(redis_nodes=nodes, postgres_catalog="postgresql://nobody@127.0.0.1:1/none", **{"redis_timeout": 5.0} | more)
 
 
 @contextlib.asynccontextmanager

@@ -229,7 +229,7 @@ async def test_race_12_what_is_changed_while_the_subscription_is_broken_is_dropp
 
 
 async def test_race_13_a_server_that_hangs_ends_the_trust(valkey: ValkeyServer, namespace: str) -> None:
-    async with open_line(valkey.address, namespace) as line:
+    async with open_line(valkey.address, namespace, redis_timeout=0.25) as line:
         valkey.pause()
         try:
             await until(lambda: not line.ear.trusted)
