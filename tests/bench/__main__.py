@@ -35,7 +35,7 @@ def _comparisons(stack: Stack) -> list[Comparison]:
 def main(*, only: str | None, quick: bool) -> None:
     """Compare the sidecar with what could answer in its place."""
     rounds, seconds = (_QUICK_ROUNDS, _QUICK_SECONDS) if quick else (_ROUNDS, _SECONDS)
-    console = Console()
+    console = Console(width=max(Console().width, 110))  # narrower, the figures would be cut
     cores = choose_cores()
     with on_core(cores.load if cores else None), Stack(cores=cores, state=_BUILD / "bench-state") as stack:
         chosen = _choose(_comparisons(stack), only)
