@@ -13,7 +13,7 @@ from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
-from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Record, Row, Source, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Leased, Record, Row, Source, partition_of
 from tests.gates import Gate
 from tests.sidecars import until
 
@@ -34,6 +34,12 @@ async def open_l2(nodes: str, namespace: str, **more: Any) -> AsyncIterator[Redi
         yield RedisL2(connection, Names(namespace))
     finally:
         await connection.close()
+
+
+async def fill(l2: RedisL2, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
+    """Fills as a reader does who found nothing there, or something older."""
+    found = await RedisL2.read_leased(l2, dataset, list(records))
+    await RedisL2.fill(l2, dataset, records, found.leases, ttl=ttl, now=0.0)
 
 
 def one_id_per_partition() -> list[str]:
@@ -82,16 +88,18 @@ class HeldL2(RedisL2):
         self.before_drop, self.after_drop = Gate(), Gate()
         self.reads = 0
 
-    async def read(self, dataset: str, ids: Sequence[str]) -> dict[str, Record]:
+    async def read_leased(self, dataset: str, ids: Sequence[str]) -> Leased:
         self.reads += 1
         await self.before_read.passed()
-        found = await super().read(dataset, ids)
+        found = await super().read_leased(dataset, ids)
         await self.after_read.passed()
         return found
 
-    async def fill(self, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
+    async def fill(
+        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
+    ) -> None:
         await self.before_fill.passed()
-        await super().fill(dataset, records, ttl=ttl)
+        await super().fill(dataset, records, leases, ttl=ttl, now=now)
 
     async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
         await self.before_change.passed()
@@ -198,6 +206,10 @@ async def open_case(
     case.trust()
     try:
         yield case
+        # A test that failed has left its gates closed.
+        for gate in (*vars(case.rows).values(), *vars(l2).values()):
+            if isinstance(gate, Gate):
+                gate.open()
         await case.dataset.close()
     finally:
         await connection.close()

@@ -7,6 +7,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from cache_sidecar.errors import Overloaded
@@ -130,7 +131,7 @@ class Batch(Generic[V]):
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flush_due = False
         while self._waiting and len(self._running) < self._max_running:
-            ids = list(self._waiting)[: self._max_ids]
+            ids = list(islice(self._waiting, self._max_ids))
             batch = {id: self._waiting.pop(id) for id in ids}
             self._in_flight.update(batch)
             task = loop.create_task(self._run(batch))

@@ -43,9 +43,14 @@ def lease(token: bytes) -> bytes:
     return _pack(0, _LEASE, 0.0, token)
 
 
-def is_lease(data: bytes) -> bool:
+def is_lease(data: bytes | None) -> bool:
     """Whether it is a lease."""
-    return data[18:19] == _LEASE
+    return data is not None and data[18:19] == _LEASE
+
+
+def token(lease: bytes) -> bytes:
+    """Returns what a lease was made with."""
+    return lease[HEADER:]
 
 
 def _pack(version: int, kind: bytes, read_at: float, value: bytes, expiry: Expiry | None = None) -> bytes:
@@ -80,13 +85,15 @@ def decode(data: bytes) -> Record | None:
         expiry = _expiry(data) if header == SLIDING_HEADER else None
     except ValueError:
         raise Unreadable("a header that is no number") from None
+    if kind == _LEASE:
+        return None  # its version may be that of the mark it took the place of, which the checksum does not cover
     if checksum != _checksum(data[:31], value):
         raise Unreadable("a record cut short or changed")
     if kind == _VALUE:
         return Record(version, read_at, value, expiry)
     if kind in (_DELETED, _NONE):
         return Record(version, read_at, None, expiry)
-    if kind in (_INVALIDATED, _LEASE):
+    if kind == _INVALIDATED:
         return None
     raise Unreadable("a kind of record this version does not know")
 

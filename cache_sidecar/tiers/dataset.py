@@ -5,6 +5,7 @@ batches. A write is PostgreSQL's; `committed` takes what it did to the caches.
 
     get -> _from_l1
         -> _read_on -> _read_tiers -> _from_l2    -> Batch -> _read_l2    -> L1
+                                   -> _from_elsewhere -> Leases: what another sidecar is loading
                                    -> _from_store -> Batch -> _read_store -> L1, and behind the reply L2
                     -> _from_store_alone          -> Batch -> _read_alone -> behind the reply, in shadow: _would_answer
 
@@ -29,8 +30,10 @@ from cache_sidecar.tiers.decision import Verdict
 from cache_sidecar.tiers.failure import Action, Operation, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
-from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Row, Source
+from cache_sidecar.tiers.leases import Leases
+from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Leased, Load, Record, Row, Source
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
+from cache_sidecar.tiers.written import Written
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
 MAX_BATCH = 500
@@ -41,8 +44,11 @@ STORE_BATCHES = 4
 MAX_WAITING = 20_000
 # Fills and refreshes going on behind the replies; more are left out.
 MAX_BACKGROUND = 64
-# Own writes that Redis has not acknowledged, remembered so that an older value found there is not believed.
-MAX_UNTOLD = 10_000
+# Seconds in which one sidecar alone may refresh a value in Redis before it expires there.
+REFRESH_CLAIM = 3.0
+# Weight of the last load in what a load is expected to take.
+RECENT = 0.2
+NOTHING = Leased({}, {})
 
 
 class Dataset:
@@ -94,7 +100,10 @@ class Dataset:
         "What answers from memory: in shadow nothing does, whatever there is."
         self._background: set[asyncio.Task[None]] = set()
         self._refreshing: set[str] = set()
-        self._untold: dict[str, int] = {}
+        self._refreshing_early: set[str] = set()
+        self._leases = Leases(self._l2.get)
+        self._written = Written()
+        self._load_seconds = 0.0
         self.counters = {source: TierCounters() for source in Source}
         self._l1_counters = self.counters[Source.L1]
 
@@ -142,7 +151,7 @@ class Dataset:
         if verdict is Verdict.MISS:
             return None
         if verdict is Verdict.SERVE_AND_REFRESH:
-            self._refresh(id)
+            self._refresh(id, self._refreshed, self._refreshing)
         return _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
 
     async def _read_on(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
@@ -164,21 +173,34 @@ class Dataset:
             if id not in answers and (answer := self._look(id, wanted)):
                 answers[id] = answer
         rest = [id for id in ids if id not in answers]
+        if elsewhere := self._leases.elsewhere(rest):
+            answers |= await self._from_elsewhere(elsewhere, wanted)
+            rest = [id for id in rest if id not in answers]
         return answers | await self._from_store(rest, wanted) if rest else answers
 
     async def _from_l2(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
         if not self.policy().l2_enabled:
+            self._leases.note(ids, NOTHING)
             return {}
-        records = await self._l2.get(ids, fresh=not self._joins)
-        now, policy, counters = self._clock.now(), self.policy(), self.counters[Source.L2]
+        answers = self._answers_of_l2(await self._l2.get(ids, fresh=not self._joins), wanted)
+        self.counters[Source.L2].misses += len(ids) - len(answers)
+        return answers
+
+    def _answers_of_l2(self, records: Mapping[str, Record], wanted: Freshness) -> dict[str, Answer]:
+        now, policy = self._clock.now(), self.policy()
         answers = {
             id: _answer(record, Source.L2, now)
             for id, record in records.items()
             if decision.l2_serves(record, now=now, policy=policy, wanted=wanted)
         }
-        counters.hits += len(answers)
-        counters.misses += len(ids) - len(answers)
+        self.counters[Source.L2].hits += len(answers)
         return answers
+
+    async def _from_elsewhere(self, ids: Sequence[str], wanted: Freshness) -> dict[str, Answer]:
+        """Returns what L1 still holds, marked stale, or what the sidecars that are loading these ids put into Redis."""
+        answers = {id: answer for id in ids if (answer := self._stale(id, wanted))}
+        records = await self._leases.outcome([id for id in ids if id not in answers])
+        return answers | self._answers_of_l2(records, wanted)
 
     async def _from_store(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
         try:
@@ -204,15 +226,15 @@ class Dataset:
         return answers | await self._read_tiers(rest, ANY) if rest else answers
 
     def _without_store(self, id: str, wanted: Freshness, error: TierFailed) -> Answer:
-        entry = self._l1.get(id)
-        now = self._clock.now()
-        if (
-            action(error, Operation.READ) is Action.SERVE_STALE
-            and entry is not None
-            and decision.stale_serves(entry, now=now, policy=self.policy(), wanted=wanted)
-        ):
-            return _answer(entry.record, Source.L1, now, stale=True)
+        if action(error, Operation.READ) is Action.SERVE_STALE and (answer := self._stale(id, wanted)):
+            return answer
         raise error
+
+    def _stale(self, id: str, wanted: Freshness) -> Answer | None:
+        entry, now = self._l1.get(id), self._clock.now()
+        if entry is None or not decision.stale_serves(entry, now=now, policy=self.policy(), wanted=wanted):
+            return None
+        return _answer(entry.record, Source.L1, now, stale=True)
 
     # Loads: one at a time per id, many ids at once
 
@@ -224,20 +246,27 @@ class Dataset:
             self.counters[Source.L2].errors += 1
             if action(error, Operation.READ) is not Action.FALL_BACK:
                 raise
-            return {}
+            found = NOTHING
+        self._leases.note(ids, found)
         now, policy = self._clock.now(), self.policy()
-        records = {id: record for id, record in found.items() if not self._is_outrun(id, record)}
+        records = {id: record for id, record in found.records.items() if not self._written.outruns(id, record)}
         for id, record in records.items():
             if decision.l2_serves(record, now=now, policy=policy, wanted=ANY):
                 self._fill_l1(id, record, generations[id])
+                if decision.is_due(id, record, now=now, policy=policy, load_seconds=self._load_seconds, unit=self._unit):
+                    self._refresh(id, self._refreshed_early, self._refreshing_early)
         return records
 
-    async def _ask_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        return await self._l2_tier.read(self.name, ids)
+    async def _ask_l2(self, ids: Sequence[str]) -> Leased:
+        return await self._l2_tier.read_leased(self.name, ids)
 
     async def _read_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        generations, leases = self._generations(ids), self._take_leases(ids)
-        records = await self._read_alone(ids)
+        generations, leases = self._generations(ids), self._leases.take(ids)
+        try:
+            records = await self._read_alone(ids)
+        except TierFailed:
+            self._in_background(self._release(leases))
+            raise
         for id, record in records.items():
             self._fill_l1(id, record, generations[id])
         # What was dropped since may have been read before it changed.
@@ -252,14 +281,11 @@ class Dataset:
         except TierFailed:
             self.counters[Source.STORE].errors += 1
             raise
+        self._load_seconds += RECENT * (self._clock.now() - read_at - self._load_seconds)
         return {id: self._read_record(rows[id], read_at) if id in rows else Record(0, read_at, None) for id in ids}
 
     def _read_record(self, row: Row, read_at: float) -> Record:
         return Record(row.version, read_at, row.value)
-
-    def _take_leases(self, _ids: Sequence[str]) -> Mapping[str, bytes]:
-        """Returns what allows to fill ids into Redis after a load that begins now."""
-        return {}
 
     def _generations(self, ids: Sequence[str]) -> dict[str, int]:
         return {id: self._l1.generation(id) for id in ids}
@@ -283,26 +309,41 @@ class Dataset:
             if group and ttl > 0:
                 await self._l2_guard.run(partial(self._put_l2, group, leases, ttl))
                 self.counters[Source.L2].fills += len(group)
+                leases = {id: lease for id, lease in leases.items() if id not in group}
+        await self._release(leases)
 
-    async def _put_l2(self, records: Mapping[str, Record], _leases: Mapping[str, bytes], ttl: float) -> None:
-        await self._l2_tier.fill(self.name, records, ttl=ttl)
+    async def _put_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes], ttl: float) -> None:
+        await self._l2_tier.fill(self.name, records, leases, ttl=ttl, now=self._clock.now())
+
+    async def _release(self, leases: Mapping[str, bytes]) -> None:
+        if leases:
+            await self._l2_guard.run(partial(self._l2_tier.release, self.name, leases))
 
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
         return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
 
-    def _refresh(self, id: str) -> None:
-        if id not in self._refreshing:
-            self._refreshing.add(id)
-            if not self._in_background(self._refreshed(id)):
-                self._refreshing.discard(id)
+    def _refresh(self, id: str, work: Callable[[str], Coroutine[None, None, None]], busy: set[str]) -> None:
+        if id not in busy:
+            busy.add(id)
+            if not self._in_background(work(id)):
+                busy.discard(id)
 
     async def _refreshed(self, id: str) -> None:
+        """Refreshes what L1 holds."""
         try:
             # Without the second look of `_read_on`: it would find the very entry that is to be refreshed.
-            if not await self._from_l2([id], ANY):
+            if not await self._from_l2([id], ANY) and not self._leases.elsewhere([id]):
                 await self._from_store([id], ANY)
         finally:
             self._refreshing.discard(id)
+
+    async def _refreshed_early(self, id: str) -> None:
+        """Refreshes what Redis holds before it expires there, unless another sidecar does."""
+        try:
+            if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM)):
+                await self._from_store([id], ANY)
+        finally:
+            self._refreshing_early.discard(id)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> bool:
         if len(self._background) >= MAX_BACKGROUND:
@@ -340,7 +381,7 @@ class Dataset:
         if not changes:
             return True
         for id, version in versions.items():
-            self._remember_untold(id, version)
+            self._written.remember(id, version)
             self.changed(id, version)
         stored = self.rollout.without_unread(changes)
         try:
@@ -351,25 +392,8 @@ class Dataset:
                 raise
             return False
         for id, version in versions.items():
-            if self._untold.get(id) == version:
-                del self._untold[id]
             # Once more: a read that reached Redis before the change did may still be under way, and must not be joined.
             self.changed(id, version)
-        return True
-
-    def _remember_untold(self, id: str, version: int) -> None:
-        newest = max(version, self._untold.pop(id, 0))
-        if len(self._untold) >= MAX_UNTOLD:
-            del self._untold[next(iter(self._untold))]
-        self._untold[id] = newest
-
-    def _is_outrun(self, id: str, record: Record) -> bool:
-        own = self._untold.get(id)
-        if own is None:
-            return False
-        if record.version >= own:
-            del self._untold[id]
-            return False
         return True
 
     async def drop(self, ids: Sequence[str]) -> None:
@@ -399,12 +423,14 @@ class Dataset:
         self._l1.drop(id, version)
         # What is being loaded may be older: callers from now on don't join it.
         self._l2.detach(id)
+        self._leases.detach(id)
         self._store.detach(id)
 
     def partition_changed(self, partition: int) -> None:
         """Anything in a partition may have changed."""
         self._l1.drop_partition(partition)
         self._l2.detach_all()
+        self._leases.detach_all()
         self._store.detach_all()
 
     def set_trusted(self, partition: int, trusted: bool) -> None:
@@ -444,6 +470,7 @@ class Dataset:
         await self.rollout.close()
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
+        await self._leases.close()
         await self._l2.close()
         await self._store.close()
         # What those loads left to be filled.

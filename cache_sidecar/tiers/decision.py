@@ -1,6 +1,9 @@
 """What to do with an L1 entry or an L2 record. Pure: the time is an argument."""
 
+from collections.abc import Callable
 from enum import Enum, auto
+from math import log
+from zlib import crc32
 
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers.ports import Entry, Freshness, Record
@@ -54,6 +57,24 @@ def l2_serves(record: Record, *, now: float, policy: DatasetPolicy, wanted: Fres
         # Of a resource that is over, no other tier knows better.
         return now < record.expiry.until or record.expiry.end is not None
     return age < (policy.negative_ttl if _is_guess(record) else policy.l2_ttl * (1 + policy.jitter))
+
+
+def is_due(
+    id: str, record: Record, *, now: float, policy: DatasetPolicy, load_seconds: float, unit: Callable[[], float]
+) -> bool:
+    """Says whether a reader should refresh a record in Redis before it expires there.
+
+    The soft expiry is before the earliest moment at which jitter may let it expire, and is spread by id, so that what was
+    loaded together is not refreshed together. The nearer it is, in units of what a load takes, the likelier a reader
+    refreshes: of many readers one does, in time (Vattani, Chierichetti, Lowenstein, Optimal Probabilistic Cache Stampede
+    Prevention, 2015: XFetch with beta 1). `unit` draws a random number, from 0 to below 1.
+    """
+    if record.expiry is not None or _is_guess(record):
+        return False
+    soft_ttl = policy.l2_ttl * (1 - policy.jitter) * (1 - policy.jitter * crc32(id.encode()) / 2**32)
+    left = soft_ttl - (now - record.read_at)
+    # No draw makes up for more than 40 loads: exp(-40) is nothing.
+    return left <= 0 or (left < 40 * load_seconds and left <= -load_seconds * log(1 - unit()))
 
 
 def _is_guess(record: Record) -> bool:

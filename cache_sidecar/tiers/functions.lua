@@ -24,14 +24,54 @@ local function publish(counter, channel, version, subject)
   redis.call('SPUBLISH', channel, sequence .. ' ' .. version .. ' ' .. subject)
 end
 
--- KEYS: value key. ARGV: value, time to live in ms.
--- Stores what was read from PostgreSQL, unless something newer is there. The same version is stored again: it was read later.
-local function fill(keys, args)
-  if stored_version(keys[1]) > string.sub(args[1], 1, VERSION) then
+-- What a value is, at offset 18, behind its layout: only these two are told apart here.
+local KIND, INVALIDATED, LEASE = 18, 'i', 'l'
+
+local function kind_of(value)
+  return version_of(value) ~= '' and string.sub(value, KIND + 1, KIND + 1) or ''
+end
+
+-- Returns what a key holds, after putting a lease where there is nothing, something foreign, or the mark that it is out of
+-- date, whose version the lease keeps. Returns false for a key that is on another node by now.
+local function look(key, lease, ttl)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then
+    if not string.find(value.err, 'WRONGTYPE', 1, true) then
+      return false
+    end
+    value = ''
+  end
+  local kind = kind_of(value or '')
+  if kind ~= '' and kind ~= INVALIDATED then
+    return value
+  end
+  if kind == INVALIDATED then
+    lease = string.sub(value, 1, VERSION) .. string.sub(lease, VERSION + 1)
+  end
+  redis.call('SET', key, lease, 'PX', ttl)
+  return lease
+end
+
+-- KEYS: value keys of one slot. ARGV: lease, its time to live in ms, and value keys of any slots on the same node.
+-- Returns what each of them holds, and leases where there was nothing: see `look`.
+local function read(keys, args)
+  local found = {}
+  for number, key in ipairs(keys) do
+    found[number] = look(key, args[1], args[2])
+  end
+  for number = 3, #args do
+    found[#keys + number - 2] = look(args[number], args[1], args[2])
+  end
+  return found
+end
+
+-- KEYS: value key. ARGV: lease.
+-- Gives a lease back, if it is still there.
+local function release(keys, args)
+  if redis.pcall('GET', keys[1]) ~= args[1] then
     return 0
   end
-  redis.call('SET', keys[1], args[1], 'PX', args[2])
-  return 1
+  return redis.call('UNLINK', keys[1])
 end
 
 -- KEYS: value key, counter. ARGV: value, time to live in ms, channel, subject.
@@ -119,15 +159,20 @@ end
 
 -- KEYS: value key. ARGV: value, time to live in ms, now, lease or nothing.
 -- Stores what was read from PostgreSQL since the lease was given, unless anything happened to the key: then what was read may
--- be out of date, even if what told so is gone by now. Where a record is held, it is as `fill`, and the later expiry counts.
-local function fill_leased(keys, args)
-  local head = redis.call('GETRANGE', keys[1], 0, SLIDING - 1)
+-- be out of date, even if what told so is gone by now. Where a record is held, what is newer or as new replaces it, as it was
+-- read later; and the later expiry counts.
+local function fill(keys, args)
+  local head = redis.pcall('GETRANGE', keys[1], 0, SLIDING - 1)
   local value, version = args[1], string.sub(args[1], 1, VERSION)
-  if head == '' then
+  if type(head) == 'table' or head == '' then
     return 0
   end
-  if string.sub(head, VERSION + 1, VERSION + 3) == '01l' then
+  if kind_of(head) == LEASE then
     if head ~= args[4] then
+      return 0
+    end
+    if version_of(head) > version then  -- `there is none` of a row whose deletion left only the mark: the next read says it
+      redis.call('UNLINK', keys[1])
       return 0
     end
   elseif version_of(head) > version then
@@ -144,6 +189,10 @@ local function fill_leased(keys, args)
   return 1
 end
 
+-- Reads at one go what one node holds, of many slots: a call per slot costs three times as much. The keys it does not declare
+-- are on the same node as the one it does; where that is no longer so, the caller hears it.
+redis.register_function{function_name='LIBRARY_read', callback=read, flags={'allow-cross-slot-keys'}}
+redis.register_function{function_name='LIBRARY_release', callback=release, flags={'allow-oom'}}
 redis.register_function('LIBRARY_fill', fill)
 redis.register_function('LIBRARY_change', change)
 -- Told also by a Redis that is full: what follows frees memory, or takes as little as a bare version does.
@@ -152,4 +201,3 @@ redis.register_function{function_name='LIBRARY_mark', callback=mark, flags={'all
 redis.register_function{function_name='LIBRARY_drop', callback=drop, flags={'allow-oom'}}
 redis.register_function{function_name='LIBRARY_drop_partition', callback=drop_partition, flags={'allow-oom'}}
 redis.register_function('LIBRARY_slide', slide)
-redis.register_function('LIBRARY_fill_leased', fill_leased)

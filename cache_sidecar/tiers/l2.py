@@ -1,8 +1,10 @@
 """L2: the shared Redis or Valkey, a cluster or a single server, behind the port `ports.L2`."""
 
+import asyncio
 import hashlib
+import itertools
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -27,7 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.settings import Settings, split_address
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.ports import PARTITIONS, Record, Slid, Times, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Leased, Record, Times, partition_of
 
 Address = tuple[str, int]
 # A message names an id, or, of a partition in which more change at once, none. Ids that one function call marks, which keeps
@@ -35,8 +37,10 @@ Address = tuple[str, int]
 MERGE_OVER = 8
 MARKED_AT_ONCE = 200
 CALLS_AT_ONCE = 32
-# A lease outlives the read from PostgreSQL that it is for.
-LEASE_MILLISECONDS = 10_000
+# How long a lease stands. One that keeps others from loading is worth the 2 seconds that PostgreSQL gets by default, and is
+# what the death of its holder costs them; one that merely guards a fill outlives any load.
+LEASE_MILLISECONDS = 3_000
+GUARD_MILLISECONDS = 10_000
 
 
 _TAGS = tuple(f"{{{partition:02x}}}" for partition in range(PARTITIONS))
@@ -56,6 +60,10 @@ class Names:
     def keys_of(self, dataset: str) -> str:
         """Returns the pattern of a dataset's keys."""
         return f"{self.namespace}:{dataset}:*"
+
+    def claim(self, dataset: str, id: str) -> str:
+        """Returns the key that says who refreshes an id."""
+        return f"{self.namespace}:claim:{_TAGS[partition_of(id)]}:{dataset}:{id}"
 
     def counter(self, partition: int) -> str:
         """Returns the key that counts a partition's messages."""
@@ -166,6 +174,8 @@ class RedisL2:
         self._connection = connection
         self._names = names
         self._library, self._code = names.library()
+        self._holder = secrets.token_hex(8).encode()
+        self._leases = itertools.count()
         self.unreadable = 0
         "Values found in Redis that were no records."
 
@@ -175,11 +185,59 @@ class RedisL2:
         with failures():
             client = await self._connection.client()
             values = await (client.mget_nonatomic(keys) if isinstance(client, RedisCluster) else client.mget(keys))
-        records = {}
-        for id, value in zip(ids, values, strict=True):
-            if value is not None and (record := self._decode(value)) is not None:
-                records[id] = record
-        return records
+        return self._records(zip(ids, values, strict=True))
+
+    async def read_leased(self, dataset: str, ids: Sequence[str]) -> Leased:
+        """Reads, and takes leases for what is not there, unless others have them. From primaries only: it writes."""
+        keys = {self._names.key(dataset, id): id for id in ids}
+        with failures():
+            try:
+                values = await self._read_nodes(list(keys), (self._lease(), LEASE_MILLISECONDS))
+            except OutOfMemoryError:
+                # A Redis that is full takes no lease, but can still be read.
+                return Leased(await self.read(dataset, ids), {})
+        found = [(keys[key], value) for key, value in values]
+        leases = {id: value for id, value in found if codec.is_lease(value)}
+        ours = {id: value for id, value in leases.items() if codec.token(value).startswith(self._holder)}
+        records = self._records((id, value) for id, value in found if id not in leases)
+        return Leased(records, ours, leases.keys() - ours.keys())
+
+    async def _read_nodes(self, keys: list[str], lease: tuple[bytes, int]) -> list[tuple[str, bytes]]:
+        """Returns what each key holds: one call per node, and one per slot for keys that have moved to another node."""
+        client = await self._connection.client()
+        groups = await self._by_node(client, keys)
+        calls = [_Call("read", tuple(group[:1]), (*lease, *group[1:])) for group in groups]
+        replies = await self._at_once(client, calls)
+        if any(map(_is_missing_function, replies)):
+            await self.load_functions()
+            replies = await self._at_once(client, calls)
+        found = list(zip(itertools.chain(*groups), itertools.chain(*_checked(replies)), strict=True))
+        if moved := [key for key, value in found if value is None]:
+            groups = _grouped(moved, _slot_of)
+            replies = await self._call([_Call("read", tuple(group), lease) for group in groups])
+            found += zip(itertools.chain(*groups), itertools.chain(*replies), strict=True)
+        return [(key, value) for key, value in found if value is not None]
+
+    async def _by_node(self, client: Redis | RedisCluster, keys: list[str]) -> list[list[str]]:
+        if isinstance(client, Redis):
+            return [keys]
+        await client.initialize()
+        owner = client.nodes_manager.get_node_from_slot
+        return _grouped(keys, lambda key: owner(_slot_of(key)).name)
+
+    async def _at_once(self, client: Redis | RedisCluster, calls: list["_Call"]) -> list[Any]:
+        """Returns the replies, errors among them."""
+        return await asyncio.gather(*(self._fcall(client, call) for call in calls), return_exceptions=True)
+
+    def _fcall(self, client: Any, call: "_Call") -> Any:
+        return client.fcall(f"{self._library}_{call.function}", len(call.keys), *call.keys, *call.arguments)
+
+    def _lease(self) -> bytes:
+        # One per read: a fill that began under an earlier one must not pass for this one's.
+        return codec.lease(b"%b%x" % (self._holder, next(self._leases)))
+
+    def _records(self, values: Iterable[tuple[str, Any]]) -> dict[str, Record]:
+        return {id: record for id, value in values if value is not None and (record := self._decode(value)) is not None}
 
     def _decode(self, value: Any) -> Record | None:
         try:
@@ -188,41 +246,36 @@ class RedisL2:
             self.unreadable += 1
             return None
 
-    async def fill(self, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
-        """Stores what was read from PostgreSQL, unless something newer is there."""
-        milliseconds = _milliseconds(ttl)
-        await self._call(
-            [
-                _Call("fill", (self._names.key(dataset, id),), (codec.encode(record), milliseconds))
-                for id, record in records.items()
-            ]
-        )
-
-    async def slide(self, dataset: str, ids: Sequence[str], times: Times) -> Slid:
+    async def slide(self, dataset: str, ids: Sequence[str], times: Times) -> Leased:
         """Reads, and puts off the expiry of what is not over yet: one command per id."""
         moments = [codec.milliseconds(moment) for moment in (times.now, times.until, times.overdue)]
-        lease = codec.lease(secrets.token_hex(8).encode())
-        arguments = (*moments, int(times.ttl * 1000), lease, LEASE_MILLISECONDS)
+        arguments = (*moments, int(times.ttl * 1000), self._lease(), GUARD_MILLISECONDS)
         values = await self._call([_Call("slide", (self._names.key(dataset, id),), arguments) for id in ids])
-        records, leases = {}, {}
-        for id, value in zip(ids, values, strict=True):
-            if codec.is_lease(value):
-                leases[id] = value
-            elif (record := self._decode(value)) is not None:
-                records[id] = record
-        return Slid(records, leases)
+        found = dict(zip(ids, values, strict=True))
+        leases = {id: value for id, value in found.items() if codec.is_lease(value)}
+        return Leased(self._records((id, value) for id, value in found.items() if id not in leases), leases)
 
-    async def fill_leased(
+    async def fill(
         self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
     ) -> None:
-        """Stores what was read from PostgreSQL, unless something newer is there, or the lease is gone."""
+        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease."""
         rest = _milliseconds(ttl), codec.milliseconds(now)
         await self._call(
             [
-                _Call("fill_leased", (self._names.key(dataset, id),), (codec.encode(record), *rest, leases.get(id, b"")))
+                _Call("fill", (self._names.key(dataset, id),), (codec.encode(record), *rest, leases.get(id, b"")))
                 for id, record in records.items()
             ]
         )
+
+    async def release(self, dataset: str, leases: Mapping[str, bytes]) -> None:
+        """Gives leases back, so that others need not wait for them to end."""
+        await self._call([_Call("release", (self._names.key(dataset, id),), (lease,)) for id, lease in leases.items()])
+
+    async def claim(self, dataset: str, id: str, *, ttl: float) -> bool:
+        """Returns whether nobody else said so in the last `ttl` seconds: who hears yes does what one of all is to do."""
+        with failures():
+            client = await self._connection.client()
+            return bool(await client.set(self._names.claim(dataset, id), self._holder, nx=True, px=_milliseconds(ttl)))
 
     async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
         """Stores what was committed, unless it is there already, and tells every sidecar.
@@ -306,16 +359,13 @@ class RedisL2:
             # A Redis that is full takes nothing new, but has to tell what is out of date.
             if full := [n for n, reply in enumerate(replies) if isinstance(reply, OutOfMemoryError) and calls[n].when_full]:
                 await self._repeat(client, [call.when_full or call for call in calls], replies, full)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-        return replies
+            return _checked(replies)
 
     async def _execute(self, client: Redis | RedisCluster, calls: list["_Call"]) -> list[Any]:
         """Returns the replies, errors among them."""
         pipeline = client.pipeline(transaction=False)
         for call in calls:
-            pipeline.fcall(f"{self._library}_{call.function}", len(call.keys), *call.keys, *call.arguments)
+            self._fcall(pipeline, call)
         return list(await pipeline.execute(raise_on_error=False))
 
     async def _repeat(self, client: Redis | RedisCluster, calls: list["_Call"], replies: list[Any], numbers: list[int]) -> None:
@@ -361,6 +411,25 @@ class _Call(NamedTuple):
 
 def _is_missing_function(reply: Any) -> bool:
     return isinstance(reply, ResponseError) and "unction not found" in str(reply)
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    """Returns replies among which there is no error. Raises the first one."""
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return replies
+
+
+def _slot_of(key: str) -> int:
+    return int(key_slot(key.encode()))
+
+
+def _grouped(keys: list[str], group_of: Callable[[str], Any]) -> list[list[str]]:
+    groups: dict[Any, list[str]] = {}
+    for key in keys:
+        groups.setdefault(group_of(key), []).append(key)
+    return list(groups.values())
 
 
 def _milliseconds(ttl: float) -> int:

@@ -1,6 +1,6 @@
 """What the tiers exchange, and what each of them offers."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -156,6 +156,17 @@ class L1(Protocol):
         ...
 
 
+class Leased(NamedTuple):
+    """What a read found, and what allows to fill in what it did not find."""
+
+    records: Mapping[str, Record]
+    "The readable records."
+    leases: Mapping[str, bytes]
+    "For ids of which there is nothing: good for a fill as long as nothing happens to them meanwhile."
+    elsewhere: Collection[str] = ()
+    "Ids of which there is nothing, and that another sidecar has the lease of: it is reading them from PostgreSQL."
+
+
 class L2(Protocol):
     """The shared cache. Methods raise TierFailed."""
 
@@ -163,8 +174,22 @@ class L2(Protocol):
         """Returns the readable records among the ids."""
         ...
 
-    async def fill(self, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
-        """Stores what was read from PostgreSQL, unless something newer is there."""
+    async def read_leased(self, dataset: str, ids: Sequence[str]) -> Leased:
+        """Reads, and takes leases for what is not there, unless others have them."""
+        ...
+
+    async def fill(
+        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
+    ) -> None:
+        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease."""
+        ...
+
+    async def release(self, dataset: str, leases: Mapping[str, bytes]) -> None:
+        """Gives leases back, so that others need not wait for them to end."""
+        ...
+
+    async def claim(self, dataset: str, id: str, *, ttl: float) -> bool:
+        """Returns whether nobody else said so in the last `ttl` seconds: who hears yes does what one of all is to do."""
         ...
 
     async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
@@ -207,26 +232,11 @@ class Signs(Protocol):
         ...
 
 
-class Slid(NamedTuple):
-    """What a read found that puts expiries off."""
-
-    records: Mapping[str, Record]
-    "The readable records, with their new expiries."
-    leases: Mapping[str, bytes]
-    "For ids of which there is nothing: what allows to fill them in, as long as nothing happens to them meanwhile."
-
-
 class SlidingL2(L2, Protocol):
     """The shared cache, for records whose expiry every read puts off. Methods raise TierFailed."""
 
-    async def slide(self, dataset: str, ids: Sequence[str], times: "Times") -> Slid:
+    async def slide(self, dataset: str, ids: Sequence[str], times: "Times") -> Leased:
         """Reads, and puts off the expiry of what is not over yet."""
-        ...
-
-    async def fill_leased(
-        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
-    ) -> None:
-        """Stores what was read from PostgreSQL, unless something newer is there, or the lease is gone."""
         ...
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cache_sidecar.clock import Clock
 from cache_sidecar.policy import DatasetPolicy
-from cache_sidecar.tiers.dataset import MAX_WAITING, Dataset
+from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NoL1
-from cache_sidecar.tiers.ports import Expiry, Load, Record, Row, SlidingL2, Times
+from cache_sidecar.tiers.ports import Expiry, Leased, Load, Record, Row, SlidingL2, Times
 
 
 class SlidingDataset(Dataset):
@@ -36,19 +36,15 @@ class SlidingDataset(Dataset):
         super().__init__(name, l1=NoL1(), l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock)
         self._sliding_l2 = l2
         self._joins = joins
-        self._leases: dict[str, bytes] = {}
 
     def record(self, version: int, value: bytes | None) -> Record:
         """Returns what caches keep of an id that was changed just now."""
         return self._read_record(Row(version, value), self._clock.now())
 
-    async def _ask_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
+    async def _ask_l2(self, ids: Sequence[str]) -> Leased:
         times = self._times()
         found = await self._sliding_l2.slide(self.name, ids, times)
-        if len(self._leases) + len(found.leases) > MAX_WAITING:
-            self._leases.clear()  # readers that left before they came to PostgreSQL
-        self._leases |= found.leases
-        return {id: _ended(record, times.now) for id, record in found.records.items()}
+        return found._replace(records={id: _ended(record, times.now) for id, record in found.records.items()})
 
     def _times(self) -> Times:
         policy, now = self.policy(), self._clock.now()
@@ -60,13 +56,13 @@ class SlidingDataset(Dataset):
             return Record(row.version, read_at, None)
         return Record(row.version, read_at, row.value, row.expiry or Expiry(self._times().until))
 
-    def _take_leases(self, ids: Sequence[str]) -> Mapping[str, bytes]:
-        return {id: lease for id in ids if (lease := self._leases.pop(id, None))}
-
     async def _put_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes], ttl: float) -> None:
         times = self._times()
         told = {id: _told(record, times) for id, record in records.items()}
-        await self._sliding_l2.fill_leased(self.name, told, leases, ttl=ttl, now=times.now)
+        await self._sliding_l2.fill(self.name, told, leases, ttl=ttl, now=times.now)
+
+    async def _release(self, leases: Mapping[str, bytes]) -> None:
+        """Does nothing: a lease is everybody's who finds it, and keeps nobody from loading."""
 
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
         # Past its expiry a record is kept for as long as PostgreSQL may not know that it is over.

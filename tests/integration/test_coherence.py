@@ -16,7 +16,7 @@ from cache_sidecar.tiers.ports import PARTITIONS, Record, Source
 from tests.listening import HERE, Line, open_line
 from tests.proxy import Proxy
 from tests.sidecars import until
-from tests.tiers import Case, open_case, redis_settings
+from tests.tiers import Case, fill, open_case, redis_settings
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ async def test_race_01_a_reader_that_fills_redis_before_the_writer_does_not_sile
         await b.get("a")
         a.rows.commit("a", 2, b"new")
         await a.l2.drop("product", ["other"])
-        await a.l2.fill("product", {"a": Record(2, a.clock.now(), b"new")}, ttl=60)
+        await fill(a.l2, "product", {"a": Record(2, a.clock.now(), b"new")}, ttl=60)
         await a.dataset.committed("a", 2, b"new")
         await until(lambda: b.l1.get("a") is None)
         assert (await b.get("a"))[0] == b"new"

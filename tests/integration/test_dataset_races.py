@@ -64,7 +64,7 @@ class Unreachable:
             monkeypatch.setattr(case.l2, method, fail)
 
 
-# 1, 3, 4, 23: an older value that arrives late
+# 1, 2, 3, 4, 23: an older value that arrives late
 
 
 async def test_race_01_a_late_fill_from_the_store_replaces_nothing(a: Case, b: Case) -> None:
@@ -92,6 +92,49 @@ async def test_race_01_a_late_fill_by_the_writer_s_own_sidecar_replaces_nothing(
     await late
     await a.settled()
     assert await a.get("a") == (b"new", L2)
+
+
+async def test_race_02_a_late_fill_is_refused_when_also_what_refused_it_is_gone(a: Case, b: Case) -> None:
+    a.rows.commit("a", 1, b"old")
+    a.rows.after.close()
+    late = reading(b)
+    await a.rows.after.reached()
+    await a.write("a", 2, b"new")
+    b.dataset.changed("a", 2)
+    await evict(a)
+    a.rows.after.open()
+    assert (await late).value == b"old"
+    await b.settled()
+    assert await value_in_l2(a) is None
+    assert await b.get("a") == (b"new", STORE)
+
+
+async def test_race_02_a_fill_from_before_is_not_taken_for_a_later_one_of_the_same_sidecar(a: Case, b: Case) -> None:
+    a.rows.commit("a", 1, b"old")
+    a.rows.after.close()
+    late = reading(b)
+    await a.rows.after.reached()
+    await a.write("a", 2, b"new")
+    await evict(a)
+    # The next reader of the same sidecar has a lease of its own when the late fill arrives.
+    b.dataset.changed("a", 2)
+    a.rows.before.close()
+    current = reading(b)
+    await a.rows.before.reached()
+    a.rows.after.open()
+    await late
+    await b.settled()
+    assert await value_in_l2(a) is None
+    a.rows.before.open()
+    assert (await current).value == b"new"
+    await b.settled()
+    assert await value_in_l2(a) == (2, b"new")
+
+
+async def evict(case: Case, id: str = "a") -> None:
+    """Removes what Redis holds, as it may at any time, telling nobody."""
+    client = await case.l2._connection.client()
+    assert await client.unlink(case.l2._names.key("product", id)) == 1
 
 
 async def test_race_03_the_invalidation_overtakes_the_reply_of_redis(a: Case, b: Case) -> None:

@@ -17,7 +17,7 @@ from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 from tests.integration.conftest import OpenL2
 from tests.proxy import Proxy
-from tests.tiers import one_id_per_partition, open_l2, redis_settings
+from tests.tiers import fill, one_id_per_partition, open_l2, redis_settings
 
 AWKWARD = ["{a}b", "a{b}", "{}", "}{", "a:b", ":", " ", "a b  c", "ä", "\U0001f6cb", "a\u2028b", "*", "[a]", "'\"", "\\", "%s"]
 
@@ -47,31 +47,31 @@ async def messages(l2: RedisL2, id: str = "a") -> int:
 
 
 async def test_what_is_filled_is_read(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(7), "b": record(0, None)}, ttl=60)
+    await fill(either, "product", {"a": record(7), "b": record(0, None)}, ttl=60)
     assert await either.read("product", ["a", "b", "c"]) == {"a": record(7), "b": record(0, None)}
 
 
 async def test_a_fill_replaces_what_is_older_and_refuses_to_go_back(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(2, b"two")}, ttl=60)
-    await either.fill("product", {"a": record(1, b"one")}, ttl=60)
+    await fill(either, "product", {"a": record(2, b"two")}, ttl=60)
+    await fill(either, "product", {"a": record(1, b"one")}, ttl=60)
     assert await held(either) == (2, b"two")
-    await either.fill("product", {"a": record(3, b"three")}, ttl=60)
+    await fill(either, "product", {"a": record(3, b"three")}, ttl=60)
     assert await held(either) == (3, b"three")
 
 
 async def test_a_fill_of_the_same_version_was_read_later(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(2, read_at=1000)}, ttl=60)
-    await either.fill("product", {"a": record(2, read_at=1005)}, ttl=60)
+    await fill(either, "product", {"a": record(2, read_at=1000)}, ttl=60)
+    await fill(either, "product", {"a": record(2, read_at=1005)}, ttl=60)
     assert (await either.read("product", ["a"]))["a"].read_at == 1005
 
 
 async def test_a_fill_tells_nobody(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(2)}, ttl=60)
+    await fill(either, "product", {"a": record(2)}, ttl=60)
     assert await messages(either) == 0
 
 
 async def test_a_change_replaces_what_is_older_and_tells(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(1)}, ttl=60)
+    await fill(either, "product", {"a": record(1)}, ttl=60)
     await either.change("product", {"a": record(2, b"new")}, ttl=60)
     assert await held(either) == (2, b"new")
     assert await messages(either) == 1
@@ -91,41 +91,41 @@ async def test_race_21_a_change_that_is_sent_twice_changes_nothing_more(either: 
 
 
 async def test_a_change_is_told_even_when_a_reader_filled_it_first(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(2)}, ttl=60)
+    await fill(either, "product", {"a": record(2)}, ttl=60)
     await either.change("product", {"a": record(2)}, ttl=60)
-    await either.fill("product", {"a": record(4)}, ttl=60)
+    await fill(either, "product", {"a": record(4)}, ttl=60)
     await either.change("product", {"a": 3}, ttl=60)
     assert await messages(either) == 2
     assert await held(either) == (4, b"sofa")
 
 
 async def test_a_bare_version_is_a_miss_that_refuses_what_is_older(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(1)}, ttl=60)
+    await fill(either, "product", {"a": record(1)}, ttl=60)
     await either.change("product", {"a": 2}, ttl=60)
     assert await held(either) is None
-    await either.fill("product", {"a": record(1)}, ttl=60)
+    await fill(either, "product", {"a": record(1)}, ttl=60)
     assert await held(either) is None
-    await either.fill("product", {"a": record(2)}, ttl=60)
+    await fill(either, "product", {"a": record(2)}, ttl=60)
     assert await held(either) == (2, b"sofa")
 
 
 async def test_a_deletion_refuses_what_is_older(either: RedisL2) -> None:
     await either.change("product", {"a": record(2, None)}, ttl=60)
-    await either.fill("product", {"a": record(1)}, ttl=60)
-    await either.fill("product", {"a": record(0, None)}, ttl=60)
+    await fill(either, "product", {"a": record(1)}, ttl=60)
+    await fill(either, "product", {"a": record(0, None)}, ttl=60)
     assert await held(either) == (2, None)
 
 
 async def test_versions_beyond_what_lua_s_numbers_hold_are_told_apart(either: RedisL2) -> None:
     large = 2**62
-    await either.fill("product", {"a": record(large + 1, b"new")}, ttl=60)
-    await either.fill("product", {"a": record(large, b"old")}, ttl=60)
+    await fill(either, "product", {"a": record(large + 1, b"new")}, ttl=60)
+    await fill(either, "product", {"a": record(large, b"old")}, ttl=60)
     assert await held(either) == (large + 1, b"new")
 
 
 @pytest.mark.parametrize("ttl", [60.0, 0.0001])
 async def test_what_is_stored_ends(either: RedisL2, ttl: float) -> None:
-    await either.fill("product", {"a": record(1)}, ttl=ttl)
+    await fill(either, "product", {"a": record(1)}, ttl=ttl)
     await either.change("product", {"b": record(1)}, ttl=ttl)
     client = await either._connection.client()
     for id in "ab":
@@ -153,7 +153,7 @@ def test_key_counter_and_channel_of_an_id_share_a_slot(id: str) -> None:
 
 async def test_many_ids_in_one_call(either: RedisL2) -> None:
     ids = one_id_per_partition()
-    await either.fill("product", {id: record(1, id.encode()) for id in ids}, ttl=60)
+    await fill(either, "product", {id: record(1, id.encode()) for id in ids}, ttl=60)
     assert await either.read("product", ids) == {id: record(1, id.encode()) for id in ids}
 
 
@@ -161,7 +161,7 @@ async def test_many_ids_in_one_call(either: RedisL2) -> None:
 
 
 async def test_a_drop_removes_and_tells(either: RedisL2) -> None:
-    await either.fill("product", {"a": record(1), "b": record(1)}, ttl=60)
+    await fill(either, "product", {"a": record(1), "b": record(1)}, ttl=60)
     await either.drop("product", ["a", "never-there"])
     assert await either.read("product", ["a", "b"]) == {"b": record(1)}
     assert await messages(either) == 1
@@ -169,8 +169,8 @@ async def test_a_drop_removes_and_tells(either: RedisL2) -> None:
 
 async def test_dropping_all_removes_the_dataset_and_tells_every_partition(either: RedisL2, open_either: OpenL2) -> None:
     ids = one_id_per_partition()
-    await either.fill("product", {id: record(1) for id in ids}, ttl=60)
-    await either.fill("products", {"a": record(1)}, ttl=60)
+    await fill(either, "product", {id: record(1) for id in ids}, ttl=60)
+    await fill(either, "products", {"a": record(1)}, ttl=60)
     assert await either.drop_all("product") == PARTITIONS
     assert await either.read("product", ids) == {}
     assert await either.read("products", ["a"]) == {"a": record(1)}
@@ -180,12 +180,12 @@ async def test_dropping_all_removes_the_dataset_and_tells_every_partition(either
 
 async def test_dropping_more_than_one_page(either: RedisL2) -> None:
     ids = [f"id{number}" for number in range(2500)]
-    await either.fill("product", {id: record(1) for id in ids}, ttl=60)
+    await fill(either, "product", {id: record(1) for id in ids}, ttl=60)
     assert await either.drop_all("product") == 2500
 
 
 async def test_namespaces_do_not_see_each_other(either: RedisL2, open_either: OpenL2, namespace: str) -> None:
-    await either.fill("product", {"a": record(1)}, ttl=60)
+    await fill(either, "product", {"a": record(1)}, ttl=60)
     other = RedisL2(either._connection, Names(namespace + "x"))
     assert await other.read("product", ["a"]) == {}
     assert await other.drop_all("product") == 0
@@ -202,7 +202,7 @@ async def test_a_foreign_or_broken_value_is_a_miss_and_is_replaced(either: Redis
     client = await either._connection.client()
     await client.set(either._names.key("product", "a"), value)
     assert await held(either) is None
-    await either.fill("product", {"a": record(10)}, ttl=60)
+    await fill(either, "product", {"a": record(10)}, ttl=60)
     assert await held(either) == (10, b"sofa")
 
 
@@ -212,7 +212,7 @@ async def test_a_value_of_another_type_is_a_miss_and_is_replaced(either: RedisL2
     for id in "ab":
         await client.execute_command(command[0], either._names.key("product", id), *command[1:])
     assert await either.read("product", ["a", "b", "c"]) == {}
-    await either.fill("product", {"a": record(1), "c": record(1)}, ttl=60)
+    await fill(either, "product", {"a": record(1), "c": record(1)}, ttl=60)
     await either.change("product", {"b": 1}, ttl=60)
     assert await either.read("product", ["a", "b", "c"]) == {"a": record(1), "c": record(1)}
     assert await messages(either, "b") >= 1
@@ -237,7 +237,7 @@ async def delete_library(l2: RedisL2, cluster: ValkeyCluster, *, on: slice = sli
 @pytest.mark.parametrize("on", [slice(None), slice(1), slice(1, None)])
 async def test_a_library_that_is_gone_is_loaded_again(l2: RedisL2, valkey_cluster: ValkeyCluster, on: slice) -> None:
     ids = one_id_per_partition()
-    await l2.fill("product", {id: record(1) for id in ids}, ttl=60)
+    await fill(l2, "product", {id: record(1) for id in ids}, ttl=60)
     await delete_library(l2, valkey_cluster, on=on)
     await l2.change("product", {id: record(2) for id in ids}, ttl=60)
     assert {found.version for found in (await l2.read("product", ids)).values()} == {2}
@@ -245,7 +245,7 @@ async def test_a_library_that_is_gone_is_loaded_again(l2: RedisL2, valkey_cluste
 
 
 async def test_many_at_once_find_no_library(l2: RedisL2, valkey_cluster: ValkeyCluster) -> None:
-    await l2.fill("product", {"a": record(1)}, ttl=60)
+    await fill(l2, "product", {"a": record(1)}, ttl=60)
     await delete_library(l2, valkey_cluster)
     await asyncio.gather(*(l2.change("product", {id: record(2)}, ttl=60) for id in islice(one_id_per_partition(), 20)))
 
@@ -263,7 +263,7 @@ async def test_two_versions_of_the_library_serve_side_by_side(l2: RedisL2, names
 async def test_a_library_that_cannot_be_loaded_is_a_refusal(l2: RedisL2) -> None:
     l2._library, l2._code = "broken", "#!lua name=broken\nnot lua"
     with pytest.raises(TierFailed) as caught:
-        await l2.fill("product", {"a": record(1)}, ttl=60)
+        await fill(l2, "product", {"a": record(1)}, ttl=60)
     assert (caught.value.tier, caught.value.failure) == (Tier.L2, Failure.REFUSED)
 
 
@@ -286,7 +286,7 @@ async def test_a_single_server_owns_everything(valkey: ValkeyServer, namespace: 
 @pytest.mark.parametrize("mode", ["auto", "cluster"])
 async def test_one_node_is_enough_to_find_the_cluster(valkey_cluster: ValkeyCluster, namespace: str, mode: str) -> None:
     async with open_l2(valkey_cluster.addresses[4], namespace, redis_mode=mode) as l2:
-        await l2.fill("product", {id: record(1) for id in "abcdef"}, ttl=60)
+        await fill(l2, "product", {id: record(1) for id in "abcdef"}, ttl=60)
         assert len(await l2.read("product", list("abcdef"))) == 6
 
 
@@ -297,8 +297,12 @@ async def read(l2: RedisL2) -> object:
     return await l2.read("product", ["a"])
 
 
-async def fill(l2: RedisL2) -> object:
-    return await l2.fill("product", {"a": record(1)}, ttl=60)
+async def read_leased(l2: RedisL2) -> object:
+    return await l2.read_leased("product", ["a"])
+
+
+async def fill_unleased(l2: RedisL2) -> object:
+    return await l2.fill("product", {"a": record(1)}, {}, ttl=60, now=0.0)
 
 
 async def drop_all(l2: RedisL2) -> object:
@@ -306,7 +310,7 @@ async def drop_all(l2: RedisL2) -> object:
 
 
 @pytest.mark.parametrize(("mode", "nodes"), [("auto", 1), ("auto", 2), ("cluster", 1), ("single", 1)])
-@pytest.mark.parametrize("work", [read, fill, drop_all])
+@pytest.mark.parametrize("work", [read, read_leased, fill_unleased, drop_all])
 async def test_a_redis_that_is_away_is_unreachable(namespace: str, mode: str, nodes: int, work: object) -> None:
     addresses = ",".join(f"127.0.0.1:{port}" for port in free_ports([0] * nodes))
     async with open_l2(addresses, namespace, redis_mode=mode) as l2:
@@ -323,7 +327,7 @@ async def test_a_cluster_that_is_away_has_no_owners(namespace: str) -> None:
                 await l2.owners()
 
 
-@pytest.mark.parametrize("work", [read, fill])
+@pytest.mark.parametrize("work", [read, read_leased, fill_unleased])
 async def test_a_redis_that_hangs_is_a_timeout_and_heals(valkey: ValkeyServer, namespace: str, work: object) -> None:
     async with Proxy(valkey.address) as proxy, open_l2(proxy.address, namespace, redis_timeout=0.1) as l2:
         await work(l2)  # type: ignore[operator]
@@ -337,7 +341,7 @@ async def test_a_redis_that_hangs_is_a_timeout_and_heals(valkey: ValkeyServer, n
 
 async def test_a_connection_that_was_cut_is_made_again(valkey: ValkeyServer, namespace: str) -> None:
     async with Proxy(valkey.address) as proxy, open_l2(proxy.address, namespace) as l2:
-        await fill(l2)
+        await fill(l2, "product", {"a": record(1)}, ttl=60)
         proxy.cut()
         with pytest.raises(TierFailed):
             await read(l2)
@@ -354,7 +358,7 @@ async def test_a_wrong_password_is_no_defect(valkey: ValkeyServer, namespace: st
 
 async def test_more_at_once_than_connections_is_busy_not_away(valkey_cluster: ValkeyCluster, namespace: str) -> None:
     async with open_l2(",".join(valkey_cluster.addresses), namespace, redis_max_connections=2) as l2:
-        await fill(l2)
+        await fill(l2, "product", {"a": record(1)}, ttl=60)
         outcomes = await asyncio.gather(*(read(l2) for _ in range(50)), return_exceptions=True)
         failures = {outcome.failure for outcome in outcomes if isinstance(outcome, TierFailed)}
         assert failures <= {Failure.BUSY}
@@ -371,16 +375,16 @@ async def test_the_first_callers_share_one_client(valkey: ValkeyServer) -> None:
 
 async def test_a_full_redis_still_tells_of_changes(valkey: ValkeyServer, namespace: str) -> None:
     async with open_l2(valkey.address, namespace) as l2, valkey.client() as client:
-        await l2.fill("product", {"a": record(1, b"old")}, ttl=60)
+        await fill(l2, "product", {"a": record(1, b"old")}, ttl=60)
         await client.config_set("maxmemory", "1")
         try:
             with pytest.raises(TierFailed):
-                await l2.fill("product", {"b": record(1)}, ttl=60)
+                await fill(l2, "product", {"b": record(1)}, ttl=60)
             await l2.change("product", {"a": record(2, b"new")}, ttl=60)
             assert await messages(l2) == 1
             assert await held(l2) in (None, (2, b"new"))
         finally:
             await client.config_set("maxmemory", "0")
         # What is older must not come back when there is room again.
-        await l2.fill("product", {"a": record(1, b"old")}, ttl=60)
+        await fill(l2, "product", {"a": record(1, b"old")}, ttl=60)
         assert await held(l2) in (None, (2, b"new"))

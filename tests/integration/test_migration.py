@@ -15,7 +15,7 @@ from cache_sidecar.tiers.ports import Freshness, Record, Source
 from cache_sidecar.tiers.rollout import is_in
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
-from tests.tiers import BYPASS, POLICY, Case
+from tests.tiers import BYPASS, POLICY, Case, fill
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 IN = next(f"p{number}" for number in range(1000) if is_in(f"p{number}", 10))
@@ -168,7 +168,7 @@ async def test_a_writer_that_does_not_read_redis_leaves_its_version_there_alone(
     await case.write("a", 2, b"new")
     assert await case.in_l2("a") is None
     # What is older is refused, as if the value was there.
-    await case.l2.fill("product", {"a": Record(1, 0.0, b"old")}, ttl=100)
+    await fill(case.l2, "product", {"a": Record(1, 0.0, b"old")}, ttl=100)
     assert await case.in_l2("a") is None
     assert await other.get("a") == (b"new", STORE)
     assert await case.in_l2("a") is not None, "who reads it from Redis fills it in"

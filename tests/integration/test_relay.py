@@ -26,7 +26,7 @@ from cache_sidecar.tiers.signs import RedisSigns
 from tests.listening import HERE, open_line
 from tests.sidecars import process, until
 from tests.stores import INSERT, open_database, run
-from tests.tiers import open_case, open_l2
+from tests.tiers import fill, open_case, open_l2
 
 OLD = Record(1, 0.0, b"old")
 
@@ -103,7 +103,7 @@ async def test_race_09_what_a_writer_committed_and_died_is_told(
     region: Region, l2: RedisL2, database: str, valkey_cluster: ValkeyCluster, namespace: str
 ) -> None:
     async with open_line(",".join(valkey_cluster.addresses), namespace) as line:
-        await l2.fill("product", {"a": OLD}, ttl=60)
+        await fill(l2, "product", {"a": OLD}, ttl=60)
         await run(database, "SELECT setval('cache_sidecar.version_seq', 10)")
         await run(database, INSERT, ["a", "Sofa"])
         assert await region.step() == 1
@@ -127,7 +127,7 @@ async def test_what_other_programs_do_in_plain_sql_is_told(
     await run(database, "SELECT setval('cache_sidecar.version_seq', 10)")
     await run(database, INSERT, ["a", "Sofa"])
     await region.step()
-    await l2.fill("product", dict.fromkeys(ids - {"a"}, OLD), ttl=60)
+    await fill(l2, "product", dict.fromkeys(ids - {"a"}, OLD), ttl=60)
     await run(database, statement)
     assert await region.step() == len(ids)
     for id in ids:
@@ -159,7 +159,7 @@ async def test_race_11_a_relay_that_dies_before_it_remembers_tells_again(
                 await region.step()
     version = await version_in(database)
     assert await stored_version(l2) == version
-    await l2.fill("product", {"a": Record(version, 0.0, b"read since")}, ttl=60)
+    await fill(l2, "product", {"a": Record(version, 0.0, b"read since")}, ttl=60)
     async with leading(store, l2, database) as next_one:
         assert await next_one.step() == 1
     assert (await l2.read("product", ["a"]))["a"].value == b"read since"
@@ -226,7 +226,7 @@ async def test_a_change_of_a_hundred_thousand_rows_is_told_in_few_messages(
     async with open_line(",".join(valkey_cluster.addresses), namespace) as line:
         before = await messages(l2)
         samples = [f"p{n}" for n in range(1, rows + 1, 1000)]
-        await l2.fill("product", dict.fromkeys(samples, OLD), ttl=60)
+        await fill(l2, "product", dict.fromkeys(samples, OLD), ttl=60)
         await run(database, "UPDATE cache_sidecar.products SET price_units = 2")
         steps = [await region.step()]
         while steps[-1]:
@@ -502,7 +502,7 @@ async def test_a_sidecar_that_could_not_tell_is_believed_again_when_the_relay_di
         finally:
             await valkey.restart()
         async with open_l2(valkey.address, namespace) as l2:
-            await l2.fill("product", {"a": Record(version - 1, 0.0, b"old")}, ttl=60)
+            await fill(l2, "product", {"a": Record(version - 1, 0.0, b"old")}, ttl=60)
             async with leading(RelayStore(opened), l2, database) as region:
                 await region.step()
             assert await l2.read("product", ["a"]) == {}

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.ports import Expiry, Record, Slid, Times
+from cache_sidecar.tiers.ports import Expiry, Leased, Record, Times
 from tests.integration.conftest import OpenL2
 
 NOW, TTL, WINDOW = 1_700_000_000.0, 1800.0, 300.0
@@ -28,12 +28,12 @@ def record(
     return Record(version, NOW, b"value", Expiry(until, end, until if stored is None else stored))
 
 
-async def slide(l2: RedisL2, now: float, *ids: str) -> Slid:
+async def slide(l2: RedisL2, now: float, *ids: str) -> Leased:
     return await l2.slide("session", ids or ("id",), times(now))
 
 
 async def fill(l2: RedisL2, wanted: Record, lease: bytes | None = None, *, now: float = NOW) -> None:
-    await l2.fill_leased("session", {"id": wanted}, {} if lease is None else {"id": lease}, ttl=TTL + WINDOW, now=now)
+    await l2.fill("session", {"id": wanted}, {} if lease is None else {"id": lease}, ttl=TTL + WINDOW, now=now)
 
 
 async def held(l2: RedisL2) -> Record | None:
@@ -141,4 +141,4 @@ async def test_records_that_don_t_slide_are_read_as_they_are(either: RedisL2) ->
         await either.change("session", {"id": found}, ttl=TTL)
         assert (await slide(either, NOW + 100)).records == {"id": found}
     await either.change("session", {"id": 7}, ttl=TTL)
-    assert await slide(either, NOW + 100) == Slid({}, {})
+    assert await slide(either, NOW + 100) == Leased({}, {})

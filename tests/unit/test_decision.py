@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.decision import Verdict
-from cache_sidecar.tiers.ports import ANY, Entry, Freshness, Partition, Record
+from cache_sidecar.tiers.ports import ANY, Entry, Expiry, Freshness, Partition, Record
 
 NOW = 10_000.0
 POLICY = DatasetPolicy(l1_soft_ttl=100, l1_hard_ttl=200, l2_ttl=1000, jitter=0.1, negative_ttl=10, stale_limit=5)
@@ -132,3 +132,46 @@ def test_jitter_goes_either_way() -> None:
     assert decision.jittered(NOW, unit=0.0, ttl=100, jitter=0.1) == NOW - 10
     assert decision.jittered(NOW, unit=0.5, ttl=100, jitter=0.1) == NOW
     assert decision.jittered(NOW, unit=1.0, ttl=100, jitter=0.1) == NOW + 10
+
+
+# Refreshing what Redis holds before it expires there
+
+
+def is_due(read: float, *, load_seconds: float = 0.0, unit: float = 0.0, id: str = "a", what: What = VALUE) -> bool:
+    record = Record(what[0], NOW - read, what[1])
+    return decision.is_due(id, record, now=NOW, policy=POLICY, load_seconds=load_seconds, unit=lambda: unit)
+
+
+def soft_ttl(id: str) -> int:
+    return next(age for age in range(2000) if is_due(age, id=id))
+
+
+def test_a_record_is_due_before_the_earliest_moment_it_may_expire_each_at_its_own() -> None:
+    earliest = POLICY.l2_ttl * (1 - POLICY.jitter)
+    times = [soft_ttl(f"id{number}") for number in range(200)]
+    assert earliest * (1 - POLICY.jitter) <= min(times) < max(times) <= earliest
+    assert len(set(times)) > 50
+
+
+@pytest.mark.parametrize(("draw", "loads"), [(0.0, 0.0), (0.5, 0.69), (0.99, 4.6), (0.999999, 13.8)])
+def test_a_reader_refreshes_the_earlier_the_longer_a_load_takes(draw: float, loads: float) -> None:
+    due = soft_ttl("a")
+    for load_seconds in (1.0, 5.0):
+        assert is_due(due - load_seconds * loads, load_seconds=load_seconds, unit=draw)
+        assert not is_due(due - load_seconds * (loads + 0.1) - 1, load_seconds=load_seconds, unit=draw)
+
+
+def test_one_of_many_readers_refreshes_in_time_and_hardly_any_refreshes_long_before() -> None:
+    draws = [number / 1000 for number in range(1000)]
+    due = soft_ttl("a")
+    # A load before the end, one reader in e is to refresh; ten loads before it, one in 22,000.
+    assert sum(is_due(due - 20.0, load_seconds=20.0, unit=draw) for draw in draws) == pytest.approx(1000 / 2.718, rel=0.1)
+    assert not any(is_due(due - 200.0, load_seconds=20.0, unit=draw) for draw in draws)
+
+
+def test_a_guess_and_a_record_that_every_read_puts_off_are_never_due() -> None:
+    assert is_due(5000)
+    assert is_due(5000, what=DELETED)
+    assert not is_due(5000, what=GUESS)
+    sliding = Record(7, NOW - 5000, b"value", Expiry(NOW + 1))
+    assert not decision.is_due("a", sliding, now=NOW, policy=POLICY, load_seconds=0, unit=lambda: 0.0)
