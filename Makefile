@@ -58,10 +58,13 @@ replay: setup ## Replay orders through two sidecars, killed and run again: FILE=
 consistency: setup ## Read and write for 3 minutes while everything breaks, every reply checked; MINUTES=n for longer
 	@$(BIN)/python -m tests.consistency $(if $(MINUTES),--minutes $(MINUTES))
 
+propagation: setup ## Measure how long a change takes until the last of four sidecars serves it
+	@$(BIN)/python -m tests.consistency.propagation
+
 lock: setup ## Resolve the dependencies anew
 	@$(COMPILE) --upgrade -o .requirements.lock > /dev/null
 
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build
 
-.PHONY: help setup run test check proto bench replay consistency lock clean
+.PHONY: help setup run test check proto bench replay consistency propagation lock clean

@@ -1,10 +1,7 @@
 """`python -m tests.consistency [--minutes N] [--fault NAME] [--seed N]`: writes build/consistency.json and prints it as a table."""
 
-import asyncio
 import random
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,16 +9,10 @@ import click
 import uvloop
 from rich.console import Console
 
-from cache_sidecar.devstack.ports import free_ports
-from cache_sidecar.devstack.postgres import Postgres
-from cache_sidecar.devstack.processes import Processes
-from cache_sidecar.devstack.state import StateDirectory
-from cache_sidecar.devstack.valkey import BUS, ValkeyCluster
-from cache_sidecar.settings import ROLES
-from cache_sidecar.store.migrate import migrate
 from tests.consistency import report
 from tests.consistency.nemesis import FAULTS
 from tests.consistency.run import Outcome, run
+from tests.consistency.servers import servers
 from tests.consistency.stack import running
 
 _FILE = Path("build/consistency.json")
@@ -46,35 +37,20 @@ def main(*, minutes: float, faults: Sequence[str], seed: int | None, keep: bool)
 
 
 async def _run(seconds: float, faults: Sequence[str], seed: int, console: Console, *, keep: bool) -> Outcome:
-    state = StateDirectory(Path(tempfile.mkdtemp(prefix="cache-sidecar-consistency-")))
-    state.path.chmod(0o711)  # as root, PostgreSQL is another user who has to pass
-    state.claim()
-    processes = Processes(state)
-    try:
-        with console.status("starting the servers") as status:
-            cluster = ValkeyCluster(processes, state.path / "valkey", _ports(6))
-            # Nothing kills the machine, so nothing has to survive that.
-            settings = {"fsync": "off", "max_connections": "200"}
-            postgres = Postgres(processes, state.path / "postgres", _ports(1)[0], settings=settings)
-            await asyncio.gather(cluster.start(), postgres.start())
-            for role in ROLES:
-                await migrate(postgres.dsn(), role)
+    with console.status("starting the servers") as status:
+        async with servers(keep=keep) as own:
+            if keep:
+                console.print(f"logs: {own.processes.logs}")
             async with running(
-                processes, cluster, postgres, dsn=postgres.dsn(), namespace="cs", sidecars=_SIDECARS, relays=_RELAYS
+                own.processes,
+                own.cluster,
+                own.postgres,
+                dsn=own.postgres.dsn(),
+                namespace="cs",
+                sidecars=_SIDECARS,
+                relays=_RELAYS,
             ) as stack:
                 return await run(stack, seconds=seconds, faults=faults, seed=seed, tell=status.update)
-    finally:
-        await processes.stop_all()
-        state.release()
-        if keep:
-            console.print(f"logs: {processes.logs}")
-        else:
-            shutil.rmtree(state.path, ignore_errors=True)
-
-
-def _ports(count: int) -> list[int]:
-    first = random.randrange(10_000, 20_000)
-    return free_ports(range(first, first + count), beside=BUS)
 
 
 if __name__ == "__main__":

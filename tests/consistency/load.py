@@ -35,7 +35,7 @@ _INSERT = """
     INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code)
     SELECT id, 'new', 1, 'EUR' FROM unnest(%s::text[]) AS id
 """
-_UPDATE = "UPDATE cache_sidecar.products SET title = 'by SQL' WHERE product_id = %s RETURNING version"
+UPDATE = "UPDATE cache_sidecar.products SET title = 'by SQL' WHERE product_id = %s RETURNING version"
 _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     # What fails is counted, and not hidden by a retry.
@@ -121,7 +121,7 @@ class Load:
             await asyncio.sleep(0.2)
 
     async def _change(self, connection: psycopg.AsyncConnection[Any], product: int) -> None:
-        cursor = await connection.execute(_UPDATE, [self.ids[product]])
+        cursor = await connection.execute(UPDATE, [self.ids[product]])
         (version,) = await cursor.fetchone() or (0,)
         self._checker.committed(product, version, at=time.monotonic())
 

@@ -14,21 +14,35 @@ from tests.cut_off import Line, line_to
 
 
 class Stack:
-    """Everything that runs. The first sidecar reaches Redis through `line`."""
+    """Everything that runs. The first sidecar reaches Redis through `line`, if there is one."""
 
     def __init__(
-        self, processes: Processes, cluster: ValkeyCluster, postgres: Postgres, *, dsn: str, namespace: str, line: Line
+        self,
+        processes: Processes,
+        cluster: ValkeyCluster,
+        postgres: Postgres,
+        *,
+        dsn: str,
+        namespace: str,
+        line: Line | None = None,
     ) -> None:
         self.processes = processes
         self.cluster = cluster
         self.postgres = postgres
         self.dsn = dsn
         self.names = Names(namespace)
-        self.line = line
+        self._line = line
         self.sidecars: list[Sidecar] = []
         self.incarnations: list[int] = []
         "A number for each sidecar's process, never used for another one."
         self.relays: list[Child] = []
+
+    @property
+    def line(self) -> Line:
+        """How the first sidecar reaches Redis. Raises ValueError when that is not to be cut."""
+        if self._line is None:
+            raise ValueError("no sidecar of this stack can be cut off")
+        return self._line
 
     async def start(self, *, sidecars: int, relays: int) -> None:
         """Returns when all serve."""
@@ -57,7 +71,7 @@ class Stack:
         self.relays[number] = self._relay(number)
 
     def _sidecar(self, number: int, address: str) -> Sidecar:
-        nodes = self.cluster.addresses if number else self.line.addresses
+        nodes = self._line.addresses if self._line and number == 0 else self.cluster.addresses
         return start_sidecar(self.processes, self._role("sidecar", number), address, self._settings(nodes))
 
     def _relay(self, number: int) -> Child:
@@ -86,10 +100,11 @@ async def running(
     namespace: str,
     sidecars: int,
     relays: int,
+    can_be_cut: bool = True,
 ) -> AsyncIterator[Stack]:
     """Runs sidecars and relays in front of servers that run already, on a migrated database."""
     async with AsyncExitStack() as exits:
-        line = await exits.enter_async_context(line_to(cluster.addresses))
+        line = await exits.enter_async_context(line_to(cluster.addresses)) if can_be_cut else None
         stack = Stack(processes, cluster, postgres, dsn=dsn, namespace=namespace, line=line)
         exits.push_async_callback(stack.stop)
         await stack.start(sidecars=sidecars, relays=relays)
