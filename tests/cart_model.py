@@ -27,6 +27,15 @@ def key_of(product_id: str, options: Mapping[str, str]) -> Key:
     return product_id, tuple(sorted(options.items()))
 
 
+def lines_of(cart: Cart) -> dict[Key, Line]:
+    """Returns the lines of a cart from the service, in its order."""
+    lines = {}
+    for item in cart.items:
+        price = (item.unit_price.units, item.unit_price.nanos, item.unit_price.currency_code)
+        lines[key_of(item.product_id, item.options)] = Line(item.quantity, price)
+    return lines
+
+
 @dataclass
 class ModelCart:
     """A cart; dicts keep their order."""
@@ -80,12 +89,6 @@ class ModelCart:
 
     def check(self, cart: Cart) -> None:
         """Asserts that a cart from the service is this one."""
-        found = {
-            key_of(item.product_id, item.options): Line(
-                item.quantity, (item.unit_price.units, item.unit_price.nanos, item.unit_price.currency_code)
-            )
-            for item in cart.items
-        }
-        assert list(found.items()) == list(self.lines.items())
+        assert list(lines_of(cart).items()) == list(self.lines.items())
         totals = {total.currency_code: total.units + Fraction(total.nanos, 10**9) for total in cart.totals}
         assert totals == self.totals()
