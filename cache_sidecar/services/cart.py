@@ -16,6 +16,7 @@ from cache_sidecar.services.freshness import metadata, wanted
 from cache_sidecar.services.writing import Mutation, Writer
 from cache_sidecar.store.cart import CartRow, CartStore, Change, Item
 from cache_sidecar.store.pool import Changed, Connection, Written
+from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, Source
 from cache_sidecar.v1 import cart_service_pb2 as pb
@@ -27,6 +28,8 @@ DATASET = "cart"
 # Bytes of a cart that still fits into the details of a status, beside the rest of the trailers.
 MAX_IN_DETAILS = 3000
 _FROM_STORE = Freshness(bypass=True)
+# Behind a serialized reply, and followed by an etag of 16 characters, this adds the etag to its cart.
+_ETAG_FOLLOWS = pb.GetCartResponse(cart=Cart(etag="0" * 16)).SerializeToString().removesuffix(b"0" * 16)
 
 
 class CartService(CartServiceServicer):
@@ -156,7 +159,14 @@ class CartService(CartServiceServicer):
         async def work(connection: Connection) -> Written:
             return _written(await self._store.change(connection, user_id, change))
 
-        return await self._writer.write(self._carts, request, work)
+        async def at_once(connection: Connection, key: RequestKey) -> Written | None:
+            done = await self._store.change_at_once(connection, key, user_id, change, _all_but_etag)
+            if done is None:
+                return None
+            version, reply = done
+            return Written(reply, user_id, version, reply)
+
+        return await self._writer.write(self._carts, request, work, at_once)
 
 
 def loader(store: CartStore) -> Load:
@@ -196,6 +206,13 @@ def _written(row: CartRow) -> Written:
     return Written(bytes_, row.user_id, row.version, bytes_)
 
 
+def _all_but_etag(row: CartRow) -> bytes:
+    """Returns what becomes the entry of a cart, and the reply to its change, with an etag behind it."""
+    cart = message(row)
+    cart.ClearField("etag")
+    return pb.GetCartResponse(cart=cart).SerializeToString() + _ETAG_FOLLOWS
+
+
 def _line(item: Item) -> CartItem:
     price = Money(units=item.price_units, nanos=item.price_nanos, currency_code=item.currency_code)
     return CartItem(product_id=item.product_id, quantity=item.quantity, unit_price=price, options=item.options)
@@ -218,7 +235,7 @@ def _applied(change: CartChange, items: Items, limits: Limits) -> Items:
 
 
 def _etag(row: CartRow) -> str:
-    return f"{row.version:x}"
+    return f"{row.version:016x}" if row.version else "0"
 
 
 def _check_etag(current: CartRow, given: str) -> None:

@@ -5,11 +5,10 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Protocol
 
-from cache_sidecar.store.pool import Connection, Database, Written
+from cache_sidecar.store.pool import AtOnce, Database, Work, Written
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.dataset import Dataset
 
-Work = Callable[[Connection], Awaitable[Written]]
 Tell = Callable[[Written], Awaitable[None]]
 
 
@@ -30,8 +29,8 @@ class Writer:
         self._database = database
         self._running: set[asyncio.Task[Written]] = set()
 
-    async def write(self, dataset: Dataset, request: Mutation, work: Work) -> bytes:
-        """Runs `work` in a transaction and returns the serialized reply: the first one, if the request is a repeat."""
+    async def write(self, dataset: Dataset, request: Mutation, work: Work, at_once: AtOnce | None = None) -> bytes:
+        """Does `work`, see `Database.write`, and returns the serialized reply: the first one, if the request is a repeat."""
 
         async def tell(written: Written) -> None:
             if written.repeated:
@@ -40,21 +39,21 @@ class Writer:
             else:
                 await dataset.told({id: dataset.record(version, entry) for id, version, entry in written.changes})
 
-        return (await self.run(request, work, tell)).reply
+        return (await self.run(request, work, tell, at_once)).reply
 
-    async def run(self, request: Mutation | None, work: Work, tell: Tell) -> Written:
-        """Runs `work` in a transaction, then `tell` with what it wrote, or with what it wrote the first time.
+    async def run(self, request: Mutation | None, work: Work, tell: Tell, at_once: AtOnce | None = None) -> Written:
+        """Does `work`, then `tell` with what it wrote, or with what it wrote the first time.
 
         Without a request, nothing is a repeat.
         """
-        task = asyncio.get_running_loop().create_task(self._run(_key(request), work, tell))
+        task = asyncio.get_running_loop().create_task(self._run(_key(request), work, tell, at_once))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         # A caller that leaves must not tear the write apart: what is committed has to reach the caches.
         return await asyncio.shield(task)
 
-    async def _run(self, key: RequestKey | None, work: Work, tell: Tell) -> Written:
-        written = await self._database.write(key, work)
+    async def _run(self, key: RequestKey | None, work: Work, tell: Tell, at_once: AtOnce | None) -> Written:
+        written = await self._database.write(key, work, at_once)
         await tell(written)
         return written
 

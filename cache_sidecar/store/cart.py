@@ -7,6 +7,7 @@ from typing import NamedTuple
 from psycopg.types.json import Jsonb
 
 from cache_sidecar.store.pool import Connection, Database
+from cache_sidecar.store.requests import RequestKey, remembered
 
 
 class Item(NamedTuple):
@@ -38,6 +39,13 @@ _LOCK = f"{_SELECT} WHERE user_id = %s FOR UPDATE"
 _INSERT = f"INSERT INTO cache_sidecar.carts (user_id, items) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING {_COLUMNS}"
 _UPDATE = f"UPDATE cache_sidecar.carts SET items = %s, update_time = now() WHERE user_id = %s RETURNING {_COLUMNS}"
 
+# What `change_at_once` does.
+_NOW = f"SELECT now(), {_COLUMNS} FROM (SELECT) AS always LEFT JOIN cache_sidecar.carts ON user_id = %s"
+_CREATED = remembered("""INSERT INTO cache_sidecar.carts (user_id, items, create_time, update_time) VALUES (%s, %s, %s, %s)
+    ON CONFLICT DO NOTHING RETURNING user_id AS id, version""")
+_CHANGED = remembered("""UPDATE cache_sidecar.carts SET items = %s, update_time = %s WHERE user_id = %s AND version = %s
+    RETURNING user_id AS id, version""")
+
 
 class CartStore:
     """Reads and writes carts. Methods that take a connection are one step of a transaction."""
@@ -64,6 +72,31 @@ class CartStore:
             [before, *(after or ()), limit],
         )
         return before, list(map(_row, rows))
+
+    async def change_at_once(
+        self, connection: Connection, key: RequestKey, user_id: str, change: Change, reply: Callable[[CartRow], bytes]
+    ) -> tuple[int, bytes] | None:
+        """Changes the lines of a cart as it is now, and remembers the request, outside of a transaction: half the statements.
+
+        Returns the version and the reply, of which `reply` gives all but the version at its end, see `requests.remembered`.
+        Returns None, and nothing is changed, when somebody else changed the cart meanwhile, or the lines stay as they are.
+        Raises whatever `change` raises.
+        """
+        cursor = await connection.execute(_NOW, [user_id])
+        now, *found = await cursor.fetchone() or ()
+        current = _row(found) if found[0] is not None else CartRow(user_id)
+        items = change(current)
+        if items == current.items:
+            return None
+        lines = Jsonb([item._asdict() for item in items])
+        beginning = reply(CartRow(user_id, items, current.create_time or now, now))
+        if current.version:
+            query, values = _CHANGED, [lines, now, user_id, current.version]
+        else:
+            query, values = _CREATED, [user_id, lines, now, now]
+        cursor = await connection.execute(query, [*values, *key, beginning])
+        written = await cursor.fetchone()
+        return (written[0], beginning + b"%016x" % written[0]) if written else None
 
     async def change(self, connection: Connection, user_id: str, change: Change) -> CartRow:
         """Locks a cart, changes its lines, and returns it as changed. Raises whatever `change` raises.

@@ -58,6 +58,12 @@ class Written(NamedTuple):
         return [*own, *self.also]
 
 
+Work = Callable[[Connection], Awaitable[Written]]
+"""Writes, in a transaction."""
+AtOnce = Callable[[Connection, RequestKey], Awaitable[Written | None]]
+"""Writes, with the ledger's row, by one statement outside of a transaction; or returns None, and has to be done as `Work`."""
+
+
 class Guard(Protocol):
     """Limits in time and number what is asked of PostgreSQL; `tiers.guard` in the sidecar."""
 
@@ -126,8 +132,10 @@ class Database:
 
         return await self._guard.run(attempt)
 
-    async def write(self, key: RequestKey | None, work: Callable[[Connection], Awaitable[Written]]) -> Written:
+    async def write(self, key: RequestKey | None, work: Work, at_once: AtOnce | None = None) -> Written:
         """Runs `work` in a transaction with the ledger's row, and returns what it wrote, once it is committed.
+
+        Given `at_once`, and a key, it tries that first.
 
         A repeat of an earlier request changes nothing, and returns the first reply with the versions made then. It is tried
         once: whether a transaction whose connection broke was committed, the caller finds out by repeating the request.
@@ -136,7 +144,7 @@ class Database:
         async def attempt() -> Written:
             with _failures():
                 try:
-                    return await self._with_connection(lambda connection: _transact(connection, key, work))
+                    return await self._with_connection(lambda connection: _write(connection, key, work, at_once))
                 except (RequestError, psycopg.errors.UniqueViolation):
                     # The work may fail for no other reason than that it was done before.
                     first = await self._with_connection(lambda connection: _first_reply(connection, key))
@@ -171,9 +179,11 @@ class Database:
             task.exception()  # of one whose caller left, nobody wants to know
 
 
-async def _transact(
-    connection: Connection, key: RequestKey | None, work: Callable[[Connection], Awaitable[Written]]
-) -> Written:
+async def _write(connection: Connection, key: RequestKey | None, work: Work, at_once: AtOnce | None) -> Written:
+    if key is not None and at_once is not None:
+        written = await at_once(connection, key)
+        if written is not None:
+            return written
     async with connection.transaction():
         written = await work(connection)
         if key is not None:

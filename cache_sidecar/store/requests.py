@@ -49,6 +49,19 @@ async def remember(connection: AsyncConnection[TupleRow], key: RequestKey, first
     )
 
 
+def remembered(write: str) -> str:
+    """Returns a statement that does `write`, which changes at most one row and returns id and version, and remembers that.
+
+    Its parameters are those of `write`, then the key's, then the reply but for its end: that is the version in 16
+    hexadecimal digits. It returns the version, and remembers nothing where `write` returns nothing.
+    """
+    return f"""WITH written AS ({write}),
+        remembered AS (
+            INSERT INTO cache_sidecar.requests (request_id, method, fingerprint, reply, ids, versions)
+            SELECT %s, %s, %s, %s || convert_to(lpad(to_hex(version), 16, '0'), 'UTF8'), ARRAY[id], ARRAY[version] FROM written)
+        SELECT version FROM written"""
+
+
 async def locked_reply(connection: AsyncConnection[TupleRow], request_id: str) -> bytes:
     """Returns a reply that is in the ledger, and locks it until the end of the transaction."""
     cursor = await connection.execute("SELECT reply FROM cache_sidecar.requests WHERE request_id = %s FOR UPDATE", [request_id])

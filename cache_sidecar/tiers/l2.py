@@ -363,6 +363,11 @@ class RedisL2:
 
     async def _execute(self, client: Redis | RedisCluster, calls: list["_Call"]) -> list[Any]:
         """Returns the replies, errors among them."""
+        if len(calls) == 1:  # most are; a pipeline costs a quarter more
+            try:
+                return [await self._fcall(client, calls[0])]
+            except ResponseError as error:
+                return [error]
         pipeline = client.pipeline(transaction=False)
         for call in calls:
             self._fcall(pipeline, call)
