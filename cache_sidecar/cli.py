@@ -1,7 +1,6 @@
 """The command line. Every error a user can cause is one line; exit codes are those of the README."""
 
 import asyncio
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from cache_sidecar import __version__, settings, telemetry
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError, SidecarError
 from cache_sidecar.injector import commands as injector
 from cache_sidecar.settings import Settings
+from cache_sidecar.signals import run_until_signalled
 
 if TYPE_CHECKING:
     from cache_sidecar.importer.report import ImportReport
@@ -61,7 +61,7 @@ def cli() -> None:
     """A gRPC cache sidecar for e-commerce: memory in front of Redis in front of PostgreSQL."""
 
 
-for command in (injector.inject, injector.uninject, injector.check):
+for command in (injector.serve, injector.inject, injector.uninject, injector.check):
     cli.add_command(command)
 
 
@@ -97,14 +97,7 @@ def relay(config_file: str | None) -> None:
 
 def _run_until_signalled(loaded: Settings, run: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     telemetry.configure(level=loaded.log_level, format=loaded.log_format)
-
-    async def main() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await run(stop)
-
-    uvloop.run(main())
+    run_until_signalled(run)
 
 
 @cli.command()

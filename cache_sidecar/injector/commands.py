@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cache_sidecar import telemetry
 from cache_sidecar.errors import InputError, SettingsError
+from cache_sidecar.signals import run_until_signalled
 
 if TYPE_CHECKING:
     from cache_sidecar.injector.files import File, Result
@@ -48,6 +50,19 @@ def uninject(names: tuple[str, ...]) -> int:
 
     read = [files.read(name) for name in names]
     return _tell(read, files.uninject(read), prints=True)
+
+
+@click.command(name="injector")
+@_config
+def serve(config_file: str | None) -> None:
+    """Run the webhook that puts the sidecar into pods as they are made."""
+    for module in ("aiohttp", "cryptography", "prometheus_client"):
+        _need_extra(module)
+    from cache_sidecar.injector import config, process  # noqa: PLC0415
+
+    loaded = config.load(config_file)
+    telemetry.configure(level=loaded.server.log_level, format="auto")
+    run_until_signalled(lambda stop: process.run(loaded, stop))
 
 
 def _inject(names: tuple[str, ...], config_file: str | None, version: str, *, by_label: bool, prints: bool) -> int:

@@ -13,5 +13,5 @@ def parse(text: str) -> Decimal:
     """Returns cores or bytes; raises ValueError with a sentence."""
     found = _QUANTITY.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} must be a quantity, such as 250m or 320Mi")
+        raise ValueError(f"{text[:80]!r} must be a quantity, such as 250m or 320Mi")
     return Decimal(found[1]) * _SUFFIXES[found[2]]

@@ -151,7 +151,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        ("x = 1", "there is no key x; there are: kubernetes_version, bad_annotations, sidecar"),
+        ("x = 1", "there is no key x; there are: kubernetes_version, bad_annotations, sidecar, "),
         ("[sidecar]\nl1-size = '1Mi'", "there is no key sidecar.l1-size; there are: image, "),
         ("[sidecar]\nl1_size = 'x'", "sidecar.l1_size: 'x' must be a quantity, such as 250m or 320Mi"),
         ("bad_annotations = 'no'", "bad_annotations: must be 'deny' or 'skip'"),

@@ -1,0 +1,149 @@
+"""The injector's composition root: the webhook, its certificate, and what goes on in the background."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn
+
+from cache_sidecar import telemetry
+from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.errors import SettingsError, SidecarError
+from cache_sidecar.injector.api import Api
+from cache_sidecar.injector.config import SERVICE_ACCOUNT, InjectorConfig, parse_version
+from cache_sidecar.injector.events import Events
+from cache_sidecar.injector.lease import Lease
+from cache_sidecar.injector.metrics import Metrics
+from cache_sidecar.injector.reconcile import Reconciler
+from cache_sidecar.injector.review import Context
+from cache_sidecar.injector.rotation import FileSource, OwnSource, Served, Source
+from cache_sidecar.injector.server import Pages, Webhook, listen
+
+# Seconds between two looks at the cluster's version, and after a failure.
+VERSION_SECONDS = 60.0
+RETRY_SECONDS = 2.0
+
+
+class Injector:
+    """Everything that `cache-sidecar injector` runs."""
+
+    def __init__(self, config: InjectorConfig, api: Api, *, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
+        self._config = config
+        self._api = api
+        self._namespace = own_namespace(config)
+        self._metrics = Metrics()
+        self._served = Served()
+        self._source = self._certificates(clock)
+        self._events = Events(api, self._metrics)
+        self._version = parse_version(config.kubernetes_version) if config.kubernetes_version else None
+        self._webhook = Webhook(self._context, self._metrics, clock=clock, tell=self._events.tell)
+        self._pages = Pages(self._metrics, self._is_ready)
+        self._reconciler = Reconciler(
+            config.reconciler,
+            api,
+            self._metrics,
+            own_namespace=self._namespace,
+            options=config.sidecar,
+            tell=self._events.tell,
+            lease=Lease(
+                api,
+                namespace=self._namespace,
+                name=config.server.service,
+                # Three looks, so that one that fails does not hand it over.
+                seconds=max(15, int(config.reconciler.interval * 3)),
+                clock=clock,
+            ),
+            clock=clock,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set. Starts also while the API server is away, and is ready once there is a certificate."""
+        pages = await listen(self._pages.app, self._config.server.web)
+        try:
+            webhook = await listen(self._webhook.app, self._config.server.listen, self._served)
+            try:
+                telemetry.log.info("injecting", address=self._config.server.listen, namespace=self._namespace)
+                await self._work(stop)
+            finally:
+                await webhook.cleanup()
+        finally:
+            await pages.cleanup()
+        telemetry.log.info("stopped")
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        works = [
+            self._again_and_again("certificates", self._refresh_certificate, self._config.certificates.refresh),
+            self._again_and_again("events", self._events.send, 0.0),
+        ]
+        if not self._config.kubernetes_version:
+            works.append(self._again_and_again("version", self._refresh_version, VERSION_SECONDS))
+        if self._config.reconciler.mode != "off":
+            works.append(self._again_and_again("reconcile", self._reconciler.look, self._config.reconciler.interval))
+        tasks = [asyncio.ensure_future(work) for work in works]
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # only `stopped` ever returns: of the others, this raises what ended them
+        finally:
+            for task in (stopped, *tasks):
+                task.cancel()
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+
+    async def _again_and_again(self, name: str, work: Callable[[], Awaitable[None]], seconds: float) -> NoReturn:
+        while True:
+            try:
+                await work()
+            except SidecarError as error:
+                self._metrics.failures.labels(name).inc()
+                telemetry.log.error("failed, and is tried again", work=name, problem=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                await asyncio.sleep(seconds)
+
+    async def _refresh_certificate(self) -> None:
+        await self._served.refresh(self._source)
+        self._metrics.certificate_expiry.set(self._served.expiry)
+
+    async def _refresh_version(self) -> None:
+        said = await self._api.get("/version")
+        try:
+            self._version = parse_version(f"{said.get('major')}.{said.get('minor')}")
+        except ValueError as error:
+            raise SettingsError(f"the cluster's version: {error}; set kubernetes_version") from None
+
+    def _context(self) -> Context:
+        if self._version is None:
+            raise SettingsError("the cluster's version is not known yet")  # never, as nobody calls before it is ready
+        return Context(self._config, self._version, self._namespace, enabled=False)
+
+    def _is_ready(self) -> bool:
+        return self._served.expiry > 0 and self._version is not None
+
+    def _certificates(self, clock: Clock) -> Source:
+        if self._config.certificates.source == "files":
+            return FileSource(self._config.certificates)
+        return OwnSource(
+            self._api,
+            self._config.certificates,
+            namespace=self._namespace,
+            service=self._config.server.service,
+            clock=clock,
+        )
+
+
+def own_namespace(config: InjectorConfig) -> str:
+    """Returns the injector's namespace. Raises SettingsError when nothing says it."""
+    if config.server.namespace:
+        return config.server.namespace
+    file = Path(SERVICE_ACCOUNT, "namespace")
+    try:
+        return file.read_text().strip()
+    except OSError:
+        raise SettingsError(f"server.namespace is not set, and there is no {file} outside of a pod: set it") from None
+
+
+async def run(config: InjectorConfig, stop: asyncio.Event) -> None:
+    """Runs the injector until `stop` is set."""
+    async with Api(config.api) as api:
+        await Injector(config, api).run(stop)
