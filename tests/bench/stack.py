@@ -130,7 +130,7 @@ class Stack:
     @contextmanager
     def sidecar(self, **settings: object) -> Iterator[Server]:
         """Runs a sidecar on the core under test, with settings over the defaults."""
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         own: dict[str, object] = {
             "namespace": NAMESPACE,
             "listen_address": address,
@@ -170,7 +170,8 @@ class Stack:
             yield process, process.ask("")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port that nothing listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

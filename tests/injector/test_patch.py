@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cache_sidecar.errors import InputError
 from cache_sidecar.injector import annotations, apply, pods
-from cache_sidecar.injector.config import NEWEST
+from cache_sidecar.injector.config import NEWEST, InjectorConfig
 from cache_sidecar.injector.consider import consider
 from cache_sidecar.injector.container import GROUP, NAME, SOCKET, SOCKET_VOLUME
 from cache_sidecar.injector.decide import Place, Reason
@@ -210,3 +210,12 @@ def test_the_readme_has_every_annotation_and_every_reason() -> None:
         assert f"| `{name.replace('_', '-')}` | {default} | {field.description} |\n" in text
     for reason in Reason:
         assert f"| `{reason.code}` | {reason.value} |\n" in text
+
+
+def test_the_readme_has_every_key_of_the_configuration() -> None:
+    text = (Path(annotations.__file__).parent / "README.md").read_text()
+    for section, field in InjectorConfig.model_fields.items():
+        keys = getattr(field.annotation, "model_fields", {}) if section != "sidecar" else {}
+        for name, key in keys.items():
+            default = f"`{key.default}`" if key.default != "" else ""
+            assert f"| `{section}.{name}` | {default} | {key.description} |\n" in text
