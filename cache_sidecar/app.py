@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cache_sidecar import telemetry
+from cache_sidecar.background import Background
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.engine import aio
 from cache_sidecar.errors import Tier
@@ -35,9 +36,12 @@ from cache_sidecar.tiers.followers import Followers
 from cache_sidecar.tiers.gate import Gate
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.inspector import Inspector
 from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import L1, Load
+from cache_sidecar.tiers.region import Region
+from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.tiers.sliding import SlidingDataset
 from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Stocks
@@ -81,11 +85,12 @@ class App:
         self._database, self._writer, self._changes = self._stores[settings.database("catalog")]
 
         products = ProductStore(self._database)
+        load_products = product.loader(products)
         inventory = InventoryStore(self._database)
         of_stock = self._policy.reader(stock.DATASET)
         sold_out = SoldOut(row_ids=row_ids, clock=self._clock, in_shadow=lambda: of_stock().shadow)
         self._datasets = {
-            product.DATASET: self._dataset(product.DATASET, product.loader(products)),
+            product.DATASET: self._dataset(product.DATASET, load_products),
             stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=sold_out, rollout_key=product_of),
         }
         sessions, carts = self._sessions(), self._carts()
@@ -93,6 +98,9 @@ class App:
         stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
         watches = Watches(stocks, inventory)
         followers = self._datasets | {stock.DATASET: Followers(self._datasets[stock.DATASET], watches)}
+        self._inspector = Inspector(self._datasets[product.DATASET], load_products, clock=self._clock)
+        self._region = Region(RedisSigns(self._connection, names), self._by_role(), clock=self._clock)
+        self._background = Background()
         self.coherence = Coherence(self._l2, self._connection, names, followers=followers, on_message=self._wake)
         stack = Stack(max_calls=settings.max_concurrent_calls, max_streams=settings.max_streams)
         self.server = Server(aio.create(settings), stack, settings)
@@ -114,7 +122,7 @@ class App:
         self.server.add(
             "cache_sidecar.v1.AdminService",
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
-            AdminService(self._datasets, self._policy),
+            AdminService(self._datasets, self._policy, {product.DATASET: self._inspector.counts}),
         )
 
     async def start(self) -> None:
@@ -123,6 +131,8 @@ class App:
             await store.database.open()
         self._policy.start()
         self.coherence.start()
+        self._background.start(self._region.run())
+        self._background.start(self._inspector.run())
         self._touches.start()
         await self.server.start()
         self._is_serving = True
@@ -132,6 +142,7 @@ class App:
         """Drains: callers first, then what works for them, then the connections."""
         await self.server.drain()
         await self._policy.stop()
+        await self._background.stop()
         for store in self._stores.values():
             await store.writer.close()
         await self._touches.close()
@@ -144,6 +155,10 @@ class App:
             await store.database.close()
         if self._is_serving:
             telemetry.log.info("stopped")
+
+    def _by_role(self) -> dict[str, list[Dataset]]:
+        roles = {"catalog": [product.DATASET, stock.DATASET], "user": [session.DATASET, cart.DATASET]}
+        return {role: [self._datasets[name] for name in names] for role, names in roles.items()}
 
     def _wake(self) -> None:
         for store in self._stores.values():

@@ -3,6 +3,7 @@
 import asyncio
 
 from cache_sidecar import telemetry
+from cache_sidecar.background import ended
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.errors import Tier
 from cache_sidecar.live_policy import LivePolicy
@@ -57,7 +58,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            await ended(task)
         await policy.stop()
         await connection.close()
         for database in databases.values():

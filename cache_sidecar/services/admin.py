@@ -9,6 +9,7 @@ from cache_sidecar.errors import InvalidRequest, SettingsError
 from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.services import policies
 from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.inspector import Inspection
 from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceServicer
 
@@ -20,9 +21,11 @@ CHUNK = 500
 class AdminService(AdminServiceServicer):
     """Operates on the datasets by name."""
 
-    def __init__(self, datasets: Mapping[str, Dataset], policy: LivePolicy) -> None:
+    def __init__(self, datasets: Mapping[str, Dataset], policy: LivePolicy, inspections: Mapping[str, Inspection]) -> None:
+        """`inspections` are those of the datasets that are inspected."""
         self._datasets = datasets
         self._policy = policy
+        self._inspections = inspections
 
     async def Invalidate(self, request: pb.InvalidateRequest, context: Context) -> pb.InvalidateResponse:
         """Empties caches; PostgreSQL is not touched."""
@@ -57,6 +60,11 @@ class AdminService(AdminServiceServicer):
             ],
             shadows=[_shadow(self._datasets[name]) for name in names],
             policy=policies.status(self._policy),
+            inspections=[
+                pb.InspectionStats(dataset=name, fresh=counts.fresh, stale=counts.stale, violations=counts.violations)
+                for name, counts in sorted(self._inspections.items())
+                if name in names
+            ],
         )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> pb.GetPolicyResponse:

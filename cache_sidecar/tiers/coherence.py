@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from cache_sidecar import telemetry
+from cache_sidecar.background import ended
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.l2 import Address, Connection, Names, RedisL2, failures
 from cache_sidecar.tiers.ports import PARTITIONS, Follower
@@ -53,7 +54,7 @@ class Coherence:
     async def stop(self) -> None:
         """Stops listening."""
         if self._task is not None:
-            await _ended(self._task)
+            await ended(self._task)
         for feed in self._feeds.values():
             await feed.stop()
 
@@ -130,7 +131,7 @@ class Feed:
     async def stop(self) -> None:
         """Stops listening; its partitions are not trusted any more."""
         if self._task is not None:
-            await _ended(self._task)
+            await ended(self._task)
 
     async def _run(self) -> None:
         told = False
@@ -250,11 +251,3 @@ class Feed:
         for follower in self._followers.values():
             for partition in self._counters:
                 follower.set_trusted(partition, trusted)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancels a task and waits for its end. Again and again: redis-py swallows a cancellation that meets it connecting."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.1)
-    await asyncio.gather(task, return_exceptions=True)

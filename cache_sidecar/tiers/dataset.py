@@ -33,6 +33,7 @@ from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.leases import Leases
 from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Leased, Load, Record, Row, Source
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
+from cache_sidecar.tiers.sampler import Sample, Sampler
 from cache_sidecar.tiers.written import Written
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
@@ -104,6 +105,8 @@ class Dataset:
         self._leases = Leases(self._l2.get)
         self._written = Written()
         self._load_seconds = 0.0
+        self._is_behind = False
+        self.sampler = Sampler(lambda: policy().inspect_every, unit)
         self.counters = {source: TierCounters() for source in Source}
         self._l1_counters = self.counters[Source.L1]
 
@@ -115,8 +118,10 @@ class Dataset:
         now = self._clock.now()
         if entry is None or not decision.is_fresh(entry, now=now, policy=self.policy()):
             return None
-        self._l1_counters.hits += 1
         record = entry.record
+        self._l1_counters.hits += 1
+        if self._l1_counters.hits == self.sampler.due:
+            self.sampler.take(Sample(id, record.version, is_there=True))
         return record, max(0.0, now - record.read_at)
 
     async def get(self, id: str, wanted: Freshness = ANY) -> Answer:
@@ -140,6 +145,8 @@ class Dataset:
             self._l1_counters.misses += 1
         else:
             self._l1_counters.hits += 1
+            if self._l1_counters.hits == self.sampler.due:
+                self.sampler.take(None if answer.stale else Sample(id, answer.version, answer.value is not None))
         return answer
 
     def _look(self, id: str, wanted: Freshness) -> Answer | None:
@@ -189,7 +196,7 @@ class Dataset:
     def _answers_of_l2(self, records: Mapping[str, Record], wanted: Freshness) -> dict[str, Answer]:
         now, policy = self._clock.now(), self.policy()
         answers = {
-            id: _answer(record, Source.L2, now)
+            id: _answer(record, Source.L2, now, stale=self._is_behind)
             for id, record in records.items()
             if decision.l2_serves(record, now=now, policy=policy, wanted=wanted)
         }
@@ -446,7 +453,25 @@ class Dataset:
             self._l2.detach_all()
             self._store.detach_all()
 
+    def set_behind(self, behind: bool) -> None:
+        """Says whether the caches of this region are told of changes too late: replies from them then say stale."""
+        self._is_behind = behind
+        self._l1.set_behind(behind)
+
     # Looking in
+
+    @property
+    def l1_hits(self) -> int:
+        """Reads answered from L1 since the start."""
+        return self._l1_counters.hits
+
+    def peek(self, id: str) -> Record | None:
+        """Returns what a read that is answered from L1, and not marked stale, would be answered with now."""
+        entry = self._serving.get(id)
+        if entry is None:
+            return None
+        verdict = decision.of_entry(entry, now=self._clock.now(), policy=self.policy(), wanted=ANY)
+        return entry.record if verdict in (Verdict.SERVE, Verdict.SERVE_AND_REFRESH) else None
 
     def stats(self) -> dict[Source, TierStats]:
         """Returns the counters of each tier."""

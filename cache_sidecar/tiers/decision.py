@@ -34,7 +34,8 @@ def of_entry(entry: Entry, *, now: float, policy: DatasetPolicy, wanted: Freshne
     if held_for >= policy.l1_hard_ttl:
         return Verdict.MISS
     if not entry.partition.trusted:
-        return Verdict.SERVE_STALE if now - entry.partition.suspect_since <= policy.stale_limit else Verdict.MISS
+        is_known = entry.partition.heard or now - entry.partition.suspect_since <= policy.stale_limit
+        return Verdict.SERVE_STALE if is_known else Verdict.MISS
     return Verdict.SERVE_AND_REFRESH if held_for >= policy.l1_soft_ttl else Verdict.SERVE
 
 
@@ -43,7 +44,7 @@ def stale_serves(entry: Entry, *, now: float, policy: DatasetPolicy, wanted: Fre
     record = entry.record
     if wanted.bypass or record.value is None or (wanted.max_age is not None and now - record.read_at > wanted.max_age):
         return False
-    if not entry.partition.trusted and now - entry.partition.suspect_since > policy.stale_limit:
+    if not entry.partition.heard and now - entry.partition.suspect_since > policy.stale_limit:
         return False
     return now - entry.timer < policy.l1_hard_ttl + policy.stale_limit
 

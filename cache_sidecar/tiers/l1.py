@@ -68,7 +68,7 @@ class ClockL1:
     def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:
         """Stores, unless something newer is known, the partition is not trusted, or its generation moved since the load."""
         partition = self._partitions[partition_of(id)]
-        if not partition.trusted or partition.generation != generation or not self._is_news(id, record, partition):
+        if not partition.heard or partition.generation != generation or not self._is_news(id, record, partition):
             self._refused += 1
             return False
         cost = ENTRY_OVERHEAD + sys.getsizeof(id) + (sys.getsizeof(record.value) if record.value is not None else 0)
@@ -128,10 +128,17 @@ class ClockL1:
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Says whether every invalidation of a partition is known to arrive."""
         state = self._partitions[partition]
-        if state.trusted and not trusted:
+        if state.heard and not trusted:
             state.suspect_since = now
             state.generation += 1
-        state.trusted = trusted
+        state.heard = trusted
+        state.trusted = trusted and not state.behind
+
+    def set_behind(self, behind: bool) -> None:
+        """Says whether Redis is told of changes too late: then what is held is served as it is, but marked stale."""
+        for state in self._partitions:
+            state.behind = behind
+            state.trusted = state.heard and not behind
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:
         """Changes the bounds, evicting what is over them."""
@@ -183,6 +190,9 @@ class NoL1:
 
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Has nothing to trust."""
+
+    def set_behind(self, behind: bool) -> None:
+        """Has nothing to mark."""
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:
         """Has no size."""

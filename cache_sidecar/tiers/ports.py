@@ -73,17 +73,21 @@ ANY = Freshness()
 class Partition:
     """The state of one of the 256 partitions of an L1."""
 
-    __slots__ = ("epoch", "generation", "suspect_since", "tombstones", "trusted")
+    __slots__ = ("behind", "epoch", "generation", "heard", "suspect_since", "tombstones", "trusted")
 
     def __init__(self) -> None:
         self.epoch = 0
         "Moves when every entry is dropped; entries of an earlier epoch are dead."
         self.generation = 0
         "Moves when fills that began earlier must not be stored."
-        self.trusted = False
+        self.heard = False
         "Whether every invalidation is known to arrive."
         self.suspect_since = 0.0
-        "When trust was lost, in seconds since the epoch."
+        "When that ended, in seconds since the epoch."
+        self.behind = False
+        "Whether Redis itself is known to be told too late."
+        self.trusted = False
+        "Whether entries are served without a mark: heard, and not behind."
         self.tombstones: dict[str, int] = {}
         "The version below which an id must not be stored."
 
@@ -145,6 +149,10 @@ class L1(Protocol):
 
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Says whether every invalidation of a partition is known to arrive."""
+        ...
+
+    def set_behind(self, behind: bool) -> None:
+        """Says whether Redis is told of changes too late: then what is held is served as it is, but marked stale."""
         ...
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:

@@ -135,6 +135,7 @@ class GetStatsResponse(_message.Message):
     TIERS_FIELD_NUMBER: _builtins.int
     SHADOWS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    INSPECTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierStats]:
         """One row per dataset and tier."""
@@ -147,20 +148,59 @@ class GetStatsResponse(_message.Message):
     def policy(self) -> Global___PolicyStatus:
         """How the policy file fares."""
 
+    @_builtins.property
+    def inspections(self) -> _containers.RepeatedCompositeFieldContainer[Global___InspectionStats]:
+        """One row per dataset that is kept in memory."""
+
     def __init__(
         self,
         *,
         tiers: _abc.Iterable[Global___TierStats] | None = ...,
         shadows: _abc.Iterable[Global___ShadowStats] | None = ...,
         policy: Global___PolicyStatus | None = ...,
+        inspections: _abc.Iterable[Global___InspectionStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "shadows", b"shadows", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inspections", b"inspections", "policy", b"policy", "shadows", b"shadows", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class InspectionStats(_message.Message):
+    """What came of comparing hits in memory, a sample of them, with PostgreSQL, since the start of the sidecar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """The dataset, such as `product`."""
+    fresh: _builtins.int
+    """Hits as new as PostgreSQL."""
+    stale: _builtins.int
+    """Hits that were older, within the staleness bound."""
+    violations: _builtins.int
+    """Hits that were older, and still served so when the staleness bound had passed. Each of them is logged; there should be none."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        fresh: _builtins.int = ...,
+        stale: _builtins.int = ...,
+        violations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "fresh", b"fresh", "stale", b"stale", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectionStats: _TypeAlias = InspectionStats  # noqa: Y015
 
 @_typing.final
 class TierStats(_message.Message):

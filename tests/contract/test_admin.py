@@ -1,12 +1,15 @@
 """AdminService: emptying the caches, and looking into them."""
 
 import math
+from pathlib import Path
 
+import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
 from cache_sidecar import policy
+from cache_sidecar.tiers import inspector
 from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest
 from tests.contract.conftest import Open
@@ -38,8 +41,6 @@ async def test_named_ids_are_dropped_everywhere_and_read_again(shops: tuple[Shop
 
 
 async def test_what_was_dropped_shows_a_change_nobody_told(shop: Shop, shared_database: str) -> None:
-    import psycopg  # noqa: PLC0415
-
     id = (await shop.create()).product_id
     await shop.get(id)
     async with await psycopg.AsyncConnection.connect(shared_database, autocommit=True) as connection:
@@ -133,6 +134,35 @@ async def test_evictions_are_counted_and_bounds_kept(open_shop: Open) -> None:
         assert (stats.entries, stats.evictions) == (10, 15)
         assert await shop.source("p24") == L1
         assert await shop.source("p0") == L2
+
+
+async def test_a_change_that_nobody_told_is_found_by_the_inspector(
+    open_shop: Open, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no relay here, so plain SQL stays unheard."""
+    monkeypatch.setattr(inspector, "EVERY", 0.01)
+    (tmp_path / "policy.toml").write_text("[product]\ninspect_every = 1\nstaleness_bound = 0.001\n")
+    async with open_shop(policy_file=str(tmp_path / "policy.toml")) as shop:
+
+        async def counted() -> pb.InspectionStats:
+            (found,) = (await shop.admin.GetStats(pb.GetStatsRequest(dataset="product"))).inspections
+            return found
+
+        async def is_fresh() -> bool:
+            await shop.get(id)
+            return (await counted()).fresh > 0
+
+        async def is_violated() -> bool:
+            await shop.get(id)
+            return (await counted()).violations > 0
+
+        id = (await shop.create()).product_id
+        await until(is_fresh)
+        assert (await counted()).violations == 0
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            await connection.execute("UPDATE cache_sidecar.products SET title = 'by hand'")
+        await until(is_violated)
+        assert (await shop.admin.GetStats(pb.GetStatsRequest(dataset="cart"))).inspections == []
 
 
 async def test_stats_of_everything_and_of_nothing_known(shop: Shop) -> None:

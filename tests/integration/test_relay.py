@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cache_sidecar import policy
+from cache_sidecar.background import ended
 from cache_sidecar.clock import Clock, ManualClock, SystemClock
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
@@ -76,8 +77,7 @@ async def running(relay: Relay, database: str) -> AsyncIterator[asyncio.Task[Non
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
 
 async def stored_version(l2: RedisL2, id: str = "a") -> int:

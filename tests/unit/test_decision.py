@@ -18,7 +18,7 @@ VALUE, DELETED, GUESS = (7, b"value"), (7, None), (0, None)
 def entry(what: What = VALUE, *, held: float = 0.0, read: float = 0.0, suspect: float | None = None) -> Entry:
     """An entry stored `held` seconds ago of content read `read` seconds ago, suspect for so many seconds."""
     partition = Partition()
-    partition.trusted = suspect is None
+    partition.heard = partition.trusted = suspect is None
     partition.suspect_since = NOW - (suspect or 0.0)
     version, value = what
     return Entry(Record(version, NOW - read, value), timer=NOW - held, partition=partition, cost=1)

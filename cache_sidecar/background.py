@@ -1,0 +1,38 @@
+"""Tasks that somebody holds, and ends."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from cache_sidecar import telemetry
+
+
+class Background:
+    """Work that goes on until it is stopped."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Starts work that never ends by itself; if it does, that is a defect, and said."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_said)
+        self._tasks.append(task)
+
+    async def stop(self) -> None:
+        """Ends all of it, and returns when it has ended."""
+        for task in self._tasks:
+            await ended(task)
+
+
+def _said(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        telemetry.log.error("background work failed", exc_info=error)
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Cancels a task and waits for its end. Again and again: redis-py swallows a cancellation that meets it connecting."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,134 @@
+"""A region that is told of changes too late says so in its replies."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from cache_sidecar.background import ended
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers import region as module
+from cache_sidecar.tiers.ports import Signs, Source
+from cache_sidecar.tiers.region import Region
+from cache_sidecar.tiers.signs import RedisSigns
+from tests.integration.conftest import OpenCase
+from tests.sidecars import until
+from tests.tiers import POLICY, Case, open_case
+
+BOUND = 10.0
+BOUNDED = POLICY.model_copy(update={"staleness_bound": BOUND})
+
+
+def region_of(case: Case, signs: Signs | None = None) -> tuple[Region, RedisSigns]:
+    own = RedisSigns(case.l2._connection, case.l2._names)
+    return Region(signs or own, {"catalog": [case.dataset]}, clock=case.clock), own
+
+
+async def stale(case: Case, id: str = "a") -> tuple[bool, Source]:
+    answer = await case.answer(id)
+    return answer.stale, answer.source
+
+
+async def test_replies_say_stale_while_the_relay_is_behind_its_bound(open_sidecar: OpenCase) -> None:
+    async with open_sidecar(policy=BOUNDED) as case:
+        region, signs = region_of(case)
+        await case.write("a", 1, b"old")
+        await case.write("b", 1, b"old")
+        await case.get("a")
+        await signs.caught_up(["catalog"], case.clock.now())
+        case.clock.advance(BOUND)
+        await region.step()
+        assert await stale(case) == (False, Source.L1)
+        case.clock.advance(0.1)
+        await region.step()
+        assert await stale(case) == (True, Source.L1)
+        assert await stale(case, "b") == (True, Source.L2)
+        assert await stale(case, "b") == (True, Source.L1), "memory goes on being filled"
+        assert await stale(case, "c") == (False, Source.STORE)
+        await signs.caught_up(["catalog"], case.clock.now())
+        await region.step()
+        assert await stale(case) == (False, Source.L1)
+        assert await stale(case, "b") == (False, Source.L1)
+
+
+async def test_a_suspect_partition_has_its_own_limit_also_when_the_region_is_behind(open_sidecar: OpenCase) -> None:
+    async with open_sidecar(policy=BOUNDED) as case:
+        await case.write("a", 1, b"old")
+        await case.get("a")
+        case.dataset.set_behind(behind=True)
+        case.trust(trusted=False)
+        case.clock.advance(BOUNDED.stale_limit)
+        assert await stale(case) == (True, Source.L1)
+        case.clock.advance(0.1)
+        assert (await stale(case))[1] is Source.L2
+        case.dataset.set_behind(behind=False)
+        assert (await stale(case))[1] is Source.L2, "still suspect"
+        case.trust()
+        assert await stale(case) == (False, Source.L1)
+
+
+async def test_who_never_heard_of_a_relay_has_none_to_be_behind(open_sidecar: OpenCase) -> None:
+    async with open_sidecar(policy=BOUNDED) as case:
+        region, _ = region_of(case)
+        await case.write("a", 1, b"old")
+        case.clock.advance(900)
+        await region.step()
+        assert await stale(case) == (False, Source.L2)
+
+
+async def test_a_sign_that_is_lost_or_goes_back_changes_nothing(open_sidecar: OpenCase) -> None:
+    async with open_sidecar(policy=BOUNDED) as case:
+        region, signs = region_of(case)
+        await case.write("a", 1, b"old")
+        await signs.caught_up(["catalog"], case.clock.now())
+        await region.step()
+        await signs.caught_up(["catalog"], case.clock.now() - 3600)
+        await region.step()
+        assert await stale(case) == (False, Source.L2)
+        client = await case.l2._connection.client()
+        await client.unlink(case.l2._names.told("catalog"))
+        await region.step()
+        assert (await stale(case))[0] is False
+        case.clock.advance(BOUND + 1)
+        await region.step()
+        assert (await stale(case))[0] is True
+
+
+async def test_a_redis_that_does_not_answer_lets_time_pass(namespace: str) -> None:
+    class Away:
+        is_away = False
+
+        async def replication_ids(self) -> frozenset[str]:
+            return frozenset()
+
+        async def caught_up(self, roles: Sequence[str], moment: float) -> None:
+            raise AssertionError("sidecars don't say so")
+
+        async def told_until(self, roles: Sequence[str]) -> dict[str, float]:
+            if self.is_away:
+                raise TierFailed(Tier.L2, Failure.UNREACHABLE)
+            return dict.fromkeys(roles, clock.now())
+
+    clock, signs = ManualClock(), Away()
+    async with open_case("127.0.0.1:1", namespace, clock=clock, policy=BOUNDED) as case:
+        case.rows.commit("a", 1, b"old")
+        await case.get("a")
+        region, _ = region_of(case, signs)
+        await region.step()
+        signs.is_away = True
+        clock.advance(BOUND + 1)
+        await region.step()
+        assert await stale(case) == (True, Source.L1)
+
+
+async def test_it_looks_now_and_then(open_sidecar: OpenCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    async with open_sidecar(policy=BOUNDED) as case:
+        region, signs = region_of(case)
+        await signs.caught_up(["catalog"], case.clock.now() - BOUND - 1)
+        task = asyncio.create_task(region.run())
+        await until(lambda: case.dataset._is_behind)
+        await signs.caught_up(["catalog"], case.clock.now())
+        await until(lambda: not case.dataset._is_behind)
+        await ended(task)
