@@ -179,7 +179,6 @@ class App:
         dataset = self._sliding(session.DATASET, session.loader(store, policy=in_force, clock=self._clock), joins=False)
         self._touches = Touches(
             session.writes(store, dataset),
-            ttl=lambda: in_force().l2_ttl,
             window=lambda: in_force().touch_window,
             clock=self._clock,
         )

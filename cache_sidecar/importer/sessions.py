@@ -82,11 +82,12 @@ class SessionRules:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         create_time = moment("create_time", given["create_time"]) if "create_time" in given else now
         end_time = create_time + timedelta(seconds=self._policy.max_lifetime or 100 * 365 * 86400)
-        least = now + timedelta(seconds=self._policy.l2_ttl)
-        expire_time = min(moment("expire_time", given["expire_time"]) if "expire_time" in given else least, end_time)
-        if expire_time <= now:
+        unused = timedelta(seconds=self._policy.l2_ttl)
+        expire_time = moment("expire_time", given["expire_time"]) if "expire_time" in given else now + unused
+        if min(expire_time, end_time) <= now:
             raise Refused("expired", "is of a session that is over", left_out=True)
-        return {"create_time": create_time, "expire_time": expire_time, "end_time": end_time}
+        # As if it was used when an expiry like that follows from it.
+        return {"create_time": create_time, "use_time": expire_time - unused, "end_time": end_time}
 
 
 def _hash(session_id: Any) -> str:

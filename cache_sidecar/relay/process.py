@@ -47,7 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         for dsn, roles in settings.databases().items()
     ]
     holds = Holds(HoldStore(databases[settings.database("catalog")]), clock=clock)
-    sessions = OverSessions(SessionStore(databases[settings.database("user")]), clock=clock)
+    sessions = OverSessions(SessionStore(databases[settings.database("user")]), policy=policy.reader("session"), clock=clock)
     loop = asyncio.get_running_loop()
     stopped = loop.create_task(stop.wait())
     tasks = [stopped, *(loop.create_task(work) for work in (*relays, holds.run(), sessions.run()))]

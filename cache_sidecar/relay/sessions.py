@@ -1,11 +1,13 @@
 """Deletes the rows of sessions that are over, in batches."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
+from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.store.session import PURGE, SessionStore
 
 # Seconds between two looks.
@@ -19,8 +21,9 @@ ENDED_KEPT = 86_400.0
 class OverSessions:
     """Purges the sessions of one database; any number of relays may do so side by side."""
 
-    def __init__(self, store: SessionStore, *, clock: Clock) -> None:
+    def __init__(self, store: SessionStore, *, policy: Callable[[], DatasetPolicy], clock: Clock) -> None:
         self._store = store
+        self._policy = policy
         self._clock = clock
 
     async def run(self) -> None:
@@ -36,9 +39,9 @@ class OverSessions:
     async def step(self) -> int:
         """Purges everything that is due now, and returns how much that was."""
         now = datetime.fromtimestamp(self._clock.now(), UTC)
-        expired, ended = now - timedelta(seconds=EXPIRED_KEPT), now - timedelta(seconds=ENDED_KEPT)
+        unused, ended = now - timedelta(seconds=self._policy().l2_ttl + EXPIRED_KEPT), now - timedelta(seconds=ENDED_KEPT)
         total = 0
-        while purged := await self._store.purge(expired_before=expired, deleted_before=ended):
+        while purged := await self._store.purge(unused_since=unused, deleted_before=ended):
             total += purged
             if purged < PURGE:
                 break

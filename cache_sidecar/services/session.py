@@ -76,7 +76,7 @@ class SessionService(SessionServiceServicer):
             user_agent=request.client.user_agent,
             create_time=_moment(now),
             update_time=_moment(now),
-            expire_time=_moment(min(now + policy.l2_ttl, end)),
+            use_time=_moment(now),
             end_time=_moment(end),
         )
 
@@ -84,21 +84,21 @@ class SessionService(SessionServiceServicer):
             return await self._store.create(connection, new._replace(session_hash=session_hash)), {}
 
         issued = await self._issue(request, create)
-        return pb.CreateSessionResponse(session_id=issued.session_id, session=message(issued.row))
+        return pb.CreateSessionResponse(session_id=issued.session_id, session=self._message(issued.row))
 
     async def GetSession(  # type: ignore[override]  # replies are serialized here
         self, request: pb.GetSessionRequest, context: Context
     ) -> bytes:
         """Returns the cached reply with expiry and metadata appended: on the wire, that is how two messages are merged."""
-        answer, expiry = await self._use(hash_of(request.session_id))
-        rest = pb.GetSessionResponse(session=Session(expire_time=_timestamp(_moment(expiry.until))))
+        answer, until = await self._use(hash_of(request.session_id))
+        rest = pb.GetSessionResponse(session=Session(expire_time=_timestamp(_moment(until))))
         describe(answer, rest.cache)
         return (answer.value or b"") + rest.SerializeToString()
 
     async def TouchSession(self, request: pb.TouchSessionRequest, context: Context) -> pb.TouchSessionResponse:
         """Is a read whose content nobody wants."""
-        answer, expiry = await self._use(hash_of(request.session_id))
-        return pb.TouchSessionResponse(expire_time=_timestamp(_moment(expiry.until)), cache=metadata(answer))
+        answer, until = await self._use(hash_of(request.session_id))
+        return pb.TouchSessionResponse(expire_time=_timestamp(_moment(until)), cache=metadata(answer))
 
     async def UpdateSession(  # type: ignore[override]  # replies are serialized here
         self, request: pb.UpdateSessionRequest, context: Context
@@ -118,7 +118,7 @@ class SessionService(SessionServiceServicer):
         async def update(connection: Connection) -> Written:
             nonlocal row
             row = await self._store.update(connection, session_hash, change)
-            return Written(pb.UpdateSessionResponse(session=message(row)).SerializeToString(), session_hash, row.version)
+            return Written(pb.UpdateSessionResponse(session=self._message(row)).SerializeToString(), session_hash, row.version)
 
         async def tell(written: Written) -> None:
             await self._tell([] if written.repeated else [row], written)
@@ -138,7 +138,7 @@ class SessionService(SessionServiceServicer):
 
         issued = await self._issue(request, rotate)
         return pb.RotateSessionResponse(
-            session_id=issued.session_id, session=message(issued.row), revocation_pending=issued.is_pending
+            session_id=issued.session_id, session=self._message(issued.row), revocation_pending=issued.is_pending
         )
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
@@ -160,12 +160,12 @@ class SessionService(SessionServiceServicer):
         """Asks for one session more than fits, to know whether there is another page."""
         size = pages.size(request.page_size)
         after = _place(pages.after(request.page_token, request.user_id))
-        now, unheard = _moment(self._clock.now()), _unheard(self._sessions.policy())
-        rows = await self._store.page(request.user_id, now=now, unheard=unheard, after=after, limit=size + 1)
+        now, unused = _moment(self._clock.now()), _unused(self._sessions.policy())
+        rows = await self._store.page(request.user_id, now=now, unused=unused, after=after, limit=size + 1)
         page = rows[:size]
         newest = max((row.version for row in page), default=0)
         return pb.ListUserSessionsResponse(
-            sessions=map(message, page),
+            sessions=map(self._message, page),
             next_page_token=pages.token(_place_of(page[-1]), request.user_id) if len(rows) > size else "",
             cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
         )
@@ -191,13 +191,18 @@ class SessionService(SessionServiceServicer):
 
     # What the methods share
 
-    async def _use(self, session_hash: str) -> tuple[Answer, Expiry]:
-        """Reads a session, which puts off its expiry. Raises NotFound."""
+    def _message(self, row: SessionRow) -> Session:
+        made = message(row)
+        made.expire_time.CopyFrom(_timestamp(_moment(_expiry(row).until(self._sessions.policy().l2_ttl))))
+        return made
+
+    async def _use(self, session_hash: str) -> tuple[Answer, float]:
+        """Reads a session, which puts off its expiry; returns when that is from now on. Raises NotFound."""
         answer = await self._sessions.get(session_hash)
         if answer.value is None or answer.expiry is None:
             raise not_found(session_hash)
         self._touches.add(session_hash, answer.expiry)
-        return answer, answer.expiry
+        return answer, answer.expiry.until(self._sessions.policy().l2_ttl)
 
     async def _is_over(self, session_hash: str) -> bool:
         """Whether a session expired, which PostgreSQL alone may not know; it is used by that if not.
@@ -213,9 +218,9 @@ class SessionService(SessionServiceServicer):
     def _going_on(self, row: SessionRow, is_over: bool = False) -> SessionRow:
         """Returns a row that is changed now, which puts off its expiry. Raises NotFound when it is over."""
         now, policy = self._clock.now(), self._sessions.policy()
-        if is_over or row.is_over(_moment(now), _unheard(policy)):
+        if is_over or row.is_over(_moment(now), _unused(policy)):
             raise not_found(row.session_hash)
-        return row._replace(update_time=_moment(now), expire_time=min(_moment(now + policy.l2_ttl), row.end_time))
+        return row._replace(update_time=_moment(now), use_time=_moment(now))
 
     async def _issue(self, request: Mutation, make: Make) -> _Issued:
         """Gives a session an id. The ledger keeps its hash, and a repeat gives the session of that hash another one."""
@@ -284,17 +289,18 @@ def loader(store: SessionStore, *, policy: Callable[[], DatasetPolicy], clock: C
 def _found(row: SessionRow, now: float, policy: DatasetPolicy) -> Row | None:
     if row.delete_time is not None:
         return Row(row.version, None)
-    if row.is_over(_moment(now), _unheard(policy)):
+    if row.is_over(_moment(now), _unused(policy)):
         return None
-    end = row.end_time.timestamp()
-    return Row(row.version, entry(row), Expiry(min(now + policy.l2_ttl, end), end, row.expire_time.timestamp()))
+    expiry = _expiry(row)
+    # An import may have promised more than a use does.
+    return Row(row.version, entry(row), expiry._replace(used=max(now, expiry.used)))
 
 
 def writes(store: SessionStore, sessions: Dataset) -> Callable[[Mapping[str, float], float], Awaitable[None]]:
     """Returns what tells PostgreSQL of uses; and Redis, if it lost that a session is ended, of that."""
 
-    async def write(untils: Mapping[str, float], overdue: float) -> None:
-        moments = {session_hash: _moment(until) for session_hash, until in untils.items()}
+    async def write(uses: Mapping[str, float], overdue: float) -> None:
+        moments = {session_hash: _moment(used) for session_hash, used in uses.items()}
         ended = await store.touch(moments, overdue=_moment(overdue))
         known = {session_hash: version for session_hash, version in ended.items() if version}
         await sessions.told({session_hash: sessions.record(version, None) for session_hash, version in known.items()})
@@ -307,13 +313,11 @@ def writes(store: SessionStore, sessions: Dataset) -> Callable[[Mapping[str, flo
 
 def entry(row: SessionRow) -> bytes:
     """Returns what caches keep of a session: the reply of GetSession, without what use alone changes."""
-    session = message(row)
-    session.ClearField("expire_time")
-    return pb.GetSessionResponse(session=session).SerializeToString()
+    return pb.GetSessionResponse(session=message(row)).SerializeToString()
 
 
 def message(row: SessionRow) -> Session:
-    """Returns a row as callers see it."""
+    """Returns a row as callers see it, without what use alone changes."""
     return Session(
         user_id=row.user_id,
         attributes=row.attributes,
@@ -322,19 +326,19 @@ def message(row: SessionRow) -> Session:
         else None,
         create_time=_timestamp(row.create_time),
         update_time=_timestamp(row.update_time),
-        expire_time=_timestamp(row.expire_time),
         end_time=_timestamp(row.end_time),
         etag=_etag(row),
     )
 
 
 def _expiry(row: SessionRow) -> Expiry:
-    until = row.expire_time.timestamp()
-    return Expiry(until, row.end_time.timestamp(), until)
+    used = row.use_time.timestamp()
+    return Expiry(used, row.end_time.timestamp(), used)
 
 
-def _unheard(policy: DatasetPolicy) -> timedelta:
-    return timedelta(seconds=policy.touch_window)
+def _unused(policy: DatasetPolicy) -> timedelta:
+    """Returns how long nothing has to be heard of a use before a session is certainly over."""
+    return timedelta(seconds=policy.l2_ttl + policy.touch_window)
 
 
 def _etag(row: SessionRow) -> str:

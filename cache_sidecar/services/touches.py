@@ -23,20 +23,19 @@ BATCH = 1000
 MAX_WAITING = 100_000
 
 Write = Callable[[Mapping[str, float], float], Awaitable[None]]
-"""Writes expiries, of those sessions whose expiry in PostgreSQL is not after a moment. Raises TierFailed, Overloaded."""
+"""Writes uses, of those sessions whose last use in PostgreSQL is not after a moment. Raises TierFailed, Overloaded."""
 
 
 class _Waiting(NamedTuple):
     since: float
-    until: float
+    used: float
 
 
 class Touches:
     """The uses of sessions that PostgreSQL has not heard of."""
 
-    def __init__(self, write: Write, *, ttl: Callable[[], float], window: Callable[[], float], clock: Clock) -> None:
+    def __init__(self, write: Write, *, window: Callable[[], float], clock: Clock) -> None:
         self._write = write
-        self._ttl = ttl
         self._window = window
         self._clock = clock
         self._due: dict[str, float] = {}
@@ -44,14 +43,14 @@ class Touches:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, session_hash: str, expiry: Expiry) -> None:
-        """Takes note of a use, as the read left the expiry."""
-        if expiry.until - expiry.stored >= self._window() or session_hash in self._due:
+        """Takes note of a use, as the read left it."""
+        if expiry.used - expiry.stored >= self._window() or session_hash in self._due:
             self._waiting.pop(session_hash, None)
-            self._put(self._due, session_hash, expiry.until)
-        elif expiry.until > expiry.stored:
+            self._put(self._due, session_hash, expiry.used)
+        elif expiry.used > expiry.stored:
             earlier = self._waiting.get(session_hash)
             since = earlier.since if earlier else self._clock.now()
-            self._put(self._waiting, session_hash, _Waiting(since, expiry.until))
+            self._put(self._waiting, session_hash, _Waiting(since, expiry.used))
 
     @staticmethod
     def _put(uses: dict[str, V], session_hash: str, use: V) -> None:
@@ -68,7 +67,7 @@ class Touches:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        rest = {session_hash: use.until for session_hash, use in self._waiting.items()} | self._due
+        rest = {session_hash: use.used for session_hash, use in self._waiting.items()} | self._due
         self._waiting, self._due = {}, rest
         await self._flush(overdue=float("inf"))
 
@@ -85,8 +84,8 @@ class Touches:
             if use.since + window > now:
                 break
             del self._waiting[session_hash]
-            self._put(self._due, session_hash, use.until)
-        await self._flush(overdue=now + self._ttl() - window)
+            self._put(self._due, session_hash, use.used)
+        await self._flush(overdue=now - window)
 
     async def _flush(self, *, overdue: float) -> None:
         while self._due:
@@ -96,6 +95,6 @@ class Touches:
             except (TierFailed, Overloaded) as error:
                 telemetry.log.warning("the use of sessions cannot be written; trying again", error=str(error))
                 return
-            for session_hash, until in batch.items():
-                if self._due.get(session_hash) == until:
+            for session_hash, used in batch.items():
+                if self._due.get(session_hash) == used:
                     del self._due[session_hash]

@@ -170,7 +170,7 @@ class BulkSessions(Bulk):
         "ip_address": "text",
         "user_agent": "text",
         "create_time": "timestamptz",
-        "expire_time": "timestamptz",
+        "use_time": "timestamptz",
         "end_time": "timestamptz",
     }
 

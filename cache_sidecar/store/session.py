@@ -23,15 +23,15 @@ class SessionRow(NamedTuple):
     user_agent: str
     create_time: datetime
     update_time: datetime
-    expire_time: datetime
-    "As of the last use that PostgreSQL heard of."
+    use_time: datetime
+    "The last use that PostgreSQL heard of."
     end_time: datetime
     delete_time: datetime | None = None
     version: int = 0
 
-    def is_over(self, now: datetime, unheard: timedelta) -> bool:
-        """Whether it is certainly over, when uses of so long may be unheard of."""
-        return self.delete_time is not None or now >= min(self.expire_time + unheard, self.end_time)
+    def is_over(self, now: datetime, unused: timedelta) -> bool:
+        """Whether it is certainly over: ended, or nothing was heard of a use for so long."""
+        return self.delete_time is not None or now >= min(self.use_time + unused, self.end_time)
 
 
 _COLUMNS = ", ".join(SessionRow._fields)
@@ -39,18 +39,18 @@ _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.sessions"
 _INSERTED = SessionRow._fields[:9]
 _INSERT = f"""INSERT INTO cache_sidecar.sessions ({", ".join(_INSERTED)})
     VALUES ({", ".join(["%s"] * len(_INSERTED))}) RETURNING {_COLUMNS}"""
-_UPDATED = ("user_id", "attributes", "ip_address", "user_agent", "update_time", "expire_time")
+_UPDATED = ("user_id", "attributes", "ip_address", "user_agent", "update_time", "use_time")
 _UPDATE = f"""UPDATE cache_sidecar.sessions SET {", ".join(f"{column} = %s" for column in _UPDATED)}
     WHERE session_hash = %s RETURNING {_COLUMNS}"""
 _END = "UPDATE cache_sidecar.sessions SET delete_time = %s WHERE"
 _TOUCH = """
-    WITH used AS (SELECT * FROM unnest(%s::text[], %s::timestamptz[]) AS used (session_hash, until)),
+    WITH used AS (SELECT * FROM unnest(%s::text[], %s::timestamptz[]) AS used (session_hash, use_at)),
     behind AS (
-        SELECT session_hash, until FROM cache_sidecar.sessions JOIN used USING (session_hash)
-        WHERE delete_time IS NULL AND expire_time < until AND expire_time <= %s
-        ORDER BY session_hash FOR UPDATE OF sessions SKIP LOCKED),  -- who holds the lock writes expire_time, or ends it
+        SELECT session_hash, use_at FROM cache_sidecar.sessions JOIN used USING (session_hash)
+        WHERE delete_time IS NULL AND use_time < use_at AND use_time <= %s
+        ORDER BY session_hash FOR UPDATE OF sessions SKIP LOCKED),  -- who holds the lock writes use_time, or ends it
     written AS (
-        UPDATE cache_sidecar.sessions SET expire_time = until FROM behind
+        UPDATE cache_sidecar.sessions SET use_time = use_at FROM behind
         WHERE sessions.session_hash = behind.session_hash)
     SELECT session_hash, coalesce(version, 0) FROM used LEFT JOIN cache_sidecar.sessions USING (session_hash)
     WHERE version IS NULL OR delete_time IS NOT NULL"""
@@ -58,7 +58,7 @@ _PURGE = f"""
     WITH purging AS MATERIALIZED (SELECT set_config('cache_sidecar.purging', 'on', true)),
     over AS (
         SELECT session_hash FROM purging, cache_sidecar.sessions
-        WHERE (expire_time < %s AND delete_time IS NULL) OR delete_time < %s
+        WHERE (use_time < %s AND delete_time IS NULL) OR delete_time < %s
         LIMIT {PURGE} FOR UPDATE OF sessions SKIP LOCKED),
     gone AS (DELETE FROM cache_sidecar.sessions USING over WHERE sessions.session_hash = over.session_hash RETURNING 1)
     SELECT count(*) FROM gone"""
@@ -76,14 +76,14 @@ class SessionStore:
         return [SessionRow(*row) for row in rows]
 
     async def page(
-        self, user_id: str, *, now: datetime, unheard: timedelta, after: tuple[datetime, str] | None, limit: int
+        self, user_id: str, *, now: datetime, unused: timedelta, after: tuple[datetime, str] | None, limit: int
     ) -> list[SessionRow]:
         """Returns the next of a user's sessions that may not be over, the newest first."""
         further = "AND (create_time, session_hash) < (%s, %s)" if after else ""
         rows = await self._database.fetch(
-            f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND expire_time > %s AND end_time > %s
+            f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND use_time > %s AND end_time > %s
                 {further} ORDER BY create_time DESC, session_hash DESC LIMIT %s""",
-            [user_id, now - unheard, now, *(after or ()), limit],
+            [user_id, now - unused, now, *(after or ()), limit],
         )
         return [SessionRow(*row) for row in rows]
 
@@ -134,16 +134,16 @@ class SessionStore:
         )
         return dict(rows)
 
-    async def touch(self, untils: Mapping[str, datetime], *, overdue: datetime) -> dict[str, int]:
-        """Puts off the expiry of sessions where it is not after `overdue`.
+    async def touch(self, uses: Mapping[str, datetime], *, overdue: datetime) -> dict[str, int]:
+        """Takes note of uses of sessions where the last one known is not after `overdue`.
 
         Returns those that are ended, with the version of that; 0 when there is no row.
         """
-        return dict(await self._database.fetch(_TOUCH, [list(untils), list(untils.values()), overdue]))
+        return dict(await self._database.fetch(_TOUCH, [list(uses), list(uses.values()), overdue]))
 
-    async def purge(self, *, expired_before: datetime, deleted_before: datetime) -> int:
+    async def purge(self, *, unused_since: datetime, deleted_before: datetime) -> int:
         """Deletes rows of sessions that are over so long, and returns how many: at most PURGE."""
-        rows = await self._database.fetch(_PURGE, [expired_before, deleted_before])
+        rows = await self._database.fetch(_PURGE, [unused_since, deleted_before])
         return int(rows[0][0])
 
     async def _locked(self, connection: Connection, session_hash: str) -> SessionRow:

@@ -7,9 +7,9 @@ offset  bytes  content
 19     12  read_at in milliseconds, hexadecimal
 31      8  CRC-32 of the bytes before it and of the value, hexadecimal
 39         the value; in layout 02 after 36 bytes that the Redis function changes:
-39     12  expiry in milliseconds, hexadecimal
-51     12  the end beyond which it is not put off; all f when there is none
-63     12  the expiry that PostgreSQL knows of
+39     12  the last use in milliseconds, hexadecimal
+51     12  the end, however it is used; all f when there is none
+63     12  the use that PostgreSQL knows of
 75         the value
 """
 
@@ -65,12 +65,12 @@ def _checksum(head: bytes, value: bytes) -> int:
 
 def _times(expiry: Expiry) -> bytes:
     end = _NO_END if expiry.end is None else round(expiry.end * 1000)
-    return b"%012x%012x%012x" % (round(expiry.until * 1000), end, round(expiry.stored * 1000))
+    return b"%012x%012x%012x" % (round(expiry.used * 1000), end, round(expiry.stored * 1000))
 
 
 def milliseconds(moment: float) -> bytes:
     """Returns a moment as it stands in a record."""
-    return b"%012x" % round(moment * 1000)
+    return b"%012x" % max(0, round(moment * 1000))
 
 
 def decode(data: bytes) -> Record | None:
@@ -99,5 +99,5 @@ def decode(data: bytes) -> Record | None:
 
 
 def _expiry(data: bytes) -> Expiry:
-    until, end, stored = int(data[39:51], 16), int(data[51:63], 16), int(data[63:75], 16)
-    return Expiry(until / 1000, None if end == _NO_END else end / 1000, stored / 1000)
+    used, end, stored = int(data[39:51], 16), int(data[51:63], 16), int(data[63:75], 16)
+    return Expiry(used / 1000, None if end == _NO_END else end / 1000, stored / 1000)

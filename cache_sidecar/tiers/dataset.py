@@ -309,7 +309,7 @@ class Dataset:
     async def _fill_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes]) -> None:
         policy = self.policy()
         if not policy.l2_enabled:
-            return
+            records = {}
         known = {id: record for id, record in records.items() if record.version}
         guesses = {id: record for id, record in records.items() if not record.version}
         for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):

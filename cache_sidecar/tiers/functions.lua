@@ -120,8 +120,8 @@ local function drop_partition(keys, args)
   return 1
 end
 
--- Where a record of the layout 02 keeps its times (see codec.py): the expiry, its end, and the expiry PostgreSQL knows of.
-local UNTIL, END, STORED, SLIDING = 39, 51, 63, 75
+-- Where a record of the layout 02 keeps its times (see codec.py): its last use, its end, and the use PostgreSQL knows of.
+local USED, END, STORED, SLIDING = 39, 51, 63, 75
 local NO_END = 'ffffffffffff'
 
 local function later(one, other, first, behind)
@@ -129,9 +129,14 @@ local function later(one, other, first, behind)
   return one > other and one or other
 end
 
--- KEYS: value key. ARGV: now, new expiry, overdue, time to live in ms, lease, its time to live in ms.
--- Returns the value, after putting off its expiry if it is not over; or the lease that stands in its place from now on.
--- A stored expiry that is overdue is brought up to date here, and returned as it was: who sees it has to tell PostgreSQL.
+-- How long after its last use a record is over only the caller knows: what was used at `over`, or before, is.
+local function is_over(value, over, now)
+  return string.sub(value, USED + 1, END) <= over or string.sub(value, END + 1, STORED) <= now
+end
+
+-- KEYS: value key. ARGV: now, over, overdue, time to live in ms, lease, its time to live in ms.
+-- Returns the value, after noting its use if it is not over; or the lease that stands in its place from now on.
+-- A stored use that is overdue is brought up to date here, and returned as it was: who sees it has to tell PostgreSQL.
 local function slide(keys, args)
   local value = redis.call('GET', keys[1])
   if not value then
@@ -141,26 +146,25 @@ local function slide(keys, args)
   if #value < SLIDING or string.sub(value, VERSION + 1, VERSION + 3) ~= '02v' then
     return value
   end
-  local till, last = string.sub(value, UNTIL + 1, END), string.sub(value, END + 1, STORED)
-  if till <= args[1] then
+  if is_over(value, args[2], args[1]) then
     return value
   end
-  if args[2] > till and last > till then
-    till = last < args[2] and last or args[2]
-    redis.call('SETRANGE', keys[1], UNTIL, till)
+  local used, stored = string.sub(value, USED + 1, END), string.sub(value, STORED + 1, SLIDING)
+  if args[1] > used then
+    used = args[1]
+    redis.call('SETRANGE', keys[1], USED, used)
     redis.call('PEXPIRE', keys[1], args[4])
   end
-  local stored = string.sub(value, STORED + 1, SLIDING)
-  if stored <= args[3] and stored < till then
-    redis.call('SETRANGE', keys[1], STORED, till)
+  if stored <= args[3] and stored < used then
+    redis.call('SETRANGE', keys[1], STORED, used)
   end
-  return string.sub(value, 1, UNTIL) .. till .. string.sub(value, END + 1)
+  return string.sub(value, 1, USED) .. used .. string.sub(value, END + 1)
 end
 
--- KEYS: value key. ARGV: value, time to live in ms, now, lease or nothing.
+-- KEYS: value key. ARGV: value, time to live in ms, now, lease or nothing, over.
 -- Stores what was read from PostgreSQL since the lease was given, unless anything happened to the key: then what was read may
 -- be out of date, even if what told so is gone by now. Where a record is held, what is newer or as new replaces it, as it was
--- read later; and the later expiry counts.
+-- read later; and the later use counts.
 local function fill(keys, args)
   local head = redis.pcall('GETRANGE', keys[1], 0, SLIDING - 1)
   local value, version = args[1], string.sub(args[1], 1, VERSION)
@@ -178,11 +182,10 @@ local function fill(keys, args)
   elseif version_of(head) > version then
     return 0
   elseif version_of(head) == version and string.sub(head, VERSION + 1, VERSION + 3) == '02v' then
-    local till = string.sub(head, UNTIL + 1, END)
-    if till <= args[3] and string.sub(head, END + 1, STORED) ~= NO_END then
+    if is_over(head, args[5], args[3]) and string.sub(head, END + 1, STORED) ~= NO_END then
       return 0
     end
-    value = string.sub(value, 1, UNTIL) .. later(head, value, UNTIL, END) .. string.sub(value, END + 1, STORED)
+    value = string.sub(value, 1, USED) .. later(head, value, USED, END) .. string.sub(value, END + 1, STORED)
       .. later(head, value, STORED, SLIDING) .. string.sub(value, SLIDING + 1)
   end
   redis.call('SET', keys[1], value, 'PX', args[2])

@@ -248,7 +248,7 @@ class RedisL2:
 
     async def slide(self, dataset: str, ids: Sequence[str], times: Times) -> Leased:
         """Reads, and puts off the expiry of what is not over yet: one command per id."""
-        moments = [codec.milliseconds(moment) for moment in (times.now, times.until, times.overdue)]
+        moments = [codec.milliseconds(moment) for moment in (times.now, times.over, times.overdue)]
         arguments = (*moments, int(times.ttl * 1000), self._lease(), GUARD_MILLISECONDS)
         values = await self._call([_Call("slide", (self._names.key(dataset, id),), arguments) for id in ids])
         found = dict(zip(ids, values, strict=True))
@@ -256,13 +256,24 @@ class RedisL2:
         return Leased(self._records((id, value) for id, value in found.items() if id not in leases), leases)
 
     async def fill(
-        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
+        self,
+        dataset: str,
+        records: Mapping[str, Record],
+        leases: Mapping[str, bytes],
+        *,
+        ttl: float,
+        now: float,
+        over: float = 0.0,
     ) -> None:
         """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease."""
-        rest = _milliseconds(ttl), codec.milliseconds(now)
+        ttl_and_now, until = (_milliseconds(ttl), codec.milliseconds(now)), codec.milliseconds(over)
         await self._call(
             [
-                _Call("fill", (self._names.key(dataset, id),), (codec.encode(record), *rest, leases.get(id, b"")))
+                _Call(
+                    "fill",
+                    (self._names.key(dataset, id),),
+                    (codec.encode(record), *ttl_and_now, leases.get(id, b""), until),
+                )
                 for id, record in records.items()
             ]
         )

@@ -23,14 +23,22 @@ class Source(IntEnum):
 
 
 class Expiry(NamedTuple):
-    """When a record ends that every read puts off; in seconds since the epoch."""
+    """What says when a record is over that every read puts off; in seconds since the epoch.
 
-    until: float
-    "It is over from then on."
+    It is over the policy's `l2_ttl` after its last use: as the policy says now, not as it said then.
+    """
+
+    used: float
+    "When it was last used."
     end: float | None = None
-    "The resource itself is over at `until`, and no read puts that off beyond this; None when only the cached copy is."
+    "The resource itself is over then, and this at the latest; None when only the cached copy is."
     stored: float = 0.0
-    "The `until` that PostgreSQL knows of."
+    "The use that PostgreSQL knows of."
+
+    def until(self, ttl: float) -> float:
+        """Returns when it is over, if it is not used again for `ttl` seconds."""
+        until = self.used + ttl
+        return until if self.end is None else min(until, self.end)
 
 
 class Record(NamedTuple):
@@ -187,9 +195,19 @@ class L2(Protocol):
         ...
 
     async def fill(
-        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
+        self,
+        dataset: str,
+        records: Mapping[str, Record],
+        leases: Mapping[str, bytes],
+        *,
+        ttl: float,
+        now: float,
+        over: float = 0.0,
     ) -> None:
-        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease."""
+        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease.
+
+        Of records whose expiry every read puts off, those are over that were not used after `over`.
+        """
         ...
 
     async def release(self, dataset: str, leases: Mapping[str, bytes]) -> None:
@@ -252,10 +270,11 @@ class Times(NamedTuple):
     """What sliding a record does to it; moments in seconds since the epoch."""
 
     now: float
-    until: float
-    "The new expiry."
+    "The new use."
+    over: float
+    "What was not used after this is over."
     overdue: float
-    "An expiry that PostgreSQL knows of and that is not after this is to be brought up to date: the reader is to do it."
+    "A use that PostgreSQL knows of and that is not after this is to be brought up to date: the reader is to do it."
     ttl: float
     "Seconds that Redis keeps it from now on; longer than it is served."
 

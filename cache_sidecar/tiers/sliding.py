@@ -44,22 +44,22 @@ class SlidingDataset(Dataset):
     async def _ask_l2(self, ids: Sequence[str]) -> Leased:
         times = self._times()
         found = await self._sliding_l2.slide(self.name, ids, times)
-        return found._replace(records={id: _ended(record, times.now) for id, record in found.records.items()})
+        return found._replace(records={id: _ended(record, times) for id, record in found.records.items()})
 
     def _times(self) -> Times:
         policy, now = self.policy(), self._clock.now()
-        until = now + policy.l2_ttl
-        return Times(now, until, overdue=until - policy.touch_window, ttl=policy.l2_ttl + policy.touch_window)
+        window = policy.touch_window
+        return Times(now, over=now - policy.l2_ttl, overdue=now - window, ttl=policy.l2_ttl + window)
 
     def _read_record(self, row: Row, read_at: float) -> Record:
         if row.value is None:
             return Record(row.version, read_at, None)
-        return Record(row.version, read_at, row.value, row.expiry or Expiry(self._times().until))
+        return Record(row.version, read_at, row.value, row.expiry or Expiry(self._clock.now()))
 
     async def _put_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes], ttl: float) -> None:
         times = self._times()
         told = {id: _told(record, times) for id, record in records.items()}
-        await self._sliding_l2.fill(self.name, told, leases, ttl=ttl, now=times.now)
+        await self._sliding_l2.fill(self.name, told, leases, ttl=ttl, now=times.now, over=times.over)
 
     async def _release(self, leases: Mapping[str, bytes]) -> None:
         """Does nothing: a lease is everybody's who finds it, and keeps nobody from loading."""
@@ -69,15 +69,15 @@ class SlidingDataset(Dataset):
         return policy.l2_ttl + policy.touch_window
 
 
-def _ended(record: Record, now: float) -> Record:
+def _ended(record: Record, times: Times) -> Record:
     expiry = record.expiry
-    is_over = expiry is not None and expiry.end is not None and expiry.until <= now
+    is_over = expiry is not None and expiry.end is not None and (expiry.used <= times.over or expiry.end <= times.now)
     return record._replace(value=None) if is_over else record
 
 
 def _told(record: Record, times: Times) -> Record:
-    """Returns the record as it is when its reader has told PostgreSQL of an expiry that is overdue there."""
+    """Returns the record as it is when its reader has told PostgreSQL of a use that is overdue there."""
     expiry = record.expiry
     if expiry is None or expiry.stored > times.overdue:
         return record
-    return record._replace(expiry=expiry._replace(stored=expiry.until))
+    return record._replace(expiry=expiry._replace(stored=expiry.used))

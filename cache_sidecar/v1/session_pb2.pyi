@@ -82,7 +82,9 @@ class Session(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it is over unless it is used before: 30 minutes after its last use, or the policy's time. Set by the server."""
+        """When it is over unless it is used before: 30 minutes after its last use, or the policy's time. Set by the server; another
+        policy moves it.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:

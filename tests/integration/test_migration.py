@@ -232,6 +232,20 @@ async def test_with_redis_off_memory_goes_on_and_the_store_answers_the_rest(case
     assert await case.in_l2("a") is not None
 
 
+async def test_redis_switched_off_during_a_load_leaves_others_nothing_to_wait_for(case: Case, other: Case) -> None:
+    case.rows.commit("a", 1, b"sofa")
+    case.rows.after.close()
+    late = asyncio.create_task(case.dataset.get("a"))
+    await case.rows.after.reached()
+    case.change_policy(**OFF)
+    case.rows.after.open()
+    await late
+    await case.settled()
+    assert await case.in_l2("a") is None
+    found = await other.l2.read_leased("product", ["a"])
+    assert (set(found.leases), set(found.elsewhere)) == ({"a"}, set()), "its lease is given back"
+
+
 async def test_with_both_off_every_read_is_the_store_s(case: Case) -> None:
     await case.write("a", 1, b"sofa")
     case.change_policy(l1_enabled=False, l2_enabled=False)

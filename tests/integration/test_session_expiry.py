@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from cache_sidecar import policy
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.sessions import OverSessions
@@ -19,10 +20,10 @@ from cache_sidecar.tiers.guard import Guard, Tier
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
 from tests.contract.shop import refused
-from tests.customers import L2, STORE, Customer, new_request
+from tests.customers import L2, STORE, Customer, item, new_request
 from tests.sidecars import in_process, settings_for
 
-MINUTE, DAY = 60.0, 86_400.0
+MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 Open = Callable[[], contextlib.AbstractAsyncContextManager[Customer]]
 
 
@@ -60,9 +61,9 @@ async def is_over(customer: Customer, session_id: str) -> bool:
 
 
 async def stored(dsn: str, session_id: str) -> float:
-    """Returns the expiry that PostgreSQL knows of."""
-    rows = await query(dsn, "SELECT expire_time FROM cache_sidecar.sessions WHERE session_hash = %s", hash_of(session_id))
-    return float(rows[0][0].timestamp())
+    """Returns the expiry that follows from the use PostgreSQL knows of."""
+    rows = await query(dsn, "SELECT use_time FROM cache_sidecar.sessions WHERE session_hash = %s", hash_of(session_id))
+    return float(rows[0][0].timestamp()) + 30 * MINUTE
 
 
 async def query(dsn: str, text: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -116,7 +117,7 @@ async def test_an_update_and_a_rotation_put_off_the_expiry(customer: Customer, c
 async def test_no_use_puts_off_the_end(customer: Customer, database: str, clock: ManualClock) -> None:
     id = await customer.create()
     end = clock.now() + 30 * DAY
-    await query(database, "UPDATE cache_sidecar.sessions SET expire_time = end_time")  # as if it was used all the time
+    await query(database, "UPDATE cache_sidecar.sessions SET use_time = end_time")  # as if it was used all the time
     await customer.forget("session")
     clock.advance(30 * DAY - 10 * MINUTE)
     assert await customer.touch(id) == pytest.approx(end, abs=0.001)
@@ -266,7 +267,7 @@ async def test_rows_of_sessions_that_are_over_are_purged_and_nobody_hears_of_it(
     guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8, clock=clock)
     store = Database(database, size=1, timeout=5, prepare=True, guard=guard)
     await store.open()
-    purge = OverSessions(SessionStore(store), clock=clock)
+    purge = OverSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock)
     clock.advance(30 * MINUTE + 3600 - 1)
     assert await purge.step() == 0
     clock.advance(2)
@@ -282,7 +283,7 @@ async def test_many_rows_are_purged_in_batches(database: str, clock: ManualClock
     long_ago = datetime.fromtimestamp(clock.now() - 2 * DAY, UTC)
     await query(
         database,
-        """INSERT INTO cache_sidecar.sessions (session_hash, expire_time, end_time)
+        """INSERT INTO cache_sidecar.sessions (session_hash, use_time, end_time)
            SELECT encode(sha256(n::text::bytea), 'hex'), %s, %s FROM generate_series(1, 2500) AS n""",
         long_ago,
         long_ago,
@@ -290,8 +291,71 @@ async def test_many_rows_are_purged_in_batches(database: str, clock: ManualClock
     guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8, clock=clock)
     store = Database(database, size=1, timeout=5, prepare=True, guard=guard)
     await store.open()
-    assert await OverSessions(SessionStore(store), clock=clock).step() == 2500
+    assert await OverSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock).step() == 2500
     await store.close()
+
+
+def change_ttl(*customers: Customer, **ttls: float) -> None:
+    """Changes how long sessions or carts last, as a new policy file does."""
+    for customer in customers:
+        for dataset, ttl in ttls.items():
+            assert customer.sidecar.app is not None
+            customer.sidecar.app._policy.override(dataset, {"l2_ttl": ttl})
+
+
+@pytest.mark.parametrize("is_in_redis", [True, False])
+async def test_a_shorter_time_counts_for_sessions_that_are_there(
+    open_customer: Open, clock: ManualClock, is_in_redis: bool
+) -> None:
+    async with open_customer() as first, open_customer() as second:
+        idle, used = [await first.create("ann", n=n) for n in ("idle", "used")]
+        clock.advance(7 * MINUTE)
+        await second.touch(used)
+        for customer in (first, second):
+            await flush(customer)
+        clock.advance(7 * MINUTE)
+        new = await second.create("ann", n="new")
+        change_ttl(first, second, session=10 * MINUTE)
+        if not is_in_redis:
+            await first.forget("session")
+        reply = await first.sessions.ListUserSessions(pb.ListUserSessionsRequest(user_id="ann"))
+        assert {session.attributes["n"] for session in reply.sessions} == {"used", "new"}
+        for customer in (first, second):
+            assert await is_over(customer, idle)
+            for id in (used, new):
+                assert await customer.touch(id) == pytest.approx(clock.now() + 10 * MINUTE, abs=0.001)
+        clock.advance(10 * MINUTE)
+        assert await is_over(second, used)
+
+
+@pytest.mark.parametrize("is_in_redis", [True, False])
+async def test_a_longer_time_counts_for_sessions_that_are_there(
+    open_customer: Open, database: str, clock: ManualClock, is_in_redis: bool
+) -> None:
+    async with open_customer() as first, open_customer() as second:
+        id = await first.create()
+        clock.advance(20 * MINUTE)
+        change_ttl(first, second, session=60 * MINUTE)
+        clock.advance(30 * MINUTE)
+        if not is_in_redis:
+            await first.forget("session")
+        assert await second.touch(id) == pytest.approx(clock.now() + 60 * MINUTE, abs=0.001)
+        clock.advance(60 * MINUTE)
+        assert await is_over(first, id)
+
+
+async def test_a_new_time_counts_for_carts_that_are_there(customer: Customer, clock: ManualClock) -> None:
+    await customer.replace("ann", item("mug"))
+    clock.advance(HOUR)
+    assert (await customer.read("ann")).cache.source == L2
+    clock.advance(2 * HOUR)
+    change_ttl(customer, cart=2 * HOUR)
+    reply = await customer.read("ann")
+    assert (reply.cache.source, reply.cart.items[0].product_id) == (STORE, "mug")
+    clock.advance(HOUR)
+    change_ttl(customer, cart=4 * HOUR)
+    clock.advance(3 * HOUR - 1)
+    assert (await customer.read("ann")).cache.source == L2
 
 
 async def test_a_session_deleted_in_plain_sql_is_told_to_every_cache(database: str, customer: Customer) -> None:

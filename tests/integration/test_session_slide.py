@@ -19,13 +19,11 @@ async def either(open_either: OpenL2) -> AsyncIterator[RedisL2]:
 
 
 def times(now: float) -> Times:
-    return Times(now, now + TTL, now + TTL - WINDOW, TTL + WINDOW)
+    return Times(now, now - TTL, now - WINDOW, TTL + WINDOW)
 
 
-def record(
-    version: int = 7, *, until: float = NOW + TTL, end: float | None = NOW + 10**6, stored: float | None = None
-) -> Record:
-    return Record(version, NOW, b"value", Expiry(until, end, until if stored is None else stored))
+def record(version: int = 7, *, used: float = NOW, end: float | None = NOW + 10**6, stored: float | None = None) -> Record:
+    return Record(version, NOW, b"value", Expiry(used, end, used if stored is None else stored))
 
 
 async def slide(l2: RedisL2, now: float, *ids: str) -> Leased:
@@ -33,7 +31,7 @@ async def slide(l2: RedisL2, now: float, *ids: str) -> Leased:
 
 
 async def fill(l2: RedisL2, wanted: Record, lease: bytes | None = None, *, now: float = NOW) -> None:
-    await l2.fill("session", {"id": wanted}, {} if lease is None else {"id": lease}, ttl=TTL + WINDOW, now=now)
+    await l2.fill("session", {"id": wanted}, {} if lease is None else {"id": lease}, ttl=TTL + WINDOW, now=now, over=now - TTL)
 
 
 async def held(l2: RedisL2) -> Record | None:
@@ -48,9 +46,9 @@ async def expiry(l2: RedisL2, now: float) -> Expiry:
 
 async def test_a_read_puts_off_the_expiry(either: RedisL2) -> None:
     await either.change("session", {"id": record()}, ttl=TTL)
-    assert (await expiry(either, NOW + 100)).until == NOW + 100 + TTL
-    assert (await held(either)) == record(until=NOW + 100 + TTL, stored=NOW + TTL)
-    assert (await expiry(either, NOW + 50)).until == NOW + 100 + TTL, "and never back"
+    assert (await expiry(either, NOW + 100)).used == NOW + 100
+    assert (await held(either)) == record(used=NOW + 100, stored=NOW)
+    assert (await expiry(either, NOW + 50)).used == NOW + 100, "and never back"
 
 
 async def test_many_are_read_at_once(either: RedisL2) -> None:
@@ -62,23 +60,35 @@ async def test_many_are_read_at_once(either: RedisL2) -> None:
 
 async def test_it_is_not_put_off_beyond_the_end(either: RedisL2) -> None:
     await either.change("session", {"id": record(end=NOW + TTL + 60)}, ttl=TTL)
-    assert (await expiry(either, NOW + 30)).until == NOW + 30 + TTL
-    assert (await expiry(either, NOW + 90)).until == NOW + TTL + 60
+    assert (await expiry(either, NOW + 30)).until(TTL) == NOW + 30 + TTL
+    assert (await expiry(either, NOW + 90)).until(TTL) == NOW + TTL + 60
+    await expiry(either, NOW + TTL)
+    assert (await expiry(either, NOW + TTL + 60)).used == NOW + TTL, "from its end on it is not used"
 
 
 @pytest.mark.parametrize("end", [NOW + TTL, None])
 async def test_what_is_over_is_not_put_off(either: RedisL2, end: float | None) -> None:
     await either.change("session", {"id": record(end=end)}, ttl=TTL)
     for now in (NOW + TTL, NOW + TTL + 1):
-        assert (await expiry(either, now)).until == NOW + TTL
+        assert (await expiry(either, now)).used == NOW
 
 
-async def test_one_reader_per_window_sees_that_the_stored_expiry_is_overdue(either: RedisL2) -> None:
+async def test_how_long_after_its_use_it_is_over_is_the_reader_s_word(either: RedisL2) -> None:
+    """A reader whose policy gives it less time does not use it, one that gives it more does."""
+    for ttl, expected in ((50.0, NOW), (60.0, NOW), (61.0, NOW + 60)):
+        await either.change("session", {"id": record()}, ttl=TTL)
+        found = await either.slide("session", ["id"], Times(NOW + 60, NOW + 60 - ttl, NOW - WINDOW, ttl))
+        assert found.records["id"].expiry == Expiry(expected, NOW + 10**6, NOW)
+        assert await held(either) == record(used=expected, stored=NOW)
+        await either.drop("session", ["id"])
+
+
+async def test_one_reader_per_window_sees_that_the_stored_use_is_overdue(either: RedisL2) -> None:
     await either.change("session", {"id": record()}, ttl=TTL)
-    assert (await expiry(either, NOW + WINDOW - 1)).stored == NOW + TTL
-    assert (await expiry(either, NOW + WINDOW)).stored == NOW + TTL, "this one has to tell PostgreSQL"
-    assert (await expiry(either, NOW + WINDOW)).stored == NOW + WINDOW + TTL
-    assert (await expiry(either, NOW + 2 * WINDOW - 1)).stored == NOW + WINDOW + TTL
+    assert (await expiry(either, NOW + WINDOW - 1)).stored == NOW
+    assert (await expiry(either, NOW + WINDOW)).stored == NOW, "this one has to tell PostgreSQL"
+    assert (await expiry(either, NOW + WINDOW)).stored == NOW + WINDOW
+    assert (await expiry(either, NOW + 2 * WINDOW - 1)).stored == NOW + WINDOW
 
 
 async def test_where_there_is_nothing_there_is_one_lease_for_everybody(either: RedisL2) -> None:
@@ -119,21 +129,21 @@ async def test_whatever_happens_takes_the_lease_away(either: RedisL2) -> None:
     assert await held(either) == record(9)
 
 
-async def test_of_one_version_the_later_expiry_counts(either: RedisL2) -> None:
-    await either.change("session", {"id": record(until=NOW + 900, stored=NOW + 900)}, ttl=TTL)
-    await fill(either, record(until=NOW + 1000, stored=NOW + 300))
-    assert await held(either) == record(until=NOW + 1000, stored=NOW + 900)
-    await fill(either, record(until=NOW + 500, stored=NOW + 950))
-    assert await held(either) == record(until=NOW + 1000, stored=NOW + 950)
+async def test_of_one_version_the_later_use_counts(either: RedisL2) -> None:
+    await either.change("session", {"id": record(used=NOW + 900, stored=NOW + 900)}, ttl=TTL)
+    await fill(either, record(used=NOW + 1000, stored=NOW + 300))
+    assert await held(either) == record(used=NOW + 1000, stored=NOW + 900)
+    await fill(either, record(used=NOW + 500, stored=NOW + 950))
+    assert await held(either) == record(used=NOW + 1000, stored=NOW + 950)
 
 
 async def test_what_is_over_is_not_filled_in_again_unless_only_the_copy_is(either: RedisL2) -> None:
     await either.change("session", {"id": record()}, ttl=TTL)
-    await fill(either, record(until=NOW + 2 * TTL), now=NOW + TTL)
+    await fill(either, record(used=NOW + TTL), now=NOW + TTL)
     assert await held(either) == record()
     await either.change("session", {"id": record(8, end=None)}, ttl=TTL)
-    await fill(either, record(8, until=NOW + 2 * TTL, end=None), now=NOW + TTL)
-    assert await held(either) == record(8, until=NOW + 2 * TTL, end=None)
+    await fill(either, record(8, used=NOW + TTL, end=None), now=NOW + TTL)
+    assert await held(either) == record(8, used=NOW + TTL, end=None)
 
 
 async def test_records_that_don_t_slide_are_read_as_they_are(either: RedisL2) -> None:

@@ -36,7 +36,7 @@ def test_a_row_of_an_id_alone_is_a_session(rules: SessionRules) -> None:
             "user_agent": "",
             "attributes": "{}",
             "create_time": NOW,
-            "expire_time": NOW + timedelta(minutes=30),
+            "use_time": NOW,
             "end_time": NOW + timedelta(days=30),
         }
 
@@ -57,14 +57,14 @@ def test_a_row_says_what_a_session_holds(rules: SessionRules) -> None:
     ):
         assert (columns["user_id"], columns["user_agent"]) == ("ann", "Browser/1")
         assert json.loads(columns["attributes"]) == {"theme": "dark"}
-        assert columns["expire_time"] == NOW + timedelta(minutes=1)
+        assert columns["use_time"] == NOW - timedelta(minutes=29)
         assert columns["end_time"] == NOW + timedelta(days=28)
 
 
 def test_no_session_outlives_its_end(rules: SessionRules) -> None:
     old = NOW - timedelta(days=30) + timedelta(minutes=1)
     columns = rules.from_json({"session_id": SECRET, "create_time": old.isoformat()})
-    assert columns["expire_time"] == columns["end_time"] == NOW + timedelta(minutes=1)
+    assert columns["end_time"] == NOW + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(

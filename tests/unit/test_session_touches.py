@@ -11,7 +11,7 @@ from cache_sidecar.services import touches
 from cache_sidecar.services.touches import Touches
 from cache_sidecar.tiers.ports import Expiry
 
-TTL, WINDOW = 1800.0, 300.0
+WINDOW = 300.0
 
 
 class Told:
@@ -21,10 +21,10 @@ class Told:
         self.writes: list[tuple[dict[str, float], float]] = []
         self.error: Exception | None = None
 
-    async def __call__(self, untils: Mapping[str, float], overdue: float) -> None:
+    async def __call__(self, told: Mapping[str, float], overdue: float) -> None:
         if self.error:
             raise self.error
-        self.writes.append((dict(untils), overdue))
+        self.writes.append((dict(told), overdue))
 
 
 @pytest.fixture
@@ -39,21 +39,21 @@ def told() -> Told:
 
 @pytest.fixture
 def uses(told: Told, clock: ManualClock) -> Touches:
-    return Touches(told, ttl=lambda: TTL, window=lambda: WINDOW, clock=clock)
+    return Touches(told, window=lambda: WINDOW, clock=clock)
 
 
 def expiry(clock: ManualClock, *, stored_ago: float) -> Expiry:
     """Returns what a read finds when PostgreSQL was told of a use so long ago."""
-    until = clock.now() + TTL
-    return Expiry(until, until + 10**6, until - stored_ago)
+    now = clock.now()
+    return Expiry(now, now + 10**6, now - stored_ago)
 
 
-async def test_an_expiry_that_is_overdue_is_told_at_once(uses: Touches, told: Told, clock: ManualClock) -> None:
+async def test_a_use_that_is_overdue_is_told_at_once(uses: Touches, told: Told, clock: ManualClock) -> None:
     uses.add("a", expiry(clock, stored_ago=WINDOW))
     uses.add("b", expiry(clock, stored_ago=WINDOW - 1))
     uses.add("c", expiry(clock, stored_ago=0))
     await uses.flush()
-    assert told.writes == [({"a": 2800.0}, 1000.0 + TTL - WINDOW)]
+    assert told.writes == [({"a": 1000.0}, 1000.0 - WINDOW)]
     await uses.flush()
     assert len(told.writes) == 1
 
@@ -63,7 +63,7 @@ async def test_what_is_to_be_told_is_told_as_it_is_then(uses: Touches, told: Tol
     clock.advance(1)
     uses.add("a", expiry(clock, stored_ago=1))
     await uses.flush()
-    assert told.writes[0][0] == {"a": 2801.0}
+    assert told.writes[0][0] == {"a": 1001.0}
 
 
 async def test_a_use_within_the_window_waits_for_its_end(uses: Touches, told: Told, clock: ManualClock) -> None:
@@ -74,7 +74,7 @@ async def test_a_use_within_the_window_waits_for_its_end(uses: Touches, told: To
     assert told.writes == []
     clock.advance(1)
     await uses.flush()
-    assert told.writes[0][0] == {"a": 2800.0 + WINDOW - 1}
+    assert told.writes[0][0] == {"a": 1000.0 + WINDOW - 1}
 
 
 async def test_nothing_is_told_twice_when_the_window_ends(uses: Touches, told: Told, clock: ManualClock) -> None:
@@ -92,7 +92,7 @@ async def test_the_end_tells_everything(uses: Touches, told: Told, clock: Manual
     uses.add("a", expiry(clock, stored_ago=10))
     uses.add("b", expiry(clock, stored_ago=WINDOW))
     await uses.close()
-    assert told.writes == [({"a": 2800.0, "b": 2800.0}, float("inf"))]
+    assert told.writes == [({"a": 1000.0, "b": 1000.0}, float("inf"))]
 
 
 @pytest.mark.parametrize("error", [TierFailed(Tier.STORE, Failure.UNREACHABLE), Overloaded("x")])
@@ -104,29 +104,29 @@ async def test_what_could_not_be_told_is_told_later(uses: Touches, told: Told, c
     clock.advance(1)
     uses.add("b", expiry(clock, stored_ago=WINDOW))
     await uses.flush()
-    assert told.writes[0][0] == {"a": 2800.0, "b": 2801.0}
+    assert told.writes[0][0] == {"a": 1000.0, "b": 1001.0}
 
 
 async def test_a_use_that_comes_while_one_is_told_is_told_too(clock: ManualClock) -> None:
     writes: list[dict[str, float]] = []
 
-    async def write(untils: Mapping[str, float], _overdue: float) -> None:
-        writes.append(dict(untils))
+    async def write(told: Mapping[str, float], _overdue: float) -> None:
+        writes.append(dict(told))
         if len(writes) == 1:
             clock.advance(1)
             uses.add("a", expiry(clock, stored_ago=1))
 
-    uses = Touches(write, ttl=lambda: TTL, window=lambda: WINDOW, clock=clock)
+    uses = Touches(write, window=lambda: WINDOW, clock=clock)
     uses.add("a", expiry(clock, stored_ago=WINDOW))
     await uses.flush()
-    assert writes == [{"a": 2800.0}, {"a": 2801.0}]
+    assert writes == [{"a": 1000.0}, {"a": 1001.0}]
 
 
 async def test_many_go_out_in_batches(uses: Touches, told: Told, clock: ManualClock) -> None:
     for number in range(touches.BATCH + 1):
         uses.add(str(number), expiry(clock, stored_ago=WINDOW))
     await uses.flush()
-    assert [len(untils) for untils, _ in told.writes] == [touches.BATCH, 1]
+    assert [len(uses_of_one) for uses_of_one, _ in told.writes] == [touches.BATCH, 1]
 
 
 async def test_memory_is_bounded(uses: Touches, told: Told, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ async def test_memory_is_bounded(uses: Touches, told: Told, clock: ManualClock, 
 
 async def test_it_tells_by_itself(told: Told, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(touches, "EVERY", 0.001)
-    uses = Touches(told, ttl=lambda: TTL, window=lambda: WINDOW, clock=clock)
+    uses = Touches(told, window=lambda: WINDOW, clock=clock)
     uses.start()
     uses.add("a", expiry(clock, stored_ago=WINDOW))
     async with asyncio.timeout(10):
