@@ -156,6 +156,16 @@ class BucketsInUse(RequestError):
 
 
 @dataclass
+class ReadOnly(RequestError):
+    """What a shop keeps in its own tables cannot be written through the view over them."""
+
+    detail: str
+
+    def __str__(self) -> str:
+        return f"only the shop's own programs write this, as its view cannot be updated: {self.detail}"
+
+
+@dataclass
 class Overloaded(RequestError):
     """A bound on waiting work is reached."""
 

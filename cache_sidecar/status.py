@@ -107,6 +107,7 @@ TABLE: dict[_E, Callable[..., status_pb2.Status]] = {
         Code.FAILED_PRECONDITION, str(e), "RESERVATION_ENDED", reservation_id=e.reservation_id, state=e.state
     ),
     errors.BucketsInUse: lambda e: _status(Code.FAILED_PRECONDITION, str(e), "BUCKETS_IN_USE", product_id=e.product_id),
+    errors.ReadOnly: lambda e: _status(Code.FAILED_PRECONDITION, str(e), "READ_ONLY"),
     errors.Overloaded: lambda e: _status(Code.RESOURCE_EXHAUSTED, str(e), "OVERLOADED", _retry(e.retry_after)),
     errors.DeadlineExceeded: lambda e: _status(Code.DEADLINE_EXCEEDED, str(e), "DEADLINE_EXCEEDED"),
     errors.Draining: lambda e: _status(Code.UNAVAILABLE, str(e), "DRAINING", _retry(0.1)),

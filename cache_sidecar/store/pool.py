@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from cache_sidecar.errors import Failure, RequestError, SettingsError, Tier, TierFailed
+from cache_sidecar.errors import Failure, ReadOnly, RequestError, SettingsError, Tier, TierFailed
 from cache_sidecar.store import requests
 from cache_sidecar.store.requests import FirstReply, RequestKey
 
@@ -23,6 +23,9 @@ WAITING_PER_CONNECTION = 64
 _GONE = (psycopg.OperationalError, psycopg.InterfaceError)
 # What two callers did to each other; the server is well.
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+# What PostgreSQL says of a view that it cannot write through, in any language; and where it does: the code says too little.
+_NOT_UPDATABLE = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.FeatureNotSupported)
+_VIEWS = {"rewriteHandler.c", "execMain.c"}
 # Seconds that the server gets to end a statement whose caller left.
 _GRACE = 1.0
 
@@ -208,6 +211,8 @@ def _failures() -> Iterator[None]:
     except (PoolTimeout, PoolClosed) as error:
         raise TierFailed(Tier.STORE, Failure.UNREACHABLE, str(error)) from error
     except psycopg.Error as error:
+        if error.diag.source_file in _VIEWS and isinstance(error, _NOT_UPDATABLE):
+            raise ReadOnly(str(error).splitlines()[0]) from error
         failure = Failure.UNREACHABLE if _is_connection_lost(error) else Failure.REFUSED
         raise TierFailed(Tier.STORE, failure, str(error)) from error
 

@@ -34,7 +34,7 @@ class ProductRow(NamedTuple):
 _COLUMNS = ", ".join(ProductRow._fields)
 _WRITTEN = ProductRow._fields[:11]
 _INSERT = f"""INSERT INTO cache_sidecar.products ({", ".join(_WRITTEN)})
-    VALUES ({", ".join(["%s"] * len(_WRITTEN))}) RETURNING {_COLUMNS}"""
+    VALUES ({", ".join(["%s"] * len(_WRITTEN))})"""
 _UPDATE = f"""UPDATE cache_sidecar.products SET update_time = now(), {", ".join(f"{c} = %s" for c in _WRITTEN[1:])}
     WHERE product_id = %s RETURNING {_COLUMNS}"""
 _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.products"
@@ -63,17 +63,18 @@ class ProductStore:
     async def create(self, connection: Connection, row: ProductRow) -> ProductRow:
         """Inserts a product; its times and version are PostgreSQL's. Raises AlreadyExists."""
         try:
-            cursor = await connection.execute(_INSERT, _values(row))
+            await connection.execute(_INSERT, _values(row))
         except UniqueViolation:
             raise AlreadyExists("product", row.product_id) from None
-        return _row(await cursor.fetchone())
+        return await self._written(connection, row.product_id)
 
     async def update(self, connection: Connection, product_id: str, change: Callable[[ProductRow], ProductRow]) -> ProductRow:
         """Locks a product, changes it, and returns it as changed. Raises NotFound, and whatever `change` raises."""
         current = await self._locked(connection, product_id)
         changed = change(current)
         cursor = await connection.execute(_UPDATE, [*_values(changed)[1:], product_id])
-        return _row(await cursor.fetchone())
+        row = _row(await cursor.fetchone())
+        return row if row.version > current.version else await self._written(connection, product_id)
 
     async def delete(self, connection: Connection, product_id: str, check: Callable[[ProductRow], None]) -> int:
         """Deletes a product that passes `check`, and returns the version of its deletion. Raises NotFound."""
@@ -83,6 +84,11 @@ class ProductStore:
         cursor = await connection.execute("SELECT currval('cache_sidecar.version_seq')")
         (version,) = await cursor.fetchone() or (0,)
         return int(version)
+
+    async def _written(self, connection: Connection, product_id: str) -> ProductRow:
+        """Returns a row as it was written: RETURNING through a view over the shop's own table tells an earlier version."""
+        cursor = await connection.execute(f"{_SELECT} WHERE product_id = %s", [product_id])
+        return _row(await cursor.fetchone())
 
     async def _locked(self, connection: Connection, product_id: str) -> ProductRow:
         cursor = await connection.execute(f"{_SELECT} WHERE product_id = %s FOR UPDATE", [product_id])
