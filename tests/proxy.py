@@ -67,6 +67,13 @@ class Proxy:
             writer.transport.abort()
             handler.cancel()
 
+    async def turn_to(self, target: str) -> None:
+        """Drops every connection, and forwards to another host:port from now on, as an address that moves does."""
+        self.cut()
+        host, _, target_port = target.rpartition(":")
+        self._target = host, int(target_port)
+        await self.heal()
+
     def stall(self) -> None:
         """Accepts connections and bytes, and forwards nothing; what was held back is forwarded by `heal`."""
         self._flowing.clear()

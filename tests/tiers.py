@@ -9,6 +9,7 @@ from cache_sidecar.clock import ManualClock
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.settings import Settings
+from cache_sidecar.tiers import codec
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import ClockL1
@@ -40,6 +41,12 @@ async def fill(l2: RedisL2, dataset: str, records: Mapping[str, Record], *, ttl:
     """Fills as a reader does who found nothing there, or something older."""
     found = await RedisL2.read_leased(l2, dataset, list(records))
     await RedisL2.fill(l2, dataset, records, found.leases, ttl=ttl, now=0.0)
+
+
+async def take_back(l2: RedisL2, record: Record, id: str = "a") -> None:
+    """Does to a value what a failover does that loses the last writes."""
+    client = await l2._connection.client()
+    await client.set(l2._names.key("product", id), codec.encode(record))
 
 
 def one_id_per_partition() -> list[str]:

@@ -3,7 +3,8 @@
 Each partition's messages are numbered by a counter in Redis. One plain connection per primary listens to the partitions it
 holds. A partition is trusted from the moment its subscription is acknowledged and its counter read; trust ends with the
 connection, and whatever was cached is dropped before it is given again. A number that does not follow the last one drops the
-partition; so does a counter that, at a heartbeat, is ahead of what was heard for longer than a message takes.
+partition; so does a counter that, at a heartbeat, is ahead of what was heard for longer than a message takes. Numbers compare
+only within one history: a server whose replication id is another may be back at an earlier number, or at the same one again.
 """
 
 import asyncio
@@ -123,6 +124,8 @@ class Feed:
         "Whether every change in its partitions is known to be heard."
         self._heard: dict[int, int] = {}
         "The number of the last message of each partition."
+        self._history = ""
+        "The replication id of the server that counts."
 
     def start(self) -> None:
         """Starts listening in the background."""
@@ -157,7 +160,7 @@ class Feed:
                 await pubsub.ssubscribe(channel)
             await self._acknowledged(pubsub)
             # What is published from here on arrives; the counters say where that begins.
-            self._heard = await self._read_counters()
+            self._heard, self._history = await self._read_state()
             for partition in self._counters:
                 self._tell_partition(partition)
             self._trust(trusted=True)
@@ -218,7 +221,9 @@ class Feed:
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY)
             before = dict(self._heard)
-            counters = await self._read_counters()
+            counters, history = await self._read_state()
+            if history != self._history:
+                raise ConnectionError("the server has another history: changes may be lost, and numbers used again")
             for partition, count in counters.items():
                 if count < before[partition]:
                     self._lost(partition, count)
@@ -233,15 +238,18 @@ class Feed:
         self._heard[partition] = count
         self._tell_partition(partition)
 
-    async def _read_counters(self) -> dict[int, int]:
+    async def _read_state(self) -> tuple[dict[int, int], str]:
+        """Returns the counters and the replication id."""
         pipeline = self._redis.pipeline(transaction=False)
         for counter in self._counters.values():
             pipeline.get(counter)
-        values = await pipeline.execute()
+        pipeline.info("replication")
+        *values, replication = await pipeline.execute()
         try:
-            return {p: int(value or 0) for p, value in zip(self._counters, values, strict=True)}
+            counters = {p: int(value or 0) for p, value in zip(self._counters, values, strict=True)}
         except ValueError:
             raise TierFailed(Tier.L2, Failure.REFUSED, "a counter of messages holds something else") from None
+        return counters, str(replication["master_replid"])
 
     def _tell_partition(self, partition: int) -> None:
         for follower in self._followers.values():

@@ -20,7 +20,8 @@ OpenL2 = Callable[..., AbstractAsyncContextManager[RedisL2]]
 async def valkey(processes: Processes, choose_ports: ChoosePorts) -> AsyncIterator[ValkeyServer]:
     """A single server. A test that breaks it starts it again."""
     (port,) = choose_ports(1)
-    server = ValkeyServer(processes, processes.state.path / "valkey-single", port, options={"maxmemory-policy": "noeviction"})
+    options = {"maxmemory-policy": "noeviction", "enable-debug-command": "yes"}
+    server = ValkeyServer(processes, processes.state.path / "valkey-single", port, options=options)
     await server.start()
     yield server
     await server.stop()

@@ -10,9 +10,10 @@ import redis
 
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers import coherence as module
-from cache_sidecar.tiers.coherence import Coherence
+from cache_sidecar.tiers.coherence import Coherence, Feed
 from cache_sidecar.tiers.l2 import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source
+from tests.gates import Gate
 from tests.listening import HERE, Line, open_line
 from tests.proxy import Proxy
 from tests.sidecars import until
@@ -39,6 +40,30 @@ async def test_race_20_a_partition_is_dropped_before_it_is_trusted(nodes: str, n
         await line.trusted()
         assert line.ear.order == ["drop", "trust"]
         assert sorted(line.ear.partitions) == list(range(PARTITIONS))
+
+
+async def test_race_20_nothing_is_counted_or_trusted_before_the_subscription_is_acknowledged(
+    nodes: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged, read_state = Feed._acknowledged, Feed._read_state
+    gate, counted = Gate(), []
+
+    async def held(feed: Feed, pubsub: object) -> None:
+        await gate.passed()
+        await acknowledged(feed, pubsub)
+
+    async def noted(feed: Feed) -> object:
+        counted.append(feed)
+        return await read_state(feed)
+
+    monkeypatch.setattr(Feed, "_acknowledged", held)
+    monkeypatch.setattr(Feed, "_read_state", noted)
+    gate.close()
+    async with open_line(nodes, namespace, trusted=False) as line:
+        await until(lambda: gate.waiting == 3)
+        assert (counted, line.ear.trusted) == ([], set())
+        gate.open()
+        await line.trusted()
 
 
 async def test_stopping_ends_the_trust_and_leaves_nothing_running(nodes: str, namespace: str) -> None:
@@ -161,6 +186,18 @@ async def test_race_14_a_heartbeat_finds_a_lost_message_that_nothing_follows(lin
     assert set(line.ear.partitions) == {HERE}
 
 
+async def test_race_16_numbers_of_another_history_are_no_comfort(valkey: ValkeyServer, namespace: str) -> None:
+    """The counter is where it was, after going back and on again between two heartbeats; only the history tells."""
+    async with open_line(valkey.address, namespace) as line:
+        await line.change("a", 1)
+        await line.heard("a", 1)
+        line.ear.forget()
+        await line.command("DEBUG", "CHANGE-REPL-ID")
+        await line.dropped()
+        assert line.ear.order[:2] == ["distrust", "drop"]
+        await line.trusted()
+
+
 async def test_race_24_a_counter_that_is_lost_is_noticed(line: Line) -> None:
     await line.change("a", 1)
     await line.heard("a", 1)
@@ -226,6 +263,27 @@ async def test_race_12_what_is_changed_while_the_subscription_is_broken_is_dropp
         await line.change("a", 1)
         await until(lambda: line.ear.changes or HERE in line.ear.partitions)
         await line.trusted()
+
+
+async def test_race_15_a_partition_whose_owner_is_another_is_listened_to_anew(
+    nodes: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TOPOLOGY_EVERY", 0.02)
+    async with open_line(nodes, namespace) as line:
+        owners = await line.l2.owners()
+        (old,) = (address for address, held in owners.items() if HERE in held)
+        new = next(address for address in owners if address != old)
+        moved = owners | {old: [p for p in owners[old] if p != HERE], new: [*owners[new], HERE]}
+
+        async def told() -> object:
+            return moved
+
+        # The servers themselves say nothing: no slot has really moved.
+        with monkeypatch.context() as patch:
+            patch.setattr(line.l2, "owners", told)
+            await until(lambda: HERE not in line.ear.trusted)
+        await line.trusted()
+        assert HERE in line.ear.partitions
 
 
 async def test_race_13_a_server_that_hangs_ends_the_trust(valkey: ValkeyServer, namespace: str) -> None:

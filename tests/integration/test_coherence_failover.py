@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import TierFailed
+from cache_sidecar.tiers import coherence as module
 from cache_sidecar.tiers.ports import PARTITIONS, partition_of
 from tests.conftest import ChoosePorts
 from tests.listening import Line, open_line
@@ -81,6 +82,20 @@ async def test_race_15_after_a_graceful_failover_changes_are_heard(healthy: Valk
         await line.trusted()
         await all_is_heard(line, 3)
         assert line.coherence.is_trusted()
+
+
+async def test_race_15_the_server_s_word_that_a_subscription_ended_is_enough(
+    healthy: ValkeyCluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing else notices: no second look at the owners, no heartbeat; and the connection lives on.
+    monkeypatch.setattr(module, "TOPOLOGY_EVERY", 3600.0)
+    monkeypatch.setattr(module, "HEARTBEAT_EVERY", 3600.0)
+    async with open_line(",".join(healthy.addresses), namespace) as line:
+        primary = (await healthy.primaries())[0]
+        lost = {p for address, feed in line.coherence._feeds.items() if address[1] == primary.port for p in feed.partitions}
+        async with (await replica_of(healthy, primary)).client() as client:
+            await client.execute_command("CLUSTER", "FAILOVER")
+        await until(lambda: not lost & line.ear.trusted)
 
 
 async def test_race_16_after_the_death_of_a_primary_changes_are_heard(healthy: ValkeyCluster, namespace: str) -> None:

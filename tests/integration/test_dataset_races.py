@@ -17,7 +17,7 @@ from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Answer, Freshness, Record, Source, partition_of
 from tests.gates import turns
 from tests.sidecars import until
-from tests.tiers import BYPASS, Case, open_case
+from tests.tiers import BYPASS, Case, open_case, take_back
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 
@@ -293,6 +293,19 @@ async def test_race_08_not_found_filled_after_the_insert(a: Case, b: Case) -> No
     await b.settled()
     assert await value_in_l2(a) == (1, b"sofa")
     assert await b.get("a") == (b"sofa", L2)
+
+
+# 17: what Redis acknowledged and lost, because another node took over; the relay's part is in test_relay.py
+
+
+async def test_race_17_a_sidecar_s_own_write_is_not_answered_with_less_after_redis_lost_it(a: Case) -> None:
+    await a.write("a", 1, b"old")
+    await a.write("a", 2, b"new")
+    assert await a.get("a") == (b"new", L2)
+    await take_back(a.l2, Record(1, a.clock.now(), b"old"))
+    for _ in range(2):
+        a.forget()  # trust was lost with the connection
+        assert (await a.get("a"))[0] == b"new"
 
 
 # 25: the writer's own sidecar, from the moment of the reply

@@ -20,14 +20,13 @@ from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Progress, RelayStore
 from cache_sidecar.store.pool import Database
-from cache_sidecar.tiers import codec
 from cache_sidecar.tiers.l2 import MERGE_OVER, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
 from cache_sidecar.tiers.signs import RedisSigns
 from tests.listening import HERE, open_line
 from tests.sidecars import process, until
 from tests.stores import INSERT, open_database, run
-from tests.tiers import fill, open_case, open_l2
+from tests.tiers import fill, open_case, open_l2, take_back
 
 OLD = Record(1, 0.0, b"old")
 
@@ -268,13 +267,7 @@ async def messages(l2: RedisL2) -> int:
 # After a failover
 
 
-async def take_back(l2: RedisL2, id: str = "a") -> None:
-    """Does to a value what a failover does that loses the last writes."""
-    client = await l2._connection.client()
-    await client.set(l2._names.key("product", id), codec.encode(OLD))
-
-
-async def test_a_redis_that_lost_its_last_writes_is_told_again(
+async def test_race_17_a_redis_that_lost_its_last_writes_is_told_again(
     store: RelayStore, database: str, valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
@@ -282,12 +275,12 @@ async def test_a_redis_that_lost_its_last_writes_is_told_again(
     await run(database, INSERT, ["a", "Sofa"])
     async with open_l2(valkey.address, namespace) as l2, leading(store, l2, database) as region:
         await region.step()
-        await take_back(l2)
+        await take_back(l2, OLD)
         await region.step()
         assert await stored_version(l2) == OLD.version, "the primary is the same: it loses nothing"
         await valkey.restart()
         await until(lambda: is_up(l2))
-        await take_back(l2)
+        await take_back(l2, OLD)
         await region.step()
         assert await stored_version(l2) == await version_in(database)
 
@@ -308,8 +301,8 @@ async def test_a_new_leader_tells_again_what_may_have_been_lost_before_its_time(
         await run(database, INSERT, [id, "Sofa"])
     async with leading(store, l2, database) as region:
         assert [await region.step() for _ in range(3)] == [2, 2, 1]
-    await take_back(l2, "a")
-    await take_back(l2, "e")
+    await take_back(l2, OLD, "a")
+    await take_back(l2, OLD, "e")
     async with leading(store, l2, database) as region:
         assert await region.step() == 0
     for id in "ae":
@@ -328,7 +321,7 @@ async def test_what_no_failover_can_undo_any_more_is_not_told_again(
         await region.step()
         await region.relay._prune(region.term)
         assert await store.progress("eu") == (1, 1)
-    await take_back(l2)
+    await take_back(l2, OLD)
     async with leading(store, l2, database) as region:
         await region.step()
     assert await stored_version(l2) == OLD.version
