@@ -10,6 +10,7 @@ from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers.l2 import RedisL2
 from tests.conftest import ChoosePorts
+from tests.sidecars import until
 from tests.tiers import Case, open_case, open_l2
 
 OpenCase = Callable[..., AbstractAsyncContextManager[Case]]
@@ -23,6 +24,23 @@ async def valkey(processes: Processes, choose_ports: ChoosePorts) -> AsyncIterat
     options = {"maxmemory-policy": "noeviction", "enable-debug-command": "yes"}
     server = ValkeyServer(processes, processes.state.path / "valkey-single", port, options=options)
     await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def replica(processes: Processes, choose_ports: ChoosePorts, valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
+    """A replica of the single server, with all that it holds now."""
+    (port,) = choose_ports(1)
+    server = ValkeyServer(processes, processes.state.path / "valkey-replica", port)
+    await server.start()
+    async with server.client() as client:
+        await client.replicaof("127.0.0.1", valkey.port)
+
+        async def is_in_step() -> bool:
+            return bool((await client.info("replication"))["master_link_status"] == "up")
+
+        await until(is_in_step)
     yield server
     await server.stop()
 

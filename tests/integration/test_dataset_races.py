@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.l1 import MAX_TOMBSTONES
 from cache_sidecar.tiers.l2 import RedisL2
@@ -306,6 +306,19 @@ async def test_race_17_a_sidecar_s_own_write_is_not_answered_with_less_after_red
     for _ in range(2):
         a.forget()  # trust was lost with the connection
         assert (await a.get("a"))[0] == b"new"
+
+
+# 19: replicas, which may not have heard yet
+
+
+async def test_race_19_a_replica_is_not_read(valkey: ValkeyServer, replica: ValkeyServer, namespace: str) -> None:
+    async with open_case(valkey.address, namespace) as a, replica.client() as client:
+        await a.write("a", 1, b"old")
+        await until(lambda: client.exists(a.l2._names.key("product", "a")))
+        await client.replicaof("127.0.0.1", 1)  # it goes on serving what it has, and hears nothing any more
+        await a.write("a", 2, b"new")
+        async with open_case(replica.address, namespace, rows=a.rows, clock=a.clock) as b:
+            assert await b.get("a") == (b"new", STORE)
 
 
 # 25: the writer's own sidecar, from the moment of the reply

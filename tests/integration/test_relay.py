@@ -24,6 +24,7 @@ from cache_sidecar.tiers.l2 import MERGE_OVER, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
 from cache_sidecar.tiers.signs import RedisSigns
 from tests.listening import HERE, open_line
+from tests.proxy import Proxy
 from tests.sidecars import process, until
 from tests.stores import INSERT, open_database, run
 from tests.tiers import fill, open_case, open_l2, take_back
@@ -283,6 +284,36 @@ async def test_race_17_a_redis_that_lost_its_last_writes_is_told_again(
         await take_back(l2, OLD)
         await region.step()
         assert await stored_version(l2) == await version_in(database)
+
+
+async def test_race_18_what_the_old_primary_still_acknowledged_is_told_to_the_new_one(
+    store: RelayStore,
+    database: str,
+    valkey: ValkeyServer,
+    replica: ValkeyServer,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
+    await run(database, "SELECT setval('cache_sidecar.version_seq', 10)")
+    async with (
+        Proxy(valkey.address) as proxy,
+        open_l2(proxy.address, namespace) as l2,
+        leading(store, l2, database) as region,
+        replica.client() as client,
+    ):
+        await region.step()
+        # The majority made the replica the primary, and the old one, in the minority, has not heard of it.
+        await client.replicaof("NO", "ONE")
+        await run(database, INSERT, ["a", "Sofa"])
+        version = await version_in(database)
+        await l2.change("product", {"a": Record(version, 0.0, b"new")}, ttl=60)
+        assert await region.step() == 1
+        await proxy.turn_to(replica.address)
+        await until(lambda: is_up(l2))
+        await take_back(l2, OLD)
+        await region.step()
+        assert await stored_version(l2) == version
 
 
 async def is_up(l2: RedisL2) -> bool:
