@@ -39,7 +39,7 @@ async def test_a_repeat_gets_the_first_reply_and_changes_nothing(opened: Databas
     assert await effects(database) == (1, 1, 1)
 
 
-async def test_a_repeat_whose_work_would_succeed_changes_nothing(opened: Database, database: str) -> None:
+async def test_race_21_a_repeat_whose_work_would_succeed_changes_nothing(opened: Database, database: str) -> None:
     await opened.write(key(), Creation("a", b"first"))
     again = await opened.write(key(), Creation("b", b"second"))
     assert again.reply == b"first"

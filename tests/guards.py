@@ -1,0 +1,353 @@
+"""The guards of the coherence contract's 25 races, and a way to see that each is needed:
+
+    .venv/bin/python -m tests.guards [RACE ...]
+
+takes them out one by one, in a copy of the code, and expects the race's test to fail. With all of them it takes minutes. That
+this list fits the code and the guide is looked at by `unit/test_guards.py`.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("cache_sidecar", "tests", "protos", "k8s", "pyproject.toml", "README.md")
+# Seconds that a test may take to fail; it waits 20 for what does not come any more.
+PATIENCE = 120
+
+
+class Guard(NamedTuple):
+    """What keeps one race from doing harm."""
+
+    race: int
+    says: str
+    file: str
+    "Below cache_sidecar."
+    text: str
+    "Where it is, once in that file; and what that becomes without it."
+    without: str
+    test: str
+    "Below tests/integration."
+
+    def row(self) -> str:
+        """Returns its line in the guide's table."""
+        module, _, name = self.test.partition("::")
+        return (
+            f"| {self.race} | {self.says} (`{self.file}`) | `{module}`: `{name.removeprefix(f'test_race_{self.race:02}_')}` |"
+        )
+
+
+GUARDS = (
+    Guard(
+        1,
+        "a fill is refused where a newer version is held",
+        "tiers/functions.lua",
+        "elseif version_of(head) > version then",
+        "elseif false then",
+        "test_dataset_races.py::test_race_01_a_late_fill_from_the_store_replaces_nothing",
+    ),
+    Guard(
+        2,
+        "a fill into nothing is refused: the lease under which it was read has to be there",
+        "tiers/functions.lua",
+        "if type(head) == 'table' or head == '' then",
+        "if type(head) == 'table' then",
+        "test_dataset_races.py::test_race_02_a_late_fill_is_refused_when_also_what_refused_it_is_gone",
+    ),
+    Guard(
+        2,
+        "and it has to be that very lease",
+        "tiers/functions.lua",
+        "if head ~= args[4] then",
+        "if false then",
+        "test_dataset_races.py::test_race_02_a_fill_from_before_is_not_taken_for_a_later_one_of_the_same_sidecar",
+    ),
+    Guard(
+        3,
+        "L1 refuses what is older than the tombstone of an invalidation",
+        "tiers/l1.py",
+        "if record.version < partition.tombstones.get(id, 0):",
+        "if False:",
+        "test_dataset_races.py::test_race_03_the_invalidation_overtakes_the_reply_of_redis",
+    ),
+    Guard(
+        4,
+        "L1 refuses a fill from before the partition's generation moved",
+        "tiers/l1.py",
+        "or partition.generation != generation or",
+        "or",
+        "test_dataset_races.py::test_race_04_a_fill_that_began_before_a_drop_is_not_stored",
+    ),
+    Guard(
+        5,
+        "an invalidation detaches later callers from the load under way",
+        "tiers/dataset.py",
+        "self._store.detach(id)",
+        "pass",
+        "test_dataset_races.py::test_race_05_whoever_comes_after_an_invalidation_does_not_join_the_load",
+    ),
+    Guard(
+        6,
+        "a change is stored only where an older version is held",
+        "tiers/functions.lua",
+        "local is_news = stored_version(keys[1]) < version",
+        "local is_news = true",
+        "test_dataset_races.py::test_race_06_two_writers_reach_redis_in_the_wrong_order",
+    ),
+    Guard(
+        7,
+        "a deletion leaves its version, which refuses older fills",
+        "tiers/functions.lua",
+        "elseif version_of(head) > version then",
+        "elseif false then",
+        "test_dataset_races.py::test_race_07_a_late_fill_does_not_bring_back_what_was_deleted",
+    ),
+    Guard(
+        7,
+        "a late deletion is older than what was inserted since",
+        "tiers/functions.lua",
+        "local is_news = stored_version(keys[1]) < version",
+        "local is_news = true",
+        "test_dataset_races.py::test_race_07_a_late_deletion_does_not_hide_what_was_inserted_again",
+    ),
+    Guard(
+        8,
+        "`there is none` has version 0, older than any insertion",
+        "tiers/functions.lua",
+        "elseif version_of(head) > version then",
+        "elseif false then",
+        "test_dataset_races.py::test_race_08_not_found_filled_after_the_insert",
+    ),
+    Guard(
+        9,
+        "the relay tells what stands in the outbox, whoever wrote it",
+        "relay/outbox.py",
+        "await self._l2.mark(dataset, versions, ttl=self._policy[dataset].l2_ttl)",
+        "pass",
+        "test_relay.py::test_race_09_what_a_writer_committed_and_died_is_told",
+    ),
+    Guard(
+        10,
+        "the outbox is read by position, given after the commit, not by version",
+        "store/outbox.py",
+        "WHERE position > %s AND (dataset = %s OR %s = '') ORDER BY position LIMIT",
+        "WHERE version > %s AND (dataset = %s OR %s = '') ORDER BY version LIMIT",
+        "test_outbox.py::test_race_10_a_lower_version_that_commits_later_is_not_lost",
+    ),
+    Guard(
+        11,
+        "what is told twice replaces nothing",
+        "tiers/functions.lua",
+        "if stored_version(keys[i]) < version then",
+        "if true then",
+        "test_relay.py::test_race_11_a_relay_that_dies_before_it_remembers_tells_again",
+    ),
+    Guard(
+        12,
+        "a partition is dropped when it is listened to anew",
+        "tiers/coherence.py",
+        "for partition in self._counters:\n                self._tell_partition(partition)",
+        "pass",
+        "test_coherence.py::test_race_12_what_is_changed_while_the_subscription_is_broken_is_dropped",
+    ),
+    Guard(
+        13,
+        "the heartbeat has to be answered in time",
+        "tiers/coherence.py",
+        ", loop.create_task(self._beat())]",
+        "]",
+        "test_coherence.py::test_race_13_a_server_that_hangs_ends_the_trust",
+    ),
+    Guard(
+        14,
+        "a counter that stays ahead of what was heard drops the partition",
+        "tiers/coherence.py",
+        "if count > self._heard[partition]:",
+        "if False:",
+        "test_coherence.py::test_race_14_a_heartbeat_finds_a_lost_message_that_nothing_follows",
+    ),
+    Guard(
+        15,
+        "a subscription that the server ends ends the trust",
+        "tiers/coherence.py",
+        'if message["type"] == "sunsubscribe":',
+        "if False:",
+        "test_coherence_failover.py::test_race_15_the_server_s_word_that_a_subscription_ended_is_enough",
+    ),
+    Guard(
+        15,
+        "so does another owner in the slot map",
+        "tiers/coherence.py",
+        "if owners.get(address) != feed.partitions:",
+        "if False:",
+        "test_coherence.py::test_race_15_a_partition_whose_owner_is_another_is_listened_to_anew",
+    ),
+    Guard(
+        16,
+        "a replication id that is another ends the trust, whatever the numbers say",
+        "tiers/coherence.py",
+        "if history != self._history:",
+        "if False:",
+        "test_coherence.py::test_race_16_numbers_of_another_history_are_no_comfort",
+    ),
+    Guard(
+        16,
+        "a partition is dropped when it is listened to anew",
+        "tiers/coherence.py",
+        "for partition in self._counters:\n                self._tell_partition(partition)",
+        "pass",
+        "test_coherence_failover.py::test_race_16_after_the_death_of_a_primary_changes_are_heard",
+    ),
+    Guard(
+        17,
+        "the relay tells the last minutes again when a primary's replication id is another",
+        "relay/outbox.py",
+        "if primaries != self._primaries:",
+        "if self._primaries is None:",
+        "test_relay.py::test_race_17_a_redis_that_lost_its_last_writes_is_told_again",
+    ),
+    Guard(
+        17,
+        "a sidecar remembers what it wrote, also when Redis acknowledged it",
+        "tiers/written.py",
+        "return record.version < self._versions.get(id, 0)",
+        "return False",
+        "test_dataset_races.py::test_race_17_a_sidecar_s_own_write_is_not_answered_with_less_after_redis_lost_it",
+    ),
+    Guard(
+        18,
+        "the relay tells the last minutes again when a primary's replication id is another",
+        "relay/outbox.py",
+        "if primaries != self._primaries:",
+        "if self._primaries is None:",
+        "test_relay.py::test_race_18_what_the_old_primary_still_acknowledged_is_told_to_the_new_one",
+    ),
+    Guard(
+        19,
+        "a read is a function that may write, which replicas refuse",
+        "tiers/functions.lua",
+        "flags={'allow-cross-slot-keys'}",
+        "flags={'allow-cross-slot-keys', 'no-writes'}",
+        "test_dataset_races.py::test_race_19_a_replica_is_not_read",
+    ),
+    Guard(
+        20,
+        "what was cached is dropped before the trust is given",
+        "tiers/coherence.py",
+        "for partition in self._counters:\n                self._tell_partition(partition)",
+        "pass",
+        "test_coherence.py::test_race_20_a_partition_is_dropped_before_it_is_trusted",
+    ),
+    Guard(
+        20,
+        "the counters are read when the subscription is acknowledged",
+        "tiers/coherence.py",
+        "await self._acknowledged(pubsub)",
+        "pass",
+        "test_coherence.py::test_race_20_nothing_is_counted_or_trusted_before_the_subscription_is_acknowledged",
+    ),
+    Guard(
+        21,
+        "a change of a version that is held is no news",
+        "tiers/functions.lua",
+        "local is_news = stored_version(keys[1]) < version",
+        "local is_news = stored_version(keys[1]) <= version",
+        "test_l2.py::test_race_21_a_change_that_is_sent_twice_changes_nothing_more",
+    ),
+    Guard(
+        21,
+        "a request that is in the ledger is not done again",
+        "store/requests.py",
+        "if row is None:",
+        "if True:",
+        "test_requests.py::test_race_21_a_repeat_whose_work_would_succeed_changes_nothing",
+    ),
+    Guard(
+        22,
+        "a partition is dropped when it is listened to anew",
+        "tiers/coherence.py",
+        "for partition in self._counters:\n                self._tell_partition(partition)",
+        "pass",
+        "test_coherence.py::test_race_22_a_subscriber_that_was_too_slow_drops_what_it_missed",
+    ),
+    Guard(
+        23,
+        "L1 refuses what is older than the tombstone of an invalidation",
+        "tiers/l1.py",
+        "if record.version < partition.tombstones.get(id, 0):",
+        "if False:",
+        "test_dataset_races.py::test_race_23_a_refresh_that_ends_after_an_invalidation_brings_nothing_back",
+    ),
+    Guard(
+        24,
+        "a counter that went back drops the partition",
+        "tiers/coherence.py",
+        "if count < before[partition]:",
+        "if False:",
+        "test_coherence.py::test_race_24_a_counter_that_is_lost_is_noticed",
+    ),
+    Guard(
+        24,
+        "so does a message that does not follow the last one",
+        "tiers/coherence.py",
+        "if message.number != self._heard[partition] + 1:",
+        "if False:",
+        "test_coherence.py::test_race_24_also_when_it_counts_again_before_anybody_looks",
+    ),
+    Guard(
+        25,
+        "a read that reached Redis before the change did is not joined after it",
+        "tiers/dataset.py",
+        "# Once more: a read that reached Redis before the change did may still be under way, and must not be joined.\n"
+        "            self.changed(id, version)",
+        "pass",
+        "test_dataset_races.py::test_race_25_a_question_to_redis_from_before_the_change_is_not_joined",
+    ),
+    Guard(
+        25,
+        "a sidecar remembers what it wrote, also when Redis did not hear of it",
+        "tiers/dataset.py",
+        "self._written.remember(id, version)",
+        "pass",
+        "test_dataset_races.py::test_race_25_nor_does_an_entry_that_is_older_come_back_meanwhile",
+    ),
+)
+
+
+def fails_without(guard: Guard, copy: Path) -> bool:
+    """Takes a guard out of a copy of the code, runs its test there, and says whether it failed."""
+    file = copy / "cache_sidecar" / guard.file
+    whole = file.read_text()
+    file.write_text(whole.replace(guard.text, guard.without))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", f"tests/integration/{guard.test}"]
+    try:
+        return subprocess.run(command, cwd=copy, timeout=PATIENCE, capture_output=True, check=False).returncode == 1
+    finally:
+        file.write_text(whole)
+
+
+def main(wanted: Sequence[str]) -> int:
+    """Tries the guards of some races, or of all, and prints what came out; returns the exit code."""
+    needless = 0
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy / name)
+        for guard in GUARDS:
+            if not wanted or str(guard.race) in wanted:
+                is_needed = fails_without(guard, copy)
+                needless += not is_needed
+                print(f"{guard.race:2} {'fails' if is_needed else 'PASSES'} without: {guard.says}", flush=True)
+    return 1 if needless else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
