@@ -99,6 +99,10 @@ class Proxy:
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:
+            # It was accepted when everything was cut, and not known yet.
+            writer.transport.abort()
+            return
         handler = asyncio.current_task()
         assert handler is not None
         self._connections[handler] = writer

@@ -176,7 +176,7 @@ class Case:
 
     async def settled(self) -> None:
         """Returns when nothing goes on behind the replies."""
-        await until(lambda: not self.dataset._background)
+        await until(lambda: not self.dataset._behind.running)
 
     async def write(self, id: str, version: int, value: bytes | None) -> None:
         """Commits, and takes it to the caches."""

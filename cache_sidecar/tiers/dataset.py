@@ -14,17 +14,16 @@ policy's rollout, and every key in shadow, is read from PostgreSQL alone. What i
 `policy_changed` drops what must not. Writes tell every cache at every setting, so none has anything to catch up on later.
 """
 
-import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import Overloaded, TierFailed
+from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.batch import Batch
+from cache_sidecar.tiers.behind import Behind
 from cache_sidecar.tiers.counters import TierCounters, TierStats
 from cache_sidecar.tiers.decision import Verdict
 from cache_sidecar.tiers.failure import Action, Operation, action
@@ -43,8 +42,6 @@ MAX_DROPS = 100
 L2_BATCHES = 1
 STORE_BATCHES = 4
 MAX_WAITING = 20_000
-# Fills and refreshes going on behind the replies; more are left out.
-MAX_BACKGROUND = 64
 # Seconds in which one sidecar alone may refresh a value in Redis before it expires there.
 REFRESH_CLAIM = 3.0
 # Weight of the last load in what a load is expected to take.
@@ -99,9 +96,7 @@ class Dataset:
         )
         self._serving: L1 = NO_L1 if policy().shadow else l1
         "What answers from memory: in shadow nothing does, whatever there is."
-        self._background: set[asyncio.Task[None]] = set()
-        self._refreshing: set[str] = set()
-        self._refreshing_early: set[str] = set()
+        self._behind = Behind(name)
         self._leases = Leases(self._l2.get)
         self._written = Written()
         self._load_seconds = 0.0
@@ -158,7 +153,7 @@ class Dataset:
         if verdict is Verdict.MISS:
             return None
         if verdict is Verdict.SERVE_AND_REFRESH:
-            self._refresh(id, self._refreshed, self._refreshing)
+            self._behind.once("memory", self._refreshed, id)
         return _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
 
     async def _read_on(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
@@ -261,7 +256,7 @@ class Dataset:
             if decision.l2_serves(record, now=now, policy=policy, wanted=ANY):
                 self._fill_l1(id, record, generations[id])
                 if decision.is_due(id, record, now=now, policy=policy, load_seconds=self._load_seconds, unit=self._unit):
-                    self._refresh(id, self._refreshed_early, self._refreshing_early)
+                    self._behind.once("redis", self._refreshed_early, id)
         return records
 
     async def _ask_l2(self, ids: Sequence[str]) -> Leased:
@@ -272,13 +267,13 @@ class Dataset:
         try:
             records = await self._read_alone(ids)
         except TierFailed:
-            self._in_background(self._release(leases))
+            self._behind.start(self._release(leases))
             raise
         for id, record in records.items():
             self._fill_l1(id, record, generations[id])
         # What was dropped since may have been read before it changed.
         undropped = {id: record for id, record in records.items() if self._l1.generation(id) == generations[id]}
-        self._in_background(self._fill_l2(undropped, leases))
+        self._behind.start(self._fill_l2(undropped, leases))
         return records
 
     async def _read_alone(self, ids: Sequence[str]) -> Mapping[str, Record]:
@@ -329,44 +324,16 @@ class Dataset:
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
         return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
 
-    def _refresh(self, id: str, work: Callable[[str], Coroutine[None, None, None]], busy: set[str]) -> None:
-        if id not in busy:
-            busy.add(id)
-            if not self._in_background(work(id)):
-                busy.discard(id)
-
     async def _refreshed(self, id: str) -> None:
         """Refreshes what L1 holds."""
-        try:
-            # Without the second look of `_read_on`: it would find the very entry that is to be refreshed.
-            if not await self._from_l2([id], ANY) and not self._leases.elsewhere([id]):
-                await self._from_store([id], ANY)
-        finally:
-            self._refreshing.discard(id)
+        # Without the second look of `_read_tiers`: it would find the very entry that is to be refreshed.
+        if not await self._from_l2([id], ANY) and not self._leases.elsewhere([id]):
+            await self._from_store([id], ANY)
 
     async def _refreshed_early(self, id: str) -> None:
         """Refreshes what Redis holds before it expires there, unless another sidecar does."""
-        try:
-            if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM)):
-                await self._from_store([id], ANY)
-        finally:
-            self._refreshing_early.discard(id)
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> bool:
-        if len(self._background) >= MAX_BACKGROUND:
-            work.close()
-            return False
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-        return True
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, TierFailed | Overloaded):
-            # Nobody waits for it. A tier that failed is counted by its guard; anything else is a defect.
-            telemetry.log.error("background work failed", dataset=self.name, exc_info=error)
+        if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM)):
+            await self._from_store([id], ANY)
 
     # Writes
 
@@ -493,13 +460,11 @@ class Dataset:
     async def close(self) -> None:
         """Waits for what goes on behind the replies."""
         await self.rollout.close()
-        while self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        await self._behind.ended()
         await self._leases.close()
         await self._l2.close()
         await self._store.close()
-        # What those loads left to be filled.
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._behind.ended()  # what those loads left to be filled
 
 
 def _answer(record: Record, source: Source, now: float, *, stale: bool = False) -> Answer:

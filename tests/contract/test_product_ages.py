@@ -17,7 +17,7 @@ def seconds(duration: Duration) -> float:
 async def settled(shop: Shop) -> None:
     """Waits until nothing goes on behind the replies: fills of Redis are done then."""
     dataset = shop.app._datasets["product"]
-    await until(lambda: not dataset._background)
+    await until(lambda: not dataset._behind.running)
 
 
 async def read_into_memory(shop: Shop) -> str:

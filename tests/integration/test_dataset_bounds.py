@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cache_sidecar.errors import Overloaded
+from cache_sidecar.tiers import behind
 from cache_sidecar.tiers import dataset as datasets
 from cache_sidecar.tiers.ports import Record, Source
 from tests.integration.conftest import OpenCase
@@ -27,7 +28,7 @@ async def test_more_waiting_ids_than_the_bound_are_refused_at_once(
 
 
 async def test_work_behind_the_replies_is_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "MAX_BACKGROUND", 1)
+    monkeypatch.setattr(behind, "MAX_RUNNING", 1)
     case.l2.before_fill.close()
     for id in "ab":
         case.rows.commit(id, 1, b"sofa")
@@ -43,7 +44,7 @@ async def test_a_refresh_that_is_left_out_is_made_up_for(case: Case, monkeypatch
     await case.get("a")
     case.clock.advance(100)
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "MAX_BACKGROUND", 0)
+        patch.setattr(behind, "MAX_RUNNING", 0)
         assert await case.get("a") == (b"sofa", L1)
     reads = case.l2.reads
     assert await case.get("a") == (b"sofa", L1)
@@ -75,6 +76,6 @@ async def test_close_leaves_nothing_running(open_sidecar: OpenCase) -> None:
         assert not closing.done()
         case.rows.before.open()
         await closing
-        assert not case.dataset._background
+        assert not case.dataset._behind.running
         assert isinstance(await case.in_l2("a"), Record)
     assert asyncio.all_tasks() - before == set()

@@ -57,7 +57,7 @@ async def test_a_hot_id_that_expires_is_loaded_once_and_no_read_waits(sidecars: 
                 assert (answer.source, answer.stale) == (L1, False)
         await first.rows.before.reached()
         # Each of the others has looked, found the lease of the one that loads, and left it at that.
-        await until(lambda: sum(len(case.dataset._background) for case in sidecars) == 1)
+        await until(lambda: sum(len(case.dataset._behind.running) for case in sidecars) == 1)
         first.rows.before.open()
         await settled(sidecars)
         assert len(first.rows.calls) == 1 + expiry

@@ -152,7 +152,7 @@ class _HeldLoad:
 
     async def filled(self) -> None:
         """Returns when what was loaded was offered to Redis."""
-        await asyncio.gather(*self.dataset._background)
+        await asyncio.gather(*self.dataset._behind.running)
 
 
 @contextlib.asynccontextmanager
