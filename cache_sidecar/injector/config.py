@@ -81,9 +81,9 @@ class CertificateConfig(_Section):
 
     source: Literal["self", "files"] = "self"
     "`self` makes and renews one, and tells the API server; `files` reads what cert-manager or you put there."
-    cert_file: str = "/etc/cache-sidecar-injector/tls/tls.crt"
+    cert_file: str = "/etc/cache-sidecar-injector-tls/tls.crt"
     "With `files`: the certificate, with those between it and the root."
-    key_file: str = "/etc/cache-sidecar-injector/tls/tls.key"
+    key_file: str = "/etc/cache-sidecar-injector-tls/tls.key"
     "With `files`: its key."
     secret: str = "cache-sidecar-injector-tls"
     "With `self`: the Secret in which the replicas share it."

@@ -85,7 +85,7 @@ def _by_spec(spec: Pod) -> Iterator[Reason]:
 
 def _by_clash(pod: Pod, defaults: Options) -> Iterator[Reason]:
     everyone = pods.containers(pod)
-    if any(container["name"] == NAME or _is_sidecar(container.get("image"), defaults) for container in everyone):
+    if any(container["name"] == NAME or _is_sidecar(container, defaults) for container in everyone):
         yield Reason.SIDECAR_PRESENT
     if any(volume["name"] in VOLUMES for volume in pod["spec"].get("volumes") or []):
         yield Reason.VOLUME_TAKEN
@@ -97,8 +97,10 @@ def _has_mount(container: Pod) -> bool:
     return any(mount["mountPath"].rstrip("/") == MOUNT_PATH for mount in container.get("volumeMounts") or [])
 
 
-def _is_sidecar(image: str | None, defaults: Options) -> bool:
-    repository = _repository(image or "")
+def _is_sidecar(container: Pod, defaults: Options) -> bool:
+    if container.get("command"):
+        return False  # the image, used for something else
+    repository = _repository(container.get("image") or "")
     return repository == _repository(defaults.image) or repository.rpartition("/")[2] == "cache-sidecar"
 
 

@@ -33,6 +33,7 @@ class _Port(TypedDict):
 class _Container(TypedDict):
     name: str
     image: NotRequired[str | None]
+    command: NotRequired[list[str] | None]
     env: NotRequired[list[_Named] | None]
     ports: NotRequired[list[_Port] | None]
     volumeMounts: NotRequired[list[_Mount] | None]

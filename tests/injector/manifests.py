@@ -1,0 +1,71 @@
+"""Renders the kustomizations in k8s, as far as they use kustomize: resources, components, JSON patches, replicas, files.
+
+The end-to-end tests compare it with the real one. A key that it does not know is an error.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jsonpatch
+from ruamel.yaml import YAML
+
+Object = dict[str, Any]
+K8S = Path(__file__).parents[2] / "k8s"
+_KNOWN = {"apiVersion", "kind", "resources", "components", "patches", "replicas", "configMapGenerator", "generatorOptions"}
+
+
+def read(text: str) -> list[Any]:
+    return [document for document in YAML(typ="safe").load_all(text) if document]
+
+
+def render(folder: Path, *, components: list[Path] | None = None) -> list[Object]:
+    """Returns the objects of a kustomization, with further components applied to it."""
+    (kustomization,) = read((folder / "kustomization.yaml").read_text())
+    assert kustomization.keys() <= _KNOWN, kustomization.keys() - _KNOWN
+    found: list[Object] = []
+    for name in kustomization.get("resources", []):
+        path = (folder / name).resolve()
+        found += render(path) if path.is_dir() else read(path.read_text())
+    _change(found, kustomization, folder)
+    for component in components or []:
+        (added,) = read((component / "kustomization.yaml").read_text())
+        for name in added.get("resources", []):
+            found += read((component / name).read_text())
+        _change(found, added, component)
+    return found
+
+
+def _change(found: list[Object], kustomization: Object, folder: Path) -> None:
+    for made in kustomization.get("configMapGenerator", []):
+        data = {name: (folder / name).read_text() for name in made["files"]}
+        metadata = {"name": made["name"], "namespace": made["namespace"]}
+        found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    for replicas in kustomization.get("replicas", []):
+        for thing in found:
+            if thing["metadata"]["name"] == replicas["name"] and "replicas" in thing.get("spec", {}):
+                thing["spec"]["replicas"] = replicas["count"]
+    for patch in kustomization.get("patches", []):
+        (operations,) = read(patch["patch"])
+        (index,) = [index for index, thing in enumerate(found) if is_named(thing, **patch["target"])]
+        found[index] = jsonpatch.apply_patch(found[index], operations)
+
+
+def is_named(thing: Object, kind: str, name: str) -> bool:
+    return (thing["kind"], thing["metadata"]["name"]) == (kind, name)
+
+
+ALL = {
+    "base": (K8S / "base", []),
+    "dev": (K8S / "overlays" / "dev", []),
+    "ha": (K8S / "overlays" / "ha", []),
+    "evict": (K8S / "overlays" / "ha", [K8S / "overlays" / "evict"]),
+    "cert-manager": (K8S / "overlays" / "ha", [K8S / "overlays" / "cert-manager"]),
+    "redis-cluster": (K8S / "examples" / "redis-cluster", []),
+    "postgres": (K8S / "examples" / "postgres", []),
+    "shop": (K8S / "examples" / "shop", []),
+}
+
+
+def rendered(name: str) -> list[Object]:
+    folder, components = ALL[name]
+    return render(folder, components=components)

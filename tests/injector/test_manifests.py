@@ -1,0 +1,176 @@
+"""What is in k8s: valid for the oldest and the newest Kubernetes, restricted, limited, and in step with the program."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from cache_sidecar import __version__
+from cache_sidecar.injector import config
+from cache_sidecar.injector.config import NEWEST, OLDEST, InjectorConfig
+from cache_sidecar.injector.consider import consider
+from cache_sidecar.injector.decide import SYSTEM_NAMESPACES, Place
+from cache_sidecar.injector.options import Options
+from tests import acl
+from tests.injector.manifests import ALL, K8S, Object, is_named, rendered
+from tests.injector.reviews import POD
+
+OURS = ["base", "dev", "ha", "evict", "cert-manager"]
+
+
+def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    for thing in objects:
+        template = thing.get("spec", {}).get("template", {})
+        if "containers" in template.get("spec", {}):
+            yield f"{thing['kind']}/{thing['metadata']['name']}", template
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_every_object_is_what_kubernetes_publishes(name: str, version: tuple[int, int]) -> None:
+    for thing in rendered(name):
+        if not thing["apiVersion"].startswith("cert-manager.io/"):
+            kubernetes_validate.validate(thing, f"{version[0]}.{version[1]}", strict=True)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_pod_is_restricted_limited_and_watched(name: str) -> None:
+    for owner, template in pod_specs(rendered(name)):
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True, owner
+        assert spec["securityContext"]["runAsUser"] > 0, owner
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, owner
+        assert spec.get("automountServiceAccountToken") is False or owner == "Deployment/cache-sidecar-injector"
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, owner
+            assert context["capabilities"] == {"drop": ["ALL"]}, owner
+            assert context["readOnlyRootFilesystem"] is True, owner
+            assert container["resources"]["limits"].keys() == container["resources"]["requests"].keys() == {"cpu", "memory"}
+            assert ":" in container["image"], owner
+            if container.get("ports"):
+                assert container["livenessProbe"], owner
+                assert container["readinessProbe"], owner
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_selectors_find_what_they_are_for(name: str) -> None:
+    objects = rendered(name)
+    labels = [template["metadata"]["labels"] for _, template in pod_specs(objects)]
+    selectors = [thing["spec"]["selector"] for thing in objects if thing["kind"] == "Service"]
+    selectors += [
+        thing["spec"]["selector"]["matchLabels"]
+        for thing in objects
+        if thing["kind"] in {"Deployment", "StatefulSet", "PodDisruptionBudget"}
+    ]
+    selectors += [thing["spec"]["podSelector"].get("matchLabels", {}) for thing in objects if thing["kind"] == "NetworkPolicy"]
+    for selector in selectors:
+        assert any(selector.items() <= each.items() for each in labels), selector
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_configuration_is_one(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "injector.toml"
+    file.write_text(one(name, "ConfigMap", "cache-sidecar-injector")["data"]["injector.toml"])
+    loaded = config.load(str(file))
+    assert loaded.sidecar.image == f"cache-sidecar:{__version__}"
+    expected = {"cert-manager": "files"}.get(name, "self")
+    assert loaded.certificates.source == expected
+    assert loaded.reconciler.mode == ("evict" if name == "evict" else "report")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_names_in_the_manifests_are_those_of_the_program(name: str) -> None:
+    defaults = InjectorConfig()
+    namespace = one(name, "Namespace", "cache-sidecar")["metadata"]["name"]
+    assert one(name, "Service", defaults.server.service)["metadata"]["namespace"] == namespace
+    rights = one(name, "Role", "cache-sidecar-injector")["rules"]
+    secrets = [rule["resourceNames"] for rule in rights if rule["resources"] == ["secrets"] and "resourceNames" in rule]
+    assert secrets == ([] if name == "cert-manager" else [[defaults.certificates.secret]])
+    hooks = one(name, "MutatingWebhookConfiguration", defaults.certificates.webhook)["webhooks"]
+    assert [hook["clientConfig"]["service"]["path"] for hook in hooks] == ["/inject/namespace", "/inject/pod"]
+    assert {hook["failurePolicy"] for hook in hooks} == {"Ignore" if name in {"base", "dev"} else "Fail"}
+    for hook in hooks:
+        assert (hook["sideEffects"], hook["reinvocationPolicy"]) == ("NoneOnDryRun", "IfNeeded")
+        skipped = next(
+            each for each in hook["namespaceSelector"]["matchExpressions"] if each["key"] == "kubernetes.io/metadata.name"
+        )
+        assert set(skipped["values"]) == SYSTEM_NAMESPACES | {namespace}
+
+
+def one(name: str, kind: str, called: str) -> Object:
+    (found,) = [thing for thing in rendered(name) if is_named(thing, kind, called)]
+    return found
+
+
+def matches(selector: Object, labels: dict[str, str]) -> bool:
+    for expression in selector["matchExpressions"]:
+        value = labels.get(expression["key"])
+        if (value in expression["values"]) != (expression["operator"] == "In"):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("namespace_label", [None, "enabled", "disabled", "nonsense"])
+@pytest.mark.parametrize("pod_label", [None, "enabled", "disabled"])
+def test_one_webhook_at_most_is_called_and_the_pods_own_label_wins(namespace_label: str | None, pod_label: str | None) -> None:
+    def labelled(value: str | None) -> dict[str, str]:
+        return {} if value is None else {"cache-sidecar.io/inject": value}
+
+    hooks = one("base", "MutatingWebhookConfiguration", "cache-sidecar-injector")["webhooks"]
+    namespace = {"kubernetes.io/metadata.name": "shop"} | labelled(namespace_label)
+    called = [
+        hook["clientConfig"]["service"]["path"]
+        for hook in hooks
+        if matches(hook["namespaceSelector"], namespace) and matches(hook["objectSelector"], labelled(pod_label))
+    ]
+    is_wanted = pod_label == "enabled" or (pod_label is None and namespace_label == "enabled")
+    assert len(called) == is_wanted
+    for path in called:
+        pod = POD | {"metadata": {"labels": labelled(pod_label)}}
+        place = Place("shop", enabled=path == "/inject/namespace")
+        assert consider(pod, place, Options(), NEWEST).patch, "the injector agrees"
+
+
+def test_the_version_is_the_programs() -> None:
+    texts = [path.read_text() for path in K8S.rglob("*") if path.is_file()]
+    versions = {version for text in texts for version in re.findall(r"cache-sidecar(?:-migrate-|:)(\d[\w.]*\d)", text)}
+    assert versions == {__version__}
+    assert f'image.version="{__version__}"' in (K8S / "image" / "Dockerfile").read_text()
+
+
+def test_the_acl_of_the_example_is_the_one_that_is_tested() -> None:
+    secret = one("redis-cluster", "Secret", "valkey")["stringData"]["users.acl"]
+    assert acl.line().replace(">PASSWORD", ">change-me") in secret.splitlines()
+
+
+def test_the_shop_gets_its_sidecar() -> None:
+    deployment = one("shop", "Deployment", "shop")
+    place = Place("shop", enabled=True, own_namespace="cache-sidecar")
+    verdict = consider(deployment["spec"]["template"], place, Options(), NEWEST)
+    assert (verdict.reason, bool(verdict.patch)) == (None, True)
+
+
+def test_the_dockerfile_is_as_linters_want_it_and_as_the_makefile_says() -> None:
+    dockerfile = K8S / "image" / "Dockerfile"
+    linter = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([linter, dockerfile], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    makefile = (K8S.parent / "Makefile").read_text()
+    version = re.search(r"UV_VERSION := (\S+)", makefile)
+    assert version
+    assert f"uv=={version[1]} " in dockerfile.read_text()
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    text = (K8S / "image" / "Dockerfile").read_text()
+    copied: list[str] = [name for line in re.findall(r"^COPY (?!--)(.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
+    ignored: list[Any] = (K8S / "image" / "Dockerfile.dockerignore").read_text().splitlines()
+    for name in copied:
+        assert f"!{name}" in ignored
+        assert (K8S.parent / name).exists()
