@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 EXIT_USAGE = 64
 EXIT_UNREACHABLE = 69
 EXIT_INTERRUPTED = 130
+# Seconds between two words of a long command on how far it is.
+SAY_EVERY = 5.0
 
 
 class _Cli(click.Group):
@@ -133,6 +136,33 @@ def dev(state: str, sidecars: int, products: int, listen: str) -> int:
     from cache_sidecar.devstack.dev import DevOptions, run  # noqa: PLC0415
 
     return uvloop.run(run(DevOptions(state=Path(state), sidecars=sidecars, products=products, listen=listen)))
+
+
+@cli.command()
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@_config
+def verify(datasets: tuple[str, ...], config_file: str | None) -> int:
+    """Compare everything that Redis holds with PostgreSQL; what differs, once more after the staleness bound."""
+    loaded = settings.load(config_file)
+    from cache_sidecar import verify as module  # noqa: PLC0415
+
+    reports = uvloop.run(module.verify(loaded, datasets, progress=_every_so_often()))
+    for line in (line for report in reports for line in report.lines()):
+        click.echo(line)
+    return 1 if any(report.overdue for report in reports) else 0
+
+
+def _every_so_often() -> Callable[[str, int], None]:
+    """Returns what says on standard error how far a sweep is, at most once in so many seconds."""
+    said_at = time.monotonic()
+
+    def say(dataset: str, keys: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= SAY_EVERY:
+            said_at = time.monotonic()
+            click.echo(f"{dataset}: {keys:,} keys", err=True)
+
+    return say
 
 
 @cli.group(name="import")

@@ -61,6 +61,14 @@ class Names:
         """Returns the pattern of a dataset's keys."""
         return f"{self.namespace}:{dataset}:*"
 
+    def id_of(self, dataset: str, key: bytes) -> str | None:
+        """Returns the id whose value a key holds, or None for somebody else's key."""
+        try:
+            id = key.decode().removeprefix(f"{self.namespace}:{dataset}:")[len(_TAGS[0]) + 1 :]
+        except UnicodeDecodeError:
+            return None
+        return id if self.key(dataset, id).encode() == key else None
+
     def claim(self, dataset: str, id: str) -> str:
         """Returns the key that says who refreshes an id."""
         return f"{self.namespace}:claim:{_TAGS[partition_of(id)]}:{dataset}:{id}"

@@ -36,7 +36,7 @@ async def test_the_version() -> None:
     assert await run("--version") == (0, f"cache-sidecar {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["serve", "relay", "migrate", "config", "dev", "import"])
+@pytest.mark.parametrize("command", ["serve", "relay", "migrate", "verify", "config", "dev", "import"])
 async def test_every_command_explains_itself(command: str) -> None:
     code, out, err = await run(command, "--help")
     assert (code, err) == (0, "")
@@ -46,7 +46,9 @@ async def test_every_command_explains_itself(command: str) -> None:
 async def test_help_lists_every_command() -> None:
     code, out, err = await run("-h")
     assert (code, err) == (0, "")
-    assert {"serve", "relay", "migrate", "config", "dev", "import"} <= {line.split()[0] for line in out.splitlines() if line}
+    assert {"serve", "relay", "migrate", "verify", "config", "dev", "import"} <= {
+        line.split()[0] for line in out.splitlines() if line
+    }
 
 
 @pytest.mark.parametrize(
