@@ -144,6 +144,7 @@ def dev(state: str, sidecars: int, products: int, listen: str) -> int:
 def verify(datasets: tuple[str, ...], config_file: str | None) -> int:
     """Compare everything that Redis holds with PostgreSQL; what differs, once more after the staleness bound."""
     loaded = settings.load(config_file)
+    telemetry.configure(level=loaded.log_level, format=loaded.log_format)
     from cache_sidecar import verify as module  # noqa: PLC0415
 
     reports = uvloop.run(module.verify(loaded, datasets, progress=_every_so_often()))
