@@ -3,6 +3,9 @@
 import csv
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -146,3 +149,31 @@ async def test_sessions_from_csv_are_not_brought_back_by_a_second_run(database: 
     assert (again.written, again.unchanged) == (0, 2)
     found = await query(database, "SELECT count(*) FROM cache_sidecar.sessions WHERE delete_time IS NULL")
     assert found == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("noun", "lines_", "told"),
+    [
+        ("carts", LINES, ["2 carts written, 0 unchanged", "2 rejected: 1 quantity, 1 not_adjacent"]),
+        (
+            "sessions",
+            "session_id,user_id\nold-1,ann\n,bob\n",
+            ["1 sessions written, 0 unchanged", "1 rejected: 1 missing_field"],
+        ),
+    ],
+)
+def test_the_command_line(database: str, tmp_path: Path, noun: str, lines_: str, told: list[str]) -> None:
+    (tmp_path / "file.csv").write_text(lines_)
+    environment = os.environ | {"CACHE_SIDECAR_REDIS_NODES": "127.0.0.1:1", "CACHE_SIDECAR_POSTGRES_USER": database}
+    done = subprocess.run(
+        [sys.executable, "-m", "cache_sidecar", "import", noun, "file.csv"],
+        cwd=tmp_path,
+        env=environment | {"CACHE_SIDECAR_POSTGRES_CATALOG": "postgresql://127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    for line in told:
+        assert line in done.stdout
+    assert (tmp_path / "file.csv.rejected.csv").exists()
