@@ -172,16 +172,21 @@ class Member(NamedTuple):
 
 
 class ValkeyCluster:
-    """Primaries that share the slots evenly, and one replica for each."""
+    """Primaries that share the slots evenly, and one replica for each, or none."""
 
-    def __init__(self, processes: Processes, directory: Path, ports: Sequence[int], *, access: Access = OPEN) -> None:
+    def __init__(
+        self, processes: Processes, directory: Path, ports: Sequence[int], *, access: Access = OPEN, replicas: bool = True
+    ) -> None:
         """Takes one port per node, the primaries' first."""
-        if len(ports) < 6 or len(ports) % 2 or len(set(ports)) < len(ports):
+        if replicas and (len(ports) < 6 or len(ports) % 2 or len(set(ports)) < len(ports)):
             raise ValueError("a cluster takes an even number of different ports, at least 6")
+        if len(ports) < 3 or len(set(ports)) < len(ports):
+            raise ValueError("a cluster without replicas takes at least 3 different ports")
         if max(ports) + BUS > LAST_PORT:
             raise ValueError(f"the ports of a cluster must be at most {LAST_PORT - BUS}")
         self._processes = processes
         self._directory = directory
+        self._primaries = len(ports) // 2 if replicas else len(ports)
         self.nodes = [ValkeyServer(processes, directory / str(port), port, access=access, options=_CLUSTER) for port in ports]
 
     @property
@@ -262,16 +267,16 @@ class ValkeyCluster:
         )
 
     async def _create(self) -> None:
-        half = len(self.nodes) // 2
-        primaries, replicas = self.nodes[:half], self.nodes[half:]
+        count = self._primaries
+        primaries, replicas = self.nodes[:count], self.nodes[count:]
         for number, node in enumerate(primaries):
-            first, after = SLOTS * number // half, SLOTS * (number + 1) // half
+            first, after = SLOTS * number // count, SLOTS * (number + 1) // count
             # Different epochs from the start spare the nodes a vote on who is right.
             await _run(node, "SET-CONFIG-EPOCH", number + 1)
             await _run(node, "ADDSLOTSRANGE", first, after - 1)
         for node in self.nodes[1:]:
             await _run(self.nodes[0], "MEET", HOST, node.port)
-        for primary, replica in zip(primaries, replicas, strict=True):
+        for primary, replica in zip(primaries, replicas, strict=False):
             await self._replicate(primary, replica)
 
     async def _replicate(self, primary: ValkeyServer, replica: ValkeyServer) -> None:
