@@ -72,6 +72,8 @@ def start(
     valkey_cluster: ValkeyCluster, database: str, namespace: str, log: Log, choose_ports: ChoosePorts, tmp_path: Path
 ) -> Start:
     """Starts a sidecar that has served nothing, and gives its address."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[product]\ninspect_every = 0\n")  # its queries would be counted, too
 
     @contextlib.asynccontextmanager
     async def started() -> AsyncIterator[str]:
@@ -83,6 +85,7 @@ def start(
             "listen_address": f"127.0.0.1:{port}",
             # A busy machine is no Redis that is away.
             "redis_timeout": 5.0,
+            "policy_file": str(policy),
         }
         async with process("serve", tmp_path, config):
             await serving(f"127.0.0.1:{port}")
