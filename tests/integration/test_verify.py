@@ -101,8 +101,8 @@ async def test_each_kind_of_difference_is_told_apart(settings: Settings, shop: S
 
 
 async def test_what_is_put_right_within_the_bound_is_no_difference(settings: Settings, shop: Shop) -> None:
-    await shop.insert("a", "b", "c", "d")
-    for id in "abcd":
+    await shop.insert("e", "a", "b", "c", "d")
+    for id in "abcde":
         await shop.hold(id, Record(shop.versions[id] - 1, 0.0, b"x"))
     waited: list[float] = []
 
@@ -111,10 +111,11 @@ async def test_what_is_put_right_within_the_bound_is_no_difference(settings: Set
         await shop.hold("a", Record(shop.versions["a"], 0.0, b"x"))
         await shop.redis.unlink(shop.names.key("product", "b"))
         await shop.hold("c", codec.invalidation(shop.versions["c"]))
+        await shop.hold("e", Record(shop.versions["e"] + 1, 0.0, b"x"))  # different again, but for how long?
 
     report = (await verified(settings, "product", wait=meanwhile))["product"]
     assert waited == [10.0]
-    assert report.found == Counter({Verdict.OLDER: 4})
+    assert report.found == Counter({Verdict.OLDER: 5})
     assert report.overdue == Counter({Verdict.OLDER: 1})
 
 
