@@ -91,7 +91,9 @@ class Relay:
             except TierFailed as error:
                 telemetry.log.warning("cannot relay changes; trying again", error=str(error))
                 self._next_look = 0.0  # what comes back may be another
-                await term.wait(RETRY)
+                # Whatever is announced meanwhile: that would be a try for each.
+                await asyncio.sleep(RETRY)
+                await term.wait(0.0)
             else:
                 if not is_behind:
                     await term.wait(LOOK_EVERY)

@@ -94,14 +94,15 @@ class Term:
         self._connection = connection
 
     async def wait(self, seconds: float) -> None:
-        """Returns when something changed, or after so many seconds."""
+        """Returns when something changed, or after so many seconds; what was announced up to then is forgotten."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         with _lost():
             # In pieces: while it waits nothing else can be said.
-            while (left := until - loop.time()) > 0:
+            while True:
+                left = max(0.0, until - loop.time())
                 heard = [_ async for _ in self._connection.notifies(timeout=min(left, BEAT), stop_after=1)]
-                if heard:
+                if heard or not left:
                     return
 
     async def fetch(self, statement: str, parameters: Sequence[Any]) -> list[TupleRow]:
