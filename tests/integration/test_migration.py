@@ -353,21 +353,44 @@ async def test_caches_that_are_ahead_are_no_mismatch(case: Case) -> None:
     assert (await reading).value == b"old"
     await compared(case)
     assert counts(case) == (1, 0, 0)
+    assert len(case.rows.calls) == 1, "there is nothing to look at once more"
+
+
+async def second_look(case: Case) -> None:
+    """Reads what PostgreSQL holds, and returns when the second look at it is held."""
+    case.change_policy(shadow=True)
+    value = case.rows.rows["a"].value
+    assert (await case.dataset.get("a")).value == value
+    case.rows.before.close()
+    await case.rows.before.reached()
 
 
 async def test_a_change_on_its_way_to_the_caches_is_no_mismatch(case: Case) -> None:
     await case.write("a", 1, b"old")
-    case.change_policy(shadow=True)
     case.rows.commit("a", 2, b"new")
-    case.rows.before.close()
-    reading = asyncio.create_task(case.dataset.get("a"))
-    await case.rows.before.reached()
-    case.rows.before.open()
-    assert (await reading).value == b"new"
-    # The second look at PostgreSQL is held until the change has arrived.
-    case.rows.before.close()
-    await case.rows.before.reached()
+    await second_look(case)
     await case.dataset.committed("a", 2, b"new")
+    case.rows.before.open()
+    await compared(case)
+    assert counts(case) == (1, 0, 0)
+
+
+async def test_caches_that_follow_one_change_behind_are_no_mismatch(case: Case) -> None:
+    await case.write("a", 1, b"old")
+    case.rows.commit("a", 2, b"new")
+    await second_look(case)
+    await case.dataset.committed("a", 2, b"new")
+    case.rows.commit("a", 3, b"newer")  # on its way, as the last one was
+    case.rows.before.open()
+    await compared(case)
+    assert counts(case) == (1, 0, 0)
+
+
+async def test_caches_that_are_right_again_are_no_mismatch(case: Case) -> None:
+    await case.get("a")
+    case.rows.commit("a", 1, b"there")
+    await second_look(case)
+    case.rows.commit("a", 2)  # gone, as the caches say all the time
     case.rows.before.open()
     await compared(case)
     assert counts(case) == (1, 0, 0)

@@ -97,3 +97,19 @@ def test_a_product_of_several_rows_is_sold_out_when_all_of_them_are(held: Held) 
     assert [(part.id, part.version) for part in held.l1.parts("a")] == [(first, 5), (second, 6), (third, 7)]
     held.l1.drop(second, 8)
     assert not held.knows("a")
+
+
+def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
+    shadow = [False]
+    l1 = SoldOut(row_ids=row_ids, clock=ManualClock(1000.0), in_shadow=lambda: shadow[0])
+    l1.set_trusted(partition_of("a"), True, now=0.0)
+    generation = l1.generation("a")
+    assert l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0).pack()), generation=generation, timer=0.0)
+    assert l1.parts("a")
+    shadow[0] = True
+    assert not l1.parts("a")
+    shadow[0] = False
+    assert l1.parts("a")
+    l1.clear()
+    assert not l1.parts("a")
+    assert not l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0).pack()), generation=generation, timer=0.0)
