@@ -1,5 +1,6 @@
 """The composition root: the one place that builds and wires, and knows in which order things start and stop."""
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import L1, Load
 from cache_sidecar.tiers.region import Region
+from cache_sidecar.tiers.shadow import Same
 from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.tiers.sliding import SlidingDataset
 from cache_sidecar.tiers.sold_out import SoldOut
@@ -90,7 +92,7 @@ class App:
         of_stock = self._policy.reader(stock.DATASET)
         sold_out = SoldOut(row_ids=row_ids, clock=self._clock, in_shadow=lambda: of_stock().shadow)
         self._datasets = {
-            product.DATASET: self._dataset(product.DATASET, load_products),
+            product.DATASET: self._dataset(product.DATASET, load_products, same=product.same),
             stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=sold_out, rollout_key=product_of),
         }
         sessions, carts = self._sessions(), self._carts()
@@ -187,11 +189,11 @@ class App:
     def _carts(self) -> CartService:
         database, writer, changes = self._stores[self._settings.database("user")]
         store = CartStore(database)
-        dataset = self._sliding(cart.DATASET, cart.loader(store), joins=True)
+        dataset = self._sliding(cart.DATASET, cart.loader(store), joins=True, same=cart.same)
         limits = Limits(items=self._settings.cart_max_items, quantity=self._settings.cart_max_quantity)
         return CartService(dataset, store=store, writer=writer, changes=changes, limits=limits)
 
-    def _sliding(self, name: str, load: Load, *, joins: bool) -> Dataset:
+    def _sliding(self, name: str, load: Load, *, joins: bool, same: Same = operator.eq) -> Dataset:
         self._datasets[name] = SlidingDataset(
             name,
             l2=self._l2,
@@ -200,6 +202,7 @@ class App:
             policy=self._policy.reader(name),
             clock=self._clock,
             joins=joins,
+            same=same,
         )
         return self._datasets[name]
 
@@ -217,7 +220,15 @@ class App:
             clock=self._clock,
         )
 
-    def _dataset(self, name: str, load: Load, *, l1: L1 | None = None, rollout_key: Callable[[str], str] = str) -> Dataset:
+    def _dataset(
+        self,
+        name: str,
+        load: Load,
+        *,
+        l1: L1 | None = None,
+        rollout_key: Callable[[str], str] = str,
+        same: Same = operator.eq,
+    ) -> Dataset:
         return Dataset(
             name,
             l1=l1 or ClockL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
@@ -227,6 +238,7 @@ class App:
             policy=self._policy.reader(name),
             clock=self._clock,
             rollout_key=rollout_key,
+            same=same,
         )
 
     def _guard(self, tier: Tier, timeout: float, *, running: int, waiting: int) -> Guard:

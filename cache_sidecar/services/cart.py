@@ -183,6 +183,11 @@ def entry(row: CartRow) -> bytes:
     return pb.GetCartResponse(cart=message(row)).SerializeToString()
 
 
+def same(one: bytes, other: bytes) -> bool:
+    """Says whether two entries say the same, however they are written."""
+    return one == other or pb.GetCartResponse.FromString(one) == pb.GetCartResponse.FromString(other)
+
+
 def message(row: CartRow) -> Cart:
     """Returns a row as callers see it. Raises InvalidRequest when a total is more than Money holds."""
     return Cart(

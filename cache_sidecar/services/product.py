@@ -141,6 +141,11 @@ def entry(row: ProductRow) -> bytes:
     return pb.GetProductResponse(product=message(row)).SerializeToString()
 
 
+def same(one: bytes, other: bytes) -> bool:
+    """Says whether two entries say the same, however they are written."""
+    return one == other or pb.GetProductResponse.FromString(one) == pb.GetProductResponse.FromString(other)
+
+
 def message(row: ProductRow) -> Product:
     """Returns a row as callers see it."""
     product = Product(

@@ -14,6 +14,7 @@ policy's rollout, and every key in shadow, is read from PostgreSQL alone. What i
 `policy_changed` drops what must not. Writes tell every cache at every setting, so none has anything to catch up on later.
 """
 
+import operator
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from cache_sidecar.tiers.leases import Leases
 from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Leased, Load, Record, Row, Source
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
 from cache_sidecar.tiers.sampler import Sample, Sampler
+from cache_sidecar.tiers.shadow import Same
 from cache_sidecar.tiers.written import Written
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
@@ -69,8 +71,9 @@ class Dataset:
         clock: Clock,
         unit: Callable[[], float] = random.random,
         rollout_key: Callable[[str], str] = str,
+        same: Same = operator.eq,
     ) -> None:
-        """`rollout_key` says what an id is rolled out by; itself, if nothing is said."""
+        """`rollout_key` says what an id is rolled out by, itself if nothing is said; `same` when two values say the same."""
         self.name = name
         self._l1 = l1
         self._l2_tier = l2
@@ -89,6 +92,7 @@ class Dataset:
             policy=policy,
             key=rollout_key,
             ask_caches=self._would_answer,
+            same=same,
             shows_ids=not self._is_private,
             max_ids=MAX_BATCH,
             max_running=STORE_BATCHES,

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers.batch import Batch
 from cache_sidecar.tiers.ports import Record
-from cache_sidecar.tiers.shadow import AskCaches, Shadow
+from cache_sidecar.tiers.shadow import AskCaches, Same, Shadow
 
 
 class Rollout:
@@ -20,6 +20,7 @@ class Rollout:
         policy: Callable[[], DatasetPolicy],
         key: Callable[[str], str],
         ask_caches: AskCaches,
+        same: Same,
         shows_ids: bool,
         max_ids: int,
         max_running: int,
@@ -29,7 +30,7 @@ class Rollout:
         self._policy = policy
         self._key = key
         self.batch: Batch[Record] = Batch(load, max_ids=max_ids, max_running=max_running, max_waiting=max_waiting)
-        self.shadow = Shadow(dataset, ask_caches=ask_caches, ask_store=self._read, shows_ids=shows_ids)
+        self.shadow = Shadow(dataset, ask_caches=ask_caches, ask_store=self._read, same=same, shows_ids=shows_ids)
 
     def past(self, ids: list[str]) -> list[str]:
         """Returns those of the ids that PostgreSQL alone answers."""

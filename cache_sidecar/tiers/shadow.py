@@ -17,6 +17,8 @@ SETTLE = 1.0
 # Comparisons going on; more reads are not compared.
 MAX_COMPARING = 64
 
+Same = Callable[[bytes, bytes], bool]
+"""Says whether two values say the same: there are many ways to write one message."""
 AskCaches = Callable[[list[str]], Awaitable[Mapping[str, Answer]]]
 AskStore = Callable[[list[str]], Awaitable[Mapping[str, Record]]]
 
@@ -24,11 +26,12 @@ AskStore = Callable[[list[str]], Awaitable[Mapping[str, Record]]]
 class Shadow:
     """The comparisons of one dataset."""
 
-    def __init__(self, dataset: str, *, ask_caches: AskCaches, ask_store: AskStore, shows_ids: bool) -> None:
+    def __init__(self, dataset: str, *, ask_caches: AskCaches, ask_store: AskStore, same: Same, shows_ids: bool) -> None:
         """With `shows_ids`, the log names what differs."""
         self._dataset = dataset
         self._ask_caches = ask_caches
         self._ask_store = ask_store
+        self._same = same
         self._shows_ids = shows_ids
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling: set[str] = set()
@@ -53,7 +56,7 @@ class Shadow:
     async def _compare(self, stored: Mapping[str, Record]) -> None:
         cached = await self._ask_caches(list(stored))
         self.compared += sum(_is_cached(answer) for answer in cached.values())
-        suspects = {id: answer for id, answer in cached.items() if _differs(answer, stored[id])}
+        suspects = {id: answer for id, answer in cached.items() if self._differs(answer, stored[id])}
         if not suspects:
             return
         self._settling |= suspects.keys()
@@ -65,11 +68,20 @@ class Shadow:
             self._settling -= suspects.keys()
         for id, first in suspects.items():
             again = cached[id]
-            if (again.version, again.value) == (first.version, first.value) and _differs(again, stored[id]):
+            if (again.version, again.value) == (first.version, first.value) and self._differs(again, stored[id]):
                 self.mismatches += 1
                 named = {"id": id} if self._shows_ids else {}
                 versions = {"cached_version": again.version, "stored_version": stored[id].version}
                 telemetry.log.warning("the caches would have answered otherwise", dataset=self._dataset, **versions, **named)
+
+    def _differs(self, cached: Answer, stored: Record) -> bool:
+        """Whether the caches would have answered with something else that is not newer."""
+        is_newer = 0 < stored.version < cached.version
+        if is_newer or not _is_cached(cached):
+            return False
+        if cached.value is None or stored.value is None:
+            return cached.value is not stored.value
+        return not self._same(cached.value, stored.value)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -86,9 +98,3 @@ class Shadow:
 
 def _is_cached(answer: Answer) -> bool:
     return answer.source is not Source.STORE and not answer.stale
-
-
-def _differs(cached: Answer, stored: Record) -> bool:
-    """Whether the caches would have answered with something else that is not newer."""
-    is_newer = 0 < stored.version < cached.version
-    return _is_cached(cached) and cached.value != stored.value and not is_newer

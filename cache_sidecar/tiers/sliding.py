@@ -6,6 +6,7 @@ in only while the mark is there. So a session that was ended, or an older cart, 
 is gone as well (Nishtala et al., Scaling Memcache at Facebook, 2013, section 3.2.1).
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from cache_sidecar.clock import Clock
@@ -14,6 +15,7 @@ from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NoL1
 from cache_sidecar.tiers.ports import Expiry, Leased, Load, Record, Row, SlidingL2, Times
+from cache_sidecar.tiers.shadow import Same
 
 
 class SlidingDataset(Dataset):
@@ -31,9 +33,10 @@ class SlidingDataset(Dataset):
         policy: Callable[[], DatasetPolicy],
         clock: Clock,
         joins: bool,
+        same: Same = operator.eq,
     ) -> None:
         """With `joins`, a read may share a load that began before it: what is answered may then be as old as that."""
-        super().__init__(name, l1=NoL1(), l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock)
+        super().__init__(name, l1=NoL1(), l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, same=same)
         self._sliding_l2 = l2
         self._joins = joins
 

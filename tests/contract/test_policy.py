@@ -227,6 +227,24 @@ async def sees(shop: Shop, wanted: Any) -> bool:
     return bool((await shop.get(wanted.product_id)).product == wanted)
 
 
+async def test_a_product_as_it_was_written_is_no_mismatch(
+    open_shop: Open, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "SETTLE", 0.0)
+    async with open_shop() as shop:
+        attributes = {"width": "80 cm", "colour": "red", "a": "1", "height": "2 m"}
+        id = (await shop.create(attributes=attributes)).product_id
+        await change(shop, shadow=True)
+        await shop.get(id)
+        await until(lambda: not shop.app._datasets["product"].rollout.shadow._tasks)
+        found = await shadow_of(shop)
+        assert (found.compared, found.mismatches) == (1, 0)
+        await in_sql(database, """UPDATE cache_sidecar.products SET attributes = attributes || '{"a": "2"}'""")
+        await shop.get(id)
+        await until(lambda: not shop.app._datasets["product"].rollout.shadow._tasks)
+        assert (await shadow_of(shop)).mismatches == 1
+
+
 async def test_a_cart_can_be_migrated_too(open_shop: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow, "SETTLE", 0.0)
     async with open_shop() as shop, open_shop() as beside:
