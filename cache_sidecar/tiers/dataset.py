@@ -118,8 +118,9 @@ class Dataset:
         if entry is None or not decision.is_fresh(entry, now=now, policy=self.policy()):
             return None
         record = entry.record
-        self._l1_counters.hits += 1
-        if self._l1_counters.hits == self.sampler.due:
+        counters = self._l1_counters
+        counters.hits = number = counters.hits + 1
+        if number == self.sampler.due:
             self.sampler.take(Sample(id, record.version, is_there=True))
         return record, max(0.0, now - record.read_at)
 
