@@ -33,6 +33,7 @@ from cache_sidecar.store.reservation import MAX_GRANTS, ReservationStore
 from cache_sidecar.store.session import SessionStore
 from cache_sidecar.tiers.coherence import Coherence
 from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.fence import Fence, FencedL2
 from cache_sidecar.tiers.followers import Followers
 from cache_sidecar.tiers.gate import Gate
 from cache_sidecar.tiers.grants import Grants
@@ -80,6 +81,9 @@ class App:
         self._connection = Connection(settings)
         names = Names(settings.namespace)
         self._l2 = RedisL2(self._connection, names)
+        of_products = self._policy.reader(product.DATASET)
+        fence = Fence(longest=lambda: of_products().staleness_bound, clock=self._clock)
+        self._fenced_l2 = FencedL2(self._connection, names, fence)
         # A connection too many is refused at once; two are left for what is not guarded.
         running = max(1, min(L2_RUNNING, settings.redis_max_connections - 2))
         self._l2_guard = self._guard(Tier.L2, settings.redis_timeout, running=running, waiting=L2_WAITING)
@@ -99,9 +103,14 @@ class App:
         self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
         stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
         watches = Watches(stocks, inventory)
-        followers = self._datasets | {stock.DATASET: Followers(self._datasets[stock.DATASET], watches)}
+        followers = self._datasets | {
+            product.DATASET: Followers(fence, self._datasets[product.DATASET]),
+            stock.DATASET: Followers(self._datasets[stock.DATASET], watches),
+        }
         self._inspector = Inspector(self._datasets[product.DATASET], load_products, clock=self._clock)
-        self._region = Region(RedisSigns(self._connection, names), self._by_role(), clock=self._clock)
+        self._region = Region(
+            RedisSigns(self._connection, names), self._by_role(), fences={"catalog": fence}, clock=self._clock
+        )
         self._background = Background()
         self.coherence = Coherence(self._l2, self._connection, names, followers=followers, on_message=self._wake)
         stack = Stack(max_calls=settings.max_concurrent_calls, max_streams=settings.max_streams)
@@ -232,7 +241,7 @@ class App:
         return Dataset(
             name,
             l1=l1 or ClockL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
-            l2=self._l2,
+            l2=self._fenced_l2,
             load=load,
             l2_guard=self._l2_guard,
             policy=self._policy.reader(name),

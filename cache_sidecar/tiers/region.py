@@ -12,10 +12,12 @@ from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.tiers.fence import Fence
 from cache_sidecar.tiers.ports import Signs
 
 # Seconds between two looks.
-EVERY = 1.0
+EVERY = 0.25
+_NO_FENCES: Mapping[str, Fence] = {}
 
 
 class Member(Protocol):
@@ -35,9 +37,17 @@ class Member(Protocol):
 class Region:
     """Tells each dataset whether its region is further behind than the dataset's staleness bound."""
 
-    def __init__(self, signs: Signs, members: Mapping[str, Sequence[Member]], *, clock: Clock) -> None:
-        """`members` are the datasets of each role of a database."""
+    def __init__(
+        self,
+        signs: Signs,
+        members: Mapping[str, Sequence[Member]],
+        *,
+        fences: Mapping[str, Fence] = _NO_FENCES,
+        clock: Clock,
+    ) -> None:
+        """`members` are the datasets of each role of a database, `fences` wait for the signs of their role."""
         self._signs = signs
+        self._fences = fences
         self._members = members
         self._clock = clock
         self._told_until: dict[str, float] = {}
@@ -59,6 +69,8 @@ class Region:
             for role, moment in told.items():
                 # A failover may have taken the sign back, or a relay that leads no more may have written it.
                 self._told_until[role] = max(moment, self._told_until.get(role, 0.0))
+                if fence := self._fences.get(role):
+                    fence.told(moment)
         for role, moment in self._told_until.items():
             for member in self._members[role]:
                 self._judge(member, self._clock.now() - moment)
