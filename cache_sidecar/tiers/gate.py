@@ -115,13 +115,16 @@ class Line:
 
 
 class Paced:
-    """Reads of one product with a pause between them, while PostgreSQL is asked in place of Redis."""
+    """Reads of one product with a pause between them, while PostgreSQL is asked in place of Redis.
+
+    The first read follows at once: it may have been no more than a missing key, and Redis knows by now.
+    """
 
     def __init__(self, read: Callable[[], Awaitable[Total]], last: Total) -> None:
         self._read = read
         self._last = last
         self._next: asyncio.Task[Total] | None = None
-        self._not_before = asyncio.get_running_loop().time() + PACE
+        self._not_before = 0.0
         self._is_outdated = False
 
     def learn(self, known: Known) -> None:
@@ -231,9 +234,11 @@ class Gate:
                 if len(self._paced) >= MAX_PACED:
                     del self._paced[next(iter(self._paced))]
                 self._paced[product_id] = Paced(partial(self._stocks.get, product_id), total)
-        for product_id, reads in paced.items():
-            totals[product_id] = await reads.read(items[product_id])
-            if totals[product_id].source is not Source.STORE:
+        # Together: one query reads what is asked for at the same time.
+        found = await asyncio.gather(*(reads.read(items[product_id]) for product_id, reads in paced.items()))
+        for product_id, total in zip(paced, found, strict=True):
+            totals[product_id] = total
+            if total.source is not Source.STORE:
                 self._paced.pop(product_id, None)
         return totals
 

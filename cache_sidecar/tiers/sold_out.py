@@ -11,8 +11,8 @@ from cache_sidecar.tiers.l1 import ClockL1, NoL1
 from cache_sidecar.tiers.ports import L1Stats, Record
 from cache_sidecar.tiers.stock import Part, Stock
 
-# Seconds that a lost announcement can make a refusal wrong.
-KEPT = 0.1
+# Seconds; for as long, an announcement that is late or lost can make a refusal wrong.
+KEPT = 0.02
 # Rows, and bytes of them.
 MAX_ROWS = 20_000
 MAX_BYTES = 16 << 20

@@ -87,6 +87,16 @@ class InventoryStack:
         (port,) = [primary[1] for first, last, primary, *_ in ranges if first <= slot <= last]
         return next(node for node in self.cluster.nodes if node.port == port)
 
+    async def replica_of(self, primary: ValkeyServer) -> ValkeyServer:
+        """Returns the node that follows a primary now."""
+        async with primary.client() as client:
+            followers: Any = await client.info("replication")
+        return next(node for node in self.cluster.nodes if node.port == int(followers["slave0"]["port"]))
+
+    async def is_primary(self, node: ValkeyServer) -> bool:
+        """Returns whether a node is a primary now."""
+        return node in await self.cluster.primaries()
+
     @asynccontextmanager
     async def rooms(self) -> AsyncIterator[list[Stockroom]]:
         """Connects to each sidecar."""

@@ -55,18 +55,11 @@ async def _kill_primary(stack: InventoryStack) -> None:
 
 
 async def _fail_over(stack: InventoryStack) -> None:
-    node = await stack.primary_of("failed over")
-    async with node.client() as client:
-        replicas = (await client.info("replication"))["slave0"]
-    replica = next(one for one in stack.cluster.nodes if one.port == int(replicas["port"]))
+    replica = await stack.replica_of(await stack.primary_of("failed over"))
     async with replica.client() as client:
         await client.cluster("FAILOVER")
-    await until(lambda: _is_primary(stack, replica.port))
+    await until(lambda: stack.is_primary(replica))
     await stack.cluster.wait_ok()
-
-
-async def _is_primary(stack: InventoryStack, port: int) -> bool:
-    return port in {node.port for node in await stack.cluster.primaries()}
 
 
 async def _restart_postgres(stack: InventoryStack) -> None:

@@ -137,24 +137,39 @@ async def test_postgresql_is_asked_at_a_pace_and_a_refusal_is_never_older_than_i
     shelf = Shelf(a=0)
     shelf.source = Source.STORE
     gate = gate_of(shelf)
-    with pytest.raises(OutOfStock):
-        await admitted(gate, a=1)
+    for reads in (1, 2):
+        with pytest.raises(OutOfStock):
+            await admitted(gate, a=1)
+        assert shelf.reads == reads
     crowd = [asyncio.get_running_loop().create_task(admitted(gate, a=1)) for _ in range(50)]
     await asyncio.sleep(0)
-    assert shelf.reads == 1
+    assert shelf.reads == 2
     # Somebody gives back what he had while they wait: nobody is refused for what was.
     shelf.available["a"] = 1
     await asyncio.gather(*crowd)
-    assert shelf.reads == 2
+    assert shelf.reads == 3
     # Within the pause, who wants no more than there was is let through.
     await admitted(gate, a=1)
-    assert shelf.reads == 2
+    assert shelf.reads == 3
     with pytest.raises(OutOfStock):
         await admitted(gate, a=2)
-    assert shelf.reads == 3
+    assert shelf.reads == 4
     shelf.source = Source.L2
     with pytest.raises(OutOfStock):
         await admitted(gate, a=2)
+    assert gate._paced == {}
+
+
+async def test_a_key_that_was_missing_makes_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "PACE", 3600.0)
+    shelf = Shelf(a=0)
+    shelf.source = Source.STORE
+    gate = gate_of(shelf)
+    with pytest.raises(OutOfStock):
+        await admitted(gate, a=1)
+    shelf.source = Source.L2
+    with pytest.raises(OutOfStock):
+        await admitted(gate, a=1)
     assert gate._paced == {}
 
 
@@ -164,10 +179,11 @@ async def test_several_products_are_paced_each_by_itself(monkeypatch: pytest.Mon
     shelf.source = Source.STORE
     gate = gate_of(shelf)
     await admitted(gate, a=1, b=1)
-    await admitted(gate, a=1, b=1)
     assert shelf.reads == 1
+    await admitted(gate, a=1, b=1)
+    assert shelf.reads == 3
     await admitted(gate, a=1, c=1)
-    assert shelf.reads == 2
+    assert shelf.reads == 4
     assert list(gate._paced) == ["b", "c"]
 
 
