@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from cache_sidecar import telemetry
 from cache_sidecar.background import ended
@@ -117,6 +118,7 @@ class Feed:
         self.partitions = partitions
         self._partition_of = {names.channel(p).encode(): p for p in partitions}
         self._counters = {p: names.counter(p) for p in partitions}
+        self._counts = f"{names.library()[0]}_counts"
         self._followers = followers
         self._on_message = on_message
         self._task: asyncio.Task[None] | None = None
@@ -241,15 +243,28 @@ class Feed:
     async def _read_state(self) -> tuple[dict[int, int], str]:
         """Returns the counters and the replication id."""
         pipeline = self._redis.pipeline(transaction=False)
-        for counter in self._counters.values():
-            pipeline.get(counter)
+        pipeline.execute_command("FCALL", self._counts, 0, *self._counters.values())
         pipeline.info("replication")
-        *values, replication = await pipeline.execute()
+        values, replication = await pipeline.execute(raise_on_error=False)
+        if isinstance(values, ResponseError):
+            values, replication = await self._read_state_without_function()
+        for reply in (values, replication):
+            if isinstance(reply, Exception):
+                raise reply
         try:
             counters = {p: int(value or 0) for p, value in zip(self._counters, values, strict=True)}
         except ValueError:
             raise TierFailed(Tier.L2, Failure.REFUSED, "a counter of messages holds something else") from None
         return counters, str(replication["master_replid"])
+
+    async def _read_state_without_function(self) -> tuple[Any, Any]:
+        """Reads as long as nobody has loaded our functions; and says of a counter that moved where it is now."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for counter in self._counters.values():
+            pipeline.get(counter)
+        pipeline.info("replication")
+        *values, replication = await pipeline.execute()
+        return values, replication
 
     def _tell_partition(self, partition: int) -> None:
         for follower in self._followers.values():

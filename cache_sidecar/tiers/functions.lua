@@ -65,6 +65,16 @@ local function read(keys, args)
   return found
 end
 
+-- ARGV: counters of any slots on this node.
+-- Returns what each of them says: one command, four times a second and sidecar, instead of a hundred.
+local function counts(_, args)
+  local found = {}
+  for number, counter in ipairs(args) do
+    found[number] = redis.call('GET', counter) or '0'
+  end
+  return found
+end
+
 -- KEYS: value key. ARGV: lease.
 -- Gives a lease back, if it is still there.
 local function release(keys, args)
@@ -195,6 +205,7 @@ end
 -- Reads at one go what one node holds, of many slots: a call per slot costs three times as much. The keys it does not declare
 -- are on the same node as the one it does; where that is no longer so, the caller hears it.
 redis.register_function{function_name='LIBRARY_read', callback=read, flags={'allow-cross-slot-keys'}}
+redis.register_function{function_name='LIBRARY_counts', callback=counts, flags={'no-writes', 'allow-cross-slot-keys'}}
 redis.register_function{function_name='LIBRARY_release', callback=release, flags={'allow-oom'}}
 redis.register_function('LIBRARY_fill', fill)
 redis.register_function('LIBRARY_change', change)
