@@ -71,7 +71,8 @@ async def test_a_server_that_cannot_listen_says_so(processes: Processes, server:
 
 
 async def test_the_cluster_has_three_primaries_and_a_replica_for_each(valkey_cluster: ValkeyCluster) -> None:
-    assert [node.port for node in await valkey_cluster.primaries()] == [node.port for node in valkey_cluster.nodes[:3]]
+    # Which ones depends on the failovers before.
+    assert len(await valkey_cluster.primaries()) == 3
     expected = [(0, 5460, 4), (5461, 10921, 4), (10922, 16383, 4)]
 
     async def slots_are_shared() -> bool:
