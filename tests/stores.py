@@ -8,6 +8,8 @@ import psycopg
 
 from cache_sidecar.clock import SystemClock
 from cache_sidecar.errors import Tier
+from cache_sidecar.store.leadership import Leadership
+from cache_sidecar.store.outbox import Progress, RelayStore
 from cache_sidecar.store.pool import Connection, Database, Written
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.guard import Guard
@@ -57,3 +59,10 @@ class Creation:
 def key(number: int = 1, *, method: str = "Create", fingerprint: bytes = b"same") -> RequestKey:
     """Returns the key of a request."""
     return RequestKey(f"00000000-0000-0000-0000-{number:012}", method, fingerprint)
+
+
+async def remember(database: str, region: str, position: int, *, settled: int | None = None) -> None:
+    """Says that a region was told so far, and, unless said otherwise, for good."""
+    progress = Progress(position, position if settled is None else settled)
+    async with open_database(database) as opened, Leadership(database, region=region).term() as term:
+        await RelayStore(opened).remember(term, region, progress)

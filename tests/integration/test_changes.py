@@ -12,7 +12,7 @@ from cache_sidecar.store.outbox import Change, Outbox, RelayStore
 from cache_sidecar.store.pool import Database
 from tests.gates import Gate
 from tests.sidecars import until
-from tests.stores import INSERT, open_database, run
+from tests.stores import INSERT, open_database, remember, run
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ async def test_only_the_dataset_asked_for(changes: Changes, database: str) -> No
 async def test_a_version_that_is_no_longer_kept_is_told_so(changes: Changes, opened: Database, database: str) -> None:
     version = await insert(database, "a")
     (change,) = await Outbox(opened).after(0, limit=1)
-    await RelayStore(opened).told("eu", change.position)
+    await remember(database, "eu", change.position)
     await RelayStore(opened).prune(changes_after=0.0, requests_after=3600.0)
     watcher = Watcher(changes, version)
     with pytest.raises(ChangesExpired):
@@ -237,7 +237,7 @@ async def test_what_is_pruned_while_a_watcher_catches_up_is_told_not_skipped(
     stream = changes.watch("product", first)
     assert (await anext(stream)).id == "b"
     newest = (await Outbox(opened).after(0, limit=10))[-1]
-    await RelayStore(opened).told("eu", newest.position)
+    await remember(database, "eu", newest.position)
     await run(database, "DELETE FROM cache_sidecar.outbox WHERE id IN ('a', 'b', 'c', 'd')")
     assert (await anext(stream)).id == "c"
     with pytest.raises(ChangesExpired):

@@ -8,11 +8,10 @@ import psycopg
 import pytest
 
 from cache_sidecar.errors import ChangesExpired
-from cache_sidecar.store.leadership import Leadership
-from cache_sidecar.store.outbox import Outbox, Progress, RelayStore
+from cache_sidecar.store.outbox import Outbox, RelayStore
 from cache_sidecar.store.pool import Database
 from tests.sidecars import until
-from tests.stores import INSERT, insert, open_database, run
+from tests.stores import INSERT, insert, open_database, remember, run
 
 
 @pytest.fixture
@@ -263,13 +262,6 @@ async def test_a_version_far_behind_in_a_large_transaction_has_a_position(outbox
 
 
 # Cleaning up
-
-
-async def remember(database: str, region: str, position: int, *, settled: int | None = None) -> None:
-    """Says that a region was told so far, and, unless said otherwise, for good."""
-    progress = Progress(position, position if settled is None else settled)
-    async with open_database(database) as opened, Leadership(database, region=region).term() as term:
-        await RelayStore(opened).remember(term, region, progress)
 
 
 async def keep(database: Database, *, changes: float = 3600.0, requests: float = 3600.0) -> None:
