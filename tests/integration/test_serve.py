@@ -61,8 +61,9 @@ async def test_a_signal_ends_it_with_exit_code_0(serve: Serve, number: int) -> N
 
 async def test_sigterm_lets_calls_finish_tells_streams_and_takes_no_more(serve: Serve, database: str) -> None:
     async with serve(drain_seconds=30, postgres_timeout=30) as (started, shop):
-        id = (await shop.create()).product_id
-        watch = shop.products.WatchProducts(pb.WatchProductsRequest(after_version=1))
+        product = await shop.create()
+        id = product.product_id
+        watch = shop.products.WatchProducts(pb.WatchProductsRequest(after_version=int(product.etag, 16)))
         health = health_pb2_grpc.HealthStub(shop.channel).Watch(health_pb2.HealthCheckRequest())
         assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
         async with await psycopg.AsyncConnection.connect(database) as blocker:
