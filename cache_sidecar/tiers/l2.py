@@ -109,6 +109,11 @@ def failures() -> Iterator[None]:
         raise TierFailed(Tier.L2, Failure.UNREACHABLE, str(error)) from error
     except RedisError as error:
         raise TierFailed(Tier.L2, Failure.REFUSED, str(error)) from error
+    except AttributeError as error:
+        # redis-py's own: one command's failure closes the connections of others, which then have no writer.
+        if "'NoneType'" not in str(error):
+            raise
+        raise TierFailed(Tier.L2, Failure.UNREACHABLE, "the connection was closed meanwhile") from error
 
 
 class _Cluster(RedisCluster):

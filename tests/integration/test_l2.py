@@ -13,7 +13,7 @@ from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.l2 import Connection, Names, RedisL2, failures
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 from tests.integration.conftest import OpenL2
 from tests.proxy import Proxy
@@ -388,3 +388,11 @@ async def test_a_full_redis_still_tells_of_changes(valkey: ValkeyServer, namespa
         # What is older must not come back when there is room again.
         await fill(l2, "product", {"a": record(1, b"old")}, ttl=60)
         assert await held(l2) in (None, (2, b"new"))
+
+
+def test_a_connection_that_another_commands_failure_closed_is_unreachable() -> None:
+    with pytest.raises(TierFailed) as failed, failures():
+        None.writelines([b"FCALL"])  # type: ignore[attr-defined]  # what redis-py does
+    assert failed.value.failure is Failure.UNREACHABLE
+    with pytest.raises(AttributeError), failures():
+        object().nothing  # type: ignore[attr-defined]  # noqa: B018
