@@ -1,5 +1,6 @@
 """A dataset for tests: real L1, real Redis, and a load whose rows, failures and pauses the test decides."""
 
+import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -220,3 +221,7 @@ async def open_case(
         await case.dataset.close()
     finally:
         await connection.close()
+
+
+def reading(case: Case, id: str = "a", wanted: Freshness = Freshness()) -> asyncio.Task[Answer]:  # noqa: B008
+    return asyncio.create_task(case.dataset.get(id, wanted))

@@ -70,3 +70,21 @@ async def case(open_sidecar: OpenCase) -> AsyncIterator[Case]:
     """A dataset on the cluster."""
     async with open_sidecar() as opened:
         yield opened
+
+
+@pytest.fixture
+async def pair(valkey_cluster: ValkeyCluster, namespace: str) -> AsyncIterator[tuple[Case, Case]]:
+    """Two sidecars' datasets on the cluster, with the same rows and clock: `a` and `b`."""
+    nodes = ",".join(valkey_cluster.addresses)
+    async with open_case(nodes, namespace) as a, open_case(nodes, namespace, rows=a.rows, clock=a.clock) as b:
+        yield a, b
+
+
+@pytest.fixture
+def a(pair: tuple[Case, Case]) -> Case:
+    return pair[0]
+
+
+@pytest.fixture
+def b(pair: tuple[Case, Case]) -> Case:
+    return pair[1]

@@ -5,42 +5,21 @@ connection to Redis would.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.l1 import MAX_TOMBSTONES
 from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.ports import Answer, Freshness, Record, Source, partition_of
+from cache_sidecar.tiers.ports import Record, Source, partition_of
 from tests.gates import turns
 from tests.sidecars import until
-from tests.tiers import BYPASS, Case, open_case, take_back
+from tests.tiers import BYPASS, Case, open_case, reading, take_back
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
-
-
-@pytest.fixture
-async def pair(valkey_cluster: ValkeyCluster, namespace: str) -> AsyncIterator[tuple[Case, Case]]:
-    nodes = ",".join(valkey_cluster.addresses)
-    async with open_case(nodes, namespace) as a, open_case(nodes, namespace, rows=a.rows, clock=a.clock) as b:
-        yield a, b
-
-
-@pytest.fixture
-def a(pair: tuple[Case, Case]) -> Case:
-    return pair[0]
-
-
-@pytest.fixture
-def b(pair: tuple[Case, Case]) -> Case:
-    return pair[1]
-
-
-def reading(case: Case, id: str = "a", wanted: Freshness = Freshness()) -> asyncio.Task[Answer]:  # noqa: B008
-    return asyncio.create_task(case.dataset.get(id, wanted))
 
 
 async def value_in_l2(case: Case, id: str = "a") -> tuple[int, bytes | None] | None:

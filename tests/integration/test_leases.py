@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.errors import Failure, TierFailed
 from cache_sidecar.tiers import l2 as module
 from cache_sidecar.tiers import leases
@@ -14,7 +14,7 @@ from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Answer, Freshness, Record, Source
 from tests.integration.conftest import OpenL2
 from tests.sidecars import until
-from tests.tiers import Case, fill, one_id_per_partition, open_case, open_l2
+from tests.tiers import Case, fill, one_id_per_partition, open_l2, reading
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 NEW = Record(2, 1000.0, b"new")
@@ -153,27 +153,6 @@ async def evict(l2: RedisL2, id: str = "a") -> None:
 
 
 # In the read path
-
-
-@pytest.fixture
-async def pair(valkey_cluster: ValkeyCluster, namespace: str) -> AsyncIterator[tuple[Case, Case]]:
-    nodes = ",".join(valkey_cluster.addresses)
-    async with open_case(nodes, namespace) as a, open_case(nodes, namespace, rows=a.rows, clock=a.clock) as b:
-        yield a, b
-
-
-@pytest.fixture
-def a(pair: tuple[Case, Case]) -> Case:
-    return pair[0]
-
-
-@pytest.fixture
-def b(pair: tuple[Case, Case]) -> Case:
-    return pair[1]
-
-
-def reading(case: Case, id: str = "a", wanted: Freshness = Freshness()) -> asyncio.Task[Answer]:  # noqa: B008
-    return asyncio.create_task(case.dataset.get(id, wanted))
 
 
 async def loading(case: Case, id: str = "a") -> asyncio.Task[Answer]:
