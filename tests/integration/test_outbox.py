@@ -180,12 +180,26 @@ async def blocked(database: str) -> bool:
     return bool(await run(database, query))
 
 
-@pytest.mark.parametrize("statement", ["insert", "upsert", "rename"])
-async def test_race_07_what_is_inserted_after_a_deletion_is_newer_than_it(database: str, statement: str) -> None:
+STOCK = "INSERT INTO cache_sidecar.inventory (product_id, available) VALUES ('a', 1)"
+PRODUCT = INSERT.replace("%s, %s", "'a', 'x'")
+COMES_BACK = {
+    "product inserted": ("products", PRODUCT),
+    "product upserted": ("products", f"{PRODUCT} ON CONFLICT (product_id) DO UPDATE SET title = 'x'"),
+    "product renamed": ("products", "UPDATE cache_sidecar.products SET product_id = 'a' WHERE product_id = 'c'"),
+    "stock inserted": ("inventory", STOCK),
+    "stock upserted": ("inventory", f"{STOCK} ON CONFLICT (product_id, bucket) DO UPDATE SET available = 1"),
+    "stock renamed": ("inventory", "UPDATE cache_sidecar.inventory SET product_id = 'a' WHERE product_id = 'c'"),
+}
+
+
+@pytest.mark.parametrize("how", COMES_BACK)
+async def test_race_07_what_is_inserted_after_a_deletion_is_newer_than_it(database: str, how: str) -> None:
     """A deletion of many rows goes on while somebody inserts one of them again: its version must not be the older one."""
+    table, statement = COMES_BACK[how]
     async with transaction(database) as setup:
         for id in ("a", "b", "c"):
             await insert(setup, id)
+        await setup.execute("INSERT INTO cache_sidecar.inventory (product_id, available) VALUES ('a', 1), ('b', 1), ('c', 1)")
     # The deleting statement stops at its second row until the test lets it go on.
     await run(
         database,
@@ -194,27 +208,25 @@ async def test_race_07_what_is_inserted_after_a_deletion_is_newer_than_it(databa
     )
     await run(
         database,
-        "CREATE TRIGGER wait BEFORE DELETE ON cache_sidecar.products FOR EACH ROW EXECUTE FUNCTION public.wait()",
+        f"CREATE TRIGGER wait BEFORE DELETE ON cache_sidecar.{table} FOR EACH ROW EXECUTE FUNCTION public.wait()",
     )
-    statements = {
-        "insert": INSERT.replace("%s, %s", "'a', 'x'"),
-        "rename": "UPDATE cache_sidecar.products SET product_id = 'a' WHERE product_id = 'c'",
-    }
-    statements["upsert"] = f"{statements['insert']} ON CONFLICT (product_id) DO UPDATE SET title = 'x'"
     async with transaction(database) as holder, transaction(database) as deleter, transaction(database) as inserter:
         await holder.execute("SELECT pg_advisory_xact_lock(4711)")
-        query = "DELETE FROM cache_sidecar.products WHERE product_id IN ('a', 'b')"
-        deleting = asyncio.create_task(deleter.execute(query))
+        deletion = f"DELETE FROM cache_sidecar.{table} WHERE product_id IN ('a', 'b')"
+        deleting = asyncio.create_task(deleter.execute(deletion))  # type: ignore[call-overload]
         await until(lambda: blocked(database))
-        inserting = asyncio.create_task(inserter.execute(statements[statement]))  # type: ignore[call-overload]
+        inserting = asyncio.create_task(inserter.execute(statement))  # type: ignore[call-overload]
         await until(lambda: two_blocked(database))
         await holder.commit()
         await deleting
         await deleter.commit()
         await inserting
         await inserter.commit()
-    ((version,),) = await run(database, "SELECT version FROM cache_sidecar.products WHERE product_id = 'a'")
-    ((deleted,),) = await run(database, "SELECT max(version) FROM cache_sidecar.outbox WHERE id = 'a' AND kind = 'deleted'")
+    dataset = {"products": "product", "inventory": "inventory"}[table]
+    query = f"SELECT version FROM cache_sidecar.{table} WHERE product_id = 'a'"
+    ((version,),) = await run(database, query)
+    query = "SELECT max(version) FROM cache_sidecar.outbox WHERE dataset = %s AND id = 'a' AND kind = 'deleted'"
+    ((deleted,),) = await run(database, query, [dataset])
     assert version > deleted
 
 
