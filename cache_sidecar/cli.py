@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,82 +171,68 @@ def import_() -> None:
     """Bring a shop's existing data in."""
 
 
-@import_.command(name="products")
-@click.argument("file")
-@click.option("--format", "format_", help="csv, jsonl or online-retail; found out if not given.")
-@click.option("--rejects", type=click.Path(path_type=Path), help="Where rejected rows go; FILE.rejected.csv if not given.")
-@_config
-def import_products(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+# What every importer takes.
+_Source = dict[str, Any]
+_Importer = Callable[[Settings, _Source], Coroutine[Any, Any, "ImportReport"]]
+
+
+def _imports(
+    name: str, formats: str = "csv or jsonl", rejects: str = "FILE.rejected.csv if not given"
+) -> Callable[[_Importer], Any]:
+    """Makes the command `import NAME` of a function that starts the import."""
+
+    def command_of(importer: _Importer) -> Any:
+        @import_.command(name=name, help=importer.__doc__)
+        @click.argument("file")
+        @click.option("--format", "format_", help=f"{formats}; found out if not given.")
+        @click.option("--rejects", type=click.Path(path_type=Path), help=f"Where {rejects} go; FILE.rejected.csv if not given.")
+        @_config
+        def command(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+            loaded = settings.load(config_file, redis=False)
+            from cache_sidecar.importer import progress  # noqa: PLC0415
+
+            source = {"source": file, "format": format_, "rejects": rejects, "progress": progress.progress_on()}
+            report = uvloop.run(importer(loaded, source))
+            for line in report.lines():
+                click.echo(line)
+            return report.exit_code
+
+        return command
+
+    return command_of
+
+
+@_imports("products", formats="csv, jsonl or online-retail")
+async def import_products(loaded: Settings, source: _Source) -> "ImportReport":
     """Import products from FILE, or from standard input for `-`."""
-    loaded = settings.load(config_file, redis=False)
-    from cache_sidecar.importer import progress, run  # noqa: PLC0415
+    from cache_sidecar.importer import run  # noqa: PLC0415
 
-    dsn = loaded.database("catalog")
-    work = run.import_products(source=file, dsn=dsn, format=format_, rejects=rejects, progress=progress.progress_on())
-    return _told(uvloop.run(work))
+    return await run.import_products(dsn=loaded.database("catalog"), **source)
 
 
-@import_.command(name="inventory")
-@click.argument("file")
-@click.option("--format", "format_", help="csv or jsonl; found out if not given.")
-@click.option("--rejects", type=click.Path(path_type=Path), help="Where rejected rows go; FILE.rejected.csv if not given.")
-@_config
-def import_inventory(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+@_imports("inventory")
+async def import_inventory(loaded: Settings, source: _Source) -> "ImportReport":
     """Import how many pieces of products are available from FILE, or from standard input for `-`."""
-    loaded = settings.load(config_file, redis=False)
-    from cache_sidecar.importer import inventory, progress  # noqa: PLC0415
+    from cache_sidecar.importer import inventory  # noqa: PLC0415
 
-    dsn = loaded.database("catalog")
-    work = inventory.import_inventory(source=file, dsn=dsn, format=format_, rejects=rejects, progress=progress.progress_on())
-    return _told(uvloop.run(work))
+    return await inventory.import_inventory(dsn=loaded.database("catalog"), **source)
 
 
-@import_.command(name="carts")
-@click.argument("file")
-@click.option("--format", "format_", help="csv or jsonl; found out if not given.")
-@click.option("--rejects", type=click.Path(path_type=Path), help="Where rejected rows go; FILE.rejected.csv if not given.")
-@_config
-def import_carts(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+@_imports("carts")
+async def import_carts(loaded: Settings, source: _Source) -> "ImportReport":
     """Import carts from FILE, or from standard input for `-`."""
-    loaded = settings.load(config_file, redis=False)
-    from cache_sidecar.importer import carts, progress  # noqa: PLC0415
+    from cache_sidecar.importer import carts  # noqa: PLC0415
     from cache_sidecar.services.cart_items import Limits  # noqa: PLC0415
 
-    work = carts.import_carts(
-        source=file,
-        dsn=loaded.database("user"),
-        format=format_,
-        rejects=rejects,
-        progress=progress.progress_on(),
-        limits=Limits(items=loaded.cart_max_items, quantity=loaded.cart_max_quantity),
-    )
-    return _told(uvloop.run(work))
+    limits = Limits(items=loaded.cart_max_items, quantity=loaded.cart_max_quantity)
+    return await carts.import_carts(dsn=loaded.database("user"), limits=limits, **source)
 
 
-@import_.command(name="sessions")
-@click.argument("file")
-@click.option("--format", "format_", help="csv or jsonl; found out if not given.")
-@click.option("--rejects", type=click.Path(path_type=Path), help="Where the lines of rejected rows go.")
-@_config
-def import_sessions(file: str, format_: str | None, rejects: Path | None, config_file: str | None) -> int:
+@_imports("sessions", rejects="the line numbers of rejected rows")
+async def import_sessions(loaded: Settings, source: _Source) -> "ImportReport":
     """Import sessions from FILE, or from standard input for `-`."""
-    loaded = settings.load(config_file, redis=False)
     from cache_sidecar import policy  # noqa: PLC0415
-    from cache_sidecar.importer import progress, sessions  # noqa: PLC0415
+    from cache_sidecar.importer import sessions  # noqa: PLC0415
 
-    work = sessions.import_sessions(
-        source=file,
-        dsn=loaded.database("user"),
-        format=format_,
-        rejects=rejects,
-        progress=progress.progress_on(),
-        policy=policy.load(loaded.policy_file)["session"],
-    )
-    return _told(uvloop.run(work))
-
-
-def _told(report: "ImportReport") -> int:
-    """Prints what an import did, and returns the exit code."""
-    for line in report.lines():
-        click.echo(line)
-    return report.exit_code
+    limits = policy.load(loaded.policy_file)["session"]
+    return await sessions.import_sessions(dsn=loaded.database("user"), policy=limits, **source)
