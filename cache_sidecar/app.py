@@ -48,6 +48,7 @@ from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.tiers.sliding import SlidingDataset
 from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Stocks
+from cache_sidecar.tiers.trust import Trust
 from cache_sidecar.v1 import (
     admin_service_pb2_grpc,
     cart_service_pb2_grpc,
@@ -81,6 +82,7 @@ class App:
         self._connection = Connection(settings)
         names = Names(settings.namespace)
         self._l2 = RedisL2(self._connection, names)
+        self._trust = Trust()
         of_products = self._policy.reader(product.DATASET)
         fence = Fence(longest=lambda: of_products().staleness_bound, clock=self._clock)
         self._fenced_l2 = FencedL2(self._connection, names, fence)
@@ -112,7 +114,15 @@ class App:
             RedisSigns(self._connection, names), self._by_role(), fences={"catalog": fence}, clock=self._clock
         )
         self._background = Background()
-        self.coherence = Coherence(self._l2, self._connection, names, followers=followers, on_message=self._wake)
+        self.coherence = Coherence(
+            self._l2,
+            self._connection,
+            names,
+            timeout=settings.redis_timeout,
+            trust=self._trust,
+            followers=followers,
+            on_message=self._wake,
+        )
         stack = Stack(max_calls=settings.max_concurrent_calls, max_streams=settings.max_streams)
         self.server = Server(aio.create(settings), stack, settings)
         self.server.add(
@@ -212,6 +222,7 @@ class App:
             clock=self._clock,
             joins=joins,
             same=same,
+            trust=self._trust,
         )
         return self._datasets[name]
 
@@ -248,6 +259,7 @@ class App:
             clock=self._clock,
             rollout_key=rollout_key,
             same=same,
+            trust=self._trust,
         )
 
     def _guard(self, tier: Tier, timeout: float, *, running: int, waiting: int) -> Guard:

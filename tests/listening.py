@@ -8,6 +8,7 @@ from cache_sidecar.settings import Settings
 from cache_sidecar.tiers.coherence import Coherence
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+from cache_sidecar.tiers.trust import Trust
 from tests.sidecars import until
 from tests.tiers import redis_settings
 
@@ -31,10 +32,10 @@ class Ear:
         if partition == HERE:
             self.order.append("drop")
 
-    def set_trusted(self, partition: int, trusted: bool) -> None:
+    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
         (self.trusted.add if trusted else self.trusted.discard)(partition)
         if partition == HERE:
-            self.order.append("trust" if trusted else "distrust")
+            self.order.append("trust" if trusted else f"distrust since {late:g} s" if late else "distrust")
 
     def forget(self) -> None:
         self.changes, self.partitions, self.order = [], [], []
@@ -49,7 +50,16 @@ class Line:
         self.l2 = RedisL2(self.connection, self.names)
         self.ear = Ear()
         self.woken = 0
-        self.coherence = Coherence(self.l2, self.connection, self.names, followers={"product": self.ear}, on_message=self._wake)
+        self.trust = Trust()
+        self.coherence = Coherence(
+            self.l2,
+            self.connection,
+            self.names,
+            timeout=settings.redis_timeout,
+            trust=self.trust,
+            followers={"product": self.ear},
+            on_message=self._wake,
+        )
 
     def _wake(self) -> None:
         self.woken += 1

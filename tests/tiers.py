@@ -16,6 +16,7 @@ from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Leased, Record, Row, Source, partition_of
+from cache_sidecar.tiers.trust import Trust
 from tests.gates import Gate
 from tests.sidecars import until
 
@@ -141,6 +142,7 @@ class Case:
     ) -> None:
         self.l1 = ClockL1(max_bytes=1 << 20, max_entries=100)
         self.l2, self.rows, self.clock, self.policy = l2, rows, clock, policy
+        self.trusts = Trust()
         self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, clock=clock)
         self.dataset = Dataset(
             "product",
@@ -152,6 +154,7 @@ class Case:
             clock=clock,
             unit=lambda: unit,
             rollout_key=rollout_key,
+            trust=self.trusts,
         )
 
     def change_policy(self, **values: Any) -> None:

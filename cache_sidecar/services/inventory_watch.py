@@ -67,8 +67,8 @@ class Watches:
         for watcher in self._watchers:
             watcher.look_at_all()
 
-    def set_trusted(self, partition: int, trusted: bool) -> None:
-        """Says whether every change in a partition is known to be told."""
+    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
+        """Says whether every change in a partition is known to be told; since when matters to nobody here."""
         if trusted:
             self._untrusted.discard(partition)
             return

@@ -5,6 +5,10 @@ holds. A partition is trusted from the moment its subscription is acknowledged a
 connection, and whatever was cached is dropped before it is given again. A number that does not follow the last one drops the
 partition; so does a counter that, at a heartbeat, is ahead of what was heard for longer than a message takes. Numbers compare
 only within one history: a server whose replication id is another may be back at an earlier number, or at the same one again.
+
+Trust also ends `staleness_bound` seconds after the beginning of the last good heartbeat, see `trust.py`. So a reply that is not
+marked stale lacks nothing that Redis was told of that many seconds before the call. Of what a writer could not tell Redis, the
+relay tells it; whoever finds Redis away marks its replies stale, and reads past it until the relay has done so (`fence.py`).
 """
 
 import asyncio
@@ -12,6 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from cache_sidecar import telemetry
@@ -19,14 +25,25 @@ from cache_sidecar.background import ended
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.l2 import Address, Connection, Names, RedisL2, failures
 from cache_sidecar.tiers.ports import PARTITIONS, Follower
+from cache_sidecar.tiers.trust import Trust
 
-# Seconds between two looks at who holds which partition, and between two heartbeats.
+# Seconds between two looks at who holds which partition, and between the beginnings of two heartbeats.
 TOPOLOGY_EVERY = 2.0
 HEARTBEAT_EVERY = 0.25
 # Seconds a message may take before a counter that is ahead means it is lost.
 GRACE = 0.1
 # Seconds before a broken connection is tried again.
 RECONNECT_AFTER = 0.2
+# An error is not to be tried again: redis-py would connect and subscribe anew, and say nothing of what was published meanwhile.
+_AT_ONCE = Retry(NoBackoff(), 0, supported_errors=())
+
+
+def staleness_bound(timeout: float) -> float:
+    """Returns how many seconds after Redis was told of a change a reply that is not marked stale may still lack it.
+
+    `timeout` is the setting `redis_timeout`: what a heartbeat may take.
+    """
+    return HEARTBEAT_EVERY + timeout + GRACE
 
 
 class Coherence:
@@ -38,12 +55,17 @@ class Coherence:
         connection: Connection,
         names: Names,
         *,
+        timeout: float,
+        trust: Trust,
         followers: Mapping[str, Follower],
         on_message: Callable[[], None],
     ) -> None:
+        """`timeout` is how many seconds a heartbeat may take."""
         self._l2 = l2
         self._connection = connection
         self._names = names
+        self._timeout = timeout
+        self._trust = trust
         self._followers = followers
         self._on_message = on_message
         self._feeds: dict[Address, Feed] = {}
@@ -62,7 +84,7 @@ class Coherence:
 
     def is_trusted(self) -> bool:
         """Whether every partition's changes are known to be heard."""
-        return sum(len(feed.partitions) for feed in self._feeds.values() if feed.is_listening) == PARTITIONS
+        return sum(len(feed.partitions) for feed in self._feeds.values() if feed.is_trusted) == PARTITIONS
 
     async def _follow_topology(self) -> None:
         """Keeps one feed per primary, listening to the partitions it holds now."""
@@ -81,9 +103,15 @@ class Coherence:
                 await self._feeds.pop(address).stop()
         for address, held in owners.items():
             if address not in self._feeds:
-                redis = self._connection.to(address)
-                feed = Feed(redis, self._names, held, followers=self._followers, on_message=self._on_message)
-                self._feeds[address] = feed
+                feed = self._feeds[address] = Feed(
+                    self._connection.to(address, retry=_AT_ONCE),
+                    self._names,
+                    held,
+                    timeout=self._timeout,
+                    trust=self._trust,
+                    followers=self._followers,
+                    on_message=self._on_message,
+                )
                 feed.start()
 
 
@@ -111,10 +139,14 @@ class Feed:
         names: Names,
         partitions: frozenset[int],
         *,
+        timeout: float,
+        trust: Trust,
         followers: Mapping[str, Follower],
         on_message: Callable[[], None],
     ) -> None:
         self._redis = redis
+        self._timeout = timeout
+        self._trust = trust
         self.partitions = partitions
         self._partition_of = {names.channel(p).encode(): p for p in partitions}
         self._counters = {p: names.counter(p) for p in partitions}
@@ -122,8 +154,10 @@ class Feed:
         self._followers = followers
         self._on_message = on_message
         self._task: asyncio.Task[None] | None = None
-        self.is_listening = False
-        "Whether every change in its partitions is known to be heard."
+        self.is_trusted: bool | None = None
+        "Whether every change in its partitions is known to be heard; None before that was tried."
+        self._is_said = False
+        "Whether the log says that it is not."
         self._heard: dict[int, int] = {}
         "The number of the last message of each partition."
         self._history = ""
@@ -138,20 +172,22 @@ class Feed:
         if self._task is not None:
             await ended(self._task)
 
+    def lapsed(self, late: float) -> None:
+        """Ends the trust: no heartbeat was good in time."""
+        self._set_trusted(False, late=late)
+
     async def _run(self) -> None:
-        told = False
         try:
             while True:
                 try:
                     with failures():
                         await self._listen()
                 except TierFailed as error:
-                    if self.is_listening or not told:
+                    if not self._is_said:
                         telemetry.log.warning("a Redis node's invalidations are not heard", error=str(error))
-                        told = True
+                        self._is_said = True
                 finally:
-                    self.is_listening = False
-                    self._trust(trusted=False)
+                    self._set_trusted(False)
                 await asyncio.sleep(RECONNECT_AFTER)
         finally:
             await self._redis.aclose()
@@ -162,12 +198,14 @@ class Feed:
                 await pubsub.ssubscribe(channel)
             await self._acknowledged(pubsub)
             # What is published from here on arrives; the counters say where that begins.
+            began = self._trust.clock()
             self._heard, self._history = await self._read_state()
             for partition in self._counters:
                 self._tell_partition(partition)
-            self._trust(trusted=True)
-            self.is_listening = True
-            await self._receive(pubsub)
+            self._set_trusted(True)
+            self._confirm(began)
+            self._is_said = False
+            await self._receive(pubsub, began)
 
     async def _acknowledged(self, pubsub: Any) -> None:
         missing = len(self._partition_of)
@@ -178,12 +216,13 @@ class Feed:
             if message["type"] == "ssubscribe":
                 missing -= 1
 
-    async def _receive(self, pubsub: Any) -> None:
+    async def _receive(self, pubsub: Any, began: float) -> None:
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._read_messages(pubsub)), loop.create_task(self._beat())]
+        tasks = [loop.create_task(self._read_messages(pubsub)), loop.create_task(self._beat(began))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._set_trusted(False)  # before all else: to end the other one may take its time
             # Also when this feed is stopped: a reader left behind would go on listening.
             for task in tasks:
                 task.cancel()
@@ -218,11 +257,11 @@ class Feed:
                     follower.partition_changed(partition)
         self._on_message()
 
-    async def _beat(self) -> None:
-        """Compares the counters with what was heard, every so often."""
-        while True:
-            await asyncio.sleep(HEARTBEAT_EVERY)
-            before = dict(self._heard)
+    async def _beat(self, began: float) -> None:
+        """Compares the counters with what was heard, every so often from the moment the last good heartbeat began."""
+        while self.is_trusted:
+            await asyncio.sleep(began + HEARTBEAT_EVERY - self._trust.clock())
+            before, began = dict(self._heard), self._trust.clock()
             counters, history = await self._read_state()
             if history != self._history:
                 raise ConnectionError("the server has another history: changes may be lost, and numbers used again")
@@ -234,6 +273,13 @@ class Feed:
                 for partition, count in counters.items():
                     if count > self._heard[partition]:
                         self._lost(partition, count)
+            self._confirm(began)
+        raise TimeoutError("no heartbeat was answered in time")
+
+    def _confirm(self, began: float) -> None:
+        """A good heartbeat began at a moment."""
+        if self.is_trusted:
+            self._trust.extend(self, began + staleness_bound(self._timeout))
 
     def _lost(self, partition: int, count: int) -> None:
         """The counter says more than was heard, or was set back."""
@@ -242,12 +288,13 @@ class Feed:
 
     async def _read_state(self) -> tuple[dict[int, int], str]:
         """Returns the counters and the replication id."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.execute_command("FCALL", self._counts, 0, *self._counters.values())
-        pipeline.info("replication")
-        values, replication = await pipeline.execute(raise_on_error=False)
-        if isinstance(values, ResponseError):
-            values, replication = await self._read_state_without_function()
+        async with asyncio.timeout(self._timeout):  # redis-py's own is for each piece of it: to connect, to say who we are, ...
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.execute_command("FCALL", self._counts, 0, *self._counters.values())
+            pipeline.info("replication")
+            values, replication = await pipeline.execute(raise_on_error=False)
+            if isinstance(values, ResponseError):
+                values, replication = await self._read_state_without_function()
         for reply in (values, replication):
             if isinstance(reply, Exception):
                 raise reply
@@ -270,7 +317,13 @@ class Feed:
         for follower in self._followers.values():
             follower.partition_changed(partition)
 
-    def _trust(self, *, trusted: bool) -> None:
+    def _set_trusted(self, trusted: bool, *, late: float = 0.0) -> None:
+        """Tells the followers, if it is news to them; `late` is for how many seconds it has been so."""
+        if trusted is self.is_trusted:
+            return
+        self.is_trusted = trusted
+        if not trusted:
+            self._trust.end(self)
         for follower in self._followers.values():
             for partition in self._counters:
-                follower.set_trusted(partition, trusted)
+                follower.set_trusted(partition, trusted, late=late)

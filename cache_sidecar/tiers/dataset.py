@@ -35,6 +35,7 @@ from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
 from cache_sidecar.tiers.sampler import Sample, Sampler
 from cache_sidecar.tiers.shadow import Same
+from cache_sidecar.tiers.trust import Trust
 from cache_sidecar.tiers.written import Written
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
@@ -72,8 +73,12 @@ class Dataset:
         unit: Callable[[], float] = random.random,
         rollout_key: Callable[[str], str] = str,
         same: Same = operator.eq,
+        trust: Trust | None = None,
     ) -> None:
-        """`rollout_key` says what an id is rolled out by, itself if nothing is said; `same` when two values say the same."""
+        """`rollout_key` says what an id is rolled out by, itself if nothing is said; `same` when two values say the same.
+
+        `trust` is what `set_trusted` follows, if it may lapse.
+        """
         self.name = name
         self._l1 = l1
         self._l2_tier = l2
@@ -82,6 +87,7 @@ class Dataset:
         self.policy = policy
         self._clock = clock
         self._unit = unit
+        self._trust = trust or Trust()
         self._l2: Batch[Record] = Batch(self._read_l2, max_ids=MAX_BATCH, max_running=L2_BATCHES, max_waiting=MAX_WAITING)
         self._store: Batch[Record] = Batch(
             self._read_store, max_ids=MAX_BATCH, max_running=STORE_BATCHES, max_waiting=MAX_WAITING, gather_from=self._l2
@@ -113,6 +119,8 @@ class Dataset:
 
     def hit(self, id: str) -> tuple[Record, float] | None:
         """Returns a fresh record from L1, and its age in seconds; None when `get` has to look further. Waits for nothing."""
+        if self._trust.clock() >= self._trust.until:
+            return None
         entry = self._serving.get(id)
         now = self._clock.now()
         if entry is None or not decision.is_fresh(entry, now=now, policy=self.policy()):
@@ -150,6 +158,7 @@ class Dataset:
         return answer
 
     def _look(self, id: str, wanted: Freshness) -> Answer | None:
+        self._trust.check()
         entry = self._l1.get(id)
         if entry is None:
             return None
@@ -370,9 +379,6 @@ class Dataset:
             if action(error, Operation.CHANGE) is not Action.LEAVE_TO_RELAY:
                 raise
             return False
-        for id, version in versions.items():
-            # Once more: a read that reached Redis before the change did may still be under way, and must not be joined.
-            self.changed(id, version)
         return True
 
     async def drop(self, ids: Sequence[str]) -> None:
@@ -408,13 +414,19 @@ class Dataset:
     def partition_changed(self, partition: int) -> None:
         """Anything in a partition may have changed."""
         self._l1.drop_partition(partition)
+        self._detach_all()
+
+    def _detach_all(self) -> None:
         self._l2.detach_all()
         self._leases.detach_all()
         self._store.detach_all()
 
-    def set_trusted(self, partition: int, trusted: bool) -> None:
-        """Says whether every change in a partition is known to be told."""
-        self._l1.set_trusted(partition, trusted, now=self._clock.now())
+    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
+        """Says whether every change in a partition is known to be told, and for how many seconds that has been so."""
+        self._l1.set_trusted(partition, trusted, now=self._clock.now() - late)
+        if not trusted:
+            # What is being loaded may have changed meanwhile: callers from now on don't join it.
+            self._detach_all()
 
     def policy_changed(self, old: DatasetPolicy) -> None:
         """Takes another policy, in force from now on, to what was cached under the old one."""
@@ -422,8 +434,7 @@ class Dataset:
         self._serving = NO_L1 if policy.shadow else self._l1
         if empties_memory(old, policy):
             self._l1.clear()
-            self._l2.detach_all()
-            self._store.detach_all()
+            self._detach_all()
 
     def set_behind(self, behind: bool) -> None:
         """Says whether the caches of this region are told of changes too late: replies from them then say stale."""
@@ -439,6 +450,7 @@ class Dataset:
 
     def peek(self, id: str) -> Record | None:
         """Returns what a read that is answered from L1, and not marked stale, would be answered with now."""
+        self._trust.check()
         entry = self._serving.get(id)
         if entry is None:
             return None

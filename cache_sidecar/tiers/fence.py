@@ -34,9 +34,9 @@ class Fence:
     def partition_changed(self, partition: int) -> None:
         """Says nothing of an outage: messages may be lost while Redis keeps what they were about."""
 
-    def set_trusted(self, partition: int, trusted: bool) -> None:
+    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
         """Takes the beginning and the end of an outage."""
-        now = self._clock.now()
+        now = self._clock.now() - late
         if not trusted:
             self._lost.setdefault(partition, now)
         elif self._lost.pop(partition, None) is not None:

@@ -19,7 +19,7 @@ class Followers:
         for follower in self._followers:
             follower.partition_changed(partition)
 
-    def set_trusted(self, partition: int, trusted: bool) -> None:
-        """Says whether every change in a partition is known to be told."""
+    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
+        """Says whether every change in a partition is known to be told, and for how many seconds that has been so."""
         for follower in self._followers:
-            follower.set_trusted(partition, trusted)
+            follower.set_trusted(partition, trusted, late=late)

@@ -303,6 +303,6 @@ class Follower(Protocol):
         """Anything in a partition may have changed."""
         ...
 
-    def set_trusted(self, partition: int, trusted: bool) -> None:
-        """Says whether every change in a partition is known to be told."""
+    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
+        """Says whether every change in a partition is known to be told, and for how many seconds that has been so."""
         ...

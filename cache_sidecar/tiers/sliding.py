@@ -16,6 +16,7 @@ from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NoL1
 from cache_sidecar.tiers.ports import Expiry, Leased, Load, Record, Row, SlidingL2, Times
 from cache_sidecar.tiers.shadow import Same
+from cache_sidecar.tiers.trust import Trust
 
 
 class SlidingDataset(Dataset):
@@ -34,9 +35,12 @@ class SlidingDataset(Dataset):
         clock: Clock,
         joins: bool,
         same: Same = operator.eq,
+        trust: Trust | None = None,
     ) -> None:
         """With `joins`, a read may share a load that began before it: what is answered may then be as old as that."""
-        super().__init__(name, l1=NoL1(), l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, same=same)
+        super().__init__(
+            name, l1=NoL1(), l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, same=same, trust=trust
+        )
         self._sliding_l2 = l2
         self._joins = joins
 

@@ -96,6 +96,14 @@ async def sidecar_killed(stack: Stack) -> None:
     await stack.restart_sidecar(number)
 
 
+async def sidecar_stopped(stack: Stack) -> None:
+    """SIGSTOP of a sidecar: what changes meanwhile, it has not heard of when it goes on and finds calls waiting."""
+    sidecar = stack.sidecars[1].child
+    sidecar.pause()
+    await asyncio.sleep(CUT)
+    sidecar.resume()
+
+
 async def relays_killed(stack: Stack) -> None:
     """kill -9 of one relay after the other, so that one of them was the one that led."""
     for number, relay in enumerate(stack.relays):
@@ -131,6 +139,7 @@ FAULTS: Mapping[str, Callable[[Stack], Awaitable[None]]] = {
     "primary failed over": failed_over,
     "slots moved": slots_moved,
     "sidecar killed": sidecar_killed,
+    "sidecar stopped": sidecar_stopped,
     "relays killed": relays_killed,
     "PostgreSQL restarted": postgres_restarted,
     "sidecar cut off": sidecar_cut_off,

@@ -34,9 +34,7 @@ class Outcome:
 def bounds() -> Bounds:
     """Returns the bounds of products with the settings of a default sidecar."""
     product = policy.default()["product"]
-    # A heartbeat that is not answered is sent once more.
-    detection = 2 * Settings.model_fields["redis_timeout"].default
-    told = coherence.HEARTBEAT_EVERY + coherence.GRACE + detection
+    told = coherence.staleness_bound(Settings.model_fields["redis_timeout"].default)
     return Bounds(told=told, seen=product.staleness_bound, stale=product.stale_limit)
 
 

@@ -310,7 +310,7 @@ async def test_race_25_a_write_is_read_at_once(a: Case) -> None:
     assert await a.get("a") == (b"new", L2)
 
 
-async def test_race_25_a_question_to_redis_from_before_the_change_is_not_joined(a: Case) -> None:
+async def test_race_25_a_question_to_redis_from_before_the_change_is_joined_in_vain(a: Case) -> None:
     await a.write("a", 1, b"old")
     a.l2.before_change.close()
     writing = asyncio.create_task(a.write("a", 2, b"new"))
