@@ -75,20 +75,29 @@ class Bulk:
         return sql.SQL("CREATE TEMPORARY TABLE incoming ({}) ON COMMIT DROP").format(sql.SQL(", ").join(fields))
 
     def _merge(self, columns: Sequence[str]) -> sql.Composed:
-        values = [sql.Identifier(name) for name in columns if name != self.key]
         # Rows are locked in one order, so that two imports at once don't wait for each other.
-        return sql.SQL(
-            """INSERT INTO {table} AS present ({columns})
-               SELECT {columns} FROM pg_temp.incoming ORDER BY {key} COLLATE "C"
-               ON CONFLICT ({key}) DO UPDATE SET update_time = now(), {changes}
-               WHERE ({present}) IS DISTINCT FROM ({given})"""
-        ).format(
+        insert = """INSERT INTO {table} AS present ({columns})
+                    SELECT {columns} FROM pg_temp.incoming ORDER BY {key} COLLATE "C" """
+        return sql.SQL(insert).format(
             table=self._name(),
             columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
             key=sql.Identifier(self.key),
+        ) + self._on_conflict(columns)
+
+    def _on_conflict(self, columns: Sequence[str]) -> sql.Composed:
+        """Takes what differs; of rows that come with their time, what is not older."""
+        values = [sql.Identifier(name) for name in columns if name != self.key]
+        is_dated = "update_time" in columns
+        return sql.SQL(
+            """ON CONFLICT ({key}) DO UPDATE SET {touched} {changes}
+               WHERE ({present}) IS DISTINCT FROM ({given}) {newer}"""
+        ).format(
+            key=sql.Identifier(self.key),
+            touched=sql.SQL("" if is_dated else "update_time = now(),"),
             changes=sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(name) for name in values),
             present=sql.SQL(", ").join(sql.SQL("present.{}").format(name) for name in values),
             given=sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(name) for name in values),
+            newer=sql.SQL("AND present.update_time <= EXCLUDED.update_time" if is_dated else ""),
         )
 
 
@@ -139,24 +148,6 @@ class BulkCarts(Bulk):
         "update_time": "timestamptz",
     }
 
-    def _merge(self, columns: Sequence[str]) -> sql.Composed:
-        values = [sql.Identifier(name) for name in columns if name != self.key]
-        is_dated = "update_time" in columns
-        newer = sql.SQL("AND present.update_time <= EXCLUDED.update_time" if is_dated else "")
-        return sql.SQL(
-            """INSERT INTO cache_sidecar.carts AS present ({columns})
-               SELECT {columns} FROM pg_temp.incoming ORDER BY user_id COLLATE "C"
-               ON CONFLICT (user_id) DO UPDATE SET {touched} {changes}
-               WHERE ({present}) IS DISTINCT FROM ({given}) {newer}"""
-        ).format(
-            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
-            changes=sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(name) for name in values),
-            present=sql.SQL(", ").join(sql.SQL("present.{}").format(name) for name in values),
-            given=sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(name) for name in values),
-            touched=sql.SQL("" if is_dated else "update_time = now(),"),
-            newer=newer,
-        )
-
 
 class BulkSessions(Bulk):
     """Inserts sessions; those that are there, also ended ones, stay as they are."""
@@ -174,11 +165,8 @@ class BulkSessions(Bulk):
         "end_time": "timestamptz",
     }
 
-    def _merge(self, columns: Sequence[str]) -> sql.Composed:
-        return sql.SQL(
-            """INSERT INTO cache_sidecar.sessions ({columns}) SELECT {columns} FROM pg_temp.incoming
-               ORDER BY session_hash COLLATE "C" ON CONFLICT DO NOTHING"""
-        ).format(columns=sql.SQL(", ").join(map(sql.Identifier, columns)))
+    def _on_conflict(self, columns: Sequence[str]) -> sql.Composed:  # noqa: ARG002  # whatever is given
+        return sql.SQL("ON CONFLICT DO NOTHING").format()
 
 
 @contextmanager
