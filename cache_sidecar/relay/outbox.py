@@ -23,7 +23,7 @@ PAGE = 20_000
 # Seconds between two looks at the primaries, and for changes when nobody wakes the relay; each ends in a sign to the sidecars,
 # up to when Redis was told of everything. Between attempts after a failure, and between two clean-ups.
 LOOK_EVERY = 0.25
-RETRY = 0.5
+RETRY = 0.2
 PRUNE_EVERY = 30.0
 # A replica further behind than this many seconds is not made a primary: 10 node timeouts of 15 s, and a margin.
 REPLAY = 300.0
@@ -84,8 +84,7 @@ class Relay:
         self._primaries, self._next_look = None, 0.0
         while True:
             try:
-                await self.look()
-                is_behind = await self.step(term) == PAGE
+                is_behind = await self.turn(term) == PAGE
                 # Also when there is always something to tell.
                 await self._prune(term)
             except TierFailed as error:
@@ -97,6 +96,17 @@ class Relay:
             else:
                 if not is_behind:
                     await term.wait(LOOK_EVERY)
+
+    async def turn(self, term: Term) -> int:
+        """Looks at the primaries, then tells Redis of the next changes; returns how many there were. Raises TierFailed."""
+        try:
+            await self.look()
+        except TierFailed:
+            if self._primaries is not None:
+                # Those primaries that answer need not wait for one that does not. Not remembered, it will be told again.
+                await self._tell(await self._store.after(self._progress.told, limit=PAGE))
+            raise
+        return await self.step(term)
 
     async def look(self) -> None:
         """Tells again what may be forgotten when the primaries are not those of the last look, if it is time for a look."""

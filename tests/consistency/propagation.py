@@ -1,7 +1,8 @@
 """`python -m tests.consistency.propagation`: how long a change takes until the last of four sidecars serves it.
 
 From the reply of UpdateProduct, and from the commit of an UPDATE in plain SQL by another program, to the first reply of the last
-sidecar that has the change; quiet, and with reads going on. Every sidecar had the product in its memory.
+sidecar that has the change; quiet, and with reads going on. Every sidecar had the product in its memory. Stock, which no sidecar
+has in its memory, is changed in plain SQL, too.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import click
 import grpc
@@ -22,7 +23,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cache_sidecar.v1 import inventory_service_pb2
 from cache_sidecar.v1 import product_service_pb2 as pb
+from cache_sidecar.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
 from tests.consistency.load import UPDATE, make_products
@@ -35,11 +38,18 @@ _SIDECARS, _RELAYS, _PRODUCTS = 4, 2, 1000
 _READS, _BATCH = 5000, 10
 # Seconds between two changes that are measured.
 _PAUSE = 0.02
+# And between two looks at a sidecar. Without it the looking would take both cores from those who are to be measured.
+_EVERY = 0.001
 # A change that takes longer than this is lost.
 _LOST_SECONDS = 30.0
+_INSERT_STOCK = "INSERT INTO cache_sidecar.inventory (product_id, available) SELECT id, 10 FROM unnest(%s::text[]) AS id"
+_UPDATE_STOCK = "UPDATE cache_sidecar.inventory SET available = available + 1 WHERE product_id = %s RETURNING version"
 
 Change = Callable[[int, str], Awaitable[int]]
 """Changes a product, given the number of the change, and returns the version once that is acknowledged or committed."""
+
+Served = Callable[[str, int], Awaitable[float]]
+"""Returns the moment at which the last sidecar served a version of a product, or a newer one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +75,9 @@ class Measured:
 class Sidecars:
     """A channel to each sidecar."""
 
-    def __init__(self, stubs: Sequence[Any]) -> None:
-        self.stubs = stubs
+    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self.stubs = [ProductServiceStub(channel) for channel in channels]
+        self._inventories = [InventoryServiceStub(channel) for channel in channels]
 
     async def update(self, number: int, product_id: str) -> int:
         """Changes a product through one sidecar after the other."""
@@ -76,15 +87,14 @@ class Sidecars:
         return int(reply.product.etag, 16)
 
     async def served(self, product_id: str, version: int) -> float:
-        """Returns the moment at which the last of them replied with a version, or a newer one."""
-        return max(await asyncio.gather(*(self._served(stub, product_id, version) for stub in self.stubs)))
-
-    async def _served(self, stub: Any, product_id: str, version: int) -> float:
+        """Returns the moment at which the last of them replied with a version of a product, or a newer one."""
         request = pb.GetProductRequest(product_id=product_id)
-        async with asyncio.timeout(_LOST_SECONDS):
-            while (await stub.GetProduct(request)).cache.version < version:
-                pass
-        return time.perf_counter()
+        return await _last([stub.GetProduct for stub in self.stubs], request, version)
+
+    async def served_stock(self, product_id: str, version: int) -> float:
+        """Returns the same of a version of its stock."""
+        request = inventory_service_pb2.GetInventoryRequest(product_id=product_id)
+        return await _last([stub.GetInventory for stub in self._inventories], request, version)
 
     @asynccontextmanager
     async def reading(self, ids: Sequence[str]) -> AsyncIterator[None]:
@@ -110,17 +120,28 @@ class Sidecars:
             await asyncio.sleep(due - loop.time())
 
 
+async def _last(methods: Sequence[Any], request: Any, version: int) -> float:
+    return max(await asyncio.gather(*(_served(method, request, version) for method in methods)))
+
+
+async def _served(method: Any, request: Any, version: int) -> float:
+    async with asyncio.timeout(_LOST_SECONDS):
+        while (await method(request)).cache.version < version:
+            await asyncio.sleep(_EVERY)
+    return time.perf_counter()
+
+
 async def _measure(
-    name: str, change: Change, sidecars: Sidecars, ids: Sequence[str], *, changes: int, goal: float | None
+    name: str, change: Change, served: Served, ids: Sequence[str], *, changes: int, goal: float | None
 ) -> Measured:
     found = []
     for number in range(changes):
         id = ids[number % len(ids)]
-        await sidecars.served(id, 0)  # so that each has it in its memory
+        await served(id, 0)  # so that each has it in its memory
         await asyncio.sleep(_PAUSE)
         version = await change(number, id)
         changed = time.perf_counter()
-        found.append(await sidecars.served(id, version) - changed)
+        found.append(await served(id, version) - changed)
     return Measured(name=name, seconds=sorted(found), goal=goal)
 
 
@@ -142,26 +163,32 @@ async def _run(changes: int) -> list[Measured]:
         )
         ids = await make_products(dsn, _PRODUCTS)
         channels = [await opened.enter_async_context(grpc.aio.insecure_channel(one.grpc)) for one in stack.sidecars]
-        sidecars = Sidecars([ProductServiceStub(channel) for channel in channels])
+        sidecars = Sidecars(channels)
         connection = await opened.enter_async_context(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
+        await connection.execute(_INSERT_STOCK, [ids])
 
-        async def update_by_sql(_number: int, product_id: str) -> int:
-            cursor = await connection.execute(UPDATE, [product_id])
-            (version,) = await cursor.fetchone() or (0,)
-            return int(version)
+        def by_sql(statement: LiteralString) -> Change:
+            async def update(_number: int, product_id: str) -> int:
+                cursor = await connection.execute(statement, [product_id])
+                (version,) = await cursor.fetchone() or (0,)
+                return int(version)
 
-        await _measure("warm-up", sidecars.update, sidecars, ids, changes=20, goal=None)
+            return update
+
+        async def measure(name: str, change: Change, served: Served, goal: float | None = None) -> Measured:
+            return await _measure(name, change, served, ids, changes=changes, goal=goal)
+
+        await _measure("warm-up", sidecars.update, sidecars.served, ids, changes=20, goal=None)
         quiet = [
-            await _measure("UpdateProduct, quiet", sidecars.update, sidecars, ids, changes=changes, goal=0.010),
-            await _measure("plain SQL, quiet", update_by_sql, sidecars, ids, changes=changes, goal=0.100),
+            await measure("UpdateProduct, quiet", sidecars.update, sidecars.served, 0.010),
+            await measure("plain SQL, quiet", by_sql(UPDATE), sidecars.served, 0.100),
+            await measure("plain SQL of stock, quiet", by_sql(_UPDATE_STOCK), sidecars.served_stock, 0.100),
         ]
         async with sidecars.reading(ids):
             return [
                 *quiet,
-                await _measure(
-                    f"UpdateProduct, {_READS:,} reads/s", sidecars.update, sidecars, ids, changes=changes, goal=None
-                ),
-                await _measure(f"plain SQL, {_READS:,} reads/s", update_by_sql, sidecars, ids, changes=changes, goal=None),
+                await measure(f"UpdateProduct, {_READS:,} reads/s", sidecars.update, sidecars.served),
+                await measure(f"plain SQL, {_READS:,} reads/s", by_sql(UPDATE), sidecars.served),
             ]
 
 

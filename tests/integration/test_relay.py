@@ -14,7 +14,7 @@ from cache_sidecar.background import ended
 from cache_sidecar.clock import Clock, ManualClock, SystemClock
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.errors import TierFailed
+from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.relay import outbox as module
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
@@ -45,8 +45,7 @@ class Region:
         self.relay, self.term = relay, term
 
     async def step(self) -> int:
-        await self.relay.look()
-        return await self.relay.step(self.term)
+        return await self.relay.turn(self.term)
 
 
 def relay_of(
@@ -206,6 +205,24 @@ async def test_what_redis_does_not_take_is_not_remembered_as_told(
         with pytest.raises(TierFailed):
             await region.relay.step(region.term)
     assert await store.progress("eu") == (0, 0)
+
+
+async def test_a_primary_that_cannot_be_looked_at_does_not_keep_the_others_from_being_told(
+    region: Region, l2: RedisL2, store: RelayStore, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise TierFailed(Tier.L2, Failure.UNREACHABLE)
+
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
+    await region.step()
+    await run(database, INSERT, ["a", "Sofa"])
+    with monkeypatch.context() as patch:
+        patch.setattr(region.relay._signs, "replication_ids", fail)
+        with pytest.raises(TierFailed):
+            await region.step()
+        assert await stored_version(l2) == await version_in(database)
+        assert (await store.progress("eu")).told == 0
+    assert await region.step() == 1
 
 
 # Many at once
