@@ -1,6 +1,7 @@
 """No reply is older than it may be while things break: the short form of `make consistency`. And a planted error is found."""
 
 import asyncio
+import math
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -42,8 +43,12 @@ async def test_a_sidecar_that_does_not_hear_is_found(
     async def notice_nothing(*_: Any) -> None:
         await asyncio.Event().wait()
 
+    def trust_forever(feed: Feed, _began: float) -> None:
+        feed._trust.extend(feed, math.inf)
+
     monkeypatch.setattr(Feed, "_take", hear_nothing)
     monkeypatch.setattr(Feed, "_beat", notice_nothing)
+    monkeypatch.setattr(Feed, "_confirm", trust_forever)
     settings = settings_for(",".join(valkey_cluster.addresses), database, namespace)
     async with AsyncExitStack() as opened:
         sidecars = [await opened.enter_async_context(in_process(settings)) for _ in range(2)]
