@@ -69,6 +69,7 @@ def shop_of(redis: Proxy, store: Proxy, database: str, namespace: str, choose_po
     config = {
         "redis_nodes": redis.address,
         "redis_mode": "single",
+        "redis_timeout": 2.0,  # or a busy machine makes them forget
         "postgres_catalog": f"{credentials}@{store.address}/{database.rpartition('/')[2]}",
         "namespace": namespace,
         "postgres_timeout": 1.0,

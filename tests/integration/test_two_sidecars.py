@@ -30,6 +30,7 @@ async def shops(
                 "postgres_catalog": database,
                 "namespace": namespace,
                 "listen_address": address,
+                "redis_timeout": 5.0,  # or a busy machine makes them forget
             }
             await stack.enter_async_context(process("serve", tmp_path, config))
             await serving(address)
