@@ -84,7 +84,7 @@ class Relay:
         self._primaries, self._next_look = None, 0.0
         while True:
             try:
-                is_behind = await self.turn(term) == PAGE
+                is_behind = await self.turn(term)
                 # Also when there is always something to tell.
                 await self._prune(term)
             except TierFailed as error:
@@ -97,22 +97,21 @@ class Relay:
                 if not is_behind:
                     await term.wait(LOOK_EVERY)
 
-    async def turn(self, term: Term) -> int:
-        """Looks at the primaries, then tells Redis of the next changes; returns how many there were. Raises TierFailed."""
-        try:
-            await self.look()
-        except TierFailed:
-            if self._primaries is not None:
-                # Those primaries that answer need not wait for one that does not. Not remembered, it will be told again.
-                await self._tell(await self._store.after(self._progress.told, limit=PAGE))
-            raise
-        return await self.step(term)
+    async def turn(self, term: Term) -> bool:
+        """Tells Redis of the next changes, and looks at the primaries; returns whether there are more. Raises TierFailed."""
+        count = 0
+        if self._primaries is not None:
+            # News first: it need not wait for a look, nor for a primary that cannot be looked at.
+            count = await self.step(term)
+        if await self.look():
+            count = await self.step(term)
+        return count == PAGE
 
-    async def look(self) -> None:
-        """Tells again what may be forgotten when the primaries are not those of the last look, if it is time for a look."""
+    async def look(self) -> bool:
+        """Tells again what may be forgotten when the primaries are not those of the last look; if it is time for a look."""
         now, began = asyncio.get_running_loop().time(), self._clock.now()
         if now < self._next_look:
-            return
+            return False
         primaries = await self._signs.replication_ids()
         if primaries != self._primaries:
             if self._primaries is None:
@@ -124,6 +123,7 @@ class Relay:
         while self._recent and self._recent[0][0] <= now - REPLAY:
             self._progress = self._progress._replace(settled=self._recent.popleft()[1])
         self._next_look, self._looked_at = now + LOOK_EVERY, began
+        return True
 
     async def _replay(self) -> None:
         position, until = self._progress.settled, self._progress.told
