@@ -128,14 +128,16 @@ def config(config_file: str | None) -> None:
 
 @cli.command()
 @click.option("--state", default=".dev", show_default=True, metavar="DIR", help="Folder that keeps everything.")
-@click.option("--sidecars", default=1, show_default=True, type=click.IntRange(1, 16), help="How many sidecars to run.")
+@click.option("--sidecars", default=1, show_default=True, type=click.IntRange(1, 16), help="Sidecars in each region.")
+@click.option("--regions", default=1, show_default=True, type=click.IntRange(1, 8), help="Redis clusters, each with a relay.")
 @click.option("--products", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Demo products.")
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, help="Address of the first sidecar.")
-def dev(state: str, sidecars: int, products: int, listen: str) -> int:
+def dev(state: str, sidecars: int, regions: int, products: int, listen: str) -> int:
     """Run everything on this machine: a Redis cluster, PostgreSQL, demo products, the relay and sidecars."""
     from cache_sidecar.devstack.dev import DevOptions, run  # noqa: PLC0415
 
-    return uvloop.run(run(DevOptions(state=Path(state), sidecars=sidecars, products=products, listen=listen)))
+    options = DevOptions(state=Path(state), sidecars=sidecars, regions=regions, products=products, listen=listen)
+    return uvloop.run(run(options))
 
 
 @cli.command()

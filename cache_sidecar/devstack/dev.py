@@ -16,11 +16,12 @@ from pathlib import Path
 import psycopg
 from rich.console import Console
 
-from cache_sidecar.devstack import catalogue, summary
+from cache_sidecar.devstack import catalogue, region, summary
 from cache_sidecar.devstack.ports import Ports
 from cache_sidecar.devstack.postgres import Postgres
-from cache_sidecar.devstack.processes import Child, Processes, end_leftovers
-from cache_sidecar.devstack.sidecars import Sidecar, fail_if_ended, serving, start_relay, start_sidecar
+from cache_sidecar.devstack.processes import Processes, end_leftovers
+from cache_sidecar.devstack.region import Region
+from cache_sidecar.devstack.sidecars import fail_if_ended, serving, start_relay, start_sidecar
 from cache_sidecar.devstack.state import StateDirectory
 from cache_sidecar.devstack.terminal import Steps
 from cache_sidecar.devstack.valkey import BUS, ValkeyCluster
@@ -33,7 +34,7 @@ from cache_sidecar.store.migrate import migrate
 INTERRUPTED = 130
 NAMESPACE = "cs"
 POSTGRES_VERSION = 18
-_VALKEY_PORTS = range(7000, 7006)
+_VALKEY_PORT, _NODES = 7000, 6
 _POSTGRES_PORT = 15432
 _READY, _PORTS = "dev.json", "ports.json"
 # Seconds between two looks at who is still running.
@@ -47,15 +48,17 @@ class DevOptions:
     state: Path = Path(".dev")
     "The directory that keeps everything."
     sidecars: int = 1
-    "How many; the first listens on `listen`, the others on the ports after it."
+    "How many in each region; the first listens on `listen`, the others on the ports after it."
     products: int = 100_000
     "At least so many demo products."
     listen: str = "127.0.0.1:50051"
     "Port 0 is any free one; a taken one is passed over."
+    regions: int = 1
+    "How many; each has a Redis cluster and a relay of its own."
 
     def __post_init__(self) -> None:
-        if self.sidecars < 1 or self.products < 1:
-            raise SettingsError("there must be at least one sidecar and one product")
+        if self.sidecars < 1 or self.products < 1 or self.regions < 1:
+            raise SettingsError("there must be at least one sidecar, one product and one region")
         try:
             split_address(self.listen)
         except ValueError as error:
@@ -124,8 +127,7 @@ class Stack:
         self._console = console
         self._processes = Processes(state)
         self._ports = Ports()
-        self._sidecars: list[Sidecar] = []
-        self._relays: list[Child] = []
+        self._regions: list[Region] = []
 
     async def start(self) -> None:
         """Returns when every part answers, and `dev.json` and the summary say where."""
@@ -161,8 +163,8 @@ class Stack:
     async def stop(self) -> None:
         """Ends all that was started."""
         self._state.remove(_READY)
-        await self._processes.stop([sidecar.child for sidecar in self._sidecars])
-        await self._processes.stop(self._relays)
+        await self._processes.stop([sidecar.child for each in self._regions for sidecar in each.sidecars])
+        await self._processes.stop([relay for each in self._regions for relay in each.relays])
         await self._processes.stop_all()
         self._ports.close()
 
@@ -173,13 +175,17 @@ class Stack:
     def _place(self) -> None:
         """Chooses ports: those of the last time, where they are free."""
         last = self._last_ports()
-        ports = self._ports.choose(last.get("valkey") or _VALKEY_PORTS, beside=BUS)
+        chosen: dict[str, Sequence[int]] = {}
+        for number, name in enumerate(region.names(self._options.regions)):
+            folder, first = region.own("valkey", number), _VALKEY_PORT + number * _NODES
+            ports = self._ports.choose(last.get(folder) or range(first, first + _NODES), beside=BUS)
+            chosen[folder] = ports
+            # Always a new cluster: that is as quick as starting the old one, and nothing in it needs to be kept.
+            shutil.rmtree(self._state.path / folder, ignore_errors=True)
+            cluster = ValkeyCluster(self._processes, self._state.path / folder, ports)
+            self._regions.append(Region(name=name, cluster=cluster))
         (port,) = self._ports.choose(last.get("postgres") or [_POSTGRES_PORT])
-        self._state.write(_PORTS, json.dumps({"valkey": ports, "postgres": [port]}))
-        valkey = self._state.path / "valkey"
-        # Always a new cluster: that is as quick as starting the old one, and nothing in it needs to be kept.
-        shutil.rmtree(valkey, ignore_errors=True)
-        self._cluster = ValkeyCluster(self._processes, valkey, ports)
+        self._state.write(_PORTS, json.dumps(chosen | {"postgres": [port]}))
         self._postgres = Postgres(
             self._processes,
             self._state.path / "postgres",
@@ -196,9 +202,10 @@ class Stack:
         return found
 
     async def _start_valkey(self, steps: Steps) -> None:
-        step = steps.begin("Valkey cluster")
-        await self._cluster.start()
-        step.done(f"Valkey cluster: {len(self._cluster.nodes)} nodes from {self._cluster.addresses[0]}")
+        clusters = [each.cluster for each in self._regions]
+        step = steps.begin(what := "Valkey cluster" if len(clusters) == 1 else f"{len(clusters)} Valkey clusters")
+        await together(*(cluster.start() for cluster in clusters))
+        step.done(f"{what}: {_NODES} nodes from {' and '.join(cluster.addresses[0] for cluster in clusters)}")
 
     async def _start_from_postgres(self, steps: Steps) -> None:
         await self._start_postgres(steps)
@@ -210,44 +217,65 @@ class Stack:
         for folder in self._postgres.opened:
             self._console.print(f"Opened {folder} for passage (chmod o+x): PostgreSQL does not run as root.", soft_wrap=True)
         applied = [name for role in ROLES for name in await migrate(self._postgres.dsn(), role)]
+        await self._forget_other_regions()
         step.done(f"PostgreSQL {POSTGRES_VERSION} on 127.0.0.1:{self._postgres.port}, {_applied(applied)}")
         step, count = steps.begin("Demo catalogue"), self._options.products
         added = await catalogue.fill(self._postgres.dsn(), count=count, progress=lambda done: step.progress(done, count))
         step.done(f"Demo catalogue: {f'{added:,} products added' if added else 'there already'}")
 
+    async def _forget_other_regions(self) -> None:
+        """Forgets those of an earlier start: changes are kept until every region that is known was told of them."""
+        async with await psycopg.AsyncConnection.connect(self._postgres.dsn(), autocommit=True) as connection:
+            names = [each.name for each in self._regions]
+            await connection.execute("DELETE FROM cache_sidecar.relays WHERE region <> ALL(%s)", [names])
+
     async def _start_sidecars(self, steps: Steps) -> None:
         step = steps.begin("Relay and sidecars")
-        common: dict[str, str | list[str]] = {
+        host, wish = split_address(self._options.listen)
+        count = self._options.sidecars * len(self._regions)
+        ports = self._ports.choose([wish + number if wish else 0 for number in range(count)], host=host)
+        for number, port in enumerate(ports):
+            listen = f"{self._options.listen.rpartition(':')[0]}:{port}"
+            # Dealt out: the first of each region come first.
+            place = self._regions[number % len(self._regions)]
+            place.sidecars.append(start_sidecar(self._processes, f"sidecar-{number + 1}", listen, self._common(place)))
+        for number, place in enumerate(self._regions):
+            place.relays.append(start_relay(self._processes, region.own("relay", number), self._common(place)))
+        await together(*(serving(sidecar) for place in self._regions for sidecar in place.sidecars))
+        for relay in (relay for place in self._regions for relay in place.relays):
+            fail_if_ended(relay)
+        relays = "Relay" if len(self._regions) == 1 else f"{len(self._regions)} relays"
+        step.done(f"{relays} and {count} sidecar{'s' if count > 1 else ''} from {self._regions[0].sidecars[0].grpc}")
+
+    def _common(self, place: Region) -> dict[str, str | list[str]]:
+        return {
             "namespace": NAMESPACE,
-            "redis_nodes": self._cluster.addresses,
+            "region": place.name,
+            "redis_nodes": place.cluster.addresses,
             "postgres_catalog": self._postgres.dsn(),
         }
-        self._relays.append(start_relay(self._processes, "relay", common))
-        host, wish = split_address(self._options.listen)
-        ports = self._ports.choose([wish + number if wish else 0 for number in range(self._options.sidecars)], host=host)
-        for number, port in enumerate(ports, start=1):
-            listen = f"{self._options.listen.rpartition(':')[0]}:{port}"
-            self._sidecars.append(start_sidecar(self._processes, f"sidecar-{number}", listen, common))
-        await together(*(serving(sidecar) for sidecar in self._sidecars))
-        for relay in self._relays:
-            fail_if_ended(relay)
-        step.done(f"Relay and {len(ports)} sidecar{'s' if len(ports) > 1 else ''} from {self._sidecars[0].grpc}")
 
     def _as_json(self) -> dict[str, object]:
         dsn = self._postgres.dsn()
         return {
-            "sidecars": [{"pid": one.child.pid, "grpc": one.grpc, "socket": str(one.socket)} for one in self._sidecars],
-            "relays": [{"pid": relay.pid} for relay in self._relays],
-            "redis": [{"address": node.address, "pid": node.pid} for node in self._cluster.nodes],
+            "sidecars": [
+                {"pid": one.child.pid, "grpc": one.grpc, "socket": str(one.socket), "region": place.name}
+                for place in self._regions
+                for one in place.sidecars
+            ],
+            "relays": [{"pid": relay.pid, "region": place.name} for place in self._regions for relay in place.relays],
+            "redis": [
+                {"address": node.address, "pid": node.pid, "region": place.name}
+                for place in self._regions
+                for node in place.cluster.nodes
+            ],
             "databases": {"catalog": dsn, "user": dsn, "analytics": dsn},
             "postgres_pid": self._postgres.pid,
         }
 
     def _summary(self) -> summary.Summary:
         return summary.Summary(
-            sidecars=self._sidecars,
-            relays=self._relays,
-            redis=self._cluster.addresses,
+            regions=self._regions,
             dsn=self._postgres.dsn(),
             logs=self._processes.logs,
             state=self._state.path,

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cache_sidecar.devstack.catalogue import FIRST_PRODUCT_ID
-from cache_sidecar.devstack.processes import Child
-from cache_sidecar.devstack.sidecars import Sidecar
+from cache_sidecar.devstack.region import Region
 
 _CALL = """\
 import grpc
@@ -30,10 +29,7 @@ _ENVIRONMENT = Path(".venv")
 class Summary:
     """What runs."""
 
-    sidecars: Sequence[Sidecar]
-    relays: Sequence[Child]
-    redis: Sequence[str]
-    "Addresses, primaries first."
+    regions: Sequence[Region]
     dsn: str
     logs: Path
     state: Path
@@ -61,20 +57,28 @@ def shown(path: Path) -> str:
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
-    half = len(summary.redis) // 2
     return [
-        *((one.child.role, f"grpc://{one.grpc} and unix:{shown(one.socket)}") for one in summary.sidecars),
-        *((relay.role, f"pid {relay.pid}") for relay in summary.relays),
-        ("Valkey", f"{' '.join(summary.redis[:half])} (primaries)"),
-        ("", f"{' '.join(summary.redis[half:])} (replicas)"),
+        *(fact for region in summary.regions for fact in _facts_of(region, is_only=len(summary.regions) == 1)),
         ("PostgreSQL", summary.dsn),
         ("logs", shown(summary.logs)),
         ("state", f"{shown(summary.state)} (all of it; ready once dev.json is there)"),
     ]
 
 
+def _facts_of(region: Region, *, is_only: bool) -> list[tuple[str, str]]:
+    redis = region.cluster.addresses  # primaries first
+    half = len(redis) // 2
+    return [
+        *([] if is_only else [(region.name, "")]),
+        *((one.child.role, f"grpc://{one.grpc} and unix:{shown(one.socket)}") for one in region.sidecars),
+        *((relay.role, f"pid {relay.pid}") for relay in region.relays),
+        ("Valkey", f"{' '.join(redis[:half])} (primaries)"),
+        ("", f"{' '.join(redis[half:])} (replicas)"),
+    ]
+
+
 def _things_to_try(summary: Summary) -> list[tuple[str, str]]:
-    first = summary.sidecars[0]
+    first = summary.regions[0].sidecars[0]
     product = f'{{"product_id": "{FIRST_PRODUCT_ID}"}}'
     config = shlex.quote(shown(first.config))
     call = _CALL.format(address=first.grpc, product_id=FIRST_PRODUCT_ID)

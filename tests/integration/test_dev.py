@@ -134,6 +134,30 @@ async def test_a_day_with_the_stack(state: Path) -> None:
             assert not (state / "sidecar-1.sock").exists()
 
 
+async def test_regions_share_a_postgresql_and_nothing_else(state: Path) -> None:
+    async with _dev(state, "--regions", "2", "--listen", "127.0.0.1:0") as dev:
+        await dev.ready()
+        facts = dev.facts
+        for part, count in (("sidecars", 1), ("relays", 1), ("redis", 6)):
+            assert [one["region"] for one in facts[part]] == ["region-1"] * count + ["region-2"] * count
+        first, second = (sidecar["grpc"] for sidecar in facts["sidecars"])
+        for target in (first, second):
+            assert await until(lambda target=target: _is_from_memory(target), seconds=DEADLINE)
+        async with grpc.aio.insecure_channel(first) as channel:
+            request = product_service_pb2.UpdateProductRequest()
+            request.product.product_id, request.product.title = FIRST_PRODUCT_ID, "from the other region"
+            request.update_mask.paths.append("title")
+            await product_service_pb2_grpc.ProductServiceStub(channel).UpdateProduct(request)
+
+        async def is_there() -> bool:
+            return (await _get(second))[0] == "from the other region"
+
+        assert await until(is_there, seconds=DEADLINE)
+        pids = dev.recorded
+        assert await dev.end(signal.SIGTERM) == 0
+        assert not any(_alive(pid) for pid in pids)
+
+
 def _check_facts(facts: dict[str, Any], state: Path, *, taken: int) -> None:
     assert sorted(facts) == ["databases", "postgres_pid", "redis", "relays", "sidecars"]
     assert sorted(facts["databases"]) == ["analytics", "catalog", "user"]

@@ -23,7 +23,9 @@ def test_the_defaults_are_those_of_the_command() -> None:
     assert DevOptions() == DevOptions(state=Path(".dev"), sidecars=1, products=100_000, listen="127.0.0.1:50051")
 
 
-@pytest.mark.parametrize("wrong", [{"sidecars": 0}, {"products": 0}, {"listen": "50051"}, {"listen": "localhost:99999"}])
+@pytest.mark.parametrize(
+    "wrong", [{"sidecars": 0}, {"products": 0}, {"regions": 0}, {"listen": "50051"}, {"listen": "localhost:99999"}]
+)
 def test_wrong_options_are_one_line(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="must be"):
         DevOptions(**wrong)  # type: ignore[arg-type]
