@@ -40,6 +40,16 @@ class Lease:
             return False
         return True
 
+    async def release(self) -> None:
+        """Gives it up when it is ours, so that another need not wait until it runs out. Raises SidecarError."""
+        path = f"{self._leases}/{self._name}"
+        try:
+            known = await self._api.get(path)
+            if known["spec"].get("holderIdentity") == self._holder:
+                await self._api.replace(path, known | {"spec": known["spec"] | {"holderIdentity": ""}})
+        except (Conflict, Missing):
+            return  # somebody else has it by now
+
     def _may_take(self, spec: Object, now: float) -> bool:
         holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
         if holder == self._holder or not holder:

@@ -1,6 +1,7 @@
 """The injector's composition root: the webhook, its certificate, and what goes on in the background."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,8 @@ from cache_sidecar.injector.server import Pages, Webhook, listen
 # Seconds between two looks at the cluster's version, and after a failure.
 VERSION_SECONDS = 60.0
 RETRY_SECONDS = 2.0
+# What the end may wait for an API server that does not answer; the lease runs out by itself then.
+RELEASE_SECONDS = 2.0
 
 
 class Injector:
@@ -38,6 +41,14 @@ class Injector:
         self._version = parse_version(config.kubernetes_version) if config.kubernetes_version else None
         self._webhook = Webhook(self._context, self._metrics, clock=clock, tell=self._events.tell)
         self._pages = Pages(self._metrics, self._is_ready)
+        self._lease = Lease(
+            api,
+            namespace=self._namespace,
+            name=config.server.service,
+            # Three looks, so that one that fails does not hand it over.
+            seconds=max(15, int(config.reconciler.interval * 3)),
+            clock=clock,
+        )
         self._reconciler = Reconciler(
             config.reconciler,
             api,
@@ -45,14 +56,7 @@ class Injector:
             own_namespace=self._namespace,
             options=config.sidecar,
             tell=self._events.tell,
-            lease=Lease(
-                api,
-                namespace=self._namespace,
-                name=config.server.service,
-                # Three looks, so that one that fails does not hand it over.
-                seconds=max(15, int(config.reconciler.interval * 3)),
-                clock=clock,
-            ),
+            lease=self._lease,
             clock=clock,
         )
 
@@ -89,6 +93,14 @@ class Injector:
             for task in (stopped, *tasks):
                 task.cancel()
             await asyncio.gather(stopped, *tasks, return_exceptions=True)
+            await self._give_up_lease()
+
+    async def _give_up_lease(self) -> None:
+        if self._config.reconciler.mode == "off":
+            return
+        with contextlib.suppress(SidecarError, TimeoutError):
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._lease.release()
 
     async def _again_and_again(self, name: str, work: Callable[[], Awaitable[None]], seconds: float) -> NoReturn:
         while True:

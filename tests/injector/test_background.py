@@ -296,6 +296,17 @@ async def test_a_lease_that_somebody_else_writes_first_is_not_held(kube: Kube, a
     assert kube.objects[LEASE]["spec"]["leaseDurationSeconds"] == 60
 
 
+async def test_a_lease_that_is_given_up_is_anybodys_at_once(kube: Kube, api: Api, clock: ManualClock) -> None:
+    first, second = (Lease(api, namespace="cs", name="reconciler", seconds=60, clock=clock) for _ in range(2))
+    await first.release()  # there is none yet
+    assert await first.hold()
+    await second.release()
+    assert not await second.hold()
+    await first.release()
+    assert await second.hold()
+    assert not await first.hold()
+
+
 async def test_the_whole_injector_heals_when_the_api_server_comes(
     kube: Kube, clock: ManualClock, choose_ports: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,8 +335,12 @@ async def test_the_whole_injector_heals_when_the_api_server_comes(
         kube.put("/version", {"major": "1", "minor": "34+"})
         await until(injector._is_ready)
         await until(lambda: any(path.startswith(EVENTS) for path in kube.objects))
+        (lease,) = [thing for path, thing in kube.objects.items() if "/leases/" in path]
+        assert lease["spec"]["holderIdentity"]
         stop.set()
         await running
+        (lease,) = [thing for path, thing in kube.objects.items() if "/leases/" in path]
+        assert not lease["spec"]["holderIdentity"], "its successor need not wait"
 
 
 async def test_work_that_ends_by_a_bug_ends_the_injector(kube: Kube, clock: ManualClock, choose_ports: Any) -> None:
