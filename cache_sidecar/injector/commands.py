@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 _files = click.option(
     "-f", "--filename", "names", multiple=True, required=True, metavar="FILE", help="YAML file, or - for standard input."
 )
-_config = click.option("--config", "config_file", metavar="FILE", help="TOML file with the injector's configuration.")
+_config = click.option(
+    "--config",
+    "config_files",
+    multiple=True,
+    metavar="FILE",
+    help="TOML file with the injector's configuration; of several a later one wins, key by key.",
+)
 _version = click.option("--kubernetes-version", default="", metavar="VERSION", help="Version of the cluster; else the newest.")
 _by_label = click.option("--by-label", is_flag=True, help="Only where the label is, on the pod or on a Namespace in the files.")
 
@@ -26,9 +32,9 @@ _by_label = click.option("--by-label", is_flag=True, help="Only where the label 
 @_config
 @_version
 @_by_label
-def inject(names: tuple[str, ...], config_file: str | None, kubernetes_version: str, by_label: bool) -> int:
+def inject(names: tuple[str, ...], config_files: tuple[str, ...], kubernetes_version: str, by_label: bool) -> int:
     """Print the files with the sidecar in every workload."""
-    return _inject(names, config_file, kubernetes_version, by_label=by_label, prints=True)
+    return _inject(names, config_files, kubernetes_version, by_label=by_label, prints=True)
 
 
 @click.command()
@@ -36,9 +42,9 @@ def inject(names: tuple[str, ...], config_file: str | None, kubernetes_version: 
 @_config
 @_version
 @_by_label
-def check(names: tuple[str, ...], config_file: str | None, kubernetes_version: str, by_label: bool) -> int:
+def check(names: tuple[str, ...], config_files: tuple[str, ...], kubernetes_version: str, by_label: bool) -> int:
     """Say which workloads in the files would get a sidecar, and why others would not."""
-    return _inject(names, config_file, kubernetes_version, by_label=by_label, prints=False)
+    return _inject(names, config_files, kubernetes_version, by_label=by_label, prints=False)
 
 
 @click.command()
@@ -54,22 +60,22 @@ def uninject(names: tuple[str, ...]) -> int:
 
 @click.command(name="injector")
 @_config
-def serve(config_file: str | None) -> None:
+def serve(config_files: tuple[str, ...]) -> None:
     """Run the webhook that puts the sidecar into pods as they are made."""
     for module in ("aiohttp", "cryptography", "prometheus_client"):
         _need_extra(module)
     from cache_sidecar.injector import config, process  # noqa: PLC0415
 
-    loaded = config.load(config_file)
+    loaded = config.load(*config_files)
     telemetry.configure(level=loaded.server.log_level, format="auto")
     run_until_signalled(lambda stop: process.run(loaded, stop))
 
 
-def _inject(names: tuple[str, ...], config_file: str | None, version: str, *, by_label: bool, prints: bool) -> int:
+def _inject(names: tuple[str, ...], config_files: tuple[str, ...], version: str, *, by_label: bool, prints: bool) -> int:
     _need_extra("ruamel.yaml")
     from cache_sidecar.injector import config, files  # noqa: PLC0415
 
-    loaded = config.load(config_file, kubernetes_version=version)
+    loaded = config.load(*config_files, kubernetes_version=version)
     read = [files.read(name) for name in names]
     return _tell(read, files.inject(read, loaded, by_label=by_label), prints=prints)
 

@@ -126,15 +126,22 @@ class InjectorConfig(_Section):
     "Pods that should have a sidecar and have none."
 
 
-def load(file: str | None, *, kubernetes_version: str = "") -> InjectorConfig:
-    """Returns the configuration in a file, or the built-in one; a version that is given wins. Raises SettingsError."""
-    values = _values(file) if file else {}
+def load(*files: str, kubernetes_version: str = "") -> InjectorConfig:
+    """Returns the configuration in files, or the built-in one. Raises SettingsError.
+
+    Of several files a later one wins, key by key; a version that is given wins over all of them.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        for name, value in _values(file).items():
+            known = values.get(name)
+            values[name] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
     if kubernetes_version:
         values["kubernetes_version"] = kubernetes_version
     try:
         return InjectorConfig.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(f"{file}: {_named(error)}" if file else _named(error)) from None
+        raise SettingsError(f"{', '.join(files)}: {_named(error)}" if files else _named(error)) from None
 
 
 def _values(file: str) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 The end-to-end tests compare it with the real one. A key that it does not know is an error.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonpatch
 from ruamel.yaml import YAML
+
+from cache_sidecar.injector import config
+from cache_sidecar.injector.config import InjectorConfig
 
 Object = dict[str, Any]
 K8S = Path(__file__).parents[2] / "k8s"
@@ -60,6 +64,7 @@ ALL = {
     "ha": (K8S / "overlays" / "ha", []),
     "evict": (K8S / "overlays" / "ha", [K8S / "overlays" / "evict"]),
     "cert-manager": (K8S / "overlays" / "ha", [K8S / "overlays" / "cert-manager"]),
+    "both": (K8S / "overlays" / "ha", [K8S / "overlays" / "cert-manager", K8S / "overlays" / "evict"]),
     "redis-cluster": (K8S / "examples" / "redis-cluster", []),
     "postgres": (K8S / "examples" / "postgres", []),
     "shop": (K8S / "examples" / "shop", []),
@@ -69,3 +74,14 @@ ALL = {
 def rendered(name: str) -> list[Object]:
     folder, components = ALL[name]
     return render(folder, components=components)
+
+
+def configuration(deployment: Object, config_map: Object, folder: Path) -> InjectorConfig:
+    """Returns what the injector's pod goes by: of the ConfigMap's files, put into a folder, those that its arguments name."""
+    command, *options = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert command == "injector"
+    files = re.findall(r"--config[ =]/etc/cache-sidecar-injector/(\S+)", " ".join(options))
+    assert sorted(files) == sorted(config_map["data"]), "every file is named"
+    for name, text in config_map["data"].items():
+        (folder / name).write_text(text)
+    return config.load(*(str(folder / file) for file in files))

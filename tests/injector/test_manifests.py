@@ -11,16 +11,15 @@ import kubernetes_validate
 import pytest
 
 from cache_sidecar import __version__
-from cache_sidecar.injector import config
 from cache_sidecar.injector.config import NEWEST, OLDEST, InjectorConfig
 from cache_sidecar.injector.consider import consider
 from cache_sidecar.injector.decide import SYSTEM_NAMESPACES, Place
 from cache_sidecar.injector.options import Options
 from tests import acl
-from tests.injector.manifests import ALL, K8S, Object, is_named, rendered
+from tests.injector.manifests import ALL, K8S, Object, configuration, is_named, rendered
 from tests.injector.reviews import POD
 
-OURS = ["base", "dev", "ha", "evict", "cert-manager"]
+OURS = ["base", "dev", "ha", "evict", "cert-manager", "both"]
 
 
 def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
@@ -75,13 +74,12 @@ def test_selectors_find_what_they_are_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_configuration_is_one(name: str, tmp_path: Path) -> None:
-    file = tmp_path / "injector.toml"
-    file.write_text(one(name, "ConfigMap", "cache-sidecar-injector")["data"]["injector.toml"])
-    loaded = config.load(str(file))
+    name_of_both = "cache-sidecar-injector"
+    loaded = configuration(one(name, "Deployment", name_of_both), one(name, "ConfigMap", name_of_both), tmp_path)
     assert loaded.sidecar.image == f"cache-sidecar:{__version__}"
-    expected = {"cert-manager": "files"}.get(name, "self")
-    assert loaded.certificates.source == expected
-    assert loaded.reconciler.mode == ("evict" if name == "evict" else "report")
+    assert loaded.bad_annotations == ("skip" if name == "dev" else "deny")
+    assert loaded.certificates.source == ("files" if name in {"cert-manager", "both"} else "self")
+    assert loaded.reconciler.mode == ("evict" if name in {"evict", "both"} else "report")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -91,7 +89,7 @@ def test_names_in_the_manifests_are_those_of_the_program(name: str) -> None:
     assert one(name, "Service", defaults.server.service)["metadata"]["namespace"] == namespace
     rights = one(name, "Role", "cache-sidecar-injector")["rules"]
     secrets = [rule["resourceNames"] for rule in rights if rule["resources"] == ["secrets"] and "resourceNames" in rule]
-    assert secrets == ([] if name == "cert-manager" else [[defaults.certificates.secret]])
+    assert secrets == ([] if name in {"cert-manager", "both"} else [[defaults.certificates.secret]])
     hooks = one(name, "MutatingWebhookConfiguration", defaults.certificates.webhook)["webhooks"]
     assert [hook["clientConfig"]["service"]["path"] for hook in hooks] == ["/inject/namespace", "/inject/pod"]
     assert {hook["failurePolicy"] for hook in hooks} == {"Ignore" if name in {"base", "dev"} else "Fail"}
@@ -139,8 +137,10 @@ def test_one_webhook_at_most_is_called_and_the_pods_own_label_wins(namespace_lab
 
 def test_the_version_is_the_programs() -> None:
     texts = [path.read_text() for path in K8S.rglob("*") if path.is_file()]
-    versions = {version for text in texts for version in re.findall(r"cache-sidecar(?:-migrate-|:)(\d[\w.]*\d)", text)}
-    assert versions == {__version__}
+    versions = {version for text in texts for version in re.findall(r"cache-sidecar:(\d[\w.]*\d)", text)}
+    # A dot in its name would be in the way of its pods' host names.
+    jobs = {thing["metadata"]["name"] for thing in rendered("base") if thing["kind"] == "Job"}
+    assert (versions, jobs) == ({__version__}, {f"cache-sidecar-migrate-{__version__.replace('.', '-')}"})
     assert f'image.version="{__version__}"' in (K8S / "image" / "Dockerfile").read_text()
 
 
