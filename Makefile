@@ -11,7 +11,7 @@ COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --extra injector --gr
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 13
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 13
 
 setup: .venv/ready ## Make the environment
 
@@ -25,11 +25,16 @@ setup: .venv/ready ## Make the environment
 run: setup ## Start everything on this machine: Redis cluster, PostgreSQL, demo products, relay, sidecar
 	@$(BIN)/cache-sidecar dev
 
-test: setup ## Run all tests
+test: setup ## Run all tests; those on a real Kubernetes API server where Go is there, see e2e
+	@$(BIN)/python -m tests.e2e.build --or-skip
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
+
+e2e: setup ## Run the tests on a real Kubernetes API server, which is built once, in about 8 minutes, from Go modules
+	@$(BIN)/python -m tests.e2e.build
+	@$(BIN)/python -m pytest tests/e2e
 
 check: setup ## Lint, types, import contracts, protos, generated code, the lock
 	@$(BIN)/ruff check -q
@@ -67,4 +72,4 @@ lock: setup ## Resolve the dependencies anew
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build
 
-.PHONY: help setup run test check proto bench replay consistency propagation lock clean
+.PHONY: help setup run test e2e check proto bench replay consistency propagation lock clean

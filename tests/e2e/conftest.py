@@ -1,0 +1,47 @@
+"""Two versions of Kubernetes, the injector's manifests on each, and the programs that were built for it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cache_sidecar.devstack.processes import Processes
+from tests.conftest import ChoosePorts
+from tests.e2e import build
+from tests.e2e.cluster import Cluster, cluster
+from tests.e2e.installed import TRIAL, Installed
+
+OLDEST = "1.34"
+"The oldest that a kube-apiserver of the newest version emulates."
+NEWEST = build.KUBERNETES.rpartition(".")[0]
+
+newest_only = pytest.mark.parametrize("kube", [NEWEST], indirect=True)
+"For what no version of Kubernetes does otherwise."
+
+
+def program(which: build.Program) -> Path:
+    """Returns where a program is, or skips the test."""
+    try:
+        found = build.path(which)
+    except build.CannotBuild as error:
+        pytest.skip(f"no real Kubernetes API server: {error}")
+    if not found.exists():
+        pytest.skip("no real Kubernetes API server: `make e2e` builds it, or says why it cannot")
+    return found
+
+
+@pytest.fixture(scope="session", params=[OLDEST, NEWEST])
+async def kube(request: pytest.FixtureRequest, processes: Processes, choose_ports: ChoosePorts) -> AsyncIterator[Cluster]:
+    """A cluster of each of the versions."""
+    folder = processes.state.path / f"kube-{request.param}"
+    async with cluster(program(build.KUBE), folder, processes, choose_ports, version=request.param) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+async def installed(kube: Cluster, choose_ports: ChoosePorts) -> Installed:
+    """The overlay dev on it, and a namespace whose pods are to get sidecars; no injector runs yet."""
+    made = Installed(kube, choose_ports)
+    await made.apply("dev")
+    await kube.namespace(TRIAL, {"cache-sidecar.io/inject": "enabled"})
+    return made
