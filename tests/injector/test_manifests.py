@@ -1,11 +1,8 @@
 """What is in k8s: valid for the oldest and the newest Kubernetes, restricted, limited, and in step with the program."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -154,23 +151,3 @@ def test_the_shop_gets_its_sidecar() -> None:
     place = Place("shop", enabled=True, own_namespace="cache-sidecar")
     verdict = consider(deployment["spec"]["template"], place, Options(), NEWEST)
     assert (verdict.reason, bool(verdict.patch)) == (None, True)
-
-
-def test_the_dockerfile_is_as_linters_want_it_and_as_the_makefile_says() -> None:
-    dockerfile = K8S / "image" / "Dockerfile"
-    linter = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([linter, dockerfile], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
-    makefile = (K8S.parent / "Makefile").read_text()
-    version = re.search(r"UV_VERSION := (\S+)", makefile)
-    assert version
-    assert f"uv=={version[1]} " in dockerfile.read_text()
-
-
-def test_what_the_image_copies_is_not_ignored() -> None:
-    text = (K8S / "image" / "Dockerfile").read_text()
-    copied: list[str] = [name for line in re.findall(r"^COPY (?!--)(.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
-    ignored: list[Any] = (K8S / "image" / "Dockerfile.dockerignore").read_text().splitlines()
-    for name in copied:
-        assert f"!{name}" in ignored
-        assert (K8S.parent / name).exists()
