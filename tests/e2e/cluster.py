@@ -43,6 +43,14 @@ _CONTROLLERS = [
 ]
 
 
+_PLURALS = {
+    "CronJob": "/apis/batch/v1/namespaces/NAMESPACE/cronjobs",
+    "Deployment": "/apis/apps/v1/namespaces/NAMESPACE/deployments",
+    "Job": "/apis/batch/v1/namespaces/NAMESPACE/jobs",
+    "Pod": "/api/v1/namespaces/NAMESPACE/pods",
+}
+
+
 class Done(NamedTuple):
     """What a command printed, and its exit code."""
 
@@ -91,6 +99,15 @@ class Cluster:
         done = await self.run(*arguments, stdin=stdin)
         assert (done.code, done.err) == (0, ""), f"{arguments}: {done.err}"
         return done.out
+
+    async def make(self, namespace: str, thing: Object) -> Object:
+        """Makes an object of one of the kinds below, and returns it as it is stored."""
+        return await self.api.create(_PLURALS[thing["kind"]].replace("NAMESPACE", namespace), thing)
+
+    async def delete(self, path: str) -> None:
+        """Removes an object; there need not be one."""
+        with contextlib.suppress(Missing):
+            await self.api._call("DELETE", path)  # what the injector never does
 
     async def namespace(self, name: str, labels: dict[str, str]) -> None:
         """Makes a namespace in which pods can be made."""

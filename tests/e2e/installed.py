@@ -116,7 +116,7 @@ class Installed:
             return False
 
         await until(is_asked)
-        await self.cluster.kubectl("delete", "mutatingwebhookconfiguration", "marker")
+        await self.cluster.delete(f"{WEBHOOKS}/marker")
 
     async def sections(self) -> dict[str, dict[str, Any]]:
         """Returns the injector's configuration as the ConfigMap says it, and how it is reached and reaches the API server here."""

@@ -45,7 +45,7 @@ async def mesh(kube: Cluster, folder: Path, labels: dict[str, str]) -> AsyncIter
         bundle = base64.b64encode(material.bundle).decode()
         await kube.api.create(WEBHOOKS, _configuration(f"https://localhost:{port}/", bundle, labels))
         yield
-        await kube.kubectl("delete", "mutatingwebhookconfiguration", f"zz-{NAME}")
+        await kube.delete(f"{WEBHOOKS}/zz-{NAME}")
     finally:
         await runner.cleanup()
 

@@ -30,10 +30,6 @@ def deployment(name: str, replicas: int = 1, **annotations: str) -> Object:
     }
 
 
-async def make(kube: Cluster, namespace: str, thing: Object) -> None:
-    await kube.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(thing))
-
-
 async def stored(kube: Cluster, namespace: str, count: int, *, sidecars: bool) -> list[Object]:
     """Waits until a namespace has so many pods, all with a sidecar, or all without one; their kubelet says that they run."""
 
@@ -47,7 +43,7 @@ async def stored(kube: Cluster, namespace: str, count: int, *, sidecars: bool) -
 
 async def test_one_label_and_the_pods_of_a_restricted_namespace_have_their_cache(kube: Cluster, installed: Installed) -> None:
     await kube.namespace("one-label", RESTRICTED)
-    await make(kube, "one-label", deployment("web", 2))
+    await kube.make("one-label", deployment("web", 2))
     await stored(kube, "one-label", 2, sidecars=False)
     async with installed.running():
         await kube.kubectl("label", "namespace", "one-label", "cache-sidecar.io/inject=enabled")
@@ -66,7 +62,7 @@ async def test_the_pods_own_label_wins(kube: Cluster, installed: Installed) -> N
     async with installed.running():
         for namespace in ("labelled", "unlabelled"):
             for wish in ("enabled", "disabled"):
-                await make(kube, namespace, pod(wish, labels={"cache-sidecar.io/inject": wish}))
+                await kube.make(namespace, pod(wish, labels={"cache-sidecar.io/inject": wish}))
             assert {each["metadata"]["name"]: has_sidecar(each) for each in await kube.pods(namespace)} == {
                 "enabled": True,
                 "disabled": False,
@@ -82,7 +78,7 @@ async def test_a_bad_annotation_is_refused_with_its_line(kube: Cluster, installe
         assert done.err.count("\n") == 1
 
         # Whoever makes a Deployment learns it from the ReplicaSet.
-        await make(kube, "refused", deployment("web", l1_size="much"))
+        await kube.make("refused", deployment("web", l1_size="much"))
         (event,) = await until(lambda: kube.events("refused", "FailedCreate"))
         assert event["message"].endswith(BAD)
         assert await kube.pods("refused") == []
@@ -110,7 +106,7 @@ async def test_or_it_costs_the_sidecar_only_and_a_dry_run_leaves_no_trace(kube: 
 @newest_only
 async def test_what_was_made_while_the_webhook_was_away_is_told(kube: Cluster, installed: Installed) -> None:
     await kube.namespace("away", ENABLED | RESTRICTED)
-    await make(kube, "away", deployment("web"))
+    await kube.make("away", deployment("web"))
     (missing,) = await stored(kube, "away", 1, sidecars=False)
     async with installed.running(reconciler={"interval": 1}) as webhook:
         (event,) = await until(lambda: kube.events("away", "CacheSidecarMissing"))
@@ -126,8 +122,8 @@ async def test_what_was_made_while_the_webhook_was_away_is_told(kube: Cluster, i
 @newest_only
 async def test_and_evicted_where_that_is_asked_for(kube: Cluster, installed: Installed) -> None:
     await kube.namespace("evicted", RESTRICTED)
-    await make(kube, "evicted", deployment("web"))
-    await make(kube, "evicted", pod("alone"))
+    await kube.make("evicted", deployment("web"))
+    await kube.make("evicted", pod("alone"))
     await stored(kube, "evicted", 2, sidecars=False)
     await installed.apply("dev", "evict")
     try:
@@ -141,10 +137,12 @@ async def test_and_evicted_where_that_is_asked_for(kube: Cluster, installed: Ins
 
             await until(are_replaced)
     finally:
-        await kube.kubectl("delete", "clusterrole,clusterrolebinding", "cache-sidecar-evict")
+        for kind in ("clusterrolebindings", "clusterroles"):
+            await kube.delete(f"/apis/rbac.authorization.k8s.io/v1/{kind}/cache-sidecar-evict")
         await installed.apply("dev")
 
 
+@newest_only
 async def test_with_fail_no_pod_is_made_without_its_sidecar(kube: Cluster, installed: Installed) -> None:
     await kube.namespace("fails", ENABLED)
     await kube.namespace("fails-not", {})
@@ -154,21 +152,21 @@ async def test_with_fail_no_pod_is_made_without_its_sidecar(kube: Cluster, insta
             # What the injector wrote into it stays, whoever applies it again.
             await installed.apply("ha")
             assert await installed.is_in_force()
-            await make(kube, "fails", pod("before"))
+            await kube.make("fails", pod("before"))
         done = await kube.run("apply", "-n", "fails", "-f", "-", stdin=json.dumps(pod("meanwhile")))
         assert done.code == 1
         assert 'failed calling webhook "namespace.inject.cache-sidecar.io"' in done.err
         # All others are made as ever: without the label, and where Kubernetes and the injector itself live.
         labelled = pod("labelled", labels=ENABLED)
-        await make(kube, "fails-not", pod("plain"))
-        await make(kube, "fails", pod("opted-out", labels={"cache-sidecar.io/inject": "disabled"}))
+        await kube.make("fails-not", pod("plain"))
+        await kube.make("fails", pod("opted-out", labels={"cache-sidecar.io/inject": "disabled"}))
         for namespace in ("kube-system", "cache-sidecar"):
             await kube.usable(namespace)
-            await make(kube, namespace, labelled)
+            await kube.make(namespace, labelled)
         done = await kube.run("apply", "-n", "fails-not", "-f", "-", stdin=json.dumps(labelled))
         assert 'failed calling webhook "pod.inject.cache-sidecar.io"' in done.err
         async with installed.running():
-            await make(kube, "fails", pod("after"))
+            await kube.make("fails", pod("after"))
         assert {each["metadata"]["name"]: has_sidecar(each) for each in await kube.pods("fails")} == {
             "before": True,
             "opted-out": False,
@@ -198,7 +196,7 @@ async def test_jobs_and_cron_jobs(kube: Cluster, installed: Installed) -> None:
     }
     async with installed.running():
         for thing in (job("import", template), job("classic", classic), nightly):
-            await make(kube, "jobs", thing)
+            await kube.make("jobs", thing)
         # As if the last New Year had been missed.
         path = "/apis/batch/v1/namespaces/jobs/cronjobs/nightly/status"
         await kube.api.patch(path, {"status": {"lastScheduleTime": "2024-12-31T12:00:00Z"}})
