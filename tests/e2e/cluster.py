@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -43,6 +44,7 @@ _CONTROLLERS = [
 ]
 
 
+_LOGGED = re.compile(r"[IWE]\d{4} ")
 _PLURALS = {
     "CronJob": "/apis/batch/v1/namespaces/NAMESPACE/cronjobs",
     "Deployment": "/apis/apps/v1/namespaces/NAMESPACE/deployments",
@@ -92,7 +94,9 @@ class Cluster:
             env=_environment(),
         )
         out, err = await process.communicate(stdin.encode())
-        return Done(process.returncode or 0, out.decode(), err.decode())
+        # Without the log that kubectl writes there when it is throttled.
+        said = "".join(line for line in err.decode().splitlines(keepends=True) if not _LOGGED.match(line))
+        return Done(process.returncode or 0, out.decode(), said)
 
     async def kubectl(self, *arguments: str | Path, stdin: str = "") -> str:
         """Runs kubectl, which has to succeed and to warn of nothing; returns what it prints."""
