@@ -1,6 +1,8 @@
 """What becomes of pods on a real API server: labels, annotations, dry runs, an injector that is away."""
 
+import asyncio
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from cache_sidecar.injector.api import Object
 from tests.e2e.cluster import Cluster, until
 from tests.e2e.conftest import newest_only
 from tests.e2e.installed import ENABLED, RESTRICTED, TRIAL, Installed, has_sidecar, pod
+from tests.injector.manifests import read
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -228,3 +231,29 @@ async def test_the_injector_may_do_what_it_does_and_no_more(kube: Cluster, insta
         ["create", "pods/eviction", "-n", TRIAL],
     ):
         assert not await may(*what), what
+
+
+@newest_only
+async def test_the_commands_do_the_same_to_what_kubectl_prints(kube: Cluster, installed: Installed) -> None:
+    await kube.namespace("commands", RESTRICTED)
+    await kube.kubectl("apply", "-n", "commands", "-f", "-", stdin=json.dumps(deployment("web")))
+    printed = await kube.kubectl("get", "deployment", "-n", "commands", "-o", "yaml")
+    assert await cache_sidecar("check", printed) == "Deployment/web inject\n"
+    injected = await cache_sidecar("inject", printed)
+    kept = json.loads(await kube.kubectl("apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=injected))
+    assert has_sidecar(kept["items"][0]["spec"]["template"] if "items" in kept else kept["spec"]["template"])
+    assert read(await cache_sidecar("uninject", injected)) == read(printed)
+
+
+async def cache_sidecar(command: str, text: str) -> str:
+    """Runs one of the commands on what it gets."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "cache_sidecar", command, "-f", "-"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate(text.encode())
+    assert process.returncode == 0, err
+    return out.decode()

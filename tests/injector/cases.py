@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jsonpatch
 from ruamel.yaml import YAML
 
+from cache_sidecar.errors import InputError
 from cache_sidecar.injector.config import NEWEST, parse_version
+from cache_sidecar.injector.consider import consider
 from cache_sidecar.injector.decide import Place
 from cache_sidecar.injector.options import Options
 
@@ -34,3 +37,18 @@ def load(name: str) -> Case:
         Options(image="cache-sidecar:1").model_copy(update=case.get("options", {})),
         parse_version(case["version"]) if "version" in case else NEWEST,
     )
+
+
+def outcome(case: Case) -> dict[str, Any]:
+    """Returns what a golden file holds."""
+    try:
+        verdict = consider(case.pod, case.place, case.options, case.version)
+    except InputError as error:
+        return {"denied": str(error)}
+    return {"skipped": verdict.reason.code} if verdict.reason else {"patch": verdict.patch}
+
+
+def patched(case: Case) -> dict[str, Any] | None:
+    """Returns the pod with its sidecar, None when it gets none."""
+    operations = outcome(case).get("patch")
+    return operations and jsonpatch.apply_patch(case.pod, operations)

@@ -3,33 +3,17 @@
 import copy
 import json
 import os
-from typing import Any
 
-import jsonpatch
 import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
 from cache_sidecar import __version__
-from cache_sidecar.errors import InputError
 from cache_sidecar.injector import apply, patch
 from cache_sidecar.injector.config import NEWEST, OLDEST
-from cache_sidecar.injector.consider import consider
 from cache_sidecar.injector.container import NAME
 from tests.injector import cases
-
-
-def outcome(case: cases.Case) -> dict[str, Any]:
-    try:
-        verdict = consider(case.pod, case.place, case.options, case.version)
-    except InputError as error:
-        return {"denied": str(error)}
-    return {"skipped": verdict.reason.code} if verdict.reason else {"patch": verdict.patch}
-
-
-def patched(case: cases.Case) -> dict[str, Any] | None:
-    operations = outcome(case).get("patch")
-    return operations and jsonpatch.apply_patch(case.pod, operations)
+from tests.injector.cases import outcome, patched
 
 
 def test_there_are_enough_of_them() -> None:
