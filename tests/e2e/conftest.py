@@ -42,6 +42,6 @@ async def kube(request: pytest.FixtureRequest, processes: Processes, choose_port
 async def installed(kube: Cluster, choose_ports: ChoosePorts) -> Installed:
     """The overlay dev on it, and a namespace whose pods are to get sidecars; no injector runs yet."""
     made = Installed(kube, choose_ports)
-    await made.apply("dev")
+    await made.reset()
     await kube.namespace(TRIAL, {"cache-sidecar.io/inject": "enabled"})
     return made

@@ -86,6 +86,12 @@ class Installed:
         await self.cluster.kubectl("apply", "-k", folder)
         await self.seen()
 
+    async def reset(self) -> None:
+        """Applies the overlay dev again, and removes what the component evict brought."""
+        for kind in ("clusterrolebindings", "clusterroles"):
+            await self.cluster.delete(f"/apis/rbac.authorization.k8s.io/v1/{kind}/cache-sidecar-evict")
+        await self.apply("dev")
+
     async def seen(self) -> None:
         """Waits until the API server goes by all that its webhooks' configurations say by now.
 
@@ -152,14 +158,6 @@ class Installed:
     async def trial(self) -> Object:
         """Returns a pod as it would be stored. Raises ApiRefused."""
         return await self.cluster.api.create(f"/api/v1/namespaces/{TRIAL}/pods?dryRun=All", pod())
-
-    async def refusal(self) -> str:
-        """Returns why a pod would be refused, or nothing."""
-        try:
-            await self.trial()
-        except ApiRefused as error:
-            return str(error)
-        return ""
 
 
 def _relative(path: Path, folder: Path) -> str:

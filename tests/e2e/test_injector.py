@@ -140,9 +140,7 @@ async def test_and_evicted_where_that_is_asked_for(kube: Cluster, installed: Ins
 
             await until(are_replaced)
     finally:
-        for kind in ("clusterrolebindings", "clusterroles"):
-            await kube.delete(f"/apis/rbac.authorization.k8s.io/v1/{kind}/cache-sidecar-evict")
-        await installed.apply("dev")
+        await installed.reset()
 
 
 @newest_only
@@ -180,7 +178,7 @@ async def test_with_fail_no_pod_is_made_without_its_sidecar(kube: Cluster, insta
         await installed.seen()
         assert not has_sidecar(await installed.trial())
     finally:
-        await installed.apply("dev")
+        await installed.reset()
 
 
 async def test_jobs_and_cron_jobs(kube: Cluster, installed: Installed) -> None:

@@ -83,7 +83,7 @@ async def test_as_the_guide_applies_them(kube: Cluster, installed: Installed) ->
         listed = {"apiVersion": "v1", "kind": "List", "items": both}
         await kube.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(listed))
     finally:
-        await installed.apply("dev")
+        await installed.reset()
 
 
 async def _own_settings(kube: Cluster) -> None:
@@ -110,7 +110,6 @@ async def _are_stored(kube: Cluster, namespace: str, expected: dict[str, int]) -
 
 @newest_only
 async def test_blue_and_green_step_by_step(kube: Cluster, installed: Installed) -> None:
-    await installed.apply("dev")
     async with installed.running():
         shop: Any = [thing for thing in rendered("shop") if thing["kind"] == "Deployment"]
         shop[0]["metadata"]["namespace"] = "blue-green"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.errors import SidecarError
 from cache_sidecar.injector.api import Api
 from cache_sidecar.injector.certificates import SETTLING, renewed
 from cache_sidecar.injector.config import InjectorConfig
@@ -20,7 +21,7 @@ from tests.e2e.cluster import Cluster, until
 from tests.e2e.conftest import newest_only
 from tests.e2e.installed import ENABLED, INJECTOR, NAMESPACE, WEBHOOKS, Installed, has_sidecar, pod
 from tests.e2e.mesh import mesh
-from tests.injector.webhook import NAME, Webhook
+from tests.injector.webhook import NAME, Webhook, make_certificate
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -50,6 +51,46 @@ async def test_a_container_that_another_webhook_adds_has_the_address_too(
     for container in (web, added):
         assert {variable["name"] for variable in container["env"]} >= {"CACHE_SIDECAR_ADDRESS", "CACHE_SIDECAR_SOCKET"}
     assert [container["name"] for container in made["spec"]["initContainers"]] == ["cache-sidecar"]
+
+
+@newest_only
+async def test_with_cert_manager_it_has_no_right_to_a_secret(kube: Cluster, installed: Installed, tmp_path: Path) -> None:
+    for kind in ("Certificate", "Issuer"):
+        await _define(kube, kind)
+    await installed.apply("dev", "cert-manager", "evict")
+    try:
+        account = f"system:serviceaccount:{NAMESPACE}:{INJECTOR}"
+        assert (await kube.run("auth", "can-i", "get", "secrets", "-n", NAMESPACE, "--as", account)).out == "no\n"
+        assert (await installed.sections())["reconciler"]["mode"] == "evict", "the components go together"
+        # What cert-manager does: it makes the certificate, and tells the API server whom to trust.
+        material = make_certificate(tmp_path, now=time.time())
+        bundle = base64.b64encode(material.bundle).decode()
+        patch = [{"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": bundle} for index in (0, 1)]
+        await kube.api.patch(f"{WEBHOOKS}/{INJECTOR}", patch)
+        files = {"cert_file": str(tmp_path / "tls.crt"), "key_file": str(tmp_path / "tls.key")}
+        async with installed.running(certificates=files) as webhook:
+            assert "failures_total{" not in (await webhook.page("/metrics"))[1]
+    finally:
+        await installed.reset()
+
+
+async def _define(kube: Cluster, kind: str) -> None:
+    """Makes a kind of cert-manager's known, whatever its objects hold."""
+    names = {"kind": kind, "plural": f"{kind.lower()}s", "singular": kind.lower()}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    name = f"{names['plural']}.cert-manager.io"
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    versions = [{"name": "v1", "served": True, "storage": True, "schema": schema}]
+    spec = {"group": "cert-manager.io", "names": names, "scope": "Namespaced", "versions": versions}
+    await kube.api.create(path, {"metadata": {"name": name}, "spec": spec})
+
+    async def is_served() -> bool:
+        with contextlib.suppress(SidecarError):
+            await kube.api.get(f"/apis/cert-manager.io/v1/{names['plural']}")
+            return True
+        return False
+
+    await until(is_served)
 
 
 class Pods:
@@ -83,7 +124,7 @@ async def test_certificates_change_while_pods_are_made(kube: Cluster, installed:
     try:
         await _rotate(kube, installed)
     finally:
-        await installed.apply("dev")
+        await installed.reset()
 
 
 async def _rotate(kube: Cluster, installed: Installed) -> None:
