@@ -234,12 +234,15 @@ async def test_the_injector_may_do_what_it_does_and_no_more(kube: Cluster, insta
 @newest_only
 async def test_the_commands_do_the_same_to_what_kubectl_prints(kube: Cluster, installed: Installed) -> None:
     await kube.namespace("commands", RESTRICTED)
-    await kube.kubectl("apply", "-n", "commands", "-f", "-", stdin=json.dumps(deployment("web")))
-    printed = await kube.kubectl("get", "deployment", "-n", "commands", "-o", "yaml")
-    assert await cache_sidecar("check", printed) == "Deployment/web inject\n"
+    # Of which no controller runs here: it is the same until it is applied again.
+    daemons = deployment("web") | {"kind": "DaemonSet"}
+    del daemons["spec"]["replicas"]
+    await kube.kubectl("apply", "-n", "commands", "-f", "-", stdin=json.dumps(daemons))
+    printed = await kube.kubectl("get", "daemonset", "-n", "commands", "-o", "yaml")
+    assert await cache_sidecar("check", printed) == "DaemonSet/web inject\n"
     injected = await cache_sidecar("inject", printed)
     kept = json.loads(await kube.kubectl("apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=injected))
-    assert has_sidecar(kept["items"][0]["spec"]["template"] if "items" in kept else kept["spec"]["template"])
+    assert has_sidecar(kept["spec"]["template"])
     assert read(await cache_sidecar("uninject", injected)) == read(printed)
 
 
