@@ -65,14 +65,18 @@ class Installed:
     async def apply(self, overlay: str, *components: str) -> None:
         """Applies an overlay with components, as a user's own overlay does.
 
-        It says at which address the Service is, and that its port is one that also others than root may listen on.
+        It says at which address the Service is, that its port is one that also others than root may listen on, and more patience.
         """
         folder = self.cluster.folder / "overlay"
         folder.mkdir(exist_ok=True)
         port = {"op": "replace", "path": "/spec/ports/0/port", "value": self.port}
         place = {"op": "add", "path": "/spec/clusterIP", "value": self.address}
+        # No test is to depend on how busy the machine is: 30 seconds are the most that there can be.
+        changes = {"clientConfig/service/port": self.port, "timeoutSeconds": 30}
         hooks = [
-            {"op": "replace", "path": f"/webhooks/{index}/clientConfig/service/port", "value": self.port} for index in (0, 1)
+            {"op": "replace", "path": f"/webhooks/{index}/{path}", "value": value}
+            for index in (0, 1)
+            for path, value in changes.items()
         ]
         kustomization = {
             "resources": [_relative(K8S / "overlays" / overlay, folder)],

@@ -61,6 +61,7 @@ def _configuration(url: str, bundle: str, labels: dict[str, str]) -> dict[str, o
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
                 "objectSelector": {"matchLabels": labels},
                 "sideEffects": "None",
+                "timeoutSeconds": 30,
             }
         ],
     }

@@ -104,7 +104,7 @@ class Pods:
     async def make(self) -> None:
         """Makes some at once, so that there are new connections as well, until it is cancelled."""
         while True:
-            names = [f"web-{self.made + number}" for number in range(10)]
+            names = [f"web-{self.made + number}" for number in range(5)]
             for stored in await asyncio.gather(*(self._kube.api.create(self._path, pod(name)) for name in names)):
                 assert has_sidecar(stored)
             self.made += len(names)
