@@ -5,6 +5,13 @@ export UV_PYTHON_DOWNLOADS := never
 BIN := .venv/bin
 UV := $(BIN)/uv
 
+# The native engine is built where there is cargo, and left out where not. Tests of the crate alone need no Python in it.
+export CARGO_TARGET_DIR := $(CURDIR)/build/cargo
+CRATE := --manifest-path cache_sidecar/native/Cargo.toml
+CARGO := mkdir -p build && command -v cargo > /dev/null && cargo fetch -q --locked $(CRATE) 2> build/cargo-fetch.log
+NATIVE := $(wildcard cache_sidecar/native/Cargo.* cache_sidecar/native/src/*.rs)
+NO_CARGO := cargo is not installed, is older than 1.88, or gets no crates
+
 COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --extra injector --group dev --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
@@ -15,11 +22,12 @@ help: ## List the targets
 
 setup: .venv/ready ## Make the environment
 
-.venv/ready: .requirements.lock pyproject.toml
+.venv/ready: .requirements.lock pyproject.toml $(NATIVE)
 	@$(PYTHON) -m venv .venv || { echo "Python 3.11 is needed: install it, or name one with 'make PYTHON=...'" >&2; exit 1; }
 	@$(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 	@$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes .requirements.lock
 	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@$(CARGO) || echo "$(NO_CARGO): without the native engine the sidecar runs on grpc.aio, and answers hits ten times slower"
 	@touch $@
 
 run: setup ## Start everything on this machine: Redis cluster, PostgreSQL, demo products, relay, sidecar
@@ -27,6 +35,9 @@ run: setup ## Start everything on this machine: Redis cluster, PostgreSQL, demo 
 
 test: setup ## Run all tests; those on a real Kubernetes API server where Go is there, see e2e
 	@$(BIN)/python -m tests.e2e.build --or-skip
+	@if $(CARGO); then \
+		cargo test -q --release --no-default-features --locked $(CRATE) > build/cargo-test.log 2>&1 || { cat build/cargo-test.log; exit 1; } \
+	else echo "SKIPPED the tests of the native engine: $(NO_CARGO)"; fi
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine -q
@@ -37,10 +48,11 @@ e2e: setup ## Run the tests on a real Kubernetes API server, which is built once
 	@$(BIN)/python -m pytest tests/e2e
 
 check: setup ## Lint, types, import contracts, protos, generated code, the lock
+	@if $(CARGO); then cargo fmt --check $(CRATE) && cargo clippy -q --all-targets --locked $(CRATE) -- --deny warnings; \
+	else echo "SKIPPED the checks of the native engine: $(NO_CARGO)"; fi
 	@$(BIN)/ruff check -q
 	@$(BIN)/ruff format -q --check
 	@$(BIN)/mypy --no-error-summary
-	@mkdir -p build
 	@$(BIN)/lint-imports --no-cache > build/imports.log || { cat build/imports.log; exit 1; }
 	@$(BIN)/buf lint protos
 	@$(BIN)/python protos/generate.py --check
@@ -70,6 +82,6 @@ lock: setup ## Resolve the dependencies anew
 	@$(COMPILE) --upgrade -o .requirements.lock > /dev/null
 
 clean: ## Remove the environment, the demo and everything built
-	@rm -rf .venv .dev build
+	@rm -rf .venv .dev build cache_sidecar/_native*.so
 
 .PHONY: help setup run test e2e check proto bench replay consistency propagation lock clean

@@ -2,12 +2,13 @@
 
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cache_sidecar import telemetry
 from cache_sidecar.background import Background
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.engine import aio
+from cache_sidecar.engine.choice import choose
 from cache_sidecar.errors import Tier
 from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.server import Server
@@ -76,6 +77,7 @@ class App:
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self._settings = settings
+        self._engine = choose(settings.engine, listen_socket=settings.listen_socket)
         self._is_serving = False
         self._clock = clock or SystemClock()
         self._policy = LivePolicy(settings.policy_file, clock=self._clock)
@@ -92,13 +94,14 @@ class App:
         self._stores = {dsn: self._store(dsn) for dsn in settings.databases()}
         self._database, self._writer, self._changes = self._stores[settings.database("catalog")]
 
+        self._memory = self._l1()
         products = ProductStore(self._database)
         load_products = product.loader(products)
         inventory = InventoryStore(self._database)
         of_stock = self._policy.reader(stock.DATASET)
         sold_out = SoldOut(row_ids=row_ids, clock=self._clock, in_shadow=lambda: of_stock().shadow)
         self._datasets = {
-            product.DATASET: self._dataset(product.DATASET, load_products, same=product.same),
+            product.DATASET: self._dataset(product.DATASET, load_products, l1=self._memory, same=product.same),
             stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=sold_out, rollout_key=product_of),
         }
         sessions, carts = self._sessions(), self._carts()
@@ -124,7 +127,7 @@ class App:
             on_message=self._wake,
         )
         stack = Stack(max_calls=settings.max_concurrent_calls, max_streams=settings.max_streams)
-        self.server = Server(aio.create(settings), stack, settings)
+        self.server = Server(self._host(), stack, settings)
         self.server.add(
             "cache_sidecar.v1.ProductService",
             product_service_pb2_grpc.add_ProductServiceServicer_to_server,
@@ -157,7 +160,13 @@ class App:
         self._touches.start()
         await self.server.start()
         self._is_serving = True
-        telemetry.log.info("serving", address=self.server.address, socket=self._settings.listen_socket, engine="grpc.aio")
+        telemetry.log.info(
+            "serving",
+            address=self.server.address,
+            socket=self._settings.listen_socket,
+            engine=self._engine.name,
+            because=self._engine.reason,
+        )
 
     async def stop(self) -> None:
         """Drains: callers first, then what works for them, then the connections."""
@@ -245,13 +254,13 @@ class App:
         name: str,
         load: Load,
         *,
-        l1: L1 | None = None,
+        l1: L1,
         rollout_key: Callable[[str], str] = str,
         same: Same = operator.eq,
     ) -> Dataset:
         return Dataset(
             name,
-            l1=l1 or ClockL1(max_bytes=self._settings.l1_max_bytes, max_entries=self._settings.l1_max_entries),
+            l1=l1,
             l2=self._fenced_l2,
             load=load,
             l2_guard=self._l2_guard,
@@ -261,6 +270,31 @@ class App:
             same=same,
             trust=self._trust,
         )
+
+    def _l1(self) -> L1:
+        bounds = {"max_bytes": self._settings.l1_max_bytes, "max_entries": self._settings.l1_max_entries}
+        if not self._engine.is_native:
+            return ClockL1(**bounds)
+        from cache_sidecar.tiers.l1_native import NativeL1  # noqa: PLC0415  # where it is installed
+
+        return NativeL1(**bounds)
+
+    def _host(self) -> Any:
+        """Returns the engine."""
+        if not self._engine.is_native:
+            return aio.create(self._settings)
+        from cache_sidecar.engine import native  # noqa: PLC0415  # where it is installed
+
+        host = native.create(self._settings, self._clock)
+        host.answer_hits(
+            "cache_sidecar.v1.ProductService",
+            ["GetProduct", "BatchGetProducts"],
+            dataset=self._datasets[product.DATASET],
+            l1=self._memory,
+            trust=self._trust,
+        )
+        self._policy.follow(lambda _name, _old: host.policy_changed())
+        return host
 
     def _guard(self, tier: Tier, timeout: float, *, running: int, waiting: int) -> Guard:
         return Guard(tier, timeout=timeout, max_running=running, max_waiting=waiting, clock=self._clock)

@@ -11,6 +11,7 @@ import click
 import uvloop
 
 from cache_sidecar import __version__, settings, telemetry
+from cache_sidecar.engine import choice
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError, SidecarError
 from cache_sidecar.injector import commands as injector
 from cache_sidecar.settings import Settings
@@ -57,6 +58,8 @@ _config = click.option(
     "--config", "config_file", metavar="FILE", help="TOML file with settings; variables CACHE_SIDECAR_* win over it."
 )
 
+_ENGINES = click.Choice(["auto", "native", "aio"])
+
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cache-sidecar", message="%(prog)s %(version)s")
@@ -69,10 +72,13 @@ for command in (injector.serve, injector.inject, injector.uninject, injector.che
 
 
 @cli.command()
+@click.option("--engine", type=_ENGINES, help="What answers gRPC; wins over the setting `engine`.")
 @_config
-def serve(config_file: str | None) -> None:
+def serve(engine: str | None, config_file: str | None) -> None:
     """Run a sidecar with the shop's own Redis and PostgreSQL."""
     loaded = settings.load(config_file)
+    if engine:
+        loaded = loaded.model_copy(update={"engine": engine})
     from cache_sidecar import quit  # noqa: A004, PLC0415
     from cache_sidecar.app import App  # noqa: PLC0415  # other commands don't wait for gRPC
 
@@ -122,8 +128,11 @@ def config(config_file: str | None) -> None:
     """Print every setting with its value, where that comes from, and what it means."""
     lines = settings.describe(config_file)
     width = max(len(line.name) for line in lines)
+    values = {line.name: line.value for line in lines}
+    here = {"engine": f" Here: {choice.explain(values['engine'], listen_socket=values['listen_socket'])}."}
     for line in lines:
-        click.echo(f"{line.name:<{width}}  {line.value or '(empty)'}  [{line.origin}]\n{'':<{width}}  {line.meaning}")
+        click.echo(f"{line.name:<{width}}  {line.value or '(empty)'}  [{line.origin}]")
+        click.echo(f"{'':<{width}}  {line.meaning}{here.get(line.name, '')}")
 
 
 @cli.command()
@@ -132,12 +141,19 @@ def config(config_file: str | None) -> None:
 @click.option("--regions", default=1, show_default=True, type=click.IntRange(1, 8), help="Redis clusters, each with a relay.")
 @click.option("--products", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Demo products.")
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, help="Address of the first sidecar.")
-def dev(state: str, sidecars: int, regions: int, products: int, listen: str) -> int:
+@click.option(
+    "--engine",
+    type=_ENGINES,
+    default="auto",
+    envvar=f"{settings.PREFIX}ENGINE",
+    show_default=True,
+    help="What answers gRPC: native, in Rust; aio, grpc.aio; auto for native where it is installed.",
+)
+def dev(state: str, **options: Any) -> int:
     """Run everything on this machine: a Redis cluster, PostgreSQL, demo products, the relay and sidecars."""
     from cache_sidecar.devstack.dev import DevOptions, run  # noqa: PLC0415
 
-    options = DevOptions(state=Path(state), sidecars=sidecars, regions=regions, products=products, listen=listen)
-    return uvloop.run(run(options))
+    return uvloop.run(run(DevOptions(state=Path(state), **options)))
 
 
 @cli.command()

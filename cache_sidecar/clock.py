@@ -1,6 +1,7 @@
 """Time as an argument: everything that ages reads a Clock, so that tests move time instead of waiting for it."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -23,6 +24,7 @@ class ManualClock:
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self._now = now
+        self._followers: list[Callable[[float], None]] = []
 
     def now(self) -> float:
         """Returns the time it was set to."""
@@ -31,3 +33,10 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Moves time forward."""
         self._now += seconds
+        for follower in self._followers:
+            follower(self._now)
+
+    def follow(self, follower: Callable[[float], None]) -> None:
+        """Tells the time, now and whenever it is moved, to what cannot ask for it."""
+        self._followers.append(follower)
+        follower(self._now)

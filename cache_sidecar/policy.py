@@ -32,6 +32,7 @@ class DatasetPolicy(BaseModel):
     shadow: bool = False
     l1_enabled: bool = True
     l2_enabled: bool = True
+    native_hits: bool = True
 
     @model_validator(mode="after")
     def _ordered(self) -> "DatasetPolicy":

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
 
     quit_address: str = ""
     "Where POST /quit stops the sidecar, for Jobs on Kubernetes before 1.29: host:port on the loopback; empty for none."
+    engine: Literal["auto", "native", "aio"] = "auto"
+    "What answers gRPC: native, in Rust; aio, grpc.aio; auto for native where it is installed."
 
     redis_nodes: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
     "The shared Redis or Valkey: host:port, one or more nodes of a cluster, separated by commas."

@@ -17,10 +17,13 @@ from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Leased, Record, Row, Source, partition_of
 from cache_sidecar.tiers.trust import Trust
+from tests.engines import MakeL1
 from tests.gates import Gate
 from tests.sidecars import until
 
 POLICY = DatasetPolicy(l1_soft_ttl=100, l1_hard_ttl=200, l2_ttl=1000, jitter=0, negative_ttl=10, stale_limit=5)
+make_l1: MakeL1 = ClockL1
+"What cases remember in; tests of races are made with each."
 BYPASS = Freshness(bypass=True)
 
 
@@ -140,7 +143,7 @@ class Case:
         unit: float,
         rollout_key: Callable[[str], str],
     ) -> None:
-        self.l1 = ClockL1(max_bytes=1 << 20, max_entries=100)
+        self.l1 = make_l1(max_bytes=1 << 20, max_entries=100)
         self.l2, self.rows, self.clock, self.policy = l2, rows, clock, policy
         self.trusts = Trust()
         self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, clock=clock)

@@ -27,6 +27,7 @@ from cache_sidecar.devstack.terminal import Steps
 from cache_sidecar.devstack.valkey import BUS, ValkeyCluster
 from cache_sidecar.devstack.waiting import together
 from cache_sidecar.devstack.wheels import postgres_programs, valkey_server
+from cache_sidecar.engine.choice import choose
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
 from cache_sidecar.settings import ROLES, split_address
 from cache_sidecar.store.migrate import migrate
@@ -55,6 +56,8 @@ class DevOptions:
     "Port 0 is any free one; a taken one is passed over."
     regions: int = 1
     "How many; each has a Redis cluster and a relay of its own."
+    engine: str = "auto"
+    "As the setting."
 
     def __post_init__(self) -> None:
         if self.sidecars < 1 or self.products < 1 or self.regions < 1:
@@ -128,6 +131,7 @@ class Stack:
         self._processes = Processes(state)
         self._ports = Ports()
         self._regions: list[Region] = []
+        self._engine = choose(options.engine)
 
     async def start(self) -> None:
         """Returns when every part answers, and `dev.json` and the summary say where."""
@@ -252,6 +256,7 @@ class Stack:
             "namespace": NAMESPACE,
             "region": place.name,
             "redis_nodes": place.cluster.addresses,
+            "engine": self._options.engine,
             "postgres_catalog": self._postgres.dsn(),
         }
 
@@ -276,6 +281,7 @@ class Stack:
     def _summary(self) -> summary.Summary:
         return summary.Summary(
             regions=self._regions,
+            engine=f"{self._engine.name}, as {self._engine.reason}",
             dsn=self._postgres.dsn(),
             logs=self._processes.logs,
             state=self._state.path,

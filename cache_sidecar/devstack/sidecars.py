@@ -21,7 +21,7 @@ USAGE = 64
 _READY_SECONDS = 60.0
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what to call when it listens everywhere
 # What a stack says to its sidecars in their files; a variable in somebody's shell must not send them to another Redis.
-_OWN = ("CONFIG", "NAMESPACE", "LISTEN_", "REDIS_", "POSTGRES_")
+_OWN = ("CONFIG", "ENGINE", "NAMESPACE", "LISTEN_", "REDIS_", "POSTGRES_")
 
 
 class Sidecar(NamedTuple):

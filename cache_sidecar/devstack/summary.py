@@ -30,6 +30,8 @@ class Summary:
     """What runs."""
 
     regions: Sequence[Region]
+    engine: str
+    "What answers gRPC, and why."
     dsn: str
     logs: Path
     state: Path
@@ -58,6 +60,7 @@ def shown(path: Path) -> str:
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     return [
+        ("engine", summary.engine),
         *(fact for region in summary.regions for fact in _facts_of(region, is_only=len(summary.regions) == 1)),
         ("PostgreSQL", summary.dsn),
         ("logs", shown(summary.logs)),

@@ -202,8 +202,9 @@ class Feed:
             self._heard, self._history = await self._read_state()
             for partition in self._counters:
                 self._tell_partition(partition)
-            self._set_trusted(True)
+            # In this order: a reader in another thread must not see trust without an end.
             self._confirm(began)
+            self._set_trusted(True)
             self._is_said = False
             await self._receive(pubsub, began)
 
@@ -273,13 +274,13 @@ class Feed:
                 for partition, count in counters.items():
                     if count > self._heard[partition]:
                         self._lost(partition, count)
-            self._confirm(began)
+            if self.is_trusted:
+                self._confirm(began)
         raise TimeoutError("no heartbeat was answered in time")
 
     def _confirm(self, began: float) -> None:
         """A good heartbeat began at a moment."""
-        if self.is_trusted:
-            self._trust.extend(self, began + staleness_bound(self._timeout))
+        self._trust.extend(self, began + staleness_bound(self._timeout))
 
     def _lost(self, partition: int, count: int) -> None:
         """The counter says more than was heard, or was set back."""
@@ -322,8 +323,8 @@ class Feed:
         if trusted is self.is_trusted:
             return
         self.is_trusted = trusted
-        if not trusted:
-            self._trust.end(self)
         for follower in self._followers.values():
             for partition in self._counters:
                 follower.set_trusted(partition, trusted, late=late)
+        if not trusted:
+            self._trust.end(self)  # then at last: as above

@@ -17,6 +17,7 @@ policy's rollout, and every key in shadow, is read from PostgreSQL alone. What i
 import operator
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from cache_sidecar.clock import Clock
@@ -167,7 +168,7 @@ class Dataset:
         if verdict is Verdict.MISS:
             return None
         if verdict is Verdict.SERVE_AND_REFRESH:
-            self._behind.once("memory", self._refreshed, id)
+            self.refresh(id)
         return _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
 
     async def _read_on(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
@@ -338,6 +339,10 @@ class Dataset:
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
         return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
 
+    def refresh(self, id: str) -> None:
+        """Reads an id anew, behind the replies."""
+        self._behind.once("memory", self._refreshed, id)
+
     async def _refreshed(self, id: str) -> None:
         """Refreshes what L1 holds."""
         # Without the second look of `_read_tiers`: it would find the very entry that is to be refreshed.
@@ -464,7 +469,7 @@ class Dataset:
         coalesced = {Source.L2: self._l2.coalesced, Source.STORE: self._store.coalesced + self.rollout.batch.coalesced}
         return {
             source: TierStats(
-                counters,
+                replace(counters, hits=counters.hits + l1.hits) if source is Source.L1 else counters,
                 entries=l1.entries if source is Source.L1 else 0,
                 bytes=l1.bytes if source is Source.L1 else 0,
                 evictions=l1.evictions if source is Source.L1 else 0,

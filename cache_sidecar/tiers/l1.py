@@ -42,7 +42,7 @@ class ClockL1:
     """The L1 that needs no compiler; see `ports.L1`."""
 
     def __init__(self, *, max_bytes: int, max_entries: int) -> None:
-        _check(max_bytes, max_entries)
+        check_bounds(max_bytes, max_entries)
         self._partitions = tuple(Partition() for _ in range(PARTITIONS))
         self._entries = _Entries(max_bytes, getsizeof=attrgetter("cost"))
         self._max_entries = max_entries
@@ -142,7 +142,7 @@ class ClockL1:
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:
         """Changes the bounds, evicting what is over them."""
-        _check(max_bytes, max_entries)
+        check_bounds(max_bytes, max_entries)
         old, self._entries = self._entries, _Entries(max_bytes, getsizeof=attrgetter("cost"))
         self._entries.evictions = old.evictions
         self._max_entries = max_entries
@@ -205,6 +205,7 @@ class NoL1:
 NO_L1 = NoL1()
 
 
-def _check(max_bytes: int, max_entries: int) -> None:
+def check_bounds(max_bytes: int, max_entries: int) -> None:
+    """Raises ValueError for bounds that leave room for nothing."""
     if max_bytes < 1 or max_entries < 1:
         raise ValueError("max_bytes and max_entries must be at least 1")

@@ -126,6 +126,8 @@ class L1Stats:
     fills: int = 0
     refused: int = 0
     evictions: int = 0
+    hits: int = 0
+    "Reads that were served without asking the port."
 
 
 class L1(Protocol):

@@ -34,6 +34,11 @@ class Sampler:
             self._samples.append(sample)
         self.arm(self.due)
 
+    def add(self, sample: Sample) -> None:
+        """Takes a hit that the native engine served, and chose."""
+        if len(self._samples) < MAX_SAMPLES:
+            self._samples.append(sample)
+
     def arm(self, hits: int) -> None:
         """Sees to it that, after so many hits, the next one is taken when the policy of now says."""
         every = self._every()

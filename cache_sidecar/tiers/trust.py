@@ -28,6 +28,12 @@ class Trust:
         self.until = math.inf
         "When the first of them lapses. A read from memory that comes later has to `check` first."
         self._ends: dict[Holder, float] = {}
+        self._followers: list[Callable[[float], None]] = []
+
+    def follow(self, follower: Callable[[float], None]) -> None:
+        """Tells `until`, now and whenever it is another, to who reads from memory without looking here."""
+        self._followers.append(follower)
+        follower(self.until)
 
     def extend(self, holder: Holder, until: float) -> None:
         """Gives trust until a moment of the clock."""
@@ -46,8 +52,11 @@ class Trust:
             return
         lapsed = [(holder, end) for holder, end in self._ends.items() if end <= now]
         for holder, end in lapsed:
-            self.end(holder)
+            # Told first: a reader in another thread sees that the trust is over, or that it lapsed, or both.
             holder.lapsed(now - end)
+            self.end(holder)
 
     def _settle(self) -> None:
         self.until = min(self._ends.values(), default=math.inf)
+        for follower in self._followers:
+            follower(self.until)

@@ -499,6 +499,7 @@ class DatasetPolicy(_message.Message):
     SHADOW_FIELD_NUMBER: _builtins.int
     L1_ENABLED_FIELD_NUMBER: _builtins.int
     L2_ENABLED_FIELD_NUMBER: _builtins.int
+    NATIVE_HITS_FIELD_NUMBER: _builtins.int
     ORIGINS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset, such as `product`."""
@@ -516,6 +517,8 @@ class DatasetPolicy(_message.Message):
     """False keeps nothing in memory."""
     l2_enabled: _builtins.bool
     """False reads and fills nothing in Redis; writes still tell it what is out of date. Has to be true for sessions."""
+    native_hits: _builtins.bool
+    """False has hits answered by Python also where the native engine runs: to compare, and to live through a defect."""
     @_builtins.property
     def l1_soft_ttl(self) -> _duration_pb2.Duration:
         """Age from which an entry in memory is refreshed in the background. 0 when the dataset is not kept in memory."""
@@ -565,16 +568,19 @@ class DatasetPolicy(_message.Message):
         shadow: _builtins.bool | None = ...,
         l1_enabled: _builtins.bool | None = ...,
         l2_enabled: _builtins.bool | None = ...,
+        native_hits: _builtins.bool | None = ...,
         origins: _abc.Mapping[_builtins.str, Global___PolicyOrigin.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_l1_enabled", b"_l1_enabled", "_l2_enabled", b"_l2_enabled", "_rollout", b"_rollout", "_shadow", b"_shadow", "l1_enabled", b"l1_enabled", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_enabled", b"l2_enabled", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "rollout", b"rollout", "shadow", b"shadow", "stale_limit", b"stale_limit", "staleness_bound", b"staleness_bound"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_l1_enabled", b"_l1_enabled", "_l2_enabled", b"_l2_enabled", "_native_hits", b"_native_hits", "_rollout", b"_rollout", "_shadow", b"_shadow", "l1_enabled", b"l1_enabled", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_enabled", b"l2_enabled", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "native_hits", b"native_hits", "negative_ttl", b"negative_ttl", "rollout", b"rollout", "shadow", b"shadow", "stale_limit", b"stale_limit", "staleness_bound", b"staleness_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_l1_enabled", b"_l1_enabled", "_l2_enabled", b"_l2_enabled", "_rollout", b"_rollout", "_shadow", b"_shadow", "dataset", b"dataset", "inspect_every", b"inspect_every", "jitter", b"jitter", "l1_enabled", b"l1_enabled", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_enabled", b"l2_enabled", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "negative_ttl", b"negative_ttl", "origins", b"origins", "rollout", b"rollout", "shadow", b"shadow", "stale_limit", b"stale_limit", "staleness_bound", b"staleness_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_l1_enabled", b"_l1_enabled", "_l2_enabled", b"_l2_enabled", "_native_hits", b"_native_hits", "_rollout", b"_rollout", "_shadow", b"_shadow", "dataset", b"dataset", "inspect_every", b"inspect_every", "jitter", b"jitter", "l1_enabled", b"l1_enabled", "l1_hard_ttl", b"l1_hard_ttl", "l1_soft_ttl", b"l1_soft_ttl", "l2_enabled", b"l2_enabled", "l2_ttl", b"l2_ttl", "max_lifetime", b"max_lifetime", "native_hits", b"native_hits", "negative_ttl", b"negative_ttl", "origins", b"origins", "rollout", b"rollout", "shadow", b"shadow", "stale_limit", b"stale_limit", "staleness_bound", b"staleness_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__l1_enabled: _TypeAlias = _typing.Literal["l1_enabled"]  # noqa: Y015
     _WhichOneofArgType__l1_enabled: _TypeAlias = _typing.Literal["_l1_enabled", b"_l1_enabled"]  # noqa: Y015
     _WhichOneofReturnType__l2_enabled: _TypeAlias = _typing.Literal["l2_enabled"]  # noqa: Y015
     _WhichOneofArgType__l2_enabled: _TypeAlias = _typing.Literal["_l2_enabled", b"_l2_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__native_hits: _TypeAlias = _typing.Literal["native_hits"]  # noqa: Y015
+    _WhichOneofArgType__native_hits: _TypeAlias = _typing.Literal["_native_hits", b"_native_hits"]  # noqa: Y015
     _WhichOneofReturnType__rollout: _TypeAlias = _typing.Literal["rollout"]  # noqa: Y015
     _WhichOneofArgType__rollout: _TypeAlias = _typing.Literal["_rollout", b"_rollout"]  # noqa: Y015
     _WhichOneofReturnType__shadow: _TypeAlias = _typing.Literal["shadow"]  # noqa: Y015
@@ -583,6 +589,8 @@ class DatasetPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__l1_enabled) -> _WhichOneofReturnType__l1_enabled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__l2_enabled) -> _WhichOneofReturnType__l2_enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__native_hits) -> _WhichOneofReturnType__native_hits | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rollout) -> _WhichOneofReturnType__rollout | None: ...
     @_typing.overload

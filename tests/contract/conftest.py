@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from tests.acl import allow
 from tests.contract.fuzz import FUZZ, FUZZ_SEED
 from tests.contract.shop import Shop
+from tests.engines import ENGINES
 from tests.sidecars import in_process, settings_for
 
 
@@ -30,20 +32,35 @@ PATIENT = {"redis_timeout": 5.0, "postgres_timeout": 20.0}
 Open = Callable[..., AbstractAsyncContextManager[Shop]]
 
 
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """What answers the calls: every test is made on each."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-async def shared_database(postgres: Postgres, template: str) -> str:
+def shared_name(engine: str) -> str:
+    """What is shared of Redis and PostgreSQL by the tests on an engine."""
+    return f"{engine}_{uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+async def shared_database(postgres: Postgres, template: str, shared_name: str) -> str:
     """The DSN of a database for tests that don't look beyond their own products."""
     async with await psycopg.AsyncConnection.connect(postgres.dsn("postgres"), autocommit=True) as connection:
-        names = sql.Identifier("contract"), sql.Identifier(template)
+        names = sql.Identifier(shared_name), sql.Identifier(template)
         await connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
-    return postgres.dsn("contract")
+    return postgres.dsn(shared_name)
 
 
 @pytest.fixture(scope="session")
-async def shops(valkey_cluster: ValkeyCluster, shared_database: str) -> AsyncIterator[tuple[Shop, Shop]]:
+async def shops(
+    valkey_cluster: ValkeyCluster, shared_database: str, shared_name: str, engine: str
+) -> AsyncIterator[tuple[Shop, Shop]]:
     """Two sidecars of one region, for tests that use products of their own."""
-    user = await allow(valkey_cluster, "contract")
-    settings = settings_for(",".join(valkey_cluster.addresses), shared_database, "contract", **user | PATIENT)
+    user = await allow(valkey_cluster, shared_name)
+    more = user | PATIENT | {"engine": engine}
+    settings = settings_for(",".join(valkey_cluster.addresses), shared_database, shared_name, **more)
     async with in_process(settings) as first, in_process(settings) as second:
         yield Shop(first), Shop(second)
 
@@ -55,7 +72,7 @@ def shop(shops: tuple[Shop, Shop]) -> Shop:
 
 
 @pytest.fixture
-def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_path: Path) -> Open:
+def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_path: Path, engine: str) -> Open:
     """Opens a sidecar of the test's own: `open_shop(clock=..., **settings)`; all of a test share database and Redis."""
 
     @contextlib.asynccontextmanager
@@ -65,7 +82,7 @@ def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_
             settings.pop("redis", ",".join(valkey_cluster.addresses)),
             settings.pop("postgres", database),
             settings.pop("namespace", namespace),
-            **user | PATIENT | settings,
+            **user | PATIENT | {"engine": engine} | settings,
         )
         async with in_process(made, clock=clock, trusted=trusted) as sidecar:
             yield Shop(sidecar)

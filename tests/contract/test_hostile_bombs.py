@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 async def sidecar(
     valkey_cluster: ValkeyCluster,
     shared_database: str,
+    engine: str,
     choose_ports: ChoosePorts,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[tuple[str, int]]:
@@ -34,6 +35,7 @@ async def sidecar(
         "redis_nodes": ",".join(valkey_cluster.addresses),
         "postgres_catalog": shared_database,
         "namespace": "bombs",
+        "engine": engine,
         "listen_address": f"127.0.0.1:{port}",
         "log_level": "error",
     }

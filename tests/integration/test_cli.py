@@ -60,6 +60,7 @@ async def test_help_lists_every_command() -> None:
         ["serve", "--config"],
         ["dev", "--sidecars", "0"],
         ["dev", "--products", "x"],
+        ["serve", "--engine", "fast"],
     ],
 )
 async def test_a_wrong_use_is_one_line_and_exit_code_64(arguments: list[str]) -> None:
@@ -114,6 +115,7 @@ async def test_config_shows_every_setting_where_it_comes_from_and_no_password(tm
     assert "default" in lines["max_streams"]
     assert "very secret" not in out
     assert "nobody" not in out
+    assert " Here: " in out[out.index("\nengine ") :].splitlines()[2], "which engine runs, and why"
 
 
 async def test_migrate_brings_an_empty_database_up_to_date_once(postgres: Postgres) -> None:

@@ -15,11 +15,19 @@ from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.l1 import MAX_TOMBSTONES
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Record, Source, partition_of
+from tests import tiers
+from tests.engines import L1S
 from tests.gates import turns
 from tests.sidecars import until
 from tests.tiers import BYPASS, Case, open_case, reading, take_back
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
+
+
+@pytest.fixture(autouse=True, params=L1S)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every race is held on each L1."""
+    monkeypatch.setattr(tiers, "make_l1", request.param)
 
 
 async def value_in_l2(case: Case, id: str = "a") -> tuple[int, bytes | None] | None:

@@ -19,3 +19,10 @@ def test_a_manual_clock_stands_still_until_it_is_moved() -> None:
 
 def test_a_manual_clock_starts_at_a_plausible_time() -> None:
     assert ManualClock().now() > 1_600_000_000
+
+
+def test_who_follows_a_manual_clock_is_told_the_time_whenever_it_moves() -> None:
+    clock, told = ManualClock(100.0), []
+    clock.follow(told.append)
+    clock.advance(2.5)
+    assert told == [100.0, 102.5]

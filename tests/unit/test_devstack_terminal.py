@@ -5,6 +5,7 @@ import io
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from cache_sidecar.devstack import terminal
 from cache_sidecar.devstack.catalogue import FIRST_PRODUCT_ID
+from cache_sidecar.devstack.region import Region
 from cache_sidecar.devstack.sidecars import Sidecar
 from cache_sidecar.devstack.summary import Summary, show, shown
 from cache_sidecar.devstack.terminal import Steps
@@ -35,15 +37,29 @@ def _shown(state: Path) -> str:
     console, out = _console(terminal=False)
     sidecar: Any = Sidecar(_Child("sidecar-1"), "127.0.0.1:50055", state / "sidecar-1.sock", state / "sidecar-1.toml")  # type: ignore[arg-type]
     relay: Any = _Child("relay")
-    redis = [f"127.0.0.1:{port}" for port in range(7000, 7006)]
-    summary = Summary(sidecars=[sidecar], relays=[relay], redis=redis, dsn="postgresql://x", logs=state / "logs", state=state)
+    cluster: Any = SimpleNamespace(addresses=[f"127.0.0.1:{port}" for port in range(7000, 7006)])
+    summary = Summary(
+        regions=[Region(name="local", cluster=cluster, sidecars=[sidecar], relays=[relay])],
+        engine="native, as it is installed",
+        dsn="postgresql://x",
+        logs=state / "logs",
+        state=state,
+    )
     show(console, summary, seconds=3.21)
     return out.getvalue()
 
 
 def test_the_summary_names_everything_that_runs(tmp_path: Path) -> None:
     text = _shown(tmp_path)
-    for part in ("127.0.0.1:50055", str(tmp_path / "sidecar-1.sock"), "pid 4711", "127.0.0.1:7005", "postgresql://x", "3.2 s"):
+    for part in (
+        "127.0.0.1:50055",
+        str(tmp_path / "sidecar-1.sock"),
+        "pid 4711",
+        "127.0.0.1:7005",
+        "postgresql://x",
+        "as it is installed",
+        "3.2 s",
+    ):
         assert part in text
     assert "Ctrl-C stops everything" in text
 

@@ -1,32 +1,39 @@
-"""L1: what it refuses, what it forgets, and what it weighs."""
+"""L1: what it refuses and what it forgets, on both implementations."""
 
-import gc
-import sys
-import tracemalloc
 from itertools import islice
 
 import pytest
 
-from cache_sidecar.tiers.l1 import ENTRY_OVERHEAD, MAX_CHANCES, MAX_TOMBSTONES, ClockL1
-from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+from cache_sidecar.tiers.l1 import MAX_TOMBSTONES, ClockL1
+from cache_sidecar.tiers.ports import L1, PARTITIONS, Record, partition_of
+from tests.engines import L1S, MakeL1
 
 MIB = 1024 * 1024
 NOW = 1000.0
 
 
-def trusted_l1(*, max_bytes: int = MIB, max_entries: int = 1000) -> ClockL1:
-    l1 = ClockL1(max_bytes=max_bytes, max_entries=max_entries)
+make: MakeL1 = ClockL1
+
+
+@pytest.fixture(autouse=True, params=L1S)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here is made on each."""
+    monkeypatch.setattr(f"{__name__}.make", request.param)
+
+
+def trusted_l1(make_l1: MakeL1 | None = None, *, max_bytes: int = MIB, max_entries: int = 1000) -> L1:
+    l1 = (make_l1 or make)(max_bytes=max_bytes, max_entries=max_entries)
     for partition in range(PARTITIONS):
         l1.set_trusted(partition, True, now=NOW)
     return l1
 
 
-def put(l1: ClockL1, id: str, version: int, value: bytes | None = b"value", *, generation: int | None = None) -> bool:
+def put(l1: L1, id: str, version: int, value: bytes | None = b"value", *, generation: int | None = None) -> bool:
     at = l1.generation(id) if generation is None else generation
     return l1.put(id, Record(version, NOW, value), generation=at, timer=NOW)
 
 
-def version_of(l1: ClockL1, id: str) -> int | None:
+def version_of(l1: L1, id: str) -> int | None:
     entry = l1.get(id)
     return None if entry is None else entry.record.version
 
@@ -57,7 +64,7 @@ def test_an_id_that_was_never_stored_is_a_miss() -> None:
 
 
 def test_nothing_is_stored_before_the_partition_is_trusted() -> None:
-    l1 = ClockL1(max_bytes=MIB, max_entries=10)
+    l1 = make(max_bytes=MIB, max_entries=10)
     assert not put(l1, "a", 1)
     l1.set_trusted(partition_of("a"), True, now=NOW)
     assert put(l1, "a", 1)
@@ -212,21 +219,9 @@ def test_an_older_value_does_not_replace_a_deletion() -> None:
 @pytest.mark.parametrize(("max_bytes", "max_entries"), [(0, 1), (1, 0), (-1, 5)])
 def test_bounds_are_positive(max_bytes: int, max_entries: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        ClockL1(max_bytes=max_bytes, max_entries=max_entries)
+        make(max_bytes=max_bytes, max_entries=max_entries)
     with pytest.raises(ValueError, match="at least 1"):
         trusted_l1().resize(max_bytes=max_bytes, max_entries=max_entries)
-
-
-def test_when_everything_was_read_an_eviction_still_ends_soon() -> None:
-    count = MAX_CHANCES + 2
-    l1 = trusted_l1(max_entries=count)
-    for number in range(count):
-        put(l1, str(number), 1)
-        l1.get(str(number))
-    put(l1, "new", 1)
-    gone = [number for number in range(count) if l1.get(str(number)) is None]
-    # The first ones were spared, and the next one was not: nobody looked at all of them.
-    assert gone == [MAX_CHANCES]
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -238,15 +233,6 @@ def test_the_least_recently_used_goes_first() -> None:
     put(l1, "d", 1)
     assert [id for id in "abcd" if l1.get(id)] == ["a", "b", "d"]
     assert (l1.stats().entries, l1.stats().evictions) == (3, 1)
-
-
-def test_bytes_are_bounded() -> None:
-    cost = ENTRY_OVERHEAD + sys.getsizeof("a") + sys.getsizeof(bytes(100))
-    l1 = trusted_l1(max_bytes=cost * 2)
-    for id in "abc":
-        assert put(l1, id, 1, bytes(100))
-    assert l1.stats().entries == 2
-    assert l1.stats().bytes == cost * 2
 
 
 def test_a_value_larger_than_everything_is_refused_and_evicts_nothing() -> None:
@@ -307,37 +293,3 @@ def test_resizing_to_fewer_bytes_evicts_and_drops_what_never_fits() -> None:
     l1.resize(max_bytes=4000, max_entries=10)
     assert [id for id in ("large", "a", "b") if l1.get(id)] == ["a", "b"]
     assert l1.stats().bytes <= 4000
-
-
-# What it weighs
-
-
-def weigh(count: int, size: int) -> tuple[int, int]:
-    """Returns what the allocator and the L1 say of so many values, filled the way a load does."""
-    gc.collect()
-    tracemalloc.start()
-    try:
-        l1 = trusted_l1(max_bytes=1024 * MIB, max_entries=1_000_000)
-        empty = tracemalloc.get_traced_memory()[0]
-        for number in range(count):
-            id = f"product-{number:08}"
-            record = Record(10**9 + number, NOW + number, bytes(size))
-            l1.put(id, record, generation=l1.generation(id), timer=NOW + number / 7)
-        return tracemalloc.get_traced_memory()[0] - empty, l1.stats().bytes
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize(("count", "size"), [(21_800, 600), (22_000, 600), (3_000, 5_000)])
-def test_the_bytes_it_counts_are_those_the_allocator_gave(count: int, size: int) -> None:
-    # 21,845 entries fill a dict before it doubles: just below and above are the extremes.
-    real, counted = weigh(count, size)
-    assert abs(real - counted) <= 0.1 * real
-
-
-def test_a_hundred_thousand_products_fit_in_160_mib() -> None:
-    l1 = trusted_l1(max_bytes=160 * MIB, max_entries=1_000_000)
-    value = bytes(620)
-    for number in range(100_000):
-        assert put(l1, f"product-{number:08}", number + 1, value)
-    assert (l1.stats().entries, l1.stats().evictions) == (100_000, 0)

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cache_sidecar.tiers import l1 as module
+from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.ports import Record, partition_of
+from tests.engines import MakeL1, native_l1, needs_native
 from tests.unit.test_l1 import MIB, NOW, ids_of_one_partition, trusted_l1
 
 IDS = st.sampled_from(["a", *ids_of_one_partition(4)])
@@ -17,10 +19,12 @@ TOMBSTONES = 2
 class L1Machine(RuleBasedStateMachine):
     """The store's history is 1, 2, 3, ... per id; a fill may bring any version that was current after it began."""
 
+    make: MakeL1 = ClockL1
+
     @initialize()
     def start(self) -> None:
         self.real_tombstones, module.MAX_TOMBSTONES = module.MAX_TOMBSTONES, TOMBSTONES
-        self.l1 = trusted_l1(max_entries=4)
+        self.l1 = trusted_l1(self.make, max_entries=4)
         self.known: dict[str, int] = {}
         self.current: dict[str, int] = {}
         self.fills: list[tuple[str, int, int]] = []
@@ -97,5 +101,12 @@ class L1Machine(RuleBasedStateMachine):
             module.MAX_TOMBSTONES = self.real_tombstones
 
 
+class NativeL1Machine(L1Machine):
+    make = staticmethod(native_l1)
+
+
+SETTINGS = settings(max_examples=150, stateful_step_count=30, deadline=None, derandomize=True)
 TestL1Machine = L1Machine.TestCase
-TestL1Machine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, derandomize=True)
+TestL1Machine.settings = SETTINGS
+TestNativeL1Machine = needs_native(NativeL1Machine.TestCase)
+TestNativeL1Machine.settings = SETTINGS

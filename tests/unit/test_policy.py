@@ -41,8 +41,8 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
 
 def test_what_can_be_switched_off_is_on_at_first() -> None:
     for name, dataset in policy.default().items():
-        switches = dataset.rollout, dataset.shadow, dataset.l1_enabled, dataset.l2_enabled
-        assert switches == (100, False, True, True), name
+        switches = dataset.rollout, dataset.shadow, dataset.l1_enabled, dataset.l2_enabled, dataset.native_hits
+        assert switches == (100, False, True, True, True), name
 
 
 @pytest.mark.parametrize("name", ["product", "cart", "inventory"])

@@ -73,3 +73,18 @@ def test_those_that_lapse_together_are_all_told(trust: Trust, clock: ManualClock
     clock.advance(2.0)
     trust.check()
     assert [feed.late for feed in feeds] == [[1.0]] * 3
+
+
+def test_who_reads_elsewhere_is_told_until_when(trust: Trust, clock: ManualClock) -> None:
+    told: list[float] = []
+    trust.follow(told.append)
+
+    class Looking(Feed):
+        def lapsed(self, late: float) -> None:
+            assert told[-1] == 101.0, "it still lapses while this is told"
+
+    feed = Looking()
+    trust.extend(feed, 101.0)
+    clock.advance(1.0)
+    trust.check()
+    assert told == [math.inf, 101.0, math.inf]

@@ -1,0 +1,97 @@
+"""The Rust extension, see native/README.md. It is there when the package was built with cargo."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias, final
+
+Trailers: TypeAlias = list[tuple[str, bytes]]
+
+@final
+class Memory:
+    """The memory of one dataset; what its methods do is written at `tiers.ports.L1`."""
+
+    def __new__(cls, max_bytes: int, max_entries: int, max_tombstones: int) -> Memory: ...
+    def get(self, id: str) -> tuple[int, float, bytes | None, float, int, int] | None:
+        """Returns version, read_at, value, timer, partition and cost."""
+
+    def generation(self, id: str) -> int: ...
+    def put(self, id: str, version: int, read_at: float, value: bytes | None, generation: int, timer: float) -> bool: ...
+    def drop(self, id: str, version: int) -> None: ...
+    def drop_partition(self, partition: int) -> None: ...
+    def clear(self) -> None: ...
+    def set_trusted(self, partition: int, trusted: bool, now: float) -> None: ...
+    def resize(self, max_bytes: int, max_entries: int) -> None: ...
+    def set_behind(self, behind: bool) -> None: ...
+    def set_trusted_until(self, moment: float, clock: Callable[[], float]) -> None:
+        """Says when trust ends by itself, on that clock; infinity for never."""
+
+    def set_rules(self, soft: float, hard: float, stale_limit: float, sample_every: int) -> None:
+        """Says how long entries are served without Python, in seconds, and one of how many hits is a sample; 0 for none.
+
+        As made, and with `hard` negative infinity, none is served.
+        """
+
+    def take_wanted(self) -> list[str]:
+        """Returns the ids that were served and are due for a refresh, each once."""
+
+    def take_samples(self) -> list[tuple[str, int]]:
+        """Returns ids that were served, each with the version, chosen at random to be compared with what is so."""
+
+    def stats(self) -> tuple[int, int, int, int, int, int]:
+        """Returns entries, bytes, fills, refused, evictions, and the hits served without Python."""
+
+@final
+class Call:
+    """A unary call that waits for its answer. Only the first answer counts."""
+
+    def reply(self, message: bytes, trailers: Trailers) -> None: ...
+    def fail(self, code: int, details: str, trailers: Trailers) -> None: ...
+    def metadata(self) -> list[tuple[str, str]]: ...
+    def peer(self) -> str: ...
+    def time_remaining(self) -> float | None:
+        """Returns seconds; None without a deadline."""
+
+    def is_given_up(self) -> bool:
+        """Says whether the caller is gone, or its deadline has passed."""
+
+Hits: TypeAlias = tuple[Memory, int, int, int, int, int]
+"""An L1; the numbers of the fields with the ids, the ReadOptions, the CacheMetadata, the CacheMetadata of each item (0 for
+none); and how many ids a request may name."""
+
+@final
+class Front:
+    """The server."""
+
+    def __new__(cls, private: str | Path, max_message: int, methods: list[tuple[str, Hits | None]]) -> Front:
+        """Takes the unix socket of grpc.aio, the bytes a request may have, and the paths of the unary methods."""
+
+    def bind_tcp(self, address: str, port: int) -> int:
+        """Returns the port. Raises OSError, as `bind_unix` does."""
+
+    def bind_unix(self, path: str | Path) -> None: ...
+    def start(self) -> None:
+        """Serves from a thread of its own."""
+
+    def drain(self) -> None:
+        """Accepts no more connections and calls; connections end with their calls."""
+
+    def close(self) -> None:
+        """Ends everything, and waits for the thread."""
+
+    def fileno(self) -> int:
+        """Returns what is readable when there is something to take, every 250 ms, and when a connection has ended."""
+
+    def take(self, limit: int) -> tuple[list[tuple[int, int, bytes, Call]], list[int]]:
+        """Returns up to so many calls (id, number of the method, message, call), and the ids of those given up since."""
+
+    def connections(self) -> int:
+        """Returns how many are open."""
+
+    def set_time(self, now: float) -> None:
+        """Sets the time, in seconds since the epoch; the machine's counts until then."""
+
+    def counters(self) -> dict[str, int]:
+        """Returns what `native/src/counters.rs` names."""
+
+    def hits(self) -> dict[str, tuple[int, list[int], float]]:
+        """Returns, by path, the calls answered from memory, how many took up to 2**n microseconds, and seconds in all."""

@@ -1,0 +1,294 @@
+"""The native engine: a server in Rust, that answers hits itself, hands unary calls over as bytes, and passes the rest on.
+
+The rest, such as streams and compressed requests, is served by grpc.aio on a socket that nobody else can reach. Both host the
+same handlers. `native/README.md` shows a call's way.
+"""
+
+import asyncio
+import base64
+import contextlib
+import math
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from cache_sidecar import telemetry
+from cache_sidecar._native import Call, Front, Memory
+from cache_sidecar.clock import Clock, ManualClock
+from cache_sidecar.engine import aio, choice
+from cache_sidecar.settings import Settings, split_address
+from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.l1_native import NativeL1
+from cache_sidecar.tiers.ports import L1
+from cache_sidecar.tiers.sampler import Sample
+from cache_sidecar.tiers.trust import Trust
+
+# Calls begun in one turn of the event loop: with 20 us each, others wait little more than a millisecond.
+MAX_AT_ONCE = 64
+# Ids that a request of the hit path may name; as in the protos.
+MAX_IDS = 500
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Hits(NamedTuple):
+    """What answers a method's hits."""
+
+    dataset: Dataset
+    memory: Memory
+    trust: Trust
+
+
+class NativeServer:
+    """Has the shape of `grpc.aio.Server`."""
+
+    def __init__(self, private: grpc.aio.Server, clock: Clock, *, folder: Path, max_message_bytes: int) -> None:
+        """`folder` is for the private server's socket; it is removed at the end."""
+        self._private = private
+        self._max_message_bytes = max_message_bytes
+        self._clock = clock
+        self._folder = folder
+        self._handlers: dict[str, Any] = {}
+        self._hits: dict[str, Hits] = {}
+        self._made: Front | None = None
+        self._methods: list[Any] = []
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._is_draining = False
+        self._empty = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    # As grpc.aio.Server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Registers handlers that are found by asking them: for grpc.aio."""
+        self._private.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Registers the handlers of a service's methods."""
+        self._private.add_registered_method_handlers(service, handlers)
+        self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items() if handler.unary_unary}
+
+    def add_insecure_port(self, address: str) -> int:
+        """Listens on host:port or unix:path, and returns the port. Raises RuntimeError when that is not possible."""
+        try:
+            if address.startswith("unix:"):
+                self._bind_unix(address.removeprefix("unix:"))
+                return 1
+            return self._bind_tcp(*split_address(address))
+        except OSError as error:
+            raise RuntimeError(f"cannot listen on {address}: {error}") from None
+
+    def _bind_tcp(self, host: str, port: int) -> int:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for address in dict.fromkeys(str(entry[4][0]) for entry in found):
+            port = self._front.bind_tcp(address, port)  # with port 0 all get the one that the first got
+        return port
+
+    def _bind_unix(self, path: str) -> None:
+        if Path(path).is_socket():
+            Path(path).unlink()
+        self._front.bind_unix(path)
+
+    async def start(self) -> None:
+        """Serves."""
+        private = self._folder / "aio.sock"
+        self._private.add_insecure_port(f"unix:{private}")
+        await self._private.start()
+        asyncio.get_running_loop().add_reader(self._front.fileno(), self._rung)
+        if isinstance(self._clock, ManualClock):
+            self._clock.follow(self._front.set_time)
+        self._front.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Lets calls in progress finish within so many seconds; nothing new begins."""
+        if self._made is not None:
+            self._is_draining = True
+            self._made.drain()
+            self._check_empty()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), grace or 0)
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._made is not None:
+            asyncio.get_running_loop().remove_reader(self._made.fileno())
+            await asyncio.to_thread(self._made.close)
+        await self._private.stop(0)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._ended.set()
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # as grpc.aio has it
+        """Waits until it was stopped; False when so many seconds passed before."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # What the native engine has beside
+
+    def answer_hits(self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, trust: Trust) -> None:
+        """Has hits of these methods of a service answered without Python, from a dataset's L1, which is a `NativeL1`.
+
+        To be said before the first port is added.
+        """
+        assert isinstance(l1, NativeL1)
+        hits = Hits(dataset, l1.memory, trust)
+        trust.follow(partial(l1.memory.set_trusted_until, clock=trust.clock))
+        self._hits |= {f"/{service}/{name}": hits for name in methods}
+        self.policy_changed()
+
+    def policy_changed(self) -> None:
+        """Takes the policies in force from now on."""
+        for dataset, memory, _ in self._hits.values():
+            policy = dataset.policy()
+            is_on = policy.native_hits and not policy.shadow
+            hard_ttl = policy.l1_hard_ttl if is_on else -math.inf
+            memory.set_rules(policy.l1_soft_ttl, hard_ttl, policy.stale_limit, policy.inspect_every)
+
+    def counters(self) -> dict[str, int]:
+        """Returns what `native/src/counters.rs` counts."""
+        return self._front.counters()
+
+    # Calls
+
+    @property
+    def _front(self) -> Front:
+        """The server in Rust, made when the methods are known."""
+        if self._made is None:
+            paths = [(path, self._from_memory(path)) for path in self._handlers]
+            self._methods = [_behaviour(handler) for handler in self._handlers.values()]
+            self._made = Front(self._folder / "aio.sock", self._max_message_bytes, paths)
+        return self._made
+
+    def _from_memory(self, path: str) -> tuple[Memory, int, int, int, int, int] | None:
+        hits = self._hits.get(path)
+        return None if hits is None else (hits.memory, *_shape(path))
+
+    def _rung(self) -> None:
+        calls, given_up = self._front.take(MAX_AT_ONCE)
+        loop = asyncio.get_running_loop()
+        for id, number, data, call in calls:
+            self._tasks[id] = loop.create_task(self._answer(id, self._methods[number], data, call))
+        for id in given_up:
+            if task := self._tasks.get(id):
+                task.cancel()
+        for hits in self._hits.values():
+            hits.trust.check()
+            for wanted in hits.memory.take_wanted():
+                hits.dataset.refresh(wanted)
+            for chosen, version in hits.memory.take_samples():
+                hits.dataset.sampler.add(Sample(chosen, version, is_there=True))
+        self._check_empty()
+
+    def _check_empty(self) -> None:
+        if self._is_draining and self._front.connections() == 0:
+            self._empty.set()
+
+    async def _answer(self, id: int, behaviour: Any, data: bytes, call: Call) -> None:
+        context = Context(call)
+        try:
+            reply = await behaviour(data, context)
+            call.reply(reply, _trailers(context.trailing))
+        except _Aborted as end:
+            call.fail(end.code.value[0], end.details, _trailers(end.trailing))
+        except asyncio.CancelledError:
+            call.fail(grpc.StatusCode.UNAVAILABLE.value[0], "the sidecar is stopping", [])
+            raise
+        except Exception as error:  # noqa: BLE001  # as grpc.aio does
+            telemetry.log.error("call failed", exc_info=error)
+            call.fail(grpc.StatusCode.UNKNOWN.value[0], "the method failed", [])
+        finally:
+            del self._tasks[id]
+
+
+class _Aborted(Exception):
+    """A call was ended with a status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, trailing: Metadata) -> None:
+        self.code, self.details, self.trailing = code, details, trailing
+
+
+class Context:
+    """What a service sees of a call: of `grpc.aio.ServicerContext` what both engines have."""
+
+    __slots__ = ("_call", "trailing")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.trailing: Metadata = ()
+
+    def time_remaining(self) -> float | None:
+        """Returns the seconds to the deadline; None without one."""
+        return self._call.time_remaining()
+
+    def invocation_metadata(self) -> Metadata:
+        """Returns what the caller sent along."""
+        return tuple(self._call.metadata())
+
+    def peer(self) -> str:
+        """Returns the caller's address, as `ipv4:127.0.0.1:4711` or `unix:` and a process id."""
+        return self._call.peer()
+
+    def cancelled(self) -> bool:
+        """Says whether the caller has given up."""
+        return self._call.is_given_up()
+
+    def set_trailing_metadata(self, trailing: Metadata) -> None:
+        """Sets what is sent behind the reply."""
+        self.trailing = trailing
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
+        """Ends the call with an error."""
+        raise _Aborted(code, details, trailing_metadata or self.trailing)
+
+
+def _trailers(metadata: Metadata) -> list[tuple[str, bytes]]:
+    """Returns metadata as it travels: binary values in base64, without padding."""
+    return [(key, _travelling(key, value.encode() if isinstance(value, str) else value)) for key, value in metadata]
+
+
+def _travelling(key: str, value: bytes) -> bytes:
+    return base64.b64encode(value).rstrip(b"=") if key.endswith("-bin") else value
+
+
+def _behaviour(handler: Any) -> Any:
+    """Returns what takes and gives bytes."""
+    behaviour, parse, serialize = handler.unary_unary, handler.request_deserializer, handler.response_serializer
+    if parse is None and serialize is None:
+        return behaviour
+
+    async def call(data: bytes, context: Context) -> bytes:
+        reply = await behaviour(parse(data) if parse else data, context)
+        reply_bytes: bytes = serialize(reply) if serialize else reply
+        return reply_bytes
+
+    return call
+
+
+def _shape(path: str) -> tuple[int, int, int, int, int]:
+    """Returns the numbers of the fields that the hit path reads and writes, and how many ids it takes; see `_native.Hits`."""
+    method = descriptor_pool.Default().FindMethodByName(path[1:].replace("/", "."))
+    (ids,) = (field for field in method.input_type.fields if field.type == FieldDescriptor.TYPE_STRING)
+    (options,) = _fields(method.input_type, "ReadOptions")
+    caches = {field.is_repeated: field.number for field in _fields(method.output_type, "CacheMetadata")}
+    return ids.number, options.number, caches[False], caches.get(True, 0), MAX_IDS if ids.is_repeated else 1
+
+
+def _fields(message: Descriptor, kind: str) -> Iterable[FieldDescriptor]:
+    return [field for field in message.fields if field.message_type and field.message_type.name == kind]
+
+
+def create(settings: Settings, clock: Clock) -> NativeServer:
+    """Returns a server with no services and no ports yet."""
+    folder = Path(tempfile.mkdtemp(prefix="cache-sidecar-", dir=choice.place_for_socket(settings.listen_socket)))
+    return NativeServer(aio.create(settings), clock, folder=folder, max_message_bytes=settings.max_message_bytes)

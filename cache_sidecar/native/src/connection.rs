@@ -1,0 +1,364 @@
+//! One client's connection: which way each of its calls takes.
+
+use crate::calls::{Answer, Call, Refused};
+use crate::counters::bump;
+use crate::hits::Hits;
+use crate::limits::*;
+use crate::metadata::{self, Way};
+use crate::proxy::{self, STUCK, Upstream};
+use crate::reply::{self, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE};
+use crate::server::{Method, Server};
+use crate::wire;
+use bytes::Bytes;
+use h2::server::{self, SendResponse};
+use h2::{Ping, Reason, RecvStream};
+use http::{HeaderMap, Method as Verb, Request};
+use parking_lot::Mutex;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// What calls of a connection share.
+pub struct Connection {
+    pub server: Arc<Server>,
+    pub upstream: Upstream,
+    pub peer: Arc<Peer>,
+}
+
+/// The client.
+pub struct Peer {
+    number: u64,
+    name: Arc<str>,
+    /// Bytes of replies that wait for it to read them.
+    pub unread: AtomicUsize,
+    resets: Mutex<(Instant, u32)>,
+    too_many_resets: Notify,
+}
+
+impl Peer {
+    pub fn new(number: u64, name: String) -> Self {
+        Peer {
+            number,
+            name: name.into(),
+            unread: AtomicUsize::new(0),
+            resets: Mutex::new((Instant::now(), 0)),
+            too_many_resets: Notify::new(),
+        }
+    }
+
+    /// Counts a call that was reset after it was accepted.
+    pub fn count_reset(&self) {
+        let (since, count) = &mut *self.resets.lock();
+        if since.elapsed() >= Duration::from_secs(1) {
+            (*since, *count) = (Instant::now(), 0);
+        }
+        *count += 1;
+        if *count > MAX_RESETS {
+            self.too_many_resets.notify_one();
+        }
+    }
+}
+
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+type Http<S> = server::Connection<S, Bytes>;
+
+/// Serves a connection to its end.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    server: Arc<Server>,
+    peer: Peer,
+    stream: S,
+    mut draining: watch::Receiver<bool>,
+) {
+    let Ok(Ok(mut http)) = tokio::time::timeout(HANDSHAKE_WITHIN, handshake(stream)).await else {
+        return bump(&server.counters.broken_connections);
+    };
+    let connection = Arc::new(Connection { server, upstream: Upstream::default(), peer: Arc::new(peer) });
+    let alive = keepalive(&mut http);
+    tokio::pin!(alive);
+    let mut batch = Vec::new();
+    let mut is_draining = false;
+    loop {
+        tokio::select! { biased;
+            ended = answer_all(&mut http, &connection, &mut batch) => {
+                if ended.is_err() {
+                    bump(&connection.server.counters.broken_connections);
+                }
+                return;
+            }
+            _ = draining.wait_for(|is_on| *is_on), if !is_draining => {
+                is_draining = true;
+                http.graceful_shutdown();
+            }
+            () = connection.peer.too_many_resets.notified() => {
+                bump(&connection.server.counters.broken_connections);
+                http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+            () = &mut alive => return,
+        }
+    }
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<Http<S>, h2::Error> {
+    server::Builder::new()
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADERS)
+        .max_frame_size(MAX_FRAME)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .handshake(stream)
+        .await
+}
+
+/// Returns when the client does not answer a PING.
+fn keepalive<S: AsyncRead + AsyncWrite + Unpin>(http: &mut Http<S>) -> impl Future<Output = ()> + use<S> {
+    let ping_pong = http.ping_pong();
+    async move {
+        let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(KEEPALIVE_EVERY).await;
+            let pong = tokio::time::timeout(KEEPALIVE_WITHIN, ping_pong.ping(Ping::opaque())).await;
+            if !matches!(pong, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes all calls that one wake-up brought, then answers them, and lets h2 write the replies at once. Returns at the end of
+/// the connection; Err when the client broke it.
+async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &mut Http<S>,
+    connection: &Arc<Connection>,
+    batch: &mut Vec<Accepted>,
+) -> Result<(), ()> {
+    poll_fn(|context| {
+        loop {
+            let began = Instant::now();
+            match http.poll_accept(context) {
+                Poll::Ready(Some(Ok(accepted))) => {
+                    batch.push(accepted);
+                    if batch.len() < MAX_AT_ONCE {
+                        continue;
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(if error.is_io() { Ok(()) } else { Err(()) }),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Pending => {}
+            }
+            let now = connection.server.now();
+            for accepted in batch.drain(..) {
+                answer(connection, accepted, context, now, began);
+            }
+        }
+    })
+    .await
+}
+
+/// Answers a call from memory, or sees it on its way.
+fn answer(connection: &Arc<Connection>, (request, respond): Accepted, context: &mut Context<'_>, now: f64, began: Instant) {
+    let (head, mut body) = request.into_parts();
+    let server = &connection.server;
+    let way = if head.method == Verb::POST { metadata::way(&head.headers) } else { Way::Proxy };
+    let known = server.methods.get(head.uri.path()).filter(|_| way > Way::Proxy);
+    let Some(method) = known else {
+        if server.methods.get(head.uri.path()).is_some_and(|method| method.hits.is_some()) {
+            bump(&server.counters.odd_metadata);
+        }
+        tokio::spawn(proxy::pass_on(connection.clone(), proxy::Call { head, begun: Vec::new(), body, respond }));
+        return;
+    };
+    let hits = method.hits.as_deref();
+    if way < Way::Memory && hits.is_some() {
+        bump(&server.counters.odd_metadata);
+    }
+    let hits = hits.filter(|_| way == Way::Memory);
+    let mut begun = Vec::new();
+    match gather(&mut body, &mut begun, server.max_message, context) {
+        Gathered::TooLarge(length) => refuse_large(server, respond, length),
+        Gathered::Whole => {
+            let message = joined(begun);
+            let Some(respond) = hit(connection, hits, &message, respond, now, began) else { return };
+            hand_over(connection, method, proxy::Call { head, begun: vec![message], body, respond });
+        }
+        Gathered::Odd => {
+            bump(&server.counters.odd_body);
+            tokio::spawn(proxy::pass_on(connection.clone(), proxy::Call { head, begun, body, respond }));
+        }
+        Gathered::Part => {
+            let call = proxy::Call { head, begun, body, respond };
+            tokio::spawn(wait_for_body(connection.clone(), method.clone(), way, call));
+        }
+    }
+}
+
+enum Gathered {
+    Whole,
+    Part,
+    /// More than is gathered here, trailers, or an error.
+    Odd,
+    /// The message is said to have so many bytes, more than it may.
+    TooLarge(usize),
+}
+
+/// Takes what has come of a body. Nothing is acknowledged before it is whole, so the window bounds what is held.
+fn gather(body: &mut RecvStream, begun: &mut Vec<Bytes>, max_message: usize, context: &mut Context<'_>) -> Gathered {
+    loop {
+        if let Some(length) = begun.first().and_then(|first| wire::announced(first)).filter(|length| *length > max_message) {
+            return Gathered::TooLarge(length);
+        }
+        match body.poll_data(context) {
+            Poll::Ready(Some(Ok(part))) => {
+                begun.push(part);
+                if begun.iter().map(Bytes::len).sum::<usize>() >= MAX_BODY {
+                    return Gathered::Odd;
+                }
+            }
+            Poll::Ready(None) if body.is_end_stream() => return Gathered::Whole,
+            Poll::Ready(_) => return Gathered::Odd,
+            Poll::Pending => return Gathered::Part,
+        }
+        if body.is_end_stream() {
+            return Gathered::Whole;
+        }
+    }
+}
+
+/// Refuses a message from its length alone, in the words of C-core.
+fn refuse_large(server: &Server, respond: SendResponse<Bytes>, length: usize) {
+    let details = format!("SERVER: Received message larger than max ({length} vs. {})", server.max_message);
+    reply::refuse(respond, RESOURCE_EXHAUSTED, &details, HeaderMap::new());
+}
+
+fn joined(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat().into() }
+}
+
+/// Answers from memory; returns what is to be answered otherwise.
+fn hit(
+    connection: &Connection,
+    hits: Option<&Hits>,
+    body: &[u8],
+    respond: SendResponse<Bytes>,
+    now: f64,
+    began: Instant,
+) -> Option<SendResponse<Bytes>> {
+    let Some((hits, found)) =
+        hits.zip(wire::message(body)).and_then(|(hits, message)| Some((hits, hits.answer(message, now)?)))
+    else {
+        return Some(respond);
+    };
+    reply::message(respond, found.body.into(), HeaderMap::new(), &connection.peer);
+    if found.wants_python {
+        connection.server.calls.ring();
+    }
+    hits.latency.count(began.elapsed());
+    None
+}
+
+/// Waits for the rest of a small body; one that takes long waits in grpc.aio.
+async fn wait_for_body(connection: Arc<Connection>, method: Arc<Method>, way: Way, mut call: proxy::Call) {
+    let began = Instant::now();
+    let max_message = connection.server.max_message;
+    let rest = poll_fn(|context| match gather(&mut call.body, &mut call.begun, max_message, context) {
+        Gathered::Part => Poll::Pending,
+        gathered => Poll::Ready(gathered),
+    });
+    match tokio::time::timeout(BODY_WITHIN, rest).await {
+        Ok(Gathered::Whole) => {}
+        Ok(Gathered::TooLarge(length)) => return refuse_large(&connection.server, call.respond, length),
+        _ => {
+            bump(&connection.server.counters.odd_body);
+            return proxy::pass_on(connection, call).await;
+        }
+    }
+    let message = joined(std::mem::take(&mut call.begun));
+    let hits = method.hits.as_deref().filter(|_| way == Way::Memory);
+    let now = connection.server.now();
+    let Some(respond) = hit(&connection, hits, &message, call.respond, now, began) else { return };
+    hand_over(&connection, &method, proxy::Call { begun: vec![message], respond, ..call });
+}
+
+/// Hands a whole call to Python.
+fn hand_over(connection: &Arc<Connection>, method: &Method, mut call: proxy::Call) {
+    let body = call.begun[0].clone();
+    if wire::message(&body).is_none() {
+        bump(&connection.server.counters.odd_body);
+        tokio::spawn(proxy::pass_on(connection.clone(), call));
+        return;
+    }
+    let _ = call.body.flow_control().release_capacity(body.len());
+    let timeout = call.head.headers.get("grpc-timeout").and_then(|value| metadata::timeout(value.as_bytes()));
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let server = &connection.server;
+    let (asked, answer) = Call::new(call.head.headers, connection.peer.name.clone(), deadline);
+    let given_up = asked.given_up.clone();
+    bump(&server.counters.handed);
+    match server.calls.add(connection.peer.number, method.number, body.slice(wire::FRAME..), asked) {
+        Ok(id) => {
+            let pending = Pending { deadline, answer, respond: call.respond };
+            let connection = connection.clone();
+            tokio::spawn(async move {
+                if !come_back(&connection, pending).await {
+                    given_up.store(true, Relaxed);
+                    connection.server.calls.give_up(id);
+                }
+            });
+        }
+        Err(Refused::Stuck) => {
+            bump(&server.counters.unanswered);
+            reply::refuse(call.respond, UNAVAILABLE, STUCK, HeaderMap::new());
+        }
+        Err(Refused::Overloaded) => {
+            bump(&server.counters.overloaded);
+            reply::refuse(call.respond, RESOURCE_EXHAUSTED, "too many calls wait", HeaderMap::new());
+        }
+    }
+}
+
+struct Pending {
+    deadline: Option<Instant>,
+    answer: oneshot::Receiver<Answer>,
+    respond: SendResponse<Bytes>,
+}
+
+/// Sends Python's answer; false when there was none before the caller gave up, or its deadline passed.
+async fn come_back(connection: &Connection, mut pending: Pending) -> bool {
+    let passed = async {
+        match pending.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let counters = &connection.server.counters;
+    tokio::select! { biased;
+        answer = &mut pending.answer => {
+            match answer {
+                Ok(Answer { code: 0, message, trailers, .. }) => {
+                    reply::message(pending.respond, message, trailers, &connection.peer);
+                }
+                Ok(answer) => reply::refuse(pending.respond, answer.code, &answer.details, answer.trailers),
+                Err(_) => {
+                    bump(&counters.unanswered);
+                    reply::refuse(pending.respond, UNAVAILABLE, STUCK, HeaderMap::new());
+                }
+            }
+            true
+        }
+        _ = poll_fn(|context| pending.respond.poll_reset(context)) => {
+            bump(&counters.resets);
+            connection.peer.count_reset();
+            false
+        }
+        () = passed => {
+            reply::refuse(pending.respond, DEADLINE_EXCEEDED, "Deadline Exceeded", HeaderMap::new());
+            false
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! One stream for TCP and unix sockets, that gathers what is written.
+//!
+//! h2 writes whenever it is polled. It is told that vectored writes are not to be had, so it copies small frames together,
+//! and what it writes is held back until it flushes: one write(2) then carries the replies to all that one wake-up brought.
+
+use crate::authority::Repair;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes gathered before they are written without being asked.
+const GATHERED: usize = 64 << 10;
+/// Bytes kept for a connection that writes little.
+const IDLE: usize = 4 << 10;
+const READ: usize = 16 << 10;
+
+pub struct Gathering<S> {
+    socket: S,
+    written: Vec<u8>,
+    flushed: usize,
+    inbound: Option<Box<Inbound>>,
+}
+
+/// What came from a client whose `:authority` is repaired.
+struct Inbound {
+    repair: Repair,
+    raw: Box<[u8]>,
+    repaired: Vec<u8>,
+    taken: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Gathering<S> {
+    pub fn new(socket: S) -> Self {
+        Gathering { socket, written: Vec::new(), flushed: 0, inbound: None }
+    }
+
+    /// For the clients of a unix socket, see `authority.rs`.
+    pub fn repairing(socket: S) -> Self {
+        let inbound = Inbound { repair: Repair::default(), raw: Box::new([0; READ]), repaired: Vec::new(), taken: 0 };
+        Gathering { inbound: Some(Box::new(inbound)), ..Gathering::new(socket) }
+    }
+
+    fn write_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.flushed < self.written.len() {
+            let count = ready!(Pin::new(&mut self.socket).poll_write(context, &self.written[self.flushed..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.flushed += count;
+        }
+        if self.written.len() < IDLE {
+            self.written.shrink_to(IDLE); // a connection that was busy once does not keep the memory
+        }
+        self.flushed = 0;
+        self.written.clear();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Inbound {
+    fn read<S: AsyncRead + Unpin>(
+        &mut self,
+        socket: &mut S,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.taken == self.repaired.len() {
+            self.repaired.clear();
+            self.taken = 0;
+            let mut buffer = ReadBuf::new(&mut self.raw);
+            ready!(Pin::new(&mut *socket).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.repair.feed(buffer.filled(), &mut self.repaired);
+        }
+        let count = into.remaining().min(self.repaired.len() - self.taken);
+        into.put_slice(&self.repaired[self.taken..self.taken + count]);
+        self.taken += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Gathering { socket, inbound, .. } = &mut *self;
+        match inbound {
+            Some(inbound) => inbound.read(socket, context, into),
+            None => Pin::new(socket).poll_read(context, into),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let is_large = bytes.len() >= GATHERED / 2;
+        if is_large || self.written.len() + bytes.len() > GATHERED {
+            ready!(self.write_out(context))?;
+        }
+        if is_large {
+            return Pin::new(&mut self.socket).poll_write(context, bytes);
+        }
+        self.written.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.write_out(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.write_out(context))?;
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        false
+    }
+}

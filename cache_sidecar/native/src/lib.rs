@@ -1,0 +1,28 @@
+//! The native engine of the cache sidecar: its server, and an L1. `README.md` beside this shows a call's way through it.
+
+#![cfg_attr(not(feature = "python"), allow(dead_code))] // much of it is used by Python only
+
+pub mod authority;
+mod calls;
+mod connection;
+mod counters;
+pub mod entries;
+pub mod hits;
+mod io;
+pub mod l1;
+mod limits;
+mod metadata;
+mod proxy;
+#[cfg(feature = "python")]
+mod python;
+mod reply;
+mod server;
+mod sketch;
+pub mod wire;
+
+#[cfg(feature = "python")]
+#[pyo3::pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::python::{Call, Front, Memory};
+}

@@ -1,0 +1,113 @@
+//! What a call's metadata allows.
+
+use http::HeaderMap;
+use std::time::Duration;
+
+/// The furthest that the way of a call can be told from its metadata.
+#[derive(Debug, PartialEq, PartialOrd)]
+pub enum Way {
+    /// For grpc.aio: compression, binary metadata, anything that is not understood here.
+    Proxy,
+    /// For Python: something in it may matter to a service.
+    Python,
+    /// Nothing in it can change a reply that is in memory.
+    Memory,
+}
+
+/// Returns how far a call may take the short ways.
+pub fn way(headers: &HeaderMap) -> Way {
+    let mut way = Way::Memory;
+    let mut is_grpc = false;
+    for (name, value) in headers {
+        let value = value.as_bytes();
+        let of_this = match name.as_str() {
+            "content-type" => {
+                is_grpc = matches!(value, b"application/grpc" | b"application/grpc+proto");
+                Way::Memory
+            }
+            "te"
+            | "user-agent"
+            | "grpc-accept-encoding"
+            | "accept-encoding"
+            | "x-request-id"
+            | "content-length"
+            | "tracestate" => Way::Memory,
+            "grpc-encoding" if value == b"identity" => Way::Memory,
+            "grpc-encoding" => Way::Proxy,
+            "grpc-timeout" if timeout(value).is_some() => Way::Memory,
+            "grpc-timeout" => Way::Proxy,
+            // A span is wanted of what is sampled.
+            "traceparent" if value.ends_with(b"-00") => Way::Memory,
+            name if name.ends_with("-bin") => Way::Proxy,
+            _ => Way::Python,
+        };
+        if of_this < way {
+            way = of_this;
+        }
+    }
+    if is_grpc { way } else { Way::Proxy }
+}
+
+/// Reads `grpc-timeout`; None for one that is not well formed, and for none at all.
+pub fn timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    let timeout = match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    };
+    (!timeout.is_zero()).then_some(timeout)
+}
+
+/// Whether a service gets to see it, as from grpc.aio.
+pub fn is_visible(name: &str) -> bool {
+    !name.starts_with("grpc-") && !matches!(name, "te" | "content-type" | "content-length")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    fn way_of(more: &[(&'static str, &'static str)]) -> Way {
+        let common = [("content-type", "application/grpc"), ("te", "trailers"), ("user-agent", "grpc-python/1.83.2")];
+        let pairs = common.iter().chain(more);
+        way(&pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect())
+    }
+
+    #[test]
+    fn tells_the_way() {
+        assert_eq!(way_of(&[]), Way::Memory);
+        assert_eq!(way_of(&[("grpc-timeout", "100m"), ("grpc-encoding", "identity"), ("x-request-id", "r")]), Way::Memory);
+        assert_eq!(way_of(&[("x-shop", "1")]), Way::Python);
+        assert_eq!(way_of(&[("authorization", "Bearer x")]), Way::Python);
+        for odd in [("grpc-encoding", "gzip"), ("x-bin", "AAA"), ("grpc-timeout", "soon"), ("content-type", "text/html")] {
+            assert_eq!(way_of(&[odd, ("x-shop", "1")]), Way::Proxy, "{odd:?}");
+        }
+        assert_eq!(way(&HeaderMap::new()), Way::Proxy);
+    }
+
+    #[test]
+    fn only_what_is_not_sampled_needs_no_span() {
+        assert_eq!(way_of(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]), Way::Memory);
+        assert_eq!(way_of(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]), Way::Python);
+    }
+
+    #[test]
+    fn reads_timeouts() {
+        for (text, milliseconds) in [("2H", 7_200_000), ("1M", 60_000), ("3S", 3000), ("20m", 20), ("99999999u", 99_999)] {
+            assert_eq!(timeout(text.as_bytes()).map(|timeout| timeout.as_millis()), Some(milliseconds), "{text}");
+        }
+        for text in ["", "m", "0n", "1", "1s", "-1m", "123456789m", "1.5S", "99999999999H"] {
+            assert_eq!(timeout(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What Python sees: `_native.pyi` says what it means.
+
+use crate::calls::{self, Answer};
+use crate::entries::Entry;
+use crate::hits::{Hits, Shape};
+use crate::l1::{self, Rules};
+use crate::metadata::is_visible;
+use crate::server::{self, Listener, Method, Server};
+use crate::wire::{self, FRAME};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+#[pyclass(frozen)]
+pub struct Memory(Arc<l1::L1>);
+
+type Held<'py> = (i64, f64, Option<Bound<'py, PyBytes>>, f64, u8, usize);
+
+#[pymethods]
+impl Memory {
+    #[new]
+    fn new(max_bytes: usize, max_entries: usize, max_tombstones: usize) -> Self {
+        Memory(Arc::new(l1::L1::new(max_bytes, max_entries, max_tombstones)))
+    }
+
+    fn get<'py>(&self, py: Python<'py>, id: &str) -> Option<Held<'py>> {
+        self.0.get(id, |entry| {
+            let value = entry.value().map(|value| PyBytes::new(py, value));
+            (entry.version, entry.read_at, value, entry.timer, entry.partition, entry.cost())
+        })
+    }
+
+    fn generation(&self, id: &str) -> u64 {
+        self.0.generation(id)
+    }
+
+    fn put(&self, id: &str, version: i64, read_at: f64, value: Option<&[u8]>, generation: u64, timer: f64) -> bool {
+        self.0.put(id, Entry::new(id, value, version, read_at, timer), generation)
+    }
+
+    fn drop(&self, id: &str, version: i64) {
+        self.0.invalidate(id, version);
+    }
+
+    fn drop_partition(&self, partition: u8) {
+        self.0.drop_partition(partition);
+    }
+
+    fn clear(&self) {
+        self.0.clear();
+    }
+
+    fn set_trusted(&self, partition: u8, trusted: bool, now: f64) {
+        self.0.set_trusted(partition, trusted, now);
+    }
+
+    fn resize(&self, max_bytes: usize, max_entries: usize) {
+        self.0.resize(max_bytes, max_entries);
+    }
+
+    fn set_behind(&self, behind: bool) {
+        self.0.set_behind(behind);
+    }
+
+    fn set_trusted_until(&self, moment: f64, clock: &Bound<'_, PyAny>) -> PyResult<()> {
+        // Ours first: whatever passes between the two readings makes the end come earlier, not later.
+        let now = Instant::now();
+        let left = (moment - clock.call0()?.extract::<f64>()?).max(0.0);
+        self.0.set_trusted_until(Duration::try_from_secs_f64(left).ok().and_then(|left| now.checked_add(left)));
+        Ok(())
+    }
+
+    fn set_rules(&self, soft: f64, hard: f64, stale_limit: f64, sample_every: u64) {
+        self.0.set_rules(Rules { soft, hard, stale_limit, sample_every });
+    }
+
+    fn take_samples(&self) -> Vec<(String, i64)> {
+        self.0.take_samples().into_iter().map(|(id, version)| (id.into(), version)).collect()
+    }
+
+    fn take_wanted(&self) -> Vec<String> {
+        self.0.take_wanted().into_iter().map(String::from).collect()
+    }
+
+    /// (entries, bytes, fills, refused, evictions, hits)
+    fn stats(&self) -> (usize, usize, u64, u64, u64, u64) {
+        let stats = self.0.stats();
+        (stats.entries, stats.bytes, stats.fills, stats.refused, stats.evictions, stats.hits)
+    }
+}
+
+#[pyclass(frozen)]
+pub struct Call(calls::Call);
+
+type Trailers = Vec<(String, Vec<u8>)>;
+
+#[pymethods]
+impl Call {
+    fn reply(&self, message: &[u8], trailers: Trailers) -> PyResult<()> {
+        let mut framed = Vec::with_capacity(FRAME + message.len());
+        framed.resize(FRAME, 0);
+        framed.extend_from_slice(message);
+        wire::close_frame(&mut framed, FRAME);
+        self.0.answer(Answer { code: 0, details: String::new(), message: framed.into(), trailers: headers(trailers)? });
+        Ok(())
+    }
+
+    fn fail(&self, code: u32, details: String, trailers: Trailers) -> PyResult<()> {
+        self.0.answer(Answer { code, details, message: Default::default(), trailers: headers(trailers)? });
+        Ok(())
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        let pairs = self.0.metadata.iter().filter(|(name, _)| is_visible(name.as_str()));
+        pairs.map(|(name, value)| (name.to_string(), latin1(value.as_bytes()))).collect()
+    }
+
+    fn peer(&self) -> &str {
+        &self.0.peer
+    }
+
+    fn time_remaining(&self) -> Option<f64> {
+        self.0.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.0.given_up.load(Relaxed)
+    }
+}
+
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+fn headers(pairs: Trailers) -> PyResult<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(pairs.len() + 3);
+    for (name, value) in pairs {
+        let name = HeaderName::try_from(name).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let value = HeaderValue::try_from(value).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+struct Running {
+    draining: watch::Sender<bool>,
+    ended: watch::Sender<bool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+#[pyclass(frozen)]
+pub struct Front {
+    server: Arc<Server>,
+    listeners: Mutex<Vec<Listener>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// A method: its path, and for the hit path its L1 and the numbers of the fields `ids`, `options`, `cache`, `caches`
+/// followed by how many ids it takes.
+type Described<'py> = (String, Option<(PyRef<'py, Memory>, u32, u32, u32, u32, usize)>);
+type Taken<'py> = (Vec<(u64, usize, Bound<'py, PyBytes>, Bound<'py, Call>)>, Vec<u64>);
+
+#[pymethods]
+impl Front {
+    #[new]
+    fn new(private: PathBuf, max_message: usize, methods: Vec<Described<'_>>) -> PyResult<Self> {
+        let methods = methods.into_iter().enumerate().map(|(number, (path, hits))| {
+            let hits = hits.map(|(l1, ids, options, cache, caches, max_ids)| {
+                Arc::new(Hits::new(Shape { ids, options, cache, caches, max_ids }, l1.0.clone()))
+            });
+            (path, Arc::new(Method { number, hits }))
+        });
+        let server = Arc::new(Server::new(methods.collect(), private, max_message).map_err(os_error)?);
+        Ok(Front { server, listeners: Mutex::default(), running: Mutex::default() })
+    }
+
+    fn bind_tcp(&self, address: &str, port: u16) -> PyResult<u16> {
+        let address: IpAddr = address.parse().map_err(|_| PyValueError::new_err("no IP address"))?;
+        let (listener, port) = server::bind_tcp(SocketAddr::new(address, port)).map_err(os_error)?;
+        self.listeners.lock().push(listener);
+        Ok(port)
+    }
+
+    fn bind_unix(&self, path: PathBuf) -> PyResult<()> {
+        self.listeners.lock().push(server::bind_unix(&path).map_err(os_error)?);
+        Ok(())
+    }
+
+    fn start(&self) -> PyResult<()> {
+        let mut running = self.running.lock();
+        if running.is_some() {
+            return Err(PyRuntimeError::new_err("it was started already"));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(os_error)?;
+        let (draining, is_draining) = watch::channel(false);
+        let (ended, is_ended) = watch::channel(false);
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        let run = server::run(self.server.clone(), listeners, is_draining, is_ended);
+        let serve = move || {
+            if let Err(error) = runtime.block_on(run) {
+                eprintln!("cache-sidecar: the native engine stopped: {error}");
+            }
+        };
+        let thread = std::thread::Builder::new().name("native engine".into()).spawn(serve).map_err(os_error)?;
+        *running = Some(Running { draining, ended, thread });
+        Ok(())
+    }
+
+    fn drain(&self) {
+        self.listeners.lock().clear();
+        if let Some(running) = &*self.running.lock() {
+            running.draining.send_replace(true);
+        }
+    }
+
+    fn close(&self, py: Python<'_>) {
+        self.drain();
+        let running = self.running.lock().take();
+        if let Some(Running { ended, thread, .. }) = running {
+            ended.send_replace(true);
+            py.detach(|| drop(thread.join()));
+        }
+    }
+
+    fn fileno(&self) -> i32 {
+        self.server.calls.fileno()
+    }
+
+    fn take<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Taken<'py>> {
+        let taken = self.server.calls.take(limit);
+        let calls = taken.calls.into_iter().map(|waiting| {
+            let message = PyBytes::new(py, &waiting.message);
+            Ok((waiting.id, waiting.method, message, Bound::new(py, Call(waiting.call))?))
+        });
+        Ok((calls.collect::<PyResult<_>>()?, taken.given_up))
+    }
+
+    fn connections(&self) -> u64 {
+        self.server.counters.connections.load(Relaxed)
+    }
+
+    fn set_time(&self, now: f64) {
+        self.server.set_time(now);
+    }
+
+    fn counters(&self) -> HashMap<&'static str, u64> {
+        let waiting = ("waiting", self.server.calls.waiting() as u64);
+        self.server.counters.read().into_iter().chain([waiting]).collect()
+    }
+
+    /// Per path of the hit path: calls answered, the buckets of their latencies, and their sum in seconds.
+    fn hits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let found = PyDict::new(py);
+        for (path, method) in &self.server.methods {
+            if let Some(hits) = &method.hits {
+                let (buckets, seconds) = hits.latency.read();
+                found.set_item(path, (hits.served.load(Relaxed), buckets, seconds))?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn os_error(error: std::io::Error) -> PyErr {
+    PyOSError::new_err(error.to_string())
+}

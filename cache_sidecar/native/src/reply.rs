@@ -1,0 +1,116 @@
+//! Sending replies.
+
+use crate::connection::Peer;
+use crate::limits::{MAX_UNREAD, READ_WITHIN};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Codes of gRPC that are answered here.
+pub const DEADLINE_EXCEEDED: u32 = 4;
+pub const RESOURCE_EXHAUSTED: u32 = 8;
+pub const UNAVAILABLE: u32 = 14;
+
+/// Sends a framed message and OK. At once when the client has room for it; else a task waits for that.
+pub fn message(mut respond: SendResponse<Bytes>, body: Bytes, mut trailers: HeaderMap, peer: &Arc<Peer>) {
+    if peer.unread.load(Relaxed) > MAX_UNREAD {
+        return refuse(respond, RESOURCE_EXHAUSTED, "too many replies wait for their caller to read them", HeaderMap::new());
+    }
+    let mut head = Response::new(());
+    head.headers_mut().insert(CONTENT_TYPE, GRPC);
+    trailers.insert(STATUS, HeaderValue::from_static("0"));
+    let Ok(mut stream) = respond.send_response(head, false) else { return };
+    stream.reserve_capacity(body.len());
+    if stream.capacity() >= body.len() {
+        let _ = stream.send_data(body, false);
+        let _ = stream.send_trailers(trailers);
+        return;
+    }
+    let peer = peer.clone();
+    let size = body.len();
+    peer.unread.fetch_add(size, Relaxed);
+    tokio::spawn(async move {
+        let sent = send(&mut stream, body, READ_WITHIN).await;
+        peer.unread.fetch_sub(size, Relaxed);
+        match sent {
+            Ok(()) => drop(stream.send_trailers(trailers)),
+            Err(Unsent::TooSlow) => stream.send_reset(Reason::CANCEL),
+            Err(Unsent::Gone) => {}
+        }
+    });
+}
+
+/// Ends a call without a message.
+pub fn refuse(mut respond: SendResponse<Bytes>, code: u32, details: &str, mut trailers: HeaderMap) {
+    trailers.insert(STATUS, HeaderValue::from(code));
+    if let Ok(details) = HeaderValue::try_from(escaped(details)) {
+        trailers.insert(MESSAGE, details);
+    }
+    trailers.insert(CONTENT_TYPE, GRPC);
+    let mut head = Response::new(());
+    *head.headers_mut() = trailers;
+    let _ = respond.send_response(head, true);
+}
+
+/// Returns the trailers of a stream that cannot go on.
+pub fn trailers(code: u32, details: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(STATUS, HeaderValue::from(code)), (MESSAGE, HeaderValue::from_static(details))])
+}
+
+/// Percent-encodes, as `grpc-message` is.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[derive(Debug)]
+pub enum Unsent {
+    /// The reader did not take any for too long.
+    TooSlow,
+    /// The stream was reset, or its connection is gone.
+    Gone,
+}
+
+/// Sends bytes as the reader makes room for them.
+pub async fn send(stream: &mut SendStream<Bytes>, mut body: Bytes, within: std::time::Duration) -> Result<(), Unsent> {
+    while !body.is_empty() {
+        stream.reserve_capacity(body.len());
+        let room = tokio::time::timeout(within, poll_fn(|context| stream.poll_capacity(context)));
+        match room.await.map_err(|_| Unsent::TooSlow)? {
+            Some(Ok(room)) if room > 0 => {
+                let part = body.split_to(room.min(body.len()));
+                stream.send_data(part, false).map_err(|_| Unsent::Gone)?;
+            }
+            Some(Ok(_)) => tokio::task::yield_now().await,
+            Some(Err(_)) | None => return Err(Unsent::Gone),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(escaped("plain text ~"), "plain text ~");
+        assert_eq!(escaped("50 %\n\u{fc}\u{7f}"), "50 %25%0A%C3%BC%7F");
+    }
+}

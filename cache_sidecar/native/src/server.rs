@@ -1,0 +1,192 @@
+//! Listeners, and what all connections share.
+
+use crate::calls::Calls;
+use crate::connection::{self, Peer};
+use crate::counters::{Counters, bump};
+use crate::hits::Hits;
+use crate::io::Gathering;
+use crate::limits::{BACKLOG, HEARTBEAT, MAX_CONNECTIONS, OUT_OF_FILES};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+
+/// A unary method that Python hosts.
+pub struct Method {
+    /// Its place among them.
+    pub number: usize,
+    pub hits: Option<Arc<Hits>>,
+}
+
+pub struct Server {
+    pub methods: HashMap<String, Arc<Method>>,
+    pub calls: Calls,
+    pub counters: Counters,
+    /// The socket of grpc.aio.
+    pub private: PathBuf,
+    /// Bytes that a request's message may have.
+    pub max_message: usize,
+    /// The time that a test set, in seconds since the epoch, as bits; 0 for the machine's.
+    time: AtomicU64,
+}
+
+impl Server {
+    pub fn new(methods: HashMap<String, Arc<Method>>, private: PathBuf, max_message: usize) -> io::Result<Self> {
+        Ok(Server {
+            methods,
+            calls: Calls::new()?,
+            counters: Counters::default(),
+            private,
+            max_message,
+            time: AtomicU64::new(0),
+        })
+    }
+
+    pub fn set_time(&self, now: f64) {
+        self.time.store(now.to_bits(), Relaxed);
+    }
+
+    /// Seconds since the epoch.
+    pub fn now(&self) -> f64 {
+        match self.time.load(Relaxed) {
+            0 => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            set => f64::from_bits(set),
+        }
+    }
+}
+
+/// A socket that listens, until the server starts.
+pub enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+pub fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, u16)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    let listener: std::net::TcpListener = listening(socket, &address.into())?.into();
+    let port = listener.local_addr()?.port();
+    Ok((Listener::Tcp(listener), port))
+}
+
+pub fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    Ok(Listener::Unix(listening(socket, &SockAddr::unix(path)?)?.into()))
+}
+
+fn listening(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Serves until `ended`; from `draining` on, nothing new is accepted, and connections end with their calls.
+pub async fn run(
+    server: Arc<Server>,
+    listeners: Vec<Listener>,
+    draining: watch::Receiver<bool>,
+    mut ended: watch::Receiver<bool>,
+) -> io::Result<()> {
+    for listener in listeners {
+        let (server, draining) = (server.clone(), draining.clone());
+        match listener {
+            Listener::Tcp(listener) => drop(tokio::spawn(accept_tcp(server, TcpListener::from_std(listener)?, draining))),
+            Listener::Unix(listener) => drop(tokio::spawn(accept_unix(server, UnixListener::from_std(listener)?, draining))),
+        }
+    }
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ended.wait_for(|is_on| *is_on) => return Ok(()),
+            _ = beat.tick() => {
+                server.calls.check(Instant::now());
+                server.calls.ring();
+            }
+        }
+    }
+}
+
+async fn accept_tcp(server: Arc<Server>, listener: TcpListener, mut draining: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            _ = draining.wait_for(|is_on| *is_on) => return,
+            accepted = listener.accept() => accepted,
+        };
+        if let Some((stream, address)) = admitted(&server, accepted).await {
+            let _ = stream.set_nodelay(true);
+            let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+            tokio::spawn(serve_tcp(server.clone(), stream, format!("{family}:{address}"), draining.clone()));
+        }
+    }
+}
+
+async fn accept_unix(server: Arc<Server>, listener: UnixListener, mut draining: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            _ = draining.wait_for(|is_on| *is_on) => return,
+            accepted = listener.accept() => accepted,
+        };
+        if let Some((stream, _)) = admitted(&server, accepted).await {
+            tokio::spawn(serve_unix(server.clone(), stream, draining.clone()));
+        }
+    }
+}
+
+/// Returns what was accepted, unless there are too many connections.
+async fn admitted<T>(server: &Server, accepted: io::Result<T>) -> Option<T> {
+    match accepted {
+        Ok(_) if server.counters.connections.load(Relaxed) >= MAX_CONNECTIONS => {
+            bump(&server.counters.refused_connections);
+            None
+        }
+        Ok(stream) => Some(stream),
+        Err(_) => {
+            // Of the process's file descriptors, or of the machine's memory: trying again at once would spin.
+            tokio::time::sleep(OUT_OF_FILES).await;
+            None
+        }
+    }
+}
+
+async fn serve_tcp(server: Arc<Server>, stream: TcpStream, name: String, draining: watch::Receiver<bool>) {
+    let open = Open::new(server);
+    connection::serve(open.server.clone(), Peer::new(open.number, name), Gathering::new(stream), draining).await;
+}
+
+async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Receiver<bool>) {
+    let open = Open::new(server);
+    let name = stream.peer_cred().map_or("unix:".into(), |of| format!("unix:{}", of.pid().unwrap_or_default()));
+    connection::serve(open.server.clone(), Peer::new(open.number, name), Gathering::repairing(stream), draining).await;
+}
+
+/// Counts a connection as open.
+struct Open {
+    server: Arc<Server>,
+    number: u64,
+}
+
+impl Open {
+    fn new(server: Arc<Server>) -> Self {
+        server.counters.connections.fetch_add(1, Relaxed);
+        let number = server.counters.accepted.fetch_add(1, Relaxed);
+        Open { server, number }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.server.counters.connections.fetch_sub(1, Relaxed);
+        self.server.calls.ring(); // whoever drains waits for the last one
+    }
+}

@@ -1,0 +1,174 @@
+//! The few bytes of protobuf and gRPC framing that a hit needs read and written.
+
+/// Bytes of a gRPC message's header: a flag for compression, and the length.
+pub const FRAME: usize = 5;
+/// Field number and type of a field with a length.
+const LENGTH: u64 = 2;
+
+/// Returns the one message a request's body is made of; None when it is compressed, more than one, or cut short.
+pub fn message(body: &[u8]) -> Option<&[u8]> {
+    let message = &body[FRAME.min(body.len())..];
+    (announced(body)? == message.len() && body[0] == 0).then_some(message)
+}
+
+/// Returns how long a body says its first message is; None when that has not come.
+pub fn announced(body: &[u8]) -> Option<usize> {
+    let head = body.first_chunk::<FRAME>()?;
+    Some(u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize)
+}
+
+/// Writes the length of the message that begins at `start` into the frame header that was left free before it.
+pub fn close_frame(out: &mut [u8], start: usize) {
+    let length = (out.len() - start) as u32;
+    out[start - 4..start].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Reads one field after the other.
+pub struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Value<'a> {
+    Varint(u64),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Fields<'a> {
+    pub fn new(message: &'a [u8]) -> Self {
+        Fields { rest: message }
+    }
+
+    /// Returns the next field's number and value; Ok(None) at the end, Err for anything this does not read.
+    pub fn read(&mut self) -> Result<Option<(u32, Value<'a>)>, Unread> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).map_err(|_| Unread)?;
+        let value = match tag & 7 {
+            0 => Value::Varint(self.varint()?),
+            LENGTH => {
+                let length = usize::try_from(self.varint()?).map_err(|_| Unread)?;
+                let (value, rest) = self.rest.split_at_checked(length).ok_or(Unread)?;
+                self.rest = rest;
+                Value::Bytes(value)
+            }
+            _ => return Err(Unread),
+        };
+        Ok(Some((number, value)))
+    }
+
+    fn varint(&mut self) -> Result<u64, Unread> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.rest.split_first().ok_or(Unread)?;
+            self.rest = rest;
+            if shift == 63 && *byte > 1 {
+                return Err(Unread);
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(Unread)
+    }
+}
+
+/// The bytes are not what this reads; Python says what is to be said about them.
+#[derive(Debug, PartialEq)]
+pub struct Unread;
+
+/// Reads a google.protobuf.Duration in its range, in seconds; negative ones are for Python to refuse.
+pub fn duration(message: &[u8]) -> Result<f64, Unread> {
+    let mut fields = Fields::new(message);
+    let (mut seconds, mut nanos) = (0, 0);
+    while let Some((number, value)) = fields.read()? {
+        match (number, value) {
+            (1, Value::Varint(value)) => seconds = value,
+            (2, Value::Varint(value)) => nanos = value,
+            _ => return Err(Unread),
+        }
+    }
+    if seconds > MAX_SECONDS || nanos >= 1_000_000_000 || (seconds == MAX_SECONDS && nanos > 0) {
+        return Err(Unread);
+    }
+    Ok(seconds as f64 + nanos as f64 / 1e9)
+}
+
+/// The greatest maximum age there is, see `cache.proto`: 30 days.
+const MAX_SECONDS: u64 = 2_592_000;
+
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value > 0x7f {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+pub fn put_length(out: &mut Vec<u8>, field: u32, length: usize) {
+    put_varint(out, u64::from(field) << 3 | LENGTH);
+    put_varint(out, length as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(message: &[u8]) -> Result<Vec<(u32, Value<'_>)>, Unread> {
+        let mut fields = Fields::new(message);
+        let mut found = Vec::new();
+        while let Some(field) = fields.read()? {
+            found.push(field);
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn reads_fields() {
+        assert_eq!(read(b""), Ok(vec![]));
+        let found = read(b"\x0a\x02ab\x10\xac\x02\x0a\x00");
+        assert_eq!(found, Ok(vec![(1, Value::Bytes(b"ab")), (2, Value::Varint(300)), (1, Value::Bytes(b""))]));
+        let largest = b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
+        assert_eq!(read(largest), Ok(vec![(1, Value::Varint(u64::MAX))]));
+    }
+
+    #[test]
+    fn leaves_what_it_does_not_read() {
+        let cases: [&[u8]; 9] = [
+            b"\x80",
+            b"\x0a",
+            b"\x0a\x80",
+            b"\x0a\x05ab",
+            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+            b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
+            b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+            b"\x7b\x7c",
+            b"\x09\0\0\0\0\0\0\0\0",
+        ];
+        for case in cases {
+            assert_eq!(read(case), Err(Unread), "{case:?}");
+        }
+    }
+
+    #[test]
+    fn reads_durations_in_range() {
+        assert_eq!(duration(b""), Ok(0.0));
+        assert_eq!(duration(b"\x08\x02\x10\x80\xca\xb5\xee\x01"), Ok(2.5));
+        assert_eq!(duration(b"\x08\x80\x9a\x9e\x01"), Ok(2_592_000.0));
+        assert_eq!(duration(b"\x08\x81\x9a\x9e\x01"), Err(Unread));
+        assert_eq!(duration(b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), Err(Unread));
+        assert_eq!(duration(b"\x10\x80\x94\xeb\xdc\x03"), Err(Unread));
+    }
+
+    #[test]
+    fn takes_one_whole_message() {
+        assert_eq!(message(b"\0\0\0\0\x02ab"), Some(&b"ab"[..]));
+        assert_eq!(message(b"\0\0\0\0\0"), Some(&b""[..]));
+        for body in [&b""[..], b"\0\0\0", b"\x01\0\0\0\x02ab", b"\0\0\0\0\x01ab", b"\0\0\0\0\x03ab"] {
+            assert_eq!(message(body), None, "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+"""The engines and the memories that tests run on; those in Rust are skipped visibly where they are not installed."""
+
+import importlib.util
+from collections.abc import Callable
+
+import pytest
+
+from cache_sidecar.tiers.l1 import ClockL1
+from cache_sidecar.tiers.ports import L1
+
+HAS_NATIVE = importlib.util.find_spec("cache_sidecar._native") is not None
+needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="the native engine is not installed: it needs cargo")
+ENGINES = [pytest.param("native", marks=needs_native), "aio"]
+
+MakeL1 = Callable[..., L1]
+
+
+def native_l1(**bounds: int) -> L1:
+    """Returns an L1 in Rust."""
+    from cache_sidecar.tiers.l1_native import NativeL1  # noqa: PLC0415  # where it is installed
+
+    return NativeL1(**bounds)
+
+
+L1S = [pytest.param(native_l1, marks=needs_native, id="native"), pytest.param(ClockL1, id="clock")]
