@@ -48,6 +48,7 @@ _LOGGED = re.compile(r"[IWE]\d{4} ")
 _PLURALS = {
     "CronJob": "/apis/batch/v1/namespaces/NAMESPACE/cronjobs",
     "Deployment": "/apis/apps/v1/namespaces/NAMESPACE/deployments",
+    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/NAMESPACE/horizontalpodautoscalers",
     "Job": "/apis/batch/v1/namespaces/NAMESPACE/jobs",
     "Pod": "/api/v1/namespaces/NAMESPACE/pods",
 }
@@ -136,12 +137,13 @@ class Cluster:
 
     async def start_pods(self, namespace: str) -> None:
         """Says of the pods of a namespace what a kubelet would say, that they run and are ready."""
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        start = "2026-01-01T00:00:00Z"
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": start}
         for pod in await self.pods(namespace):
             if pod["status"]["phase"] == "Pending":
                 with contextlib.suppress(Missing):
                     path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}/status"
-                    await self.api.patch(path, {"status": {"phase": "Running", "conditions": [ready]}})
+                    await self.api.patch(path, {"status": {"phase": "Running", "startTime": start, "conditions": [ready]}})
 
     async def events(self, namespace: str, reason: str) -> list[Object]:
         """Returns the Events of a namespace that have this reason."""
