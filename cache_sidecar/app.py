@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cache_sidecar import telemetry
+from cache_sidecar.admission import Priority
 from cache_sidecar.background import Background
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.engine import aio
@@ -13,7 +14,7 @@ from cache_sidecar.errors import Tier
 from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.server import Server
 from cache_sidecar.services import cart, hits, product, session, stock
-from cache_sidecar.services.admin import AdminService
+from cache_sidecar.services.admin import AdminService, Degraded
 from cache_sidecar.services.cart import CartService
 from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.services.changes import Changes
@@ -32,7 +33,9 @@ from cache_sidecar.store.pool import Database
 from cache_sidecar.store.product import ProductStore
 from cache_sidecar.store.reservation import MAX_GRANTS, ReservationStore
 from cache_sidecar.store.session import SessionStore
+from cache_sidecar.tiers.breaker import Breaker
 from cache_sidecar.tiers.coherence import Coherence
+from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.fence import Fence, FencedL2
 from cache_sidecar.tiers.followers import Followers
@@ -41,7 +44,8 @@ from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.inspector import Inspector
 from cache_sidecar.tiers.l1 import ClockL1
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import L1, Load
 from cache_sidecar.tiers.region import Region
 from cache_sidecar.tiers.shadow import Same
@@ -70,6 +74,7 @@ class _Store(NamedTuple):
     database: Database
     writer: Writer
     changes: Changes
+    breaker: Breaker
 
 
 class App:
@@ -90,9 +95,10 @@ class App:
         self._fenced_l2 = FencedL2(self._connection, names, fence)
         # A connection too many is refused at once; two are left for what is not guarded.
         running = max(1, min(L2_RUNNING, settings.redis_max_connections - 2))
-        self._l2_guard = self._guard(Tier.L2, settings.redis_timeout, running=running, waiting=L2_WAITING)
+        # Twice the time of a command: a shard that hangs must not cost what the others answered. Each has a breaker of its own.
+        self._l2_guard = Guard(Tier.L2, timeout=2 * settings.redis_timeout, max_running=running, max_waiting=L2_WAITING)
         self._stores = {dsn: self._store(dsn) for dsn in settings.databases()}
-        self._database, self._writer, self._changes = self._stores[settings.database("catalog")]
+        self._database, self._writer, self._changes, _ = self._stores[settings.database("catalog")]
 
         self._memory = self._l1()
         products = ProductStore(self._database)
@@ -132,22 +138,48 @@ class App:
             "cache_sidecar.v1.ProductService",
             product_service_pb2_grpc.add_ProductServiceServicer_to_server,
             ProductService(self._datasets[product.DATASET], store=products, writer=self._writer, changes=self._changes),
+            priority=Priority.NORMAL,
             hits={"GetProduct": hits.by_id(self._datasets[product.DATASET])},
         )
         self.server.add(
             "cache_sidecar.v1.InventoryService",
             inventory_service_pb2_grpc.add_InventoryServiceServicer_to_server,
             self._inventory(inventory, stocks, sold_out, watches),
+            priority=Priority.VITAL,
         )
         self.server.add(
-            "cache_sidecar.v1.SessionService", session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions
+            "cache_sidecar.v1.SessionService",
+            session_service_pb2_grpc.add_SessionServiceServicer_to_server,
+            sessions,
+            priority=Priority.VITAL,
         )
-        self.server.add("cache_sidecar.v1.CartService", cart_service_pb2_grpc.add_CartServiceServicer_to_server, carts)
+        self.server.add(
+            "cache_sidecar.v1.CartService",
+            cart_service_pb2_grpc.add_CartServiceServicer_to_server,
+            carts,
+            priority=Priority.VITAL,
+        )
         self.server.add(
             "cache_sidecar.v1.AdminService",
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
-            AdminService(self._datasets, self._policy, {product.DATASET: self._inspector.counts}),
+            AdminService(self._datasets, self._policy, {product.DATASET: self._inspector.counts}, self.degraded),
+            priority=Priority.VITAL,
         )
+
+    def degraded(self) -> list[Degraded]:
+        """Returns what does not work now, as far as calls, and what goes on behind them, have met it."""
+        found = [
+            Degraded("redis", f"{host}:{port}", "what it holds is read from PostgreSQL, and written there alone")
+            for host, port in self._connection.shards.away
+        ]
+        if not self.coherence.is_trusted():
+            found.append(Degraded("invalidations", "", "memory answers marked stale, then no more"))
+        found += [
+            Degraded("postgresql", ", ".join(roles), "only what is cached is answered, and nothing is written")
+            for dsn, roles in self._settings.databases().items()
+            if self._stores[dsn].breaker.is_open
+        ]
+        return found + [Degraded("relay", name, "replies say stale") for name in self._region.behind]
 
     async def start(self) -> None:
         """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
@@ -196,12 +228,13 @@ class App:
 
     def _store(self, dsn: str) -> _Store:
         size, timeout = self._settings.postgres_pool_size, self._settings.postgres_timeout
-        guard = self._guard(Tier.STORE, timeout, running=size, waiting=size * STORE_WAITING)
+        breaker = Breaker(Tier.STORE, clock=self._clock)
+        guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=size * STORE_WAITING, breaker=breaker)
         database = Database(dsn, size=size, timeout=timeout, prepare=self._settings.postgres_prepare, guard=guard)
-        return _Store(database, Writer(database), Changes(Outbox(database)))
+        return _Store(database, Writer(database), Changes(Outbox(database)), breaker)
 
     def _sessions(self) -> SessionService:
-        database, writer, _ = self._stores[self._settings.database("user")]
+        database, writer, *_ = self._stores[self._settings.database("user")]
         store = SessionStore(database)
 
         in_force = self._policy.reader(session.DATASET)
@@ -215,7 +248,7 @@ class App:
         return SessionService(dataset, store=store, writer=writer, touches=self._touches, clock=self._clock)
 
     def _carts(self) -> CartService:
-        database, writer, changes = self._stores[self._settings.database("user")]
+        database, writer, changes, _ = self._stores[self._settings.database("user")]
         store = CartStore(database)
         dataset = self._sliding(cart.DATASET, cart.loader(store), joins=True, same=cart.same)
         limits = Limits(items=self._settings.cart_max_items, quantity=self._settings.cart_max_quantity)
@@ -295,6 +328,3 @@ class App:
         )
         self._policy.follow(lambda _name, _old: host.policy_changed())
         return host
-
-    def _guard(self, tier: Tier, timeout: float, *, running: int, waiting: int) -> Guard:
-        return Guard(tier, timeout=timeout, max_running=running, max_waiting=waiting, clock=self._clock)

@@ -206,6 +206,18 @@ class Failure(Enum):
     TIMEOUT = "no answer in time"
     REFUSED = "refused by the server"
     BUSY = "too many callers are waiting for it"
+    CONFLICT = "callers are in each other's way"
+
+
+class Operation(Enum):
+    """What a tier was asked to do."""
+
+    READ = "read"
+    FILL = "fill"
+    "Keep what was read elsewhere."
+    CHANGE = "change"
+    "Take note of what was committed."
+    WRITE = "write"
 
 
 class TierFailed(SidecarError):

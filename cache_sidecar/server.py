@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from cache_sidecar.admission import Priority
 from cache_sidecar.errors import SettingsError
 from cache_sidecar.services.health import HealthService
 from cache_sidecar.settings import Settings
@@ -31,9 +32,18 @@ class Server:
         self.address = ""
         "host:port of the TCP listener, once there is one."
 
-    def add(self, name: str, register: Register, servicer: object, *, hits: Mapping[str, Hit] = MappingProxyType({})) -> None:
+    def add(
+        self,
+        name: str,
+        register: Register,
+        servicer: object,
+        *,
+        priority: Priority,
+        hits: Mapping[str, Hit] = MappingProxyType({}),
+    ) -> None:
         """Adds a service under its full name; `hits` as in `Stack.register`."""
-        self._stack.register(register, servicer, self._engine, hits=hits)
+        door = self._stack.admission.door(name, priority)
+        self._stack.register(register, servicer, self._engine, door=door, hits=hits)
         self._services.append(name)
 
     async def start(self) -> None:

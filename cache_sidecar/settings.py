@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     "Number of cached entries."
 
     max_concurrent_calls: int = Field(2000, ge=1)
-    "Unary calls in progress; one more is refused with RESOURCE_EXHAUSTED."
+    "Unary calls in progress; one more is refused with RESOURCE_EXHAUSTED, those for products earlier than carts."
     max_streams: int = Field(200, ge=1)
     "Watch streams in progress; one more is refused with RESOURCE_EXHAUSTED."
     max_message_bytes: int = Field(4 * MIB, ge=1024, le=64 * MIB)

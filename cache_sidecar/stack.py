@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from cache_sidecar import status, telemetry
+from cache_sidecar.admission import Admission, Door
 from cache_sidecar.errors import Draining, InvalidRequest, Overloaded, SidecarError
 from cache_sidecar.validation import validate
 
@@ -36,22 +37,28 @@ class Stack:
     """Wraps the methods of services, and knows which calls are in progress."""
 
     def __init__(self, *, max_calls: int, max_streams: int) -> None:
-        if max_calls < 1 or max_streams < 1:
-            raise ValueError("max_calls and max_streams must be at least 1")
-        self._max_calls = max_calls
+        if max_streams < 1:
+            raise ValueError("max_streams must be at least 1")
+        self.admission = Admission(max_calls)
         self._max_streams = max_streams
-        self._calls = 0
         self._streams: set[_Stream] = set()
         self._draining = False
 
     def register(
-        self, add_to_server: Register, servicer: object, engine: Any, *, hits: Mapping[str, Hit] = MappingProxyType({})
+        self,
+        add_to_server: Register,
+        servicer: object,
+        engine: Any,
+        *,
+        door: Door | None = None,
+        hits: Mapping[str, Hit] = MappingProxyType({}),
     ) -> None:
         """Registers a servicer, by the function generated for it, with every method wrapped.
 
-        `hits` names the unary methods of which some calls are answered without parsing and validation.
+        Unary calls pass the door; without one, they are always let in. `hits` names the unary methods of which some calls are
+        answered at once, with no need of a door, parsing and validation.
         """
-        add_to_server(servicer, _Registrar(self, engine, hits))
+        add_to_server(servicer, _Registrar(self, engine, door, hits))
 
     def drain(self) -> None:
         """Ends every stream with UNAVAILABLE, and refuses new ones; unary calls in progress go on."""
@@ -61,11 +68,13 @@ class Stack:
             if stream.is_waiting:
                 stream.task.cancel()
 
-    def wrap(self, method: str, handler: Any, hit: Hit | None = None) -> Any:
+    def wrap(self, method: str, handler: Any, door: Door | None = None, hit: Hit | None = None) -> Any:
         """Returns a handler that takes and gives bytes."""
         parse = _parser(handler.request_deserializer)
         if handler.unary_unary:
             call = self._unary(method, parse, handler.unary_unary)
+            if door is not None:
+                call = _through(door, method, call)
             return grpc.unary_unary_rpc_method_handler(_hit_or(call, hit) if hit else call)
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(self._stream(method, parse, handler.unary_stream))
@@ -77,16 +86,11 @@ class Stack:
         self, method: str, parse: Callable[[bytes], Message], behaviour: Callable[[Message, Context], Awaitable[Any]]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def call(data: bytes, context: Context) -> bytes:
-            self._calls += 1
             try:
-                if self._calls > self._max_calls:
-                    raise Overloaded(f"{self._max_calls} calls are in progress")  # noqa: TRY301
                 reply = await behaviour(parse(data), context)
                 return reply if type(reply) is bytes else reply.SerializeToString()
             except Exception as error:  # noqa: BLE001  # the table knows them all
                 await _refuse(method, error, context)
-            finally:
-                self._calls -= 1
 
         return call
 
@@ -130,9 +134,10 @@ class Stack:
 class _Registrar:
     """What generated code takes for a server: passes the handlers on, wrapped."""
 
-    def __init__(self, stack: Stack, engine: Any, hits: Mapping[str, Hit]) -> None:
+    def __init__(self, stack: Stack, engine: Any, door: Door | None, hits: Mapping[str, Hit]) -> None:
         self._stack = stack
         self._engine = engine
+        self._door = door
         self._hits = hits
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -141,10 +146,27 @@ class _Registrar:
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """Registers the wrapped methods, both by name and as a generic handler, as generated code does."""
         wrapped = {
-            name: self._stack.wrap(f"{service}/{name}", handler, self._hits.get(name)) for name, handler in handlers.items()
+            name: self._stack.wrap(f"{service}/{name}", handler, self._door, self._hits.get(name))
+            for name, handler in handlers.items()
         }
         self._engine.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._engine.add_registered_method_handlers(service, wrapped)
+
+
+def _through(
+    door: Door, method: str, call: Callable[[bytes, Context], Awaitable[bytes]]
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def admitted(data: bytes, context: Context) -> bytes:
+        try:
+            door.enter()
+        except Overloaded as error:
+            await _refuse(method, error, context)
+        try:
+            return await call(data, context)
+        finally:
+            door.leave()
+
+    return admitted
 
 
 def _hit_or(call: Callable[[bytes, Context], Awaitable[bytes]], hit: Hit) -> Callable[[bytes, Context], Awaitable[bytes]]:

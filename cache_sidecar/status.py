@@ -75,7 +75,7 @@ def _bad_request(violations: Mapping[str, str]) -> BadRequest:
 
 def _tier(error: errors.TierFailed) -> status_pb2.Status:
     tier = error.tier.value
-    if error.failure is errors.Failure.BUSY:
+    if error.failure in {errors.Failure.BUSY, errors.Failure.CONFLICT}:
         message = f"{tier} is busy: {error.failure.value}"
         return _status(Code.RESOURCE_EXHAUSTED, message, "TIER_BUSY", _retry(0.1), tier=tier)
     message = f"{tier} cannot be used: {error.failure.value}"

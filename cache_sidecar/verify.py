@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cache_sidecar import policy
-from cache_sidecar.clock import SystemClock
 from cache_sidecar.errors import ServerUnreachable, SettingsError, Tier, TierFailed
 from cache_sidecar.settings import Settings
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.versions import TABLES, Table, versions
+from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l2 import Connection, Names
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.sweep import PAGE, Held, Kind, Sweep
 
 # Differences that wait for their second look; with more of them it comes at once, so that memory stays constant.
@@ -100,7 +100,7 @@ async def verify(
 
 def _database(settings: Settings, dsn: str) -> Database:
     timeout = settings.postgres_timeout
-    guard = Guard(Tier.STORE, timeout=timeout, max_running=1, max_waiting=1, clock=SystemClock())
+    guard = Guard(Tier.STORE, timeout=timeout, max_running=1, max_waiting=1)
     return Database(dsn, size=1, timeout=timeout, prepare=settings.postgres_prepare, guard=guard)
 
 

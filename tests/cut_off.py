@@ -17,6 +17,14 @@ class Line:
         """What to give to the sidecar as its nodes."""
         return [proxy.address for proxy in self._proxies]
 
+    def to(self, address: str) -> Proxy:
+        """Returns the proxy that the sidecar knows by `host:port`."""
+        return next(proxy for proxy in self._proxies if proxy.address == address)
+
+    def in_front_of(self, node: str) -> Proxy:
+        """Returns the proxy in front of the node `host:port`."""
+        return next(proxy for proxy in self._proxies if proxy.target == node)
+
     def cut(self) -> None:
         """Drops every connection and refuses new ones."""
         for proxy in self._proxies:
@@ -26,6 +34,11 @@ class Line:
         """Leaves connections open, and forwards nothing."""
         for proxy in self._proxies:
             proxy.stall()
+
+    def delay(self, seconds: float) -> None:
+        """Forwards each piece of data, in either direction, that much later."""
+        for proxy in self._proxies:
+            proxy.delay(seconds)
 
     async def heal(self) -> None:
         """Works again."""

@@ -4,9 +4,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from redis.crc import key_slot
+
 from cache_sidecar.settings import Settings
 from cache_sidecar.tiers.coherence import Coherence
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 from cache_sidecar.tiers.trust import Trust
 from tests.sidecars import until
@@ -71,7 +75,8 @@ class Line:
         await self.l2.change("product", {id: Record(version, 0.0, b"sofa")}, ttl=60)
 
     async def command(self, *words: object) -> object:
-        return await (await self.connection.client()).execute_command(*words)
+        key = str(words[-1] if words[0] == "DEBUG" else words[1])
+        return await self.connection.shards.ask(key_slot(key.encode()), *words)
 
     async def dropped(self, partition: int = HERE) -> None:
         await until(lambda: partition in self.ear.partitions)

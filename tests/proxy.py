@@ -27,6 +27,7 @@ class Proxy:
         self._flowing.set()
         self._answering = asyncio.Event()
         self._answering.set()
+        self._mutes_when = b""
         self.held = 0
         "Bytes of answers that were held back."
         self._server: asyncio.Server | None = None
@@ -36,6 +37,11 @@ class Proxy:
     def address(self) -> str:
         """The host:port to connect to; the same for the proxy's whole life."""
         return f"127.0.0.1:{self._port}"
+
+    @property
+    def target(self) -> str:
+        """The host:port that it forwards to."""
+        return f"{self._target[0]}:{self._target[1]}"
 
     @property
     def port(self) -> int:
@@ -78,9 +84,11 @@ class Proxy:
         """Accepts connections and bytes, and forwards nothing; what was held back is forwarded by `heal`."""
         self._flowing.clear()
 
-    def mute(self) -> None:
-        """Forwards what is asked, and holds back what the target answers."""
-        self._answering.clear()
+    def mute(self, *, once_asked: bytes = b"") -> None:
+        """Forwards what is asked, and holds back what the target answers: from the first question on that has some bytes."""
+        self._mutes_when = once_asked
+        if not once_asked:
+            self._answering.clear()
 
     def delay(self, seconds: float) -> None:
         """Forwards each piece of data, in either direction, that much later."""
@@ -89,6 +97,7 @@ class Proxy:
     async def heal(self) -> None:
         """Works as on the first day."""
         self._delay = 0.0
+        self._mutes_when = b""
         self._flowing.set()
         self._answering.set()
         if self._server is None:
@@ -136,6 +145,8 @@ class Proxy:
             if answers:
                 for told, meant in self.translate.items():
                     data = data.replace(told, meant)
+            elif self._mutes_when and self._mutes_when in data:
+                self._answering.clear()
             writer.write(data)
             await writer.drain()
         # One side said that it has no more to say; the other may still answer.

@@ -14,6 +14,7 @@ from cache_sidecar.errors import Tier
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.reservation import HoldStore
+from cache_sidecar.tiers.breaker import Breaker
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.v1 import cache_pb2, inventory_pb2
 from cache_sidecar.v1 import inventory_service_pb2 as pb
@@ -129,7 +130,7 @@ class FixedClock:
 @asynccontextmanager
 async def database_of(dsn: str) -> AsyncIterator[Database]:
     """Opens a database as the relay does."""
-    guard = Guard(Tier.STORE, timeout=10.0, max_running=8, max_waiting=64, clock=SystemClock())
+    guard = Guard(Tier.STORE, timeout=10.0, max_running=8, max_waiting=64, breaker=Breaker(Tier.STORE, clock=SystemClock()))
     database = Database(dsn, size=8, timeout=10.0, prepare=True, guard=guard)
     await database.open()
     try:

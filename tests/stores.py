@@ -12,6 +12,7 @@ from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import Progress, RelayStore
 from cache_sidecar.store.pool import Connection, Database, Written
 from cache_sidecar.store.requests import RequestKey
+from cache_sidecar.tiers.breaker import Breaker
 from cache_sidecar.tiers.guard import Guard
 
 INSERT = "INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code) VALUES (%s, %s, 1, 'EUR')"
@@ -22,7 +23,9 @@ async def open_database(
     dsn: str, *, size: int = 2, seconds: float = 10.0, waiting: int = 64, prepare: bool = True
 ) -> AsyncIterator[Database]:
     """Opens a database as a sidecar does."""
-    guard = Guard(Tier.STORE, timeout=seconds, max_running=size, max_waiting=waiting, clock=SystemClock())
+    guard = Guard(
+        Tier.STORE, timeout=seconds, max_running=size, max_waiting=waiting, breaker=Breaker(Tier.STORE, clock=SystemClock())
+    )
     database = Database(dsn, size=size, timeout=seconds, prepare=prepare, guard=guard)
     await database.open()
     try:

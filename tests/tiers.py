@@ -6,15 +6,20 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+from redis.crc import key_slot
+
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.settings import Settings
 from cache_sidecar.tiers import codec
+from cache_sidecar.tiers.breaker import Breaker
+from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import ClockL1
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Leased, Record, Row, Source, partition_of
 from cache_sidecar.tiers.trust import Trust
 from tests.engines import MakeL1
@@ -48,10 +53,31 @@ async def fill(l2: RedisL2, dataset: str, records: Mapping[str, Record], *, ttl:
     await RedisL2.fill(l2, dataset, records, found.leases, ttl=ttl, now=0.0)
 
 
+class Direct:
+    """Redis itself, past the sidecar: each command goes to whoever holds its key."""
+
+    def __init__(self, l2: RedisL2) -> None:
+        self._shards = l2._connection.shards
+
+    async def execute_command(self, name: str, key: str, *arguments: Any) -> Any:
+        return await self._shards.ask(key_slot(key.encode()), name, key, *arguments)
+
+    async def get(self, key: str) -> Any:
+        return await self.execute_command("GET", key)
+
+    async def set(self, key: str, value: bytes | str) -> Any:
+        return await self.execute_command("SET", key, value)
+
+    async def pttl(self, key: str) -> int:
+        return int(await self.execute_command("PTTL", key))
+
+    async def unlink(self, key: str) -> int:
+        return int(await self.execute_command("UNLINK", key))
+
+
 async def take_back(l2: RedisL2, record: Record, id: str = "a") -> None:
     """Does to a value what a failover does that loses the last writes."""
-    client = await l2._connection.client()
-    await client.set(l2._names.key("product", id), codec.encode(record))
+    await Direct(l2).set(l2._names.key("product", id), codec.encode(record))
 
 
 def one_id_per_partition() -> list[str]:
@@ -146,7 +172,7 @@ class Case:
         self.l1 = make_l1(max_bytes=1 << 20, max_entries=100)
         self.l2, self.rows, self.clock, self.policy = l2, rows, clock, policy
         self.trusts = Trust()
-        self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, clock=clock)
+        self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, breaker=Breaker(Tier.L2, clock=clock))
         self.dataset = Dataset(
             "product",
             l1=self.l1,

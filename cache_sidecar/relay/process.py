@@ -16,8 +16,11 @@ from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.store.session import SessionStore
+from cache_sidecar.tiers.breaker import Breaker
+from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.signs import RedisSigns
 
 
@@ -69,5 +72,5 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 def _database(settings: Settings, dsn: str, clock: Clock) -> Database:
     size, timeout = 2, settings.postgres_timeout
-    guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=8, clock=clock)
+    guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=8, breaker=Breaker(Tier.STORE, clock=clock))
     return Database(dsn, size=size, timeout=timeout, prepare=settings.postgres_prepare, guard=guard)

@@ -1,7 +1,8 @@
 """AdminService: looking into a sidecar, emptying it, and changing its policy."""
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -18,11 +19,26 @@ Context = grpc.aio.ServicerContext[Any, Any]
 CHUNK = 500
 
 
+class Degraded(NamedTuple):
+    """Something that does not work, while the sidecar goes on; as in the proto."""
+
+    what: str
+    which: str
+    effect: str
+
+
 class AdminService(AdminServiceServicer):
     """Operates on the datasets by name."""
 
-    def __init__(self, datasets: Mapping[str, Dataset], policy: LivePolicy, inspections: Mapping[str, Inspection]) -> None:
-        """`inspections` are those of the datasets that are inspected."""
+    def __init__(
+        self,
+        datasets: Mapping[str, Dataset],
+        policy: LivePolicy,
+        inspections: Mapping[str, Inspection],
+        degraded: Callable[[], Iterable[Degraded]],
+    ) -> None:
+        """`inspections` are those of the datasets that are inspected, `degraded` says what does not work now."""
+        self._degraded = degraded
         self._datasets = datasets
         self._policy = policy
         self._inspections = inspections
@@ -54,6 +70,7 @@ class AdminService(AdminServiceServicer):
                     loads=stats.loads,
                     coalesced=stats.coalesced,
                     errors=stats.counters.errors,
+                    unreadable=stats.unreadable,
                 )
                 for name in names
                 for source, stats in self._datasets[name].stats().items()
@@ -65,6 +82,8 @@ class AdminService(AdminServiceServicer):
                 for name, counts in sorted(self._inspections.items())
                 if name in names
             ],
+            degradations=[pb.Degradation(what=what, which=which, effect=effect) for what, which, effect in self._degraded()],
+            tasks=len(asyncio.all_tasks()),
         )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> pb.GetPolicyResponse:

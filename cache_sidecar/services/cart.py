@@ -46,7 +46,7 @@ class CartService(CartServiceServicer):
         self, request: pb.GetCartRequest, context: Context
     ) -> bytes:
         """Returns the cached reply with its metadata appended."""
-        return _reply(request.user_id, await self._carts.get(request.user_id, wanted(request.options)))
+        return _reply(request.user_id, await self._carts.get(request.user_id, wanted(request.options, context)))
 
     async def ReplaceCart(  # type: ignore[override]  # replies are serialized here
         self, request: pb.ReplaceCartRequest, context: Context

@@ -1,17 +1,31 @@
 """What every read shares: the caller's options, and the metadata of the reply."""
 
+import asyncio
 from collections.abc import Iterable
+from typing import Any
+
+import grpc
 
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness
 from cache_sidecar.v1.cache_pb2 import CacheMetadata, ReadOptions, Source
 
+Context = grpc.aio.ServicerContext[Any, Any]
 
-def wanted(options: ReadOptions) -> Freshness:
-    """Returns what a caller asks of a read."""
+
+def wanted(options: ReadOptions, context: Context) -> Freshness:
+    """Returns what a caller asks of a read, and how long he waits for it."""
+    until = deadline(context)
     if not options.ByteSize():
-        return ANY
+        return ANY if until is None else Freshness(until=until)
     age = options.max_age
-    return Freshness(max_age=age.seconds + age.nanos / 1e9 if options.HasField("max_age") else None, bypass=options.bypass)
+    max_age = age.seconds + age.nanos / 1e9 if options.HasField("max_age") else None
+    return Freshness(max_age=max_age, bypass=options.bypass, until=until)
+
+
+def deadline(context: Context) -> float | None:
+    """Returns when a caller stops waiting, in the event loop's time; None when he never does."""
+    left = context.time_remaining()
+    return None if left is None else asyncio.get_running_loop().time() + left
 
 
 def describe(answer: Answer, cache: CacheMetadata) -> None:

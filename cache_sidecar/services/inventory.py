@@ -42,7 +42,7 @@ class InventoryService(ReservationMethods):
 
     async def GetInventory(self, request: pb.GetInventoryRequest, context: Context) -> pb.GetInventoryResponse:
         """Adds up the rows of the product."""
-        total = await self._stocks.get(request.product_id, wanted(request.options))
+        total = await self._stocks.get(request.product_id, wanted(request.options, context))
         if not total.parts:
             raise NotFound("inventory", request.product_id)
         return pb.GetInventoryResponse(
@@ -51,7 +51,7 @@ class InventoryService(ReservationMethods):
 
     async def BatchGetInventory(self, request: pb.BatchGetInventoryRequest, context: Context) -> pb.BatchGetInventoryResponse:
         """Reads all products together."""
-        totals = await self._stocks.get_many(request.product_ids, wanted(request.options))
+        totals = await self._stocks.get_many(request.product_ids, wanted(request.options, context))
         found = [id for id in request.product_ids if totals[id].parts]
         return pb.BatchGetInventoryResponse(
             inventories=[stock.message(id, totals[id].parts) for id in found],

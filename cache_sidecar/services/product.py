@@ -40,7 +40,7 @@ class ProductService(ProductServiceServicer):
         self, request: pb.GetProductRequest, context: Context
     ) -> bytes:
         """Returns the cached reply with its metadata appended: fields may follow each other in any order on the wire."""
-        answer = await self._products.get(request.product_id, wanted(request.options))
+        answer = await self._products.get(request.product_id, wanted(request.options, context))
         if answer.value is None:
             raise NotFound("product", request.product_id)
         reply = pb.GetProductResponse()
@@ -51,7 +51,7 @@ class ProductService(ProductServiceServicer):
         self, request: pb.BatchGetProductsRequest, context: Context
     ) -> bytes:
         """Returns the cached replies one after the other: on the wire, that is what a repeated field is."""
-        answers = await self._products.get_many(request.product_ids, wanted(request.options))
+        answers = await self._products.get_many(request.product_ids, wanted(request.options, context))
         found = [answer for id in request.product_ids if (answer := answers[id]).value is not None]
         rest = pb.BatchGetProductsResponse(
             missing=[id for id in request.product_ids if answers[id].value is None],

@@ -18,7 +18,7 @@ from cache_sidecar.clock import Clock
 from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.services import pages, session_fields
-from cache_sidecar.services.freshness import describe, metadata
+from cache_sidecar.services.freshness import deadline, describe, metadata
 from cache_sidecar.services.touches import Touches
 from cache_sidecar.services.writing import Mutation, Writer
 from cache_sidecar.store import requests
@@ -26,7 +26,7 @@ from cache_sidecar.store.pool import Changed, Connection, Written
 from cache_sidecar.store.requests import FirstReply
 from cache_sidecar.store.session import SessionRow, SessionStore, not_found
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.ports import Answer, Expiry, Load, Record, Row, Source
+from cache_sidecar.tiers.ports import ANY, Answer, Expiry, Freshness, Load, Record, Row, Source
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from cache_sidecar.v1.session_service_pb2_grpc import SessionServiceServicer
@@ -90,14 +90,14 @@ class SessionService(SessionServiceServicer):
         self, request: pb.GetSessionRequest, context: Context
     ) -> bytes:
         """Returns the cached reply with expiry and metadata appended: on the wire, that is how two messages are merged."""
-        answer, until = await self._use(hash_of(request.session_id))
+        answer, until = await self._use(hash_of(request.session_id), Freshness(until=deadline(context)))
         rest = pb.GetSessionResponse(session=Session(expire_time=_timestamp(_moment(until))))
         describe(answer, rest.cache)
         return (answer.value or b"") + rest.SerializeToString()
 
     async def TouchSession(self, request: pb.TouchSessionRequest, context: Context) -> pb.TouchSessionResponse:
         """Is a read whose content nobody wants."""
-        answer, until = await self._use(hash_of(request.session_id))
+        answer, until = await self._use(hash_of(request.session_id), Freshness(until=deadline(context)))
         return pb.TouchSessionResponse(expire_time=_timestamp(_moment(until)), cache=metadata(answer))
 
     async def UpdateSession(  # type: ignore[override]  # replies are serialized here
@@ -196,9 +196,9 @@ class SessionService(SessionServiceServicer):
         made.expire_time.CopyFrom(_timestamp(_moment(_expiry(row).until(self._sessions.policy().l2_ttl))))
         return made
 
-    async def _use(self, session_hash: str) -> tuple[Answer, float]:
+    async def _use(self, session_hash: str, wanted: Freshness = ANY) -> tuple[Answer, float]:
         """Reads a session, which puts off its expiry; returns when that is from now on. Raises NotFound."""
-        answer = await self._sessions.get(session_hash)
+        answer = await self._sessions.get(session_hash, wanted)
         if answer.value is None or answer.expiry is None:
             raise not_found(session_hash)
         self._touches.add(session_hash, answer.expiry)

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Protocol
 
-from cache_sidecar.store.pool import AtOnce, Database, Work, Written
+from cache_sidecar.errors import DeadlineExceeded
+from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, Written
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.dataset import Dataset
 
@@ -46,11 +47,26 @@ class Writer:
 
         Without a request, nothing is a repeat.
         """
-        task = asyncio.get_running_loop().create_task(self._run(_key(request), work, tell, at_once))
+        is_wanted = True
+
+        async def wanted_work(connection: Connection) -> Written:
+            if not is_wanted:
+                raise DeadlineExceeded
+            return await work(connection)
+
+        async def wanted_at_once(connection: Connection, key: RequestKey) -> Written | None:
+            return await at_once(connection, key) if at_once is not None and is_wanted else None
+
+        attempt = self._run(_key(request), wanted_work, tell, None if at_once is None else wanted_at_once)
+        task = asyncio.get_running_loop().create_task(attempt)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        # A caller that leaves must not tear the write apart: what is committed has to reach the caches.
-        return await asyncio.shield(task)
+        try:
+            # A caller that leaves must not tear the write apart: what is committed has to reach the caches.
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            is_wanted = False  # what stands in line is not begun any more
+            raise
 
     async def _run(self, key: RequestKey | None, work: Work, tell: Tell, at_once: AtOnce | None) -> Written:
         written = await self._database.write(key, work, at_once)

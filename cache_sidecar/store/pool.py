@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from cache_sidecar.errors import Failure, ReadOnly, RequestError, SettingsError, Tier, TierFailed
+from cache_sidecar.errors import Failure, Operation, ReadOnly, RequestError, SettingsError, Tier, TierFailed
 from cache_sidecar.store import requests
 from cache_sidecar.store.requests import FirstReply, RequestKey
 
@@ -28,6 +28,8 @@ _NOT_UPDATABLE = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.Fe
 _VIEWS = {"rewriteHandler.c", "execMain.c"}
 # Seconds that the server gets to end a statement whose caller left.
 _GRACE = 1.0
+# Seconds between two looks, of a caller who waits for a connection, whether the server accepts any.
+_LOOK = 0.05
 
 
 class Changed(NamedTuple):
@@ -68,9 +70,9 @@ AtOnce = Callable[[Connection, RequestKey], Awaitable[Written | None]]
 
 
 class Guard(Protocol):
-    """Limits in time and number what is asked of PostgreSQL; `tiers.guard` in the sidecar."""
+    """Limits in time and number what is asked of PostgreSQL, and tries again what may be; `tiers.guard` in the sidecar."""
 
-    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]], operation: Operation) -> T:
         """Returns the work's result, or raises TierFailed."""
         ...
 
@@ -83,6 +85,9 @@ class Database:
             raise ValueError("size and timeout must be positive")
         check_dsn(dsn)
         self._guard = guard
+        self._timeout = timeout
+        self._refusals = 0
+        "Attempts to connect that failed."
         self._running: set[asyncio.Task[Any]] = set()
         self._pool = AsyncConnectionPool(
             dsn,
@@ -90,9 +95,11 @@ class Database:
             max_size=size,
             max_waiting=size * WAITING_PER_CONNECTION,
             timeout=timeout,
-            # Connections are not checked when taken: with dead ones that takes minutes. `_retried` checks them all at once.
+            # Connections are not checked when taken: with dead ones that takes minutes. `_use` checks them all at once.
             check=None,
-            reconnect_timeout=5.0,
+            # Nobody but callers makes the pool try again: one connection at a time, as often as the guard lets them through.
+            reconnect_timeout=0.0,
+            connection_class=_telling(self._refused),
             open=False,
             name="cache_sidecar",
             kwargs={
@@ -125,15 +132,9 @@ class Database:
 
         async def attempt() -> list[TupleRow]:
             with _failures():
-                try:
-                    return await self._with_connection(read)
-                except _GONE as error:
-                    if not _is_connection_lost(error):
-                        raise
-                    await self._pool.check()
-                    return await self._with_connection(read)
+                return await self._with_connection(read)
 
-        return await self._guard.run(attempt)
+        return await self._guard.run(attempt, Operation.READ)
 
     async def write(self, key: RequestKey | None, work: Work, at_once: AtOnce | None = None) -> Written:
         """Runs `work` in a transaction with the ledger's row, and returns what it wrote, once it is committed.
@@ -156,7 +157,7 @@ class Database:
                     changes = [Changed(id, version) for id, version in first.versions.items()]
                     return Written(first.reply, "", 0, also=changes, repeated=True)
 
-        return await self._guard.run(attempt)
+        return await self._guard.run(attempt, Operation.WRITE)
 
     async def _with_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
@@ -173,13 +174,56 @@ class Database:
             raise
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self._pool.connection() as connection:
-            return await work(connection)
+        connection, is_dead = await self._taken(), False
+        try:
+            async with connection:
+                return await work(connection)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            # It was a primary when it was connected to; of several hosts in the DSN another one may be it by now.
+            await self._pool.drain()
+            raise
+        except psycopg.Error:
+            is_dead = connection.closed
+            raise
+        finally:
+            await self._pool.putconn(connection)
+            if is_dead:
+                # Others are likely to be dead, too: found out here, for all callers, and not by one of them each.
+                await self._pool.check()
+
+    async def _taken(self) -> Connection:
+        """Waits for a connection, unless the server accepts none."""
+        loop = asyncio.get_running_loop()
+        until, refusals = loop.time() + self._timeout, self._refusals
+        while True:
+            try:
+                return await self._pool.getconn(timeout=_LOOK)
+            except PoolTimeout:
+                if self._refusals > refusals or loop.time() >= until:
+                    raise
+
+    def _refused(self) -> None:
+        self._refusals += 1
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # of one whose caller left, nobody wants to know
+
+
+def _telling(refused: Callable[[], None]) -> type[Connection]:
+    """Returns a class that tells of every attempt to connect that failed."""
+
+    class Telling(AsyncConnection[TupleRow]):
+        @classmethod
+        async def connect(cls, conninfo: str = "", **options: Any) -> Any:
+            try:
+                return await super().connect(conninfo, **options)
+            except psycopg.Error:
+                refused()
+                raise
+
+    return Telling
 
 
 async def _write(connection: Connection, key: RequestKey | None, work: Work, at_once: AtOnce | None) -> Written:
@@ -204,8 +248,10 @@ def _failures() -> Iterator[None]:
     """Turns what psycopg raises for a server that is gone, slow or busy into TierFailed."""
     try:
         yield
-    except (TooManyRequests, *_CONFLICTS) as error:
+    except TooManyRequests as error:
         raise TierFailed(Tier.STORE, Failure.BUSY, str(error)) from error
+    except _CONFLICTS as error:
+        raise TierFailed(Tier.STORE, Failure.CONFLICT, str(error)) from error
     except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
         raise TierFailed(Tier.STORE, Failure.TIMEOUT, str(error)) from error
     except (PoolTimeout, PoolClosed) as error:

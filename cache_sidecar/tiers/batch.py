@@ -61,11 +61,16 @@ class Batch(Generic[V]):
         self.loads = 0
         self.coalesced = 0
 
-    async def get(self, ids: Iterable[str], *, fresh: bool = False) -> dict[str, V]:
+    async def get(self, ids: Iterable[str], *, fresh: bool = False, until: float | None = None) -> dict[str, V]:
         """Returns the results by id; ids that the load left out are left out. With `fresh`, loads under way are not joined.
 
-        Raises Overloaded when too many ids wait, and whatever the load raises.
+        Raises Overloaded when too many ids wait, TimeoutError when it takes longer than `until`, in the event loop's time, and
+        whatever the load raises.
         """
+        if until is not None:
+            # One caller's hurry is not the others': the load goes on.
+            async with asyncio.timeout_at(until):
+                return await self.get(ids, fresh=fresh)
         self._entered += 1
         try:
             futures = {id: self._future(id, fresh) for id in ids}

@@ -3,7 +3,7 @@
 offset  bytes  content
 0     16  version, hexadecimal: the Redis function compares it as a string, as Lua's numbers end at 2^53
 16      2  layout, `01`; `02` for a record whose expiry every read puts off
-18      1  kind: v value, d deleted, n none, i invalidated, l lease
+18      1  kind: v value, d deleted, n none, i invalidated, l lease; f in answers only, a lease instead of something foreign
 19     12  read_at in milliseconds, hexadecimal
 31      8  CRC-32 of the bytes before it and of the value, hexadecimal
 39         the value; in layout 02 after 36 bytes that the Redis function changes:
@@ -19,7 +19,7 @@ from cache_sidecar.tiers.ports import Expiry, Record
 
 LAYOUT, SLIDING = b"01", b"02"
 HEADER, SLIDING_HEADER = 39, 75
-_VALUE, _DELETED, _NONE, _INVALIDATED, _LEASE = b"v", b"d", b"n", b"i", b"l"
+_VALUE, _DELETED, _NONE, _INVALIDATED, _LEASE, _FOREIGN = b"v", b"d", b"n", b"i", b"l", b"f"
 _NO_END = 0xFFFFFFFFFFFF
 
 
@@ -46,6 +46,11 @@ def lease(token: bytes) -> bytes:
 def is_lease(data: bytes | None) -> bool:
     """Whether it is a lease."""
     return data is not None and data[18:19] == _LEASE
+
+
+def instead_of_foreign(data: bytes) -> bytes | None:
+    """Returns the lease, if that is what is said of one that took the place of something foreign; else None."""
+    return data[:18] + _LEASE + data[19:] if data[18:19] == _FOREIGN else None
 
 
 def token(lease: bytes) -> bytes:

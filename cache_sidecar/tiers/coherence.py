@@ -23,8 +23,12 @@ from redis.exceptions import ResponseError
 from cache_sidecar import telemetry
 from cache_sidecar.background import ended
 from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers.l2 import Address, Connection, Names, RedisL2, failures
+from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Follower
+from cache_sidecar.tiers.redis_errors import failures
+from cache_sidecar.tiers.shards import Address
 from cache_sidecar.tiers.trust import Trust
 
 # Seconds between two looks at who holds which partition, and between the beginnings of two heartbeats.

@@ -23,3 +23,4 @@ class TierStats(NamedTuple):
     evictions: int
     loads: int
     coalesced: int
+    unreadable: int

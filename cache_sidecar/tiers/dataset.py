@@ -14,6 +14,7 @@ policy's rollout, and every key in shadow, is read from PostgreSQL alone. What i
 `policy_changed` drops what must not. Writes tell every cache at every setting, so none has anything to catch up on later.
 """
 
+import asyncio
 import operator
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,14 +22,14 @@ from dataclasses import replace
 from functools import partial
 
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import TierFailed
+from cache_sidecar.errors import DeadlineExceeded, Operation, Overloaded, RequestError, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.batch import Batch
 from cache_sidecar.tiers.behind import Behind
 from cache_sidecar.tiers.counters import TierCounters, TierStats
 from cache_sidecar.tiers.decision import Verdict
-from cache_sidecar.tiers.failure import Action, Operation, action
+from cache_sidecar.tiers.failure import Action, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.leases import Leases
@@ -199,7 +200,12 @@ class Dataset:
         if not self.policy().l2_enabled:
             self._leases.note(ids, NOTHING)
             return {}
-        answers = self._answers_of_l2(await self._l2.get(ids, fresh=not self._joins), wanted)
+        try:
+            records = await self._l2.get(ids, fresh=not self._joins, until=wanted.half(_now(), longest=self._l2_guard.timeout))
+        except TimeoutError:
+            # What Redis does not say in half of the caller's time, PostgreSQL is to say in the other half.
+            records = {}
+        answers = self._answers_of_l2(records, wanted)
         self.counters[Source.L2].misses += len(ids) - len(answers)
         return answers
 
@@ -216,14 +222,17 @@ class Dataset:
     async def _from_elsewhere(self, ids: Sequence[str], wanted: Freshness) -> dict[str, Answer]:
         """Returns what L1 still holds, marked stale, or what the sidecars that are loading these ids put into Redis."""
         answers = {id: answer for id in ids if (answer := self._stale(id, wanted))}
-        records = await self._leases.outcome([id for id in ids if id not in answers])
+        records = await self._leases.outcome([id for id in ids if id not in answers], until=wanted.half(_now()))
         return answers | self._answers_of_l2(records, wanted)
 
     async def _from_store(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
         try:
-            records = await self._store.get(ids, fresh=not self._joins or wanted.bypass or wanted.max_age is not None)
-        except TierFailed as error:
-            return {id: self._without_store(id, wanted, error) for id in ids}
+            fresh = not self._joins or wanted.bypass or wanted.max_age is not None
+            records = await self._store.get(ids, fresh=fresh, until=wanted.in_time)
+        except TimeoutError:
+            return await self._without_store(ids, wanted, DeadlineExceeded())
+        except (TierFailed, Overloaded) as error:
+            return await self._without_store(ids, wanted, error)
         now = self._clock.now()
         self.counters[Source.STORE].hits += len(records)
         return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
@@ -242,10 +251,26 @@ class Dataset:
         rest = [id for id in ids if id not in answers]
         return answers | await self._read_tiers(rest, ANY) if rest else answers
 
-    def _without_store(self, id: str, wanted: Freshness, error: TierFailed) -> Answer:
-        if action(error, Operation.READ) is Action.SERVE_STALE and (answer := self._stale(id, wanted)):
-            return answer
-        raise error
+    async def _without_store(self, ids: list[str], wanted: Freshness, error: TierFailed | RequestError) -> dict[str, Answer]:
+        """Returns what there is, marked stale; raises the error if that is not all."""
+        answers: dict[str, Answer] = {}
+        if isinstance(error, RequestError) or action(error, Operation.READ) is Action.SERVE_STALE:
+            answers = {id: answer for id in ids if (answer := self._stale(id, wanted))}
+            answers |= await self._in_doubt([id for id in ids if id not in answers], wanted)
+        if len(answers) < len(ids):
+            raise error
+        return answers
+
+    async def _in_doubt(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        """Returns what Redis holds and would be passed over, since it may be out of date; PostgreSQL cannot tell."""
+        if wanted.bypass or not ids or not self.policy().l2_enabled:
+            return {}
+        try:
+            found = await self._l2_guard.run(partial(self._l2_tier.read_doubted, self.name, ids))
+        except TierFailed:
+            return {}
+        records = {id: record for id, record in found.items() if record.value and not self._written.outruns(id, record)}
+        return {id: answer._replace(stale=True) for id, answer in self._answers_of_l2(records, wanted).items()}
 
     def _stale(self, id: str, wanted: Freshness) -> Answer | None:
         entry, now = self._l1.get(id), self._clock.now()
@@ -324,7 +349,7 @@ class Dataset:
         guesses = {id: record for id, record in records.items() if not record.version}
         for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):
             if group and ttl > 0:
-                await self._l2_guard.run(partial(self._put_l2, group, leases, ttl))
+                await self._l2_guard.run(partial(self._put_l2, group, leases, ttl), Operation.FILL)
                 self.counters[Source.L2].fills += len(group)
                 leases = {id: lease for id, lease in leases.items() if id not in group}
         await self._release(leases)
@@ -334,7 +359,7 @@ class Dataset:
 
     async def _release(self, leases: Mapping[str, bytes]) -> None:
         if leases:
-            await self._l2_guard.run(partial(self._l2_tier.release, self.name, leases))
+            await self._l2_guard.run(partial(self._l2_tier.release, self.name, leases), Operation.FILL)
 
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
         return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
@@ -351,7 +376,7 @@ class Dataset:
 
     async def _refreshed_early(self, id: str) -> None:
         """Refreshes what Redis holds before it expires there, unless another sidecar does."""
-        if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM)):
+        if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM), Operation.FILL):
             await self._from_store([id], ANY)
 
     # Writes
@@ -378,7 +403,8 @@ class Dataset:
             self.changed(id, version)
         stored = self.rollout.without_unread(changes)
         try:
-            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, stored, ttl=self._l2_ttl(self.policy())))
+            ttl = self._l2_ttl(self.policy())
+            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, stored, ttl=ttl), Operation.CHANGE)
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
             if action(error, Operation.CHANGE) is not Action.LEAVE_TO_RELAY:
@@ -391,7 +417,8 @@ class Dataset:
         for id in ids:
             self.changed(id, 0)
         for first in range(0, len(ids), MAX_DROPS):
-            await self._l2_guard.run(partial(self._l2_tier.drop, self.name, ids[first : first + MAX_DROPS]))
+            part = ids[first : first + MAX_DROPS]
+            await self._l2_guard.run(partial(self._l2_tier.drop, self.name, part), Operation.WRITE)
         for id in ids:
             self.changed(id, 0)  # what was read from Redis meanwhile
 
@@ -475,6 +502,7 @@ class Dataset:
                 evictions=l1.evictions if source is Source.L1 else 0,
                 loads=loads.get(source, 0),
                 coalesced=coalesced.get(source, 0),
+                unreadable=self._l2_tier.unreadable.get(self.name, 0) if source is Source.L2 else 0,
             )
             for source, counters in self.counters.items()
         }
@@ -491,3 +519,7 @@ class Dataset:
 
 def _answer(record: Record, source: Source, now: float, *, stale: bool = False) -> Answer:
     return Answer(record.value, source, record.version, max(0.0, now - record.read_at), stale, record.expiry)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -6,11 +6,13 @@ The relay's sign does: everything committed before a moment was told to the prim
 outage until a sign younger than its end, reads go past Redis to PostgreSQL.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cache_sidecar.clock import Clock
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
-from cache_sidecar.tiers.ports import Leased, partition_of
+from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.ports import Leased, Record, partition_of
 
 # Seconds by which the clock of a relay may be ahead of a sidecar's.
 CLOCKS = 0.1
@@ -67,3 +69,8 @@ class FencedL2(RedisL2):
         """Reads, and takes leases for what is not there; where the fence stands there is nothing, and no lease either."""
         asked = [id for id in ids if not self._fence.is_around(id)]
         return await super().read_leased(dataset, asked) if asked else Leased({}, {})
+
+    async def read_doubted(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Returns what is there where the fence stands: for whoever has nothing better, and says that it may be out of date."""
+        doubted = [id for id in ids if self._fence.is_around(id)]
+        return await self.read(dataset, doubted) if doubted else {}

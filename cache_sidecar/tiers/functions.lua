@@ -24,15 +24,16 @@ local function publish(counter, channel, version, subject)
   redis.call('SPUBLISH', channel, sequence .. ' ' .. version .. ' ' .. subject)
 end
 
--- What a value is, at offset 18, behind its layout: only these two are told apart here.
-local KIND, INVALIDATED, LEASE = 18, 'i', 'l'
+-- What a value is, at offset 18, behind its layout: only these are told apart here.
+local KIND, INVALIDATED, LEASE, FOREIGN = 18, 'i', 'l', 'f'
 
 local function kind_of(value)
   return version_of(value) ~= '' and string.sub(value, KIND + 1, KIND + 1) or ''
 end
 
 -- Returns what a key holds, after putting a lease where there is nothing, something foreign, or the mark that it is out of
--- date, whose version the lease keeps. Returns false for a key that is on another node by now.
+-- date, whose version the lease keeps. Returns false for a key that is on another node by now; of a lease in the place of
+-- something foreign, the kind FOREIGN says so.
 local function look(key, lease, ttl)
   local value = redis.pcall('GET', key)
   if type(value) == 'table' then
@@ -49,6 +50,9 @@ local function look(key, lease, ttl)
     lease = string.sub(value, 1, VERSION) .. string.sub(lease, VERSION + 1)
   end
   redis.call('SET', key, lease, 'PX', ttl)
+  if value and kind == '' then
+    return string.sub(lease, 1, KIND) .. FOREIGN .. string.sub(lease, KIND + 2)
+  end
   return lease
 end
 

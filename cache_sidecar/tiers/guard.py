@@ -1,82 +1,98 @@
-"""Stands before a tier: a limit on concurrent work, a time limit, and a circuit breaker."""
+"""Stands before a tier, and does what the table in `failure.py` says: a limit on concurrent work, a time limit, tries.
+
+The time limit holds for all of it together: standing in line, every try, and the pauses between them.
+"""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import Failure, RequestError, Tier, TierFailed
+from cache_sidecar.errors import Failure, Operation, RequestError, Tier, TierFailed
+from cache_sidecar.tiers.breaker import Breaker
+from cache_sidecar.tiers.failure import tries
 
 T = TypeVar("T")
 
-# Failures in a row after which a tier is left alone, and for how long, in seconds.
-BREAK_AFTER = 3
-BREAK_FOR = 0.5
+# Seconds before the second try; twice as long before each further one, half of it by chance (Brooker, Exponential Backoff And
+# Jitter, 2015).
+BACKOFF = 0.02
 
 
 class Guard:
-    """Runs work against one tier, and fails it fast when the tier is known to be away.
+    """Runs work against one tier, a part of it at a time, and fails it fast when the tier is known to be away."""
 
-    The breaker opens after `BREAK_AFTER` failures in a row; after `BREAK_FOR` seconds one piece of work is let through to
-    see, while the rest goes on failing fast until that one succeeds.
-    """
-
-    def __init__(self, tier: Tier, *, timeout: float, max_running: int, max_waiting: int, clock: Clock) -> None:
+    def __init__(
+        self, tier: Tier, *, timeout: float, max_running: int, max_waiting: int, breaker: Breaker | None = None
+    ) -> None:
+        """Without a breaker, whoever does the work knows what is away."""
         if timeout <= 0 or max_running < 1 or max_waiting < 0:
             raise ValueError("timeout and max_running must be positive, max_waiting not negative")
         self._tier = tier
-        self._timeout = timeout
+        self.timeout = timeout
+        "Seconds that work may take, all in all."
         self._slots = asyncio.Semaphore(max_running)
         self._room = max_running + max_waiting
-        self._clock = clock
+        self._breaker = breaker
         self._inside = 0
-        self._failures = 0
-        self._closed_until = 0.0
         self.errors = 0
 
-    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]], operation: Operation = Operation.READ) -> T:
         """Returns the work's result. Raises TierFailed: what the work raised, or that it may not or could not run."""
-        self._admit()
+        is_trial = self._admit()
         self._inside += 1
         began = False
         try:
-            async with asyncio.timeout(self._timeout), self._slots:
+            async with asyncio.timeout(self.timeout), self._slots:
+                if self._breaker is not None and self._breaker.is_open and not is_trial:
+                    raise TierFailed(self._tier, Failure.UNREACHABLE)  # noqa: TRY301  # known since it stood in line
                 began = True
-                result = await work()
+                result = await self._tried(work, operation)
         except TimeoutError:
             # Time spent waiting for others says nothing of the tier.
-            raise self._failed(TierFailed(self._tier, Failure.TIMEOUT if began else Failure.BUSY)) from None
+            raise self._failed(TierFailed(self._tier, Failure.TIMEOUT if began else Failure.BUSY), began=began) from None
         except TierFailed as error:
-            raise self._failed(error) from None
+            raise self._failed(error, began=began) from None
         except RequestError:
-            self._failures = 0  # the tier answered: it is the request that is wrong
+            if self._breaker is not None:
+                self._breaker.succeeded()  # the tier answered: it is the request that is wrong
             raise
         finally:
             self._inside -= 1
-        self._failures = 0
+        if self._breaker is not None:
+            self._breaker.succeeded()
         return result
 
+    async def _tried(self, work: Callable[[], Awaitable[T]], operation: Operation) -> T:
+        tried, pause = 1, BACKOFF
+        while True:
+            try:
+                return await work()
+            except TierFailed as error:
+                if tried >= tries(error, operation):
+                    raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # nobody gains by guessing it
+            tried, pause = tried + 1, 2 * pause
+
+    @property
     def is_open(self) -> bool:
         """Whether work is being failed fast."""
-        return self._failures >= BREAK_AFTER
+        return self._breaker is not None and self._breaker.is_open
 
-    def _admit(self) -> None:
+    def _admit(self) -> bool:
         if self._inside >= self._room:
             self.errors += 1
             raise TierFailed(self._tier, Failure.BUSY)
-        if self._failures >= BREAK_AFTER:
-            if self._clock.now() < self._closed_until:
-                self.errors += 1
-                raise TierFailed(self._tier, Failure.UNREACHABLE)
-            # This one is the trial; the others wait for its outcome.
-            self._closed_until = self._clock.now() + BREAK_FOR
+        if self._breaker is None:
+            return False
+        try:
+            return self._breaker.admit()
+        except TierFailed:
+            self.errors += 1
+            raise
 
-    def _failed(self, error: TierFailed) -> TierFailed:
+    def _failed(self, error: TierFailed, *, began: bool) -> TierFailed:
         self.errors += 1
-        if error.failure is Failure.REFUSED:
-            self._failures = 0  # it answered: others may be served
-        elif error.failure is not Failure.BUSY:
-            self._failures += 1
-            if self._failures >= BREAK_AFTER:
-                self._closed_until = self._clock.now() + BREAK_FOR
+        if began and self._breaker is not None:
+            self._breaker.failed(error.failure)
         return error

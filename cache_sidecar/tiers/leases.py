@@ -46,9 +46,15 @@ class Leases:
         """Returns those ids that another sidecar is loading."""
         return [id for id in ids if id in self._theirs] if self._theirs else []
 
-    async def outcome(self, ids: Sequence[str]) -> dict[str, Record]:
-        """Waits for what other sidecars load. Ids that are left out have to be loaded here."""
-        return await self._waits.get(ids)
+    async def outcome(self, ids: Sequence[str], *, until: float | None = None) -> dict[str, Record]:
+        """Waits for what other sidecars load, until a moment in the event loop's time at most.
+
+        Ids that are left out have to be loaded here.
+        """
+        try:
+            return await self._waits.get(ids, until=until)
+        except TimeoutError:
+            return {}
 
     async def _wait(self, ids: Sequence[str]) -> Mapping[str, Record]:
         pause, until = FIRST, asyncio.get_running_loop().time() + GIVE_UP

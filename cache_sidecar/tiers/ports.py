@@ -3,10 +3,13 @@
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import inf
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
 PARTITIONS = 256
+# Seconds that an answer takes to its caller.
+IN_TIME = 0.02
 
 
 def partition_of(id: str) -> int:
@@ -73,6 +76,20 @@ class Freshness(NamedTuple):
     "Content older than this, in seconds, must not come from a cache."
     bypass: bool = False
     "Read from the store, whatever the caches hold."
+    until: float | None = None
+    "When the caller stops waiting, in the event loop's time."
+
+    def half(self, now: float, *, longest: float = inf) -> float | None:
+        """Returns when half of the caller's time is over; None when that takes `longest` seconds, or for ever."""
+        if self.until is None:
+            return None
+        half = max(0.0, self.until - now) / 2
+        return now + half if half < longest else None
+
+    @property
+    def in_time(self) -> float | None:
+        """The moment at which the caller still gets what there is, even if it is stale."""
+        return None if self.until is None else self.until - IN_TIME
 
 
 ANY = Freshness()
@@ -188,12 +205,21 @@ class Leased(NamedTuple):
 class L2(Protocol):
     """The shared cache. Methods raise TierFailed."""
 
+    @property
+    def unreadable(self) -> Mapping[str, int]:
+        """Values found that were no records, by dataset."""
+        ...
+
     async def read(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
         """Returns the readable records among the ids."""
         ...
 
     async def read_leased(self, dataset: str, ids: Sequence[str]) -> Leased:
         """Reads, and takes leases for what is not there, unless others have them."""
+        ...
+
+    async def read_doubted(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Returns the readable records that `read_leased` leaves out, as they may be out of date and nobody knows."""
         ...
 
     async def fill(

@@ -53,6 +53,11 @@ class Region:
         self._told_until: dict[str, float] = {}
         self._behind: set[str] = set()
 
+    @property
+    def behind(self) -> list[str]:
+        """The datasets whose changes reach this region too late."""
+        return sorted(self._behind)
+
     async def run(self) -> None:
         """Looks until cancelled."""
         while True:

@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from redis.asyncio import RedisCluster
+from redis.crc import key_slot
 
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.l2 import Connection, Names, failures
+from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.shards import Routed, checked
 
 # Keys in one page.
 PAGE = 500
@@ -37,29 +39,28 @@ class Sweep:
     """Reads from primaries only. Methods raise TierFailed."""
 
     def __init__(self, connection: Connection, names: Names) -> None:
-        self._connection = connection
+        self._shards = connection.shards
         self._names = names
 
     async def pages(self, dataset: str) -> AsyncIterator[list[Held]]:
         """Yields what is held of a dataset. A key that comes or goes meanwhile may be left out, or be there twice."""
         page: list[str] = []
-        with failures():
-            client = await self._connection.client()
-            async for key in client.scan_iter(match=self._names.keys_of(dataset), count=PAGE):
-                if (id := self._names.id_of(dataset, key)) is not None:
-                    page.append(id)
-                if len(page) == PAGE:
-                    yield await self.read(dataset, page)
-                    page = []
+        async for keys in self._shards.scan(self._names.keys_of(dataset), count=PAGE):
+            page += [id for key in keys if (id := self._names.id_of(dataset, key)) is not None]
+            while len(page) >= PAGE:
+                yield await self.read(dataset, page[:PAGE])
+                page = page[PAGE:]
         if page:
             yield await self.read(dataset, page)
 
     async def read(self, dataset: str, ids: Sequence[str]) -> list[Held]:
         """Returns what is held of ids; those that are gone are left out."""
         keys = [self._names.key(dataset, id) for id in ids]
-        with failures():
-            client = await self._connection.client()
-            values = await (client.mget_nonatomic(keys) if isinstance(client, RedisCluster) else client.mget(keys))
+        # MGET finds nothing where there is something of another type; GET would be refused.
+        values = [
+            value[0]
+            for value in map(checked, await self._shards.send([Routed(key_slot(key.encode()), ("MGET", key)) for key in keys]))
+        ]
         return [_held(id, value) for id, value in zip(ids, values, strict=True) if value is not None]
 
 

@@ -136,6 +136,10 @@ class GetStatsResponse(_message.Message):
     SHADOWS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     INSPECTIONS_FIELD_NUMBER: _builtins.int
+    DEGRADATIONS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    tasks: _builtins.int
+    """Tasks of the event loop: calls and streams in progress, and what goes on behind them."""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierStats]:
         """One row per dataset and tier."""
@@ -152,6 +156,10 @@ class GetStatsResponse(_message.Message):
     def inspections(self) -> _containers.RepeatedCompositeFieldContainer[Global___InspectionStats]:
         """One row per dataset that is kept in memory."""
 
+    @_builtins.property
+    def degradations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Degradation]:
+        """What does not work now; empty when all is well."""
+
     def __init__(
         self,
         *,
@@ -159,14 +167,46 @@ class GetStatsResponse(_message.Message):
         shadows: _abc.Iterable[Global___ShadowStats] | None = ...,
         policy: Global___PolicyStatus | None = ...,
         inspections: _abc.Iterable[Global___InspectionStats] | None = ...,
+        degradations: _abc.Iterable[Global___Degradation] | None = ...,
+        tasks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inspections", b"inspections", "policy", b"policy", "shadows", b"shadows", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "inspections", b"inspections", "policy", b"policy", "shadows", b"shadows", "tasks", b"tasks", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class Degradation(_message.Message):
+    """Something that does not work, while the sidecar goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    WHICH_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """What it is: `redis`, `postgresql`, `invalidations` or `relay`."""
+    which: _builtins.str
+    """Which of them: the host:port of a Redis node, the roles of a database, the name of a dataset; empty when there is one only."""
+    effect: _builtins.str
+    """What callers see of it."""
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        which: _builtins.str = ...,
+        effect: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "what", b"what", "which", b"which"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Degradation: _TypeAlias = Degradation  # noqa: Y015
 
 @_typing.final
 class InspectionStats(_message.Message):
@@ -219,6 +259,7 @@ class TierStats(_message.Message):
     LOADS_FIELD_NUMBER: _builtins.int
     COALESCED_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset, such as `product`."""
     tier: _builtins.str
@@ -241,6 +282,8 @@ class TierStats(_message.Message):
     """Reads that shared another caller's load."""
     errors: _builtins.int
     """Operations that failed."""
+    unreadable: _builtins.int
+    """Values that are no records, or of another version, and are taken for nothing (L2 only)."""
     def __init__(
         self,
         *,
@@ -255,10 +298,11 @@ class TierStats(_message.Message):
         loads: _builtins.int = ...,
         coalesced: _builtins.int = ...,
         errors: _builtins.int = ...,
+        unreadable: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "coalesced", b"coalesced", "dataset", b"dataset", "entries", b"entries", "errors", b"errors", "evictions", b"evictions", "fills", b"fills", "hits", b"hits", "loads", b"loads", "misses", b"misses", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "coalesced", b"coalesced", "dataset", b"dataset", "entries", b"entries", "errors", b"errors", "evictions", b"evictions", "fills", b"fills", "hits", b"hits", "loads", b"loads", "misses", b"misses", "tier", b"tier", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

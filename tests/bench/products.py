@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from cache_sidecar.engine.choice import choose
-from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.v1.cache_pb2 import Source
 from cache_sidecar.v1.product_service_pb2 import (
     BatchGetProductsRequest,

@@ -69,6 +69,11 @@ async def slots_moved(stack: Stack) -> None:
     await stack.cluster.wait_ok()
 
 
+async def move_slots(giver: ValkeyServer, taker: ValkeyServer) -> None:
+    """Migrates the first slots of one primary to another one, and returns when both say so."""
+    await _move(giver, taker, min([first for first, _, port in await _ranges(giver) if port == giver.port]))
+
+
 async def _move(giver: ValkeyServer, taker: ValkeyServer, first: int) -> None:
     async with taker.client() as client:
         id = await client.cluster("MYID")

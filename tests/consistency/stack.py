@@ -9,7 +9,7 @@ from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Child, Processes
 from cache_sidecar.devstack.sidecars import Sidecar, serving, start_relay, start_sidecar
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.names import Names
 from tests.cut_off import Line, line_to
 
 

@@ -15,6 +15,7 @@ from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest
 from tests.contract.conftest import Open
 from tests.contract.shop import L1, L2, STORE, Shop, new_id, refused
 from tests.sidecars import until
+from tests.tiers import Direct
 
 
 async def tiers(shop: Shop) -> dict[str, pb.TierStats]:
@@ -187,3 +188,13 @@ async def test_the_policy_in_force_is_shown(open_shop: Open, exact_policy: str, 
     async with open_shop(policy_file=exact_policy) as other:
         shown = row(await other.admin.GetPolicy(pb.GetPolicyRequest()))
         assert (shown.l1_hard_ttl.seconds, shown.jitter, shown.negative_ttl.seconds) == (200, 0, 10)
+
+
+async def test_what_is_no_record_is_counted_where_it_was_found(open_shop: Open) -> None:
+    async with open_shop() as shop:
+        id = (await shop.create()).product_id
+        l2 = shop.app._datasets["product"]._l2_tier
+        await Direct(l2).set(l2._names.key("product", id), b"somebody else's")
+        shop.app._datasets["product"]._l1.drop(id, 0)
+        assert (await shop.get(id)).product.product_id == id
+        assert {tier: row.unreadable for tier, row in (await tiers(shop)).items()} == {"l1": 0, "l2": 1, "store": 0}

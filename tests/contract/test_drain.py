@@ -22,7 +22,7 @@ async def test_a_call_in_progress_finishes_and_no_other_begins(open_shop: Open, 
         async with locked(database):
             read = asyncio.ensure_future(shop.get(id, bypass=True))
             write = asyncio.ensure_future(shop.update(id, title="written while draining"))
-            await until(lambda: shop.app.server._stack._calls == 2)
+            await until(lambda: shop.app.server._stack.admission.inside == 2)
             draining = asyncio.ensure_future(shop.app.server.drain())
             await until(lambda: shop.app.server._stack._draining)
             async with grpc.aio.insecure_channel(shop.address) as channel:
@@ -47,7 +47,7 @@ async def test_a_call_that_takes_longer_than_the_grace_is_cut_off(open_shop: Ope
         id = (await shop.create()).product_id
         async with locked(database):
             read = asyncio.ensure_future(shop.get(id, bypass=True))
-            await until(lambda: shop.app.server._stack._calls == 1)
+            await until(lambda: shop.app.server._stack.admission.inside == 1)
             await asyncio.wait_for(shop.app.server.drain(), DEADLINE)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await read
@@ -87,7 +87,7 @@ async def test_a_stream_asked_for_while_draining_is_refused(open_shop: Open, dat
         id = (await shop.create()).product_id
         async with locked(database):
             read = asyncio.ensure_future(shop.get(id, bypass=True))
-            await until(lambda: shop.app.server._stack._calls == 1)
+            await until(lambda: shop.app.server._stack.admission.inside == 1)
             shop.app.server._stack.drain()  # as draining begins, before the server refuses calls by itself
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await shop.products.WatchProducts(pb.WatchProductsRequest()).read()

@@ -130,7 +130,7 @@ async def test_of_a_large_request_one_broken_rule_is_named(shop: Shop) -> None:
 
 
 async def test_too_many_calls_are_refused_at_once_and_told_when_to_come_back(open_shop: Open, database: str) -> None:
-    async with open_shop(max_concurrent_calls=5, postgres_timeout=30) as shop:
+    async with open_shop(max_concurrent_calls=6, postgres_timeout=30) as shop:
         id = (await shop.create()).product_id
         async with locked(database):
             waiting = [asyncio.ensure_future(shop.get(id, bypass=True)) for _ in range(5)]
@@ -144,7 +144,7 @@ async def test_too_many_calls_are_refused_at_once_and_told_when_to_come_back(ope
 
 
 def _calls(shop: Shop) -> int:
-    return shop.app.server._stack._calls
+    return shop.app.server._stack.admission.inside
 
 
 def locked(database: str):

@@ -265,7 +265,7 @@ async def test_a_call_without_a_whole_message_leaves_nothing_behind(shop: Shop, 
             stream = await raw.begin(GET)
             await raw.send(stream, body, end=True)
         assert (await raw.call(GET, message(NOBODY))).status == NOT_FOUND
-    assert shop.app.server._stack._calls == 0
+    await until(lambda: shop.app.server._stack.admission.inside == 0)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ async def test_calls_that_are_reset_at_once_hold_nothing(shop: Shop) -> None:
             raw.cancel(stream)
     async with RawConnection.open(shop.address) as raw:
         assert (await raw.call(GET, message(NOBODY))).status == NOT_FOUND
-    await until(lambda: shop.app.server._stack._calls == 0)
+    await until(lambda: shop.app.server._stack.admission.inside == 0)
 
 
 async def test_control_characters_in_metadata_reach_no_log(shop: Shop) -> None:

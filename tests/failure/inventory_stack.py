@@ -17,7 +17,7 @@ from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
-from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import partition_of
 from tests.sidecars import Process, process, serving, until
 from tests.stockroom import Stockroom

@@ -15,7 +15,9 @@ from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.tiers import region as region_module
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2
+from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.v1.product_pb2 import Product
 from tests.conftest import ChoosePorts

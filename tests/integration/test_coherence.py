@@ -12,7 +12,7 @@ from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers import coherence as module
 from cache_sidecar.tiers.coherence import Coherence, Feed, staleness_bound
-from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source
 from tests.gates import Gate
 from tests.listening import HERE, Line, open_line

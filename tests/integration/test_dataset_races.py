@@ -19,7 +19,7 @@ from tests import tiers
 from tests.engines import L1S
 from tests.gates import turns
 from tests.sidecars import until
-from tests.tiers import BYPASS, Case, open_case, reading, take_back
+from tests.tiers import BYPASS, Case, Direct, open_case, reading, take_back
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 
@@ -120,7 +120,7 @@ async def test_race_02_a_fill_from_before_is_not_taken_for_a_later_one_of_the_sa
 
 async def evict(case: Case, id: str = "a") -> None:
     """Removes what Redis holds, as it may at any time, telling nobody."""
-    client = await case.l2._connection.client()
+    client = Direct(case.l2)
     assert await client.unlink(case.l2._names.key("product", id)) == 1
 
 
@@ -446,5 +446,5 @@ async def test_a_bypass_that_fills_redis_first_does_not_silence_the_change(a: Ca
 
 
 async def messages_of(case: Case) -> int:
-    client = await case.l2._connection.client()
+    client = Direct(case.l2)
     return int(await client.get(case.l2._names.counter(partition_of("a"))) or 0)

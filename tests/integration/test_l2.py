@@ -13,11 +13,12 @@ from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.l2 import Connection, Names, RedisL2, failures
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 from tests.integration.conftest import OpenL2
 from tests.proxy import Proxy
-from tests.tiers import fill, one_id_per_partition, open_l2, redis_settings
+from tests.tiers import Direct, fill, one_id_per_partition, open_l2
 
 AWKWARD = ["{a}b", "a{b}", "{}", "}{", "a:b", ":", " ", "a b  c", "ä", "\U0001f6cb", "a\u2028b", "*", "[a]", "'\"", "\\", "%s"]
 
@@ -39,7 +40,7 @@ async def held(l2: RedisL2, id: str = "a") -> tuple[int, bytes | None] | None:
 
 async def messages(l2: RedisL2, id: str = "a") -> int:
     """Returns how many messages were sent in the partition of an id."""
-    client = await l2._connection.client()
+    client = Direct(l2)
     return int(await client.get(l2._names.counter(partition_of(id))) or 0)
 
 
@@ -127,7 +128,7 @@ async def test_versions_beyond_what_lua_s_numbers_hold_are_told_apart(either: Re
 async def test_what_is_stored_ends(either: RedisL2, ttl: float) -> None:
     await fill(either, "product", {"a": record(1)}, ttl=ttl)
     await either.change("product", {"b": record(1)}, ttl=ttl)
-    client = await either._connection.client()
+    client = Direct(either)
     for id in "ab":
         left = await client.pttl(either._names.key("product", id))
         assert left == -2 or 0 <= left <= max(1, ttl * 1000)
@@ -199,7 +200,7 @@ async def test_namespaces_do_not_see_each_other(either: RedisL2, open_either: Op
     "value", [b"", b"foreign", b"0" * 16, b"zz" * 40, codec.encode(record(9))[:-1], b"0000000000000009" + b"\xff" * 60]
 )
 async def test_a_foreign_or_broken_value_is_a_miss_and_is_replaced(either: RedisL2, value: bytes) -> None:
-    client = await either._connection.client()
+    client = Direct(either)
     await client.set(either._names.key("product", "a"), value)
     assert await held(either) is None
     await fill(either, "product", {"a": record(10)}, ttl=60)
@@ -208,7 +209,7 @@ async def test_a_foreign_or_broken_value_is_a_miss_and_is_replaced(either: Redis
 
 @pytest.mark.parametrize("command", [("LPUSH", "x"), ("HSET", "f", "v"), ("SADD", "x")])
 async def test_a_value_of_another_type_is_a_miss_and_is_replaced(either: RedisL2, command: tuple[str, ...]) -> None:
-    client = await either._connection.client()
+    client = Direct(either)
     for id in "ab":
         await client.execute_command(command[0], either._names.key("product", id), *command[1:])
     assert await either.read("product", ["a", "b", "c"]) == {}
@@ -219,10 +220,10 @@ async def test_a_value_of_another_type_is_a_miss_and_is_replaced(either: RedisL2
 
 
 async def test_unreadable_values_are_counted(either: RedisL2) -> None:
-    client = await either._connection.client()
+    client = Direct(either)
     await client.set(either._names.key("product", "a"), b"foreign")
     await held(either)
-    assert either.unreadable == 1
+    assert either.unreadable["product"] == 1
 
 
 # The function library
@@ -366,13 +367,6 @@ async def test_more_at_once_than_connections_is_busy_not_away(valkey_cluster: Va
         assert await held(l2) == (1, b"sofa")
 
 
-async def test_the_first_callers_share_one_client(valkey: ValkeyServer) -> None:
-    connection = Connection(redis_settings(valkey.address))
-    clients = await asyncio.gather(*(connection.client() for _ in range(10)))
-    assert len({id(client) for client in clients}) == 1
-    await connection.close()
-
-
 async def test_a_full_redis_still_tells_of_changes(valkey: ValkeyServer, namespace: str) -> None:
     async with open_l2(valkey.address, namespace) as l2, valkey.client() as client:
         await fill(l2, "product", {"a": record(1, b"old")}, ttl=60)
@@ -388,11 +382,3 @@ async def test_a_full_redis_still_tells_of_changes(valkey: ValkeyServer, namespa
         # What is older must not come back when there is room again.
         await fill(l2, "product", {"a": record(1, b"old")}, ttl=60)
         assert await held(l2) in (None, (2, b"new"))
-
-
-def test_a_connection_that_another_commands_failure_closed_is_unreachable() -> None:
-    with pytest.raises(TierFailed) as failed, failures():
-        None.writelines([b"FCALL"])  # type: ignore[attr-defined]  # what redis-py does
-    assert failed.value.failure is Failure.UNREACHABLE
-    with pytest.raises(AttributeError), failures():
-        object().nothing  # type: ignore[attr-defined]  # noqa: B018

@@ -14,7 +14,7 @@ from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Answer, Freshness, Record, Source
 from tests.integration.conftest import OpenL2
 from tests.sidecars import until
-from tests.tiers import Case, fill, one_id_per_partition, open_l2, reading
+from tests.tiers import Case, Direct, fill, one_id_per_partition, open_l2, reading
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 NEW = Record(2, 1000.0, b"new")
@@ -48,7 +48,7 @@ async def test_who_finds_nothing_first_has_the_lease(either: RedisL2, other: Red
     # The holder's own next reader finds it, too.
     assert await either.read_leased("product", ["a"]) == first
     assert await either.read("product", ["a"]) == {}
-    assert either.unreadable == 0
+    assert not either.unreadable
 
 
 async def test_the_holder_s_fill_is_taken_once_and_nobody_else_s(either: RedisL2, other: RedisL2) -> None:
@@ -94,12 +94,12 @@ async def test_a_lease_in_place_of_a_mark_still_refuses_what_is_older(either: Re
     assert await put(either, lease, Record(1, 0.0, b"old")) is None
     lease = (await either.read_leased("product", ["a"])).leases["a"]
     assert await put(either, lease) == NEW
-    assert either.unreadable == other.unreadable == 0
+    assert not either.unreadable + other.unreadable
 
 
 async def test_a_lease_ends_by_itself(either: RedisL2) -> None:
     await either.read_leased("product", ["a"])
-    client = await either._connection.client()
+    client = Direct(either)
     assert 0 < await client.pttl(either._names.key("product", "a")) <= module.LEASE_MILLISECONDS
 
 
@@ -107,8 +107,8 @@ async def test_many_ids_of_all_nodes_are_read_in_one_call_of_each(l2: RedisL2, m
     ids = one_id_per_partition()
     await fill(l2, "product", {id: Record(1, 0.0, id.encode()) for id in ids[:200]}, ttl=60)
     calls: list[object] = []
-    fcall = l2._fcall
-    monkeypatch.setattr(l2, "_fcall", lambda *arguments: calls.append(arguments) or fcall(*arguments))
+    send = l2._shards.send
+    monkeypatch.setattr(l2._shards, "send", lambda commands: calls.extend(commands) or send(commands))
     found = await l2.read_leased("product", ids)
     assert len(calls) == 3
     assert found.records == {id: Record(1, 0.0, id.encode()) for id in ids[:200]}
@@ -121,10 +121,7 @@ async def test_what_is_on_another_node_than_expected_is_found_all_the_same(
     ids = one_id_per_partition()
     await fill(l2, "product", {id: Record(1, 0.0, id.encode()) for id in ids[:200]}, ttl=60)
 
-    async def on_one_node(_: object, keys: list[str]) -> list[list[str]]:
-        return [keys]
-
-    monkeypatch.setattr(l2, "_by_node", on_one_node)
+    monkeypatch.setattr(l2._shards, "grouped", lambda slots: [list(range(len(list(slots))))])
     found = await l2.read_leased("product", ids)
     assert found.records == {id: Record(1, 0.0, id.encode()) for id in ids[:200]}
     assert set(found.leases) == set(ids[200:])
@@ -148,7 +145,7 @@ async def test_a_claim_is_one_s(either: RedisL2, other: RedisL2) -> None:
 
 async def evict(l2: RedisL2, id: str = "a") -> None:
     """Removes what Redis holds, as it may at any time; so a lease ends, too."""
-    client = await l2._connection.client()
+    client = Direct(l2)
     assert await client.unlink(l2._names.key("product", id)) == 1
 
 

@@ -10,7 +10,7 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.errors import Failure
 from cache_sidecar.tiers.ports import Source
 from tests.sidecars import until
-from tests.tiers import BYPASS, POLICY, Case, open_case
+from tests.tiers import BYPASS, POLICY, Case, Direct, open_case
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 SIDECARS, READS = 4, 500
@@ -32,7 +32,7 @@ async def sidecars(valkey_cluster: ValkeyCluster, namespace: str) -> AsyncIterat
 
 async def expire(case: Case) -> None:
     """Removes what Redis holds, as the end of its time does; the tests' clock is not the server's."""
-    client = await case.l2._connection.client()
+    client = Direct(case.l2)
     assert await client.unlink(case.l2._names.key("product", "a")) == 1
 
 

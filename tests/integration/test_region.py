@@ -14,7 +14,7 @@ from cache_sidecar.tiers.region import Region
 from cache_sidecar.tiers.signs import RedisSigns
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
-from tests.tiers import POLICY, Case, open_case
+from tests.tiers import POLICY, Case, Direct, open_case
 
 BOUND = 10.0
 BOUNDED = POLICY.model_copy(update={"staleness_bound": BOUND})
@@ -86,7 +86,7 @@ async def test_a_sign_that_is_lost_or_goes_back_changes_nothing(open_sidecar: Op
         await signs.caught_up(["catalog"], case.clock.now() - 3600)
         await region.step()
         assert await stale(case) == (False, Source.L2)
-        client = await case.l2._connection.client()
+        client = Direct(case.l2)
         await client.unlink(case.l2._names.told("catalog"))
         await region.step()
         assert (await stale(case))[0] is False

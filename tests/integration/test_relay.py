@@ -27,7 +27,7 @@ from tests.listening import HERE, open_line
 from tests.proxy import Proxy
 from tests.sidecars import process, until
 from tests.stores import INSERT, open_database, run
-from tests.tiers import fill, open_case, open_l2, take_back
+from tests.tiers import Direct, fill, open_case, open_l2, take_back
 
 OLD = Record(1, 0.0, b"old")
 
@@ -82,7 +82,7 @@ async def running(relay: Relay, database: str) -> AsyncIterator[asyncio.Task[Non
 
 async def stored_version(l2: RedisL2, id: str = "a") -> int:
     """Returns the version that Redis holds, of whatever kind."""
-    client = await l2._connection.client()
+    client = Direct(l2)
     value = await client.get(l2._names.key("product", id))
     return int(value[:16], 16) if value else 0
 
@@ -280,8 +280,7 @@ async def test_a_few_changes_of_one_partition_are_told_by_their_ids(
 
 async def messages(l2: RedisL2) -> int:
     """Returns how many messages were published since the beginning."""
-    client = await l2._connection.client()
-    counters = await client.mget_nonatomic([l2._names.counter(partition) for partition in range(PARTITIONS)])
+    counters = [await Direct(l2).get(l2._names.counter(partition)) for partition in range(PARTITIONS)]
     return sum(int(count or 0) for count in counters)
 
 
@@ -338,8 +337,8 @@ async def test_race_18_what_the_old_primary_still_acknowledged_is_told_to_the_ne
 
 async def is_up(l2: RedisL2) -> bool:
     try:
-        return bool(await (await l2._connection.client()).ping())
-    except Exception:  # noqa: BLE001  # whatever redis-py says while it starts
+        return bool(await l2.owners())
+    except TierFailed:
         return False
 
 
@@ -442,7 +441,7 @@ async def test_redis_is_told_up_to_when_everything_was_told(
 
 
 async def test_a_sign_that_is_none_is_no_sign(l2: RedisL2) -> None:
-    await (await l2._connection.client()).set(l2._names.told("catalog"), "soon")
+    await Direct(l2).set(l2._names.told("catalog"), "soon")
     assert await RedisSigns(l2._connection, l2._names).told_until(["catalog"]) == {}
 
 

@@ -264,7 +264,7 @@ async def test_rows_of_sessions_that_are_over_are_purged_and_nobody_hears_of_it(
     await customer.create()
     await customer.sessions.DeleteSession(pb.DeleteSessionRequest(session_id=ended))
     events = await query(database, "SELECT count(*) FROM cache_sidecar.outbox")
-    guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8, clock=clock)
+    guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8)
     store = Database(database, size=1, timeout=5, prepare=True, guard=guard)
     await store.open()
     purge = OverSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock)
@@ -288,7 +288,7 @@ async def test_many_rows_are_purged_in_batches(database: str, clock: ManualClock
         long_ago,
         long_ago,
     )
-    guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8, clock=clock)
+    guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8)
     store = Database(database, size=1, timeout=5, prepare=True, guard=guard)
     await store.open()
     assert await OverSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock).step() == 2500

@@ -12,7 +12,7 @@ from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.settings import Settings
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import Row
 from cache_sidecar.v1 import session_service_pb2 as pb
 from tests.contract.shop import Refusal, refused

@@ -13,7 +13,7 @@ from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.errors import ServerUnreachable, SettingsError
 from cache_sidecar.settings import Settings
 from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.l2 import Names
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import Expiry, Record
 from cache_sidecar.verify import Report, Verdict
 from tests.integration.conftest import OpenL2
@@ -21,6 +21,7 @@ from tests.integration.test_cli import GOOD
 from tests.integration.test_cli import run as command
 from tests.sidecars import settings_for
 from tests.stores import INSERT, run
+from tests.tiers import Direct
 
 DELETED, GUESS = Record(90, 0.0, None), Record(0, 0.0, None)
 
@@ -158,7 +159,7 @@ async def test_the_datasets_of_every_table_are_compared(settings: Settings, shop
 async def test_on_a_cluster(open_either: OpenL2, database: str, namespace: str) -> None:
     async with open_either() as l2:
         nodes = ",".join(f"{host}:{port}" for host, port in l2._connection.nodes)
-        client: Any = await l2._connection.client()
+        client = Direct(l2)
         for number in range(100):
             await client.set(l2._names.key("product", f"p{number}"), codec.encode(GUESS))
         report = (await verified(settings_for(nodes, database, namespace), "product"))["product"]

@@ -1,9 +1,9 @@
-"""The failure table: every failure of every tier has an action."""
+"""The table of failures: every failure of every tier has its rule, and nothing is tried again that must not be."""
 
 import pytest
 
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers.failure import TABLE, Action, Operation, action
+from cache_sidecar.errors import Failure, Operation, Tier, TierFailed
+from cache_sidecar.tiers.failure import TABLE, Action, action, tries
 
 
 @pytest.mark.parametrize("failure", list(Failure))
@@ -28,4 +28,15 @@ def test_no_row_of_the_table_is_without_a_test() -> None:
 
 
 def test_a_write_is_never_acknowledged_without_postgresql() -> None:
-    assert set(TABLE[Tier.STORE, Operation.WRITE].values()) == {Action.REFUSE}
+    assert {rule.action for rule in TABLE[Tier.STORE, Operation.WRITE].values()} == {Action.REFUSE}
+
+
+@pytest.mark.parametrize("failure", [failure for failure in Failure if failure is not Failure.CONFLICT])
+def test_a_write_that_may_be_committed_is_not_tried_again(failure: Failure) -> None:
+    assert tries(TierFailed(Tier.STORE, failure), Operation.WRITE) == 1
+
+
+@pytest.mark.parametrize("failure", [Failure.TIMEOUT, Failure.BUSY, Failure.REFUSED])
+@pytest.mark.parametrize("key", TABLE)
+def test_nothing_is_asked_again_that_is_slow_busy_or_clear(failure: Failure, key: tuple[Tier, Operation]) -> None:
+    assert TABLE[key][failure].tries == 1

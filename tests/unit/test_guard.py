@@ -5,15 +5,17 @@ import asyncio
 import pytest
 
 from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import Failure, NotFound, Tier, TierFailed
-from cache_sidecar.tiers.guard import BREAK_AFTER, BREAK_FOR, Guard
+from cache_sidecar.errors import Failure, NotFound, Operation, Tier, TierFailed
+from cache_sidecar.tiers.breaker import BREAK_AFTER, BREAK_FOR, Breaker
+from cache_sidecar.tiers.guard import Guard
 from tests.gates import Gate
 
 LONG = 60.0
 
 
 def guard(clock: ManualClock | None = None, *, timeout: float = LONG, running: int = 1, waiting: int = 1) -> Guard:
-    return Guard(Tier.L2, timeout=timeout, max_running=running, max_waiting=waiting, clock=clock or ManualClock())
+    breaker = Breaker(Tier.L2, clock=clock or ManualClock())
+    return Guard(Tier.L2, timeout=timeout, max_running=running, max_waiting=waiting, breaker=breaker)
 
 
 async def answer() -> str:
@@ -43,7 +45,7 @@ async def failure_of(of: Guard) -> Failure | None:
 
 async def trip(of: Guard) -> None:
     await fail(of, times=BREAK_AFTER)
-    assert of.is_open()
+    assert of.is_open
 
 
 @pytest.mark.parametrize(("timeout", "running", "waiting"), [(0, 1, 1), (-1.0, 1, 1), (1, 0, 1), (1, 1, -1)])
@@ -65,7 +67,7 @@ async def test_a_failure_is_passed_on_and_counted() -> None:
 async def test_a_defect_is_passed_on_as_it_is() -> None:
     of = guard()
     await fail(of, KeyError("defect"), times=BREAK_AFTER + 1)
-    assert not of.is_open()
+    assert not of.is_open
 
 
 # The breaker
@@ -74,9 +76,9 @@ async def test_a_defect_is_passed_on_as_it_is() -> None:
 async def test_the_breaker_opens_after_failures_in_a_row() -> None:
     of = guard()
     await fail(of, times=BREAK_AFTER - 1)
-    assert not of.is_open()
+    assert not of.is_open
     await fail(of)
-    assert of.is_open()
+    assert of.is_open
     assert await failure_of(of) is Failure.UNREACHABLE
 
 
@@ -85,14 +87,14 @@ async def test_a_success_in_between_starts_the_count_again() -> None:
     await fail(of, times=BREAK_AFTER - 1)
     await of.run(answer)
     await fail(of, times=BREAK_AFTER - 1)
-    assert not of.is_open()
+    assert not of.is_open
 
 
 @pytest.mark.parametrize("error", [failing(Failure.BUSY), failing(Failure.REFUSED), NotFound("product", "x")])
 async def test_an_answer_is_no_sign_that_the_tier_is_away(error: Exception) -> None:
     of = guard()
     await fail(of, error, times=BREAK_AFTER * 2)
-    assert not of.is_open()
+    assert not of.is_open
     assert await failure_of(of) is None
 
 
@@ -101,7 +103,7 @@ async def test_a_wrong_request_shows_that_the_tier_answers() -> None:
     await fail(of, times=BREAK_AFTER - 1)
     await fail(of, NotFound("product", "x"))
     await fail(of, times=BREAK_AFTER - 1)
-    assert not of.is_open()
+    assert not of.is_open
 
 
 async def test_an_open_breaker_does_not_start_the_work() -> None:
@@ -128,7 +130,7 @@ async def test_after_a_while_one_piece_of_work_is_let_through() -> None:
     assert await failure_of(of) is Failure.UNREACHABLE
     gate.open()
     await trial
-    assert not of.is_open()
+    assert not of.is_open
     assert await failure_of(of) is None
 
 
@@ -176,7 +178,7 @@ async def test_hanging_work_opens_the_breaker() -> None:
     for _ in range(BREAK_AFTER):
         with pytest.raises(TierFailed):
             await of.run(gate.passed)
-    assert of.is_open()
+    assert of.is_open
 
 
 async def test_a_timeout_inside_the_work_is_the_tier_s() -> None:
@@ -196,7 +198,7 @@ async def test_over_the_bound_it_is_busy_at_once() -> None:
     waiting = asyncio.create_task(of.run(answer))
     await asyncio.sleep(0)
     assert await failure_of(of) is Failure.BUSY
-    assert not of.is_open()
+    assert not of.is_open
     gate.open()
     await running
     assert await waiting == "answer"
@@ -219,7 +221,7 @@ async def test_waiting_for_others_too_long_is_busy_and_says_nothing_of_the_tier(
     waiting = [asyncio.create_task(slow.run(answer)) for _ in range(BREAK_AFTER)]
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [error.failure for error in outcomes if isinstance(error, TierFailed)] == [Failure.BUSY] * BREAK_AFTER
-    assert not slow.is_open()
+    assert not slow.is_open
     end.open()
     await asyncio.gather(running, return_exceptions=True)
 
@@ -261,3 +263,89 @@ async def test_cancelled_work_gives_its_place_back(cancelled: str) -> None:
     assert await failure_of(of) is Failure.BUSY
     gate.open()
     await asyncio.gather(again, more)
+
+
+# Tries
+
+
+class Failing:
+    """Work that fails so often, then succeeds."""
+
+    def __init__(self, failure: Failure, times: int) -> None:
+        self.left, self.runs = times, 0
+        self._failure = failure
+
+    async def __call__(self) -> str:
+        self.runs += 1
+        if self.left:
+            self.left -= 1
+            raise TierFailed(Tier.STORE, self._failure)
+        return "answer"
+
+
+@pytest.mark.parametrize(
+    ("failure", "operation", "runs"),
+    [
+        (Failure.UNREACHABLE, Operation.READ, 2),
+        (Failure.CONFLICT, Operation.READ, 3),
+        (Failure.CONFLICT, Operation.WRITE, 3),
+        (Failure.UNREACHABLE, Operation.WRITE, 1),
+        (Failure.TIMEOUT, Operation.READ, 1),
+    ],
+)
+async def test_work_is_tried_as_often_as_the_table_says(failure: Failure, operation: Operation, runs: int) -> None:
+    of, once, always = guard(), Failing(failure, runs - 1), Failing(failure, 99)
+    assert await of.run(once, operation) == "answer"
+    with pytest.raises(TierFailed) as caught:
+        await of.run(always, operation)
+    assert (caught.value.failure, once.runs, always.runs) == (failure, runs, runs)
+
+
+async def test_tries_that_fail_together_count_as_one_failure() -> None:
+    of = guard()
+    for _ in range(BREAK_AFTER):
+        assert not of.is_open
+        with pytest.raises(TierFailed):
+            await of.run(Failing(Failure.UNREACHABLE, 99), Operation.READ)
+    assert of.is_open
+
+
+async def test_the_time_is_for_all_tries_together() -> None:
+    of, gate = guard(timeout=0.1), Gate()
+    gate.close()
+    failing = Failing(Failure.UNREACHABLE, 1)
+
+    async def work() -> str:
+        if failing.runs:
+            await gate.passed()
+        return await failing()
+
+    with pytest.raises(TierFailed) as caught:
+        await of.run(work, Operation.READ)
+    assert (caught.value.failure, failing.runs) == (Failure.TIMEOUT, 1)
+
+
+async def test_who_stands_in_line_when_the_breaker_opens_is_failed_at_once() -> None:
+    of, gate, started = guard(waiting=BREAK_AFTER), Gate(), 0
+    await fail(of, times=BREAK_AFTER - 1)
+    gate.close()
+
+    async def work() -> None:
+        nonlocal started
+        started += 1
+        await gate.passed()
+        raise failing()
+
+    tasks = [asyncio.create_task(of.run(work)) for _ in range(BREAK_AFTER)]
+    await gate.reached()
+    gate.open()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {outcome.failure for outcome in outcomes if isinstance(outcome, TierFailed)} == {Failure.UNREACHABLE}
+    assert (len(outcomes), started) == (BREAK_AFTER, 1)
+
+
+async def test_without_a_breaker_every_piece_of_work_runs() -> None:
+    of = Guard(Tier.L2, timeout=LONG, max_running=1, max_waiting=1)
+    await fail(of, times=BREAK_AFTER * 2)
+    assert not of.is_open
+    assert await of.run(answer) == "answer"

@@ -8,13 +8,17 @@ from cache_sidecar.clock import ManualClock
 from cache_sidecar.policy import default
 from cache_sidecar.services import hits
 from cache_sidecar.stack import Stack
+from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.l1 import ClockL1
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import SOURCE_L1
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import add_ProductServiceServicer_to_server
+from tests.tiers import redis_settings
 
 NOW = 1_000_000.0
 POLICY = default()["product"]
@@ -35,7 +39,8 @@ def l1() -> ClockL1:
 
 @pytest.fixture
 def dataset(l1: ClockL1, clock: ManualClock) -> Dataset:
-    return Dataset("product", l1=l1, l2=None, load=None, l2_guard=None, policy=lambda: POLICY, clock=clock)  # type: ignore[arg-type]
+    nobody = RedisL2(Connection(redis_settings("127.0.0.1:1")), Names("test"))
+    return Dataset("product", l1=l1, l2=nobody, load=None, l2_guard=None, policy=lambda: POLICY, clock=clock)  # type: ignore[arg-type]
 
 
 @pytest.fixture

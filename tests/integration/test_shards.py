@@ -1,0 +1,125 @@
+"""Shards of a Redis Cluster fail one by one: what the others hold is read, written and told as ever."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.crc import key_slot
+
+from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.errors import Failure, TierFailed
+from cache_sidecar.tiers.breaker import BREAK_AFTER
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.ports import Record
+from cache_sidecar.tiers.shards import Address
+from tests.cut_off import Line, line_to
+from tests.proxy import Proxy
+from tests.sidecars import until
+from tests.tiers import Direct, fill, one_id_per_partition, open_l2
+
+IDS = one_id_per_partition()[:60]
+
+
+@pytest.fixture
+async def line(valkey_cluster: ValkeyCluster) -> AsyncIterator[Line]:
+    async with line_to(valkey_cluster.addresses) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def l2(line: Line, namespace: str) -> AsyncIterator[RedisL2]:
+    async with open_l2(",".join(line.addresses), namespace, redis_timeout=0.5) as opened:
+        await fill(opened, "product", {id: Record(1, 0.0, id.encode()) for id in IDS}, ttl=600)
+        yield opened
+
+
+async def one_shard(l2: RedisL2) -> tuple[Address, set[str]]:
+    """Returns the address of a primary, and the ids that it holds."""
+    address, slots = min((await l2._shards.owners()).items())
+    held = {id for id in IDS if key_slot(l2._names.key("product", id).encode()) in set(slots)}
+    assert 0 < len(held) < len(IDS)
+    return address, held
+
+
+async def read(l2: RedisL2) -> set[str]:
+    return set((await l2.read_leased("product", IDS)).records)
+
+
+def proxy_of(line: Line, address: Address) -> Proxy:
+    return line.to(f"{address[0]}:{address[1]}")
+
+
+@pytest.mark.parametrize("how", ["cut", "stall"])
+async def test_what_the_other_shards_hold_is_read_and_changed_while_one_is_away(l2: RedisL2, line: Line, how: str) -> None:
+    address, held = await one_shard(l2)
+    others = set(IDS) - held
+    proxy = proxy_of(line, address)
+    getattr(proxy, how)()
+    for _ in range(BREAK_AFTER + 1):
+        found = await l2.read_leased("product", IDS)
+        assert set(found.records) == others
+        assert not found.leases, "there is nothing to be filled in"
+    assert l2._shards.away == [address]
+    await l2.change("product", {id: Record(2, 0.0, b"new") for id in others}, ttl=600)
+    with pytest.raises(TierFailed):
+        await l2.change("product", {id: Record(2, 0.0, b"new") for id in held}, ttl=600)
+    with pytest.raises(TierFailed):
+        await l2.read_leased("product", list(held))
+    await proxy.heal()
+
+    async def is_whole() -> bool:
+        return await read(l2) == set(IDS)
+
+    await until(is_whole)
+    assert l2._shards.away == []
+
+
+async def test_the_failure_of_one_shard_fails_no_command_to_another(l2: RedisL2, line: Line) -> None:
+    address, held = await one_shard(l2)
+    proxy, others = proxy_of(line, address), sorted(set(IDS) - held)
+    proxy.stall()
+    asked = [asyncio.ensure_future(l2.read_leased("product", [id])) for id in held]
+    while not all(task.done() for task in asked):
+        assert set((await l2.read_leased("product", others)).records) == set(others)
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {TierFailed}
+
+
+async def test_a_shard_that_is_away_is_failed_without_being_asked(l2: RedisL2, line: Line) -> None:
+    address, held = await one_shard(l2)
+    proxy, id = proxy_of(line, address), min(held)
+    proxy.stall()
+    for expected in [Failure.TIMEOUT] * BREAK_AFTER + [Failure.UNREACHABLE]:
+        with pytest.raises(TierFailed) as caught:
+            await l2.read_leased("product", [id])
+        assert caught.value.failure is expected
+
+
+async def test_connections_that_were_closed_while_idle_cost_nothing(l2: RedisL2, line: Line) -> None:
+    await asyncio.gather(*(read(l2) for _ in range(5)))
+    line.cut()
+    await line.heal()
+    assert await read(l2) == set(IDS)
+
+
+async def test_a_slot_that_is_moving_is_found_on_either_side(l2: RedisL2, valkey_cluster: ValkeyCluster) -> None:
+    """The server answers ASK for a key that is not there any more, or not yet."""
+    source, target = (await valkey_cluster.primaries())[:2]
+    async with source.client() as giver, target.client() as taker:
+        ranges = await giver.execute_command("CLUSTER SLOTS")
+        held = [(first, last) for first, last, primary, *_ in ranges if primary[1] == source.port]
+        slots = {id: key_slot(l2._names.key("product", id).encode()) for id in IDS}
+        id = next(id for id in IDS if any(first <= slots[id] <= last for first, last in held))
+        key = l2._names.key("product", id)
+        await Direct(l2).unlink(key)
+        ids = await giver.cluster("MYID"), await taker.cluster("MYID")
+        await taker.cluster("SETSLOT", slots[id], "IMPORTING", ids[0])
+        await giver.cluster("SETSLOT", slots[id], "MIGRATING", ids[1])
+        try:
+            assert set((await l2.read_leased("product", [id])).leases) == {id}
+            assert int(await taker.cluster("COUNTKEYSINSLOT", slots[id])) == 1
+        finally:
+            await l2._shards._at("127.0.0.1", target.port).exchange([("ASKING",), ("UNLINK", key)])
+            await taker.cluster("SETSLOT", slots[id], "STABLE")
+            await giver.cluster("SETSLOT", slots[id], "STABLE")

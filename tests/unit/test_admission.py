@@ -1,0 +1,56 @@
+"""Admission: what is less important is refused earlier, and every call that ends makes room."""
+
+import pytest
+
+from cache_sidecar.admission import Admission, Door, Priority
+from cache_sidecar.errors import Overloaded
+
+
+def fill(door: Door) -> int:
+    """Has calls come in until one is refused, and returns how many did."""
+    for entered in range(1000):
+        try:
+            door.enter()
+        except Overloaded:
+            return entered
+    raise AssertionError("nobody was refused")
+
+
+def test_the_limit_is_checked() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Admission(0)
+
+
+def test_the_last_part_is_for_what_matters_most() -> None:
+    admission = Admission(100)
+    low, normal, vital = (admission.door(one.name, one) for one in (Priority.LOW, Priority.NORMAL, Priority.VITAL))
+    assert [fill(low), fill(normal), fill(vital)] == [50, 30, 20]
+    assert (low.inside, normal.inside, vital.inside, admission.inside) == (50, 30, 20, 100)
+
+
+def test_a_call_that_ends_makes_room_first_for_what_matters_most() -> None:
+    admission = Admission(10)
+    normal, vital = admission.door("product", Priority.NORMAL), admission.door("cart", Priority.VITAL)
+    fill(vital)
+    vital.leave()
+    with pytest.raises(Overloaded, match="product"):
+        normal.enter()
+    vital.enter()
+    assert (normal.refused, vital.refused) == (1, 1)
+
+
+def test_one_call_of_each_kind_fits_into_the_smallest_limit() -> None:
+    for priority in Priority:
+        assert fill(Admission(1).door("x", priority)) == 1
+
+
+def test_the_limit_can_be_moved_at_any_time() -> None:
+    admission = Admission(10)
+    door = admission.door("cart", Priority.VITAL)
+    fill(door)
+    admission.limit = 5
+    for _ in range(6):
+        door.leave()
+    door.enter()
+    with pytest.raises(Overloaded):
+        door.enter()

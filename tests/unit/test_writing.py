@@ -1,0 +1,74 @@
+"""Writes whose caller leaves: one that was begun goes on, one that stands in line is not begun."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cache_sidecar.errors import DeadlineExceeded
+from cache_sidecar.services.writing import Writer
+from cache_sidecar.store.pool import Written
+from tests.gates import Gate
+
+
+class Line:
+    """A database in which every write waits before it begins, and before it is committed."""
+
+    def __init__(self) -> None:
+        self.before, self.after = Gate(), Gate()
+        self.outcome: BaseException | Written | None = None
+
+    async def write(self, key: object, work: Any, at_once: Any = None) -> Written:
+        await self.before.passed()
+        try:
+            self.outcome = await work(None)
+        except DeadlineExceeded as error:
+            self.outcome = error
+            raise
+        await self.after.passed()
+        return self.outcome
+
+
+class Told:
+    """What the caches were told."""
+
+    def __init__(self) -> None:
+        self.of: list[Written] = []
+
+    async def __call__(self, written: Written) -> None:
+        self.of.append(written)
+
+
+async def work(_: object) -> Written:
+    return Written(b"reply", "a", 1)
+
+
+async def leave(writing: "asyncio.Task[Written]") -> None:
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+
+
+async def test_a_write_that_stands_in_line_is_not_begun_when_its_caller_leaves() -> None:
+    line, told = Line(), Told()
+    writer = Writer(line)  # type: ignore[arg-type]
+    line.before.close()
+    writing = asyncio.create_task(writer.run(None, work, told))
+    await line.before.reached()
+    await leave(writing)
+    line.before.open()
+    await writer.close()
+    assert isinstance(line.outcome, DeadlineExceeded)
+    assert not told.of
+
+
+async def test_a_write_that_was_begun_is_told_when_its_caller_leaves() -> None:
+    line, told = Line(), Told()
+    writer = Writer(line)  # type: ignore[arg-type]
+    line.after.close()
+    writing = asyncio.create_task(writer.run(None, work, told))
+    await line.after.reached()
+    await leave(writing)
+    line.after.open()
+    await writer.close()
+    assert told.of == [Written(b"reply", "a", 1)]
