@@ -78,10 +78,19 @@ consistency: setup ## Read and write for 3 minutes while everything breaks, ever
 propagation: setup ## Measure how long a change takes until the last of four sidecars serves it
 	@$(BIN)/python -m tests.consistency.propagation
 
+failure: setup ## Break one thing after the other: what callers see before, during and after; SECONDS=n for each
+	@$(BIN)/python -m pytest tests/failure/outages -q --phase=$(or $(SECONDS),5)
+
+fuzz: setup ## Send 50,000 generated requests to every method; REQUESTS=n, SEED=n
+	@$(BIN)/python -m pytest tests/contract/test_hostile_fuzz.py -q --fuzz=$(or $(REQUESTS),50000) --fuzz-seed=$(or $(SEED),1) -o timeout=0
+
+soak: setup ## Load for 5 minutes with a fault every 30 seconds: nothing may be lost, nothing may grow; MINUTES=n for longer
+	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES))
+
 lock: setup ## Resolve the dependencies anew
 	@$(COMPILE) --upgrade -o .requirements.lock > /dev/null
 
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build cache_sidecar/_native*.so
 
-.PHONY: help setup run test e2e check proto bench replay consistency propagation lock clean
+.PHONY: help setup run test e2e check proto bench replay consistency propagation failure fuzz soak lock clean

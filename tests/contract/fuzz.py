@@ -19,6 +19,8 @@ TEXTS = [
 ]  # fmt: skip
 NUMBERS = [0, 1, -1, 2, 50, 999, 1000, 1001, 10**9 - 1, 10**9, 2**31 - 1, 2**31, -(2**31), 2**53, 2**63 - 1, -(2**63)]
 COUNTS = [0, 0, 1, 1, 1, 2, 3, 33, 65, 501]
+# The same within what is repeated itself: requests stay under the size that is refused unread.
+FEW = [0, 0, 1, 1, 1, 2, 3]
 
 
 class Fuzzer:
@@ -27,6 +29,7 @@ class Fuzzer:
     def __init__(self, seed: int, ids: list[str]) -> None:
         self._random = random.Random(seed)
         self._texts = [*TEXTS, *ids * 8]
+        self._counts = COUNTS
 
     def requests(self, valid: dict[str, Message], count: int) -> Iterator[tuple[str, bytes]]:
         """Yields so many paths and requests; `valid` has one good request for every path."""
@@ -85,12 +88,17 @@ class Fuzzer:
     def _set(self, message: Message, field: FieldDescriptor) -> None:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             held, value = getattr(message, field.name), field.message_type.fields_by_name["value"]
-            for _ in range(self._random.choice(COUNTS)):
+            for _ in range(self._random.choice(self._counts)):
                 held[self._text() + self._text()] = self._scalar(value)
         elif field.is_repeated:
             held = getattr(message, field.name)
-            for _ in range(self._random.choice(COUNTS)):
-                held.append(self._message(held.add()) if field.message_type is not None else self._scalar(field))
+            for _ in range(self._random.choice(self._counts)):
+                counts, self._counts = self._counts, FEW
+                if field.message_type is not None:
+                    self._message(held.add())
+                else:
+                    held.append(self._scalar(field))
+                self._counts = counts
         elif field.message_type is not None:
             part = getattr(message, field.name)
             part.SetInParent()

@@ -1,0 +1,73 @@
+"""The grounds on which things break, and the table of what that does."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cache_sidecar.devstack.processes import Processes
+from tests.conftest import ChoosePorts
+from tests.failure.outages.ground import Ground, Outage, ground
+from tests.failure.outages.load import Load
+from tests.failure.outages.report import Report
+
+SECONDS = 0.7
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--phase", type=float, default=SECONDS, help="seconds before, during and after each outage")
+
+
+REPORT = pytest.StashKey[Report]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[REPORT] = Report()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if config.getoption("--phase", SECONDS) != SECONDS:
+        config.stash[REPORT].publish()
+
+
+class Trial:
+    """Runs outages, and keeps what came of them."""
+
+    def __init__(self, running: Ground, config: pytest.Config) -> None:
+        self.ground = running
+        self._config = config
+
+    async def of(self, outage: Outage) -> Load:
+        """Returns what came of an outage."""
+        load = await self.ground.during(outage, seconds=self._config.getoption("--phase", SECONDS))
+        self._config.stash.setdefault(REPORT, Report()).add(outage.name, load)
+        return load
+
+
+@pytest.fixture(scope="session")
+async def clustered(
+    processes: Processes, choose_ports: ChoosePorts, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Ground]:
+    """On a cluster. A test that breaks something mends it."""
+    async with ground(processes, choose_ports, tmp_path_factory.mktemp("outages"), is_cluster=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def alone(
+    processes: Processes, choose_ports: ChoosePorts, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Ground]:
+    """On a single server with a replica."""
+    async with ground(processes, choose_ports, tmp_path_factory.mktemp("outages"), is_cluster=False) as running:
+        yield running
+
+
+@pytest.fixture
+def on_cluster(clustered: Ground, request: pytest.FixtureRequest) -> Trial:
+    """Runs outages of the cluster."""
+    return Trial(clustered, request.config)
+
+
+@pytest.fixture
+def on_single(alone: Ground, request: pytest.FixtureRequest) -> Trial:
+    """Runs outages of the single server."""
+    return Trial(alone, request.config)

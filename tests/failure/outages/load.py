@@ -1,0 +1,147 @@
+"""Callers of one sidecar during an outage: what they were answered, how fast, and what was acknowledged to them."""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from uuid import uuid4
+
+import grpc
+
+from cache_sidecar.v1 import product_service_pb2 as products
+from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
+from tests.customers import Customer, item, lines
+from tests.sidecars import Sidecar
+
+WARM, CART, SESSION = "warm reads", "cart writes", "session writes"
+KINDS = (WARM, CART, SESSION)
+# Callers of each kind, and seconds that each waits between two calls.
+CALLERS = {WARM: 4, CART: 2, SESSION: 1}
+PAUSES = {WARM: 0.002, CART: 0.01, SESSION: 0.02}
+# Seconds a caller waits for an answer: longer than anything may take on a busy machine.
+PATIENCE = 15.0
+# Lines of a cart before the next one is begun.
+LINES = 40
+
+
+@dataclass
+class Tally:
+    """The calls of one kind in one phase."""
+
+    latencies: list[float] = field(default_factory=list)
+    "Seconds of each call, whatever came of it."
+    codes: Counter[grpc.StatusCode] = field(default_factory=Counter)
+    "The calls that failed."
+
+    @property
+    def error_rate(self) -> float:
+        """The share of calls that failed, from 0 to 1."""
+        return self.codes.total() / max(1, len(self.latencies))
+
+    @property
+    def p99(self) -> float:
+        """Seconds in which 99 % of the calls were answered."""
+        ordered = sorted(self.latencies)
+        return ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else 0.0
+
+
+@dataclass
+class Acknowledged:
+    """What the sidecar said it has done."""
+
+    carts: dict[str, set[str]] = field(default_factory=dict)
+    "The products put into each cart."
+    sessions: list[str] = field(default_factory=list)
+
+
+class Load:
+    """Reads of products that are cached, changes of carts, new sessions."""
+
+    def __init__(self, sidecar: Sidecar, warm: list[str]) -> None:
+        self._customer = Customer(sidecar)
+        self._products = ProductServiceStub(sidecar.channel)  # type: ignore[no-untyped-call]
+        self._warm = warm
+        self.phases: dict[str, dict[str, Tally]] = {}
+        "Tallies by phase and kind."
+        self._phase = ""
+        self.acknowledged = Acknowledged()
+
+    def begin(self, phase: str) -> None:
+        """Counts what is answered from now on under the name of a phase."""
+        self.phases.pop(phase, None)
+        self.resume(phase)
+
+    def resume(self, phase: str) -> None:
+        """Counts further calls under the name of a phase."""
+        self._phase = phase
+        self.phases.setdefault(phase, {kind: Tally() for kind in KINDS})
+
+    def says_something(self) -> bool:
+        """Whether, of each kind, a call was answered that began in this phase: each caller has one under way when it begins."""
+        return all(len(tally.latencies) > CALLERS[kind] for kind, tally in self.phases[self._phase].items())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Calls as long as the body runs. Calls under way at its end are waited for."""
+        stop = asyncio.Event()
+        work = {WARM: self._read, CART: self._fill_cart, SESSION: self._log_in}
+        tasks = [asyncio.create_task(work[kind](stop)) for kind in KINDS for _ in range(CALLERS[kind])]
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+    async def _read(self, stop: asyncio.Event) -> None:
+        for number in count():
+            if stop.is_set():
+                return
+            request = products.GetProductRequest(product_id=self._warm[number * 7 % len(self._warm)])
+            await self._timed(WARM, self._products.GetProduct(request, timeout=PATIENCE))
+            await asyncio.sleep(PAUSES[WARM])
+
+    async def _fill_cart(self, stop: asyncio.Event) -> None:
+        for number in count():
+            if stop.is_set():
+                return
+            if number % LINES == 0:
+                user = f"user-{uuid4().hex[:12]}"
+            product = f"line-{number}"
+            if await self._timed(CART, self._customer.add(user, item(product))):
+                self.acknowledged.carts.setdefault(user, set()).add(product)
+            await asyncio.sleep(PAUSES[CART])
+
+    async def _log_in(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            session = await self._timed(SESSION, self._customer.create("somebody"))
+            if session:
+                self.acknowledged.sessions.append(str(session))
+            await asyncio.sleep(PAUSES[SESSION])
+
+    async def _timed(self, kind: str, call: Awaitable[object]) -> object | None:
+        began = time.monotonic()
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            self.phases[self._phase][kind].codes[error.code()] += 1
+            return None
+        finally:
+            self.phases[self._phase][kind].latencies.append(time.monotonic() - began)
+
+    async def lost(self) -> list[str]:
+        """Returns which acknowledged writes are not there any more, in PostgreSQL or as the sidecar answers."""
+        missing = []
+        for user, wanted in self.acknowledged.carts.items():
+            for bypass in (False, True):
+                found = lines(await self._customer.cart(user, bypass=bypass))
+                missing += [f"{product} of {user}" for product in wanted - found.keys()]
+        for session in self.acknowledged.sessions:
+            try:
+                await self._customer.session(session)
+            except grpc.aio.AioRpcError as error:
+                missing.append(f"a session: {error.code()}")
+        return missing
