@@ -49,6 +49,8 @@ STORE_BATCHES = 4
 MAX_WAITING = 20_000
 # Seconds in which one sidecar alone may refresh a value in Redis before it expires there.
 REFRESH_CLAIM = 3.0
+# And in which one alone may prolong what is there: all hear of another policy within a second.
+PROLONG_CLAIM = 10.0
 # Weight of the last load in what a load is expected to take.
 RECENT = 0.2
 NOTHING = Leased({}, {})
@@ -379,6 +381,12 @@ class Dataset:
         if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM), Operation.FILL):
             await self._from_store([id], ANY)
 
+    async def _prolonged(self, ttl: float) -> None:
+        """Lets Redis keep what it holds as long as is said now, unless another sidecar sees to that."""
+        claim = partial(self._l2_tier.claim, self.name, f"l2_ttl {ttl:g}", ttl=PROLONG_CLAIM)
+        if await self._l2_guard.run(claim, Operation.FILL):
+            await self._l2_tier.prolong(self.name, ttl=ttl, now=self._clock.now())
+
     # Writes
 
     async def committed(self, id: str, version: int, value: bytes | None) -> None:
@@ -467,6 +475,8 @@ class Dataset:
         if empties_memory(old, policy):
             self._l1.clear()
             self._detach_all()
+        if policy.l2_ttl > old.l2_ttl:
+            self._behind.start(self._prolonged(policy.l2_ttl))
 
     def set_behind(self, behind: bool) -> None:
         """Says whether the caches of this region are told of changes too late: replies from them then say stale."""

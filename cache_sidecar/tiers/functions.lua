@@ -206,6 +206,22 @@ local function fill(keys, args)
   return 1
 end
 
+-- Where a record says when it was read, in hexadecimal milliseconds (see codec.py).
+local READ, READ_END = 19, 31
+local PROLONGED = {['01v'] = true, ['01d'] = true}
+
+-- KEYS: value key. ARGV: time to live in ms, now in ms.
+-- Keeps a record whose expiry no read puts off until so long after it was read, if it would go earlier.
+local function prolong(keys, args)
+  local head = redis.pcall('GETRANGE', keys[1], 0, READ_END - 1)
+  if type(head) ~= 'string' or not PROLONGED[string.sub(head, VERSION + 1, READ)] then
+    return 0
+  end
+  local read_at = tonumber(string.sub(head, READ + 1, READ_END), 16)
+  local left = read_at and read_at + args[1] - args[2] or 0
+  return left > 0 and redis.call('PEXPIRE', keys[1], left, 'GT') or 0
+end
+
 -- Reads at one go what one node holds, of many slots: a call per slot costs three times as much. The keys it does not declare
 -- are on the same node as the one it does; where that is no longer so, the caller hears it.
 redis.register_function{function_name='LIBRARY_read', callback=read, flags={'allow-cross-slot-keys'}}
@@ -219,3 +235,4 @@ redis.register_function{function_name='LIBRARY_mark', callback=mark, flags={'all
 redis.register_function{function_name='LIBRARY_drop', callback=drop, flags={'allow-oom'}}
 redis.register_function{function_name='LIBRARY_drop_partition', callback=drop_partition, flags={'allow-oom'}}
 redis.register_function('LIBRARY_slide', slide)
+redis.register_function('LIBRARY_prolong', prolong)

@@ -176,8 +176,14 @@ class RedisL2:
                 self._marking(dataset, {id: versions[id] for id in ids[first : first + step]}, _milliseconds(ttl))
                 for first in range(0, len(ids), step)
             ]
+        failed: TierFailed | None = None
         for first in range(0, len(calls), CALLS_AT_ONCE):
-            await self._call(calls[first : first + CALLS_AT_ONCE])
+            try:
+                await self._call(calls[first : first + CALLS_AT_ONCE])
+            except TierFailed as error:
+                failed = error  # the other shards are told all the same
+        if failed is not None:
+            raise failed
 
     def _marking(self, dataset: str, versions: Mapping[str, int], milliseconds: int) -> "_Call":
         id, partition = next(iter(versions)), partition_of(next(iter(versions)))
@@ -206,6 +212,12 @@ class RedisL2:
             [_Call("drop_partition", (names.counter(p),), (names.channel(p), f"{dataset} ")) for p in range(PARTITIONS)]
         )
         return removed
+
+    async def prolong(self, dataset: str, *, ttl: float, now: float) -> None:
+        """Keeps every record until it is so old, if it would go earlier; not those whose expiry every read puts off."""
+        arguments = (_milliseconds(ttl), int(now * 1000))
+        async for keys in self._shards.scan(self._names.keys_of(dataset), count=MARKED_AT_ONCE):
+            await self._call([_Call("prolong", (key.decode(errors="replace"),), arguments) for key in keys])
 
     async def _call(self, calls: list["_Call"]) -> None:
         """Runs functions of our library, each shard's in one pipeline. Raises TierFailed when one of them failed."""

@@ -246,6 +246,10 @@ class L2(Protocol):
         """Returns whether nobody else said so in the last `ttl` seconds: who hears yes does what one of all is to do."""
         ...
 
+    async def prolong(self, dataset: str, *, ttl: float, now: float) -> None:
+        """Keeps every record until it is so old, if it would go earlier; not those whose expiry every read puts off."""
+        ...
+
     async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
         """Stores what was committed, unless it is there already, and tells every sidecar.
 

@@ -68,6 +68,9 @@ class SlidingDataset(Dataset):
         told = {id: _told(record, times) for id, record in records.items()}
         await self._sliding_l2.fill(self.name, told, leases, ttl=ttl, now=times.now, over=times.over)
 
+    async def _prolonged(self, ttl: float) -> None:
+        """Does nothing: each use says anew how long a record is kept."""
+
     async def _release(self, leases: Mapping[str, bytes]) -> None:
         """Does nothing: a lease is everybody's who finds it, and keeps nobody from loading."""
 

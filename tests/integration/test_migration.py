@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from cache_sidecar.errors import Failure, Tier, TierFailed
@@ -280,6 +281,33 @@ async def test_a_longer_time_keeps_what_is_in_memory(case: Case) -> None:
     case.change_policy(l1_soft_ttl=900.0, l1_hard_ttl=900.0)
     case.clock.advance(800)
     assert await sources(case, "a") == [L1]
+
+
+async def seconds_left(case: Case, id: str = "a") -> float:
+    """Returns how long Redis keeps an id from now on."""
+    shards, key = case.l2._connection.shards, case.l2._names.key("product", id)
+    return int(await shards.ask(key_slot(key.encode()), "PTTL", key)) / 1000
+
+
+async def test_a_longer_time_in_redis_counts_for_what_is_there(case: Case, other: Case) -> None:
+    case.rows.commit("a", 1, b"sofa")
+    await case.get("a")
+    await case.get("none")
+    await case.l2.change("product", {"marked": 7}, ttl=1000)
+    assert 990 < await seconds_left(case) <= 1000
+    case.clock.advance(300)
+    for one in (case, other):
+        one.change_policy(l2_ttl=5000.0)
+    await case.settled()
+    await other.settled()
+    # 5000 after it was read; the rest is to be asked for again anyway.
+    assert 4690 < await seconds_left(case) <= 4700
+    assert await seconds_left(case, "none") <= 10
+    assert await seconds_left(case, "marked") <= 1000
+    case.change_policy(l2_ttl=2000.0)
+    case.change_policy(l2_ttl=3000.0)
+    await case.settled()
+    assert await seconds_left(case) > 4600, "nothing goes earlier: what is too old is not served"
 
 
 @pytest.mark.parametrize("unit", [0.0, 1.0])
