@@ -18,7 +18,7 @@ from tests.consistency.stack import running
 from tests.sidecars import in_process, settings_for, until
 
 # What says most in the shortest time.
-FAULTS = ("primary failed over", "sidecar cut off", "sidecar killed", "sidecar stopped")
+FAULTS = ("primary killed", "primary failed over", "sidecar cut off", "sidecar killed", "sidecar stopped")
 CLIENTS, READS = 16, 20_000
 
 
