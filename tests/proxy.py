@@ -130,7 +130,7 @@ class Proxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, far_writer))
                 group.create_task(self._pump(far_reader, writer, answers=True))
-        except* OSError:
+        except* (OSError, RuntimeError):  # the latter is uvloop's word for a connection that was cut meanwhile
             pass
         finally:
             far_writer.transport.abort()
