@@ -1,7 +1,7 @@
 """THE read and write path of a cached dataset. Read it downward: `get`, then what it calls.
 
 A read asks L1, then Redis, then PostgreSQL, and fills on the way back. Reads that miss are coalesced per id, and go out in
-batches. A write is PostgreSQL's; `committed` takes what it did to the caches.
+batches: `loader.py`. A write is PostgreSQL's; `committed` takes what it did to the caches.
 
     get -> _from_l1
         -> _read_on -> _read_tiers -> _from_l2    -> Batch -> _read_l2    -> L1
@@ -25,42 +25,25 @@ from cache_sidecar.clock import Clock
 from cache_sidecar.errors import DeadlineExceeded, Operation, Overloaded, RequestError, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
-from cache_sidecar.tiers.batch import Batch
-from cache_sidecar.tiers.behind import Behind
-from cache_sidecar.tiers.counters import TierCounters, TierStats
+from cache_sidecar.tiers.counters import TierStats
 from cache_sidecar.tiers.decision import Verdict
 from cache_sidecar.tiers.failure import Action, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
-from cache_sidecar.tiers.leases import Leases
-from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Leased, Load, Record, Row, Source
+from cache_sidecar.tiers.loader import MAX_BATCH, MAX_WAITING, NOTHING, STORE_BATCHES, Loader
+from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Source
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
 from cache_sidecar.tiers.sampler import Sample, Sampler
 from cache_sidecar.tiers.shadow import Same
 from cache_sidecar.tiers.trust import Trust
-from cache_sidecar.tiers.written import Written
 
-# Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
-MAX_BATCH = 500
 # Each drop is a message to every sidecar: fewer of them fit into the time that one command of Redis may take.
 MAX_DROPS = 100
-L2_BATCHES = 1
-STORE_BATCHES = 4
-MAX_WAITING = 20_000
-# Seconds in which one sidecar alone may refresh a value in Redis before it expires there.
-REFRESH_CLAIM = 3.0
-# And in which one alone may prolong what is there: all hear of another policy within a second.
-PROLONG_CLAIM = 10.0
-# Weight of the last load in what a load is expected to take.
-RECENT = 0.2
-NOTHING = Leased({}, {})
 
 
-class Dataset:
+class Dataset(Loader):
     """One dataset in its tiers."""
 
-    _joins = True
-    "Whether a read may share a load that began before it."
     _is_private = False
     "Whether ids are people's, and must not be logged."
 
@@ -83,19 +66,8 @@ class Dataset:
 
         `trust` is what `set_trusted` follows, if it may lapse.
         """
-        self.name = name
-        self._l1 = l1
-        self._l2_tier = l2
-        self._load = load
-        self._l2_guard = l2_guard
-        self.policy = policy
-        self._clock = clock
-        self._unit = unit
+        super().__init__(name, l1=l1, l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, unit=unit)
         self._trust = trust or Trust()
-        self._l2: Batch[Record] = Batch(self._read_l2, max_ids=MAX_BATCH, max_running=L2_BATCHES, max_waiting=MAX_WAITING)
-        self._store: Batch[Record] = Batch(
-            self._read_store, max_ids=MAX_BATCH, max_running=STORE_BATCHES, max_waiting=MAX_WAITING, gather_from=self._l2
-        )
         self.rollout = Rollout(
             name,
             self._read_alone,
@@ -110,13 +82,8 @@ class Dataset:
         )
         self._serving: L1 = NO_L1 if policy().shadow else l1
         "What answers from memory: in shadow nothing does, whatever there is."
-        self._behind = Behind(name)
-        self._leases = Leases(self._l2.get)
-        self._written = Written()
-        self._load_seconds = 0.0
         self._is_behind = False
         self.sampler = Sampler(lambda: policy().inspect_every, unit)
-        self.counters = {source: TierCounters() for source in Source}
         self._l1_counters = self.counters[Source.L1]
 
     # Reads
@@ -280,92 +247,6 @@ class Dataset:
             return None
         return _answer(entry.record, Source.L1, now, stale=True)
 
-    # Loads: one at a time per id, many ids at once
-
-    async def _read_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        generations = self._generations(ids)
-        try:
-            found = await self._l2_guard.run(lambda: self._ask_l2(ids))
-        except TierFailed as error:
-            self.counters[Source.L2].errors += 1
-            if action(error, Operation.READ) is not Action.FALL_BACK:
-                raise
-            found = NOTHING
-        self._leases.note(ids, found)
-        now, policy = self._clock.now(), self.policy()
-        records = {id: record for id, record in found.records.items() if not self._written.outruns(id, record)}
-        for id, record in records.items():
-            if decision.l2_serves(record, now=now, policy=policy, wanted=ANY):
-                self._fill_l1(id, record, generations[id])
-                if decision.is_due(id, record, now=now, policy=policy, load_seconds=self._load_seconds, unit=self._unit):
-                    self._behind.once("redis", self._refreshed_early, id)
-        return records
-
-    async def _ask_l2(self, ids: Sequence[str]) -> Leased:
-        return await self._l2_tier.read_leased(self.name, ids)
-
-    async def _read_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        generations, leases = self._generations(ids), self._leases.take(ids)
-        try:
-            records = await self._read_alone(ids)
-        except TierFailed:
-            self._behind.start(self._release(leases))
-            raise
-        for id, record in records.items():
-            self._fill_l1(id, record, generations[id])
-        # What was dropped since may have been read before it changed.
-        undropped = {id: record for id, record in records.items() if self._l1.generation(id) == generations[id]}
-        self._behind.start(self._fill_l2(undropped, leases))
-        return records
-
-    async def _read_alone(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        read_at = self._clock.now()
-        try:
-            rows = await self._load(ids)
-        except TierFailed:
-            self.counters[Source.STORE].errors += 1
-            raise
-        self._load_seconds += RECENT * (self._clock.now() - read_at - self._load_seconds)
-        return {id: self._read_record(rows[id], read_at) if id in rows else Record(0, read_at, None) for id in ids}
-
-    def _read_record(self, row: Row, read_at: float) -> Record:
-        return Record(row.version, read_at, row.value)
-
-    def _generations(self, ids: Sequence[str]) -> dict[str, int]:
-        return {id: self._l1.generation(id) for id in ids}
-
-    def _fill_l1(self, id: str, record: Record, generation: int) -> None:
-        policy = self.policy()
-        if not policy.l1_enabled:
-            return
-        ttl = policy.negative_ttl if record.version == 0 and record.value is None else policy.l1_hard_ttl
-        timer = decision.jittered(self._clock.now(), unit=self._unit(), ttl=ttl, jitter=policy.jitter)
-        if self._l1.put(id, record, generation=generation, timer=timer):
-            self.counters[Source.L1].fills += 1
-
-    async def _fill_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes]) -> None:
-        policy = self.policy()
-        if not policy.l2_enabled:
-            records = {}
-        known = {id: record for id, record in records.items() if record.version}
-        guesses = {id: record for id, record in records.items() if not record.version}
-        for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):
-            if group and ttl > 0:
-                await self._l2_guard.run(partial(self._put_l2, group, leases, ttl), Operation.FILL)
-                self.counters[Source.L2].fills += len(group)
-                leases = {id: lease for id, lease in leases.items() if id not in group}
-        await self._release(leases)
-
-    async def _put_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes], ttl: float) -> None:
-        await self._l2_tier.fill(self.name, records, leases, ttl=ttl, now=self._clock.now())
-
-    async def _release(self, leases: Mapping[str, bytes]) -> None:
-        if leases:
-            await self._l2_guard.run(partial(self._l2_tier.release, self.name, leases), Operation.FILL)
-
-    def _l2_ttl(self, policy: DatasetPolicy) -> float:
-        return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
-
     def refresh(self, id: str) -> None:
         """Reads an id anew, behind the replies."""
         self._behind.once("memory", self._refreshed, id)
@@ -375,17 +256,6 @@ class Dataset:
         # Without the second look of `_read_tiers`: it would find the very entry that is to be refreshed.
         if not await self._from_l2([id], ANY) and not self._leases.elsewhere([id]):
             await self._from_store([id], ANY)
-
-    async def _refreshed_early(self, id: str) -> None:
-        """Refreshes what Redis holds before it expires there, unless another sidecar does."""
-        if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM), Operation.FILL):
-            await self._from_store([id], ANY)
-
-    async def _prolonged(self, ttl: float) -> None:
-        """Lets Redis keep what it holds as long as is said now, unless another sidecar sees to that."""
-        claim = partial(self._l2_tier.claim, self.name, f"l2_ttl {ttl:g}", ttl=PROLONG_CLAIM)
-        if await self._l2_guard.run(claim, Operation.FILL):
-            await self._l2_tier.prolong(self.name, ttl=ttl, now=self._clock.now())
 
     # Writes
 

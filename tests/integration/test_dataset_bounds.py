@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from cache_sidecar.errors import Overloaded
 from cache_sidecar.tiers import behind
-from cache_sidecar.tiers import dataset as datasets
+from cache_sidecar.tiers import loader
 from cache_sidecar.tiers.ports import Record, Source
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
@@ -19,7 +19,7 @@ L1, STORE = Source.L1, Source.STORE
 async def test_more_waiting_ids_than_the_bound_are_refused_at_once(
     case: Case, open_sidecar: OpenCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "MAX_WAITING", 10)
+    monkeypatch.setattr(loader, "MAX_WAITING", 10)
     async with open_sidecar() as small:
         with pytest.raises(Overloaded):
             await small.dataset.get_many([f"id{number}" for number in range(11)])
