@@ -6,8 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cache_sidecar.errors import Overloaded
-from cache_sidecar.tiers import behind
-from cache_sidecar.tiers import loader
+from cache_sidecar.tiers import behind, loader
 from cache_sidecar.tiers.ports import Record, Source
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
