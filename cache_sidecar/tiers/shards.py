@@ -200,12 +200,19 @@ class Shards:
 
     async def _fill_part(self, replies: list[Any], commands: Sequence[Routed], shard: Shard, part: list[int]) -> None:
         try:
-            answers = await shard.exchange([commands[number].command for number in part])
+            answers = await self._exchange(shard, [commands[number].command for number in part])
         except TierFailed as error:
             answers = [error] * len(part)
-            self._look_again()
         for number, answer in zip(part, answers, strict=True):
             replies[number] = answer
+
+    async def _exchange(self, shard: Shard, commands: Sequence[Command]) -> list[Any]:
+        """Has a primary answer; if it does not, another one may be it by now."""
+        try:
+            return await shard.exchange(commands)
+        except TierFailed:
+            self._look_again()
+            raise
 
     async def _redirect(self, replies: list[Any], commands: Sequence[Routed], numbers: list[int]) -> None:
         """Sends commands on to where the servers said, and once more to those that said to try again."""
@@ -238,7 +245,7 @@ class Shards:
         """Returns what each primary answers to a command, or its error."""
         await self.ready()
         shards = set(self._owners.values())
-        replies = await asyncio.gather(*(shard.exchange([command]) for shard in shards), return_exceptions=True)
+        replies = await asyncio.gather(*(self._exchange(shard, [command]) for shard in shards), return_exceptions=True)
         return {
             shard.address: reply if isinstance(reply, BaseException) else reply[0]
             for shard, reply in zip(shards, replies, strict=True)
@@ -250,7 +257,7 @@ class Shards:
         for shard in set(self._owners.values()):
             cursor: Any = 0
             while True:
-                (reply,) = await shard.exchange([("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
+                (reply,) = await self._exchange(shard, [("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
                 cursor, keys = checked(reply)
                 yield keys
                 if int(cursor) == 0:

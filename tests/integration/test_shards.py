@@ -103,6 +103,21 @@ async def test_connections_that_were_closed_while_idle_cost_nothing(l2: RedisL2,
     assert await read(l2) == set(IDS)
 
 
+async def test_whoever_asks_all_primaries_finds_the_one_that_took_over(l2: RedisL2) -> None:
+    """The relay does nothing else as long as there is no news."""
+    address, _ = await one_shard(l2)
+    shards = l2._shards
+    gone = shards._at("127.0.0.1", 1)
+    shards._owners = {slot: gone if shard.address == address else shard for slot, shard in shards._owners.items()}
+    assert isinstance((await shards.ask_all("PING"))[gone.address], TierFailed)
+
+    async def is_found() -> bool:
+        return address in await shards.ask_all("PING")
+
+    await until(is_found)
+    assert set(await shards.ask_all("PING")) == set(await shards.owners())
+
+
 async def test_a_slot_that_is_moving_is_found_on_either_side(l2: RedisL2, valkey_cluster: ValkeyCluster) -> None:
     """The server answers ASK for a key that is not there any more, or not yet."""
     source, target = (await valkey_cluster.primaries())[:2]
