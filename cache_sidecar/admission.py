@@ -1,4 +1,7 @@
-"""Who may come in when there is too much to do: a bound on calls in progress, the last part of which is for what matters most.
+"""Who may come in when there is too much to do.
+
+There is a bound on calls in progress, the last part of which is for what matters most, and a bound for each dataset, so that
+no single one fills it all.
 
 Refused early, a call costs next to nothing, and what is served stays fast: better than all of them late. What waits for
 nothing, a hit in memory, needs no admission.
@@ -23,11 +26,13 @@ class Priority(Enum):
 class Admission:
     """All calls of a sidecar."""
 
-    def __init__(self, limit: int) -> None:
-        if limit < 1:
-            raise ValueError("the limit must be at least 1")
+    def __init__(self, limit: int, *, each: int) -> None:
+        if min(limit, each) < 1:
+            raise ValueError("the limits must be at least 1")
         self.limit = limit
         "Calls in progress at once. Whoever measures how many are too many may change it at any time."
+        self.each = each
+        "Of them, those of one dataset."
         self.inside = 0
 
     def door(self, dataset: str, priority: Priority) -> "Door":
@@ -51,6 +56,9 @@ class Door:
     def enter(self) -> None:
         """Takes a call in; it has to leave. Raises Overloaded when there is no room."""
         admission = self._admission
+        if self.inside >= admission.each:
+            self.refused += 1
+            raise Overloaded(f"{self.inside} calls of {self._name} are in progress")
         if admission.inside >= max(1.0, admission.limit * self._share):
             self.refused += 1
             raise Overloaded(f"{admission.inside} calls are in progress, too many for another one of {self._name}")

@@ -132,7 +132,11 @@ class App:
             followers=followers,
             on_message=self._wake,
         )
-        stack = Stack(max_calls=settings.max_concurrent_calls, max_streams=settings.max_streams)
+        stack = Stack(
+            max_calls=settings.max_concurrent_calls,
+            max_calls_each=settings.max_dataset_calls,
+            max_streams=settings.max_streams,
+        )
         self.server = Server(self._host(), stack, settings)
         self.server.add(
             "cache_sidecar.v1.ProductService",

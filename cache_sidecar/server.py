@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from cache_sidecar.admission import Priority
+from cache_sidecar.engine.aio import AioServer
 from cache_sidecar.errors import SettingsError
 from cache_sidecar.services.health import HealthService
 from cache_sidecar.settings import Settings
@@ -22,7 +22,7 @@ from cache_sidecar.stack import Hit, Register, Stack
 class Server:
     """Hosts services on an engine."""
 
-    def __init__(self, engine: grpc.aio.Server, stack: Stack, settings: Settings) -> None:
+    def __init__(self, engine: AioServer, stack: Stack, settings: Settings) -> None:
         self._engine = engine
         self._stack = stack
         self._settings = settings

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
 
     max_concurrent_calls: int = Field(2000, ge=1)
     "Unary calls in progress; one more is refused with RESOURCE_EXHAUSTED, those for products earlier than carts."
+    max_dataset_calls: int = Field(1500, ge=1)
+    "Of them, those for one dataset, such as carts; one more is refused, so that the other datasets are served."
     max_streams: int = Field(200, ge=1)
     "Watch streams in progress; one more is refused with RESOURCE_EXHAUSTED."
     max_message_bytes: int = Field(4 * MIB, ge=1024, le=64 * MIB)

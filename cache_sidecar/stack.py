@@ -36,10 +36,11 @@ class _Stream:
 class Stack:
     """Wraps the methods of services, and knows which calls are in progress."""
 
-    def __init__(self, *, max_calls: int, max_streams: int) -> None:
+    def __init__(self, *, max_calls: int, max_calls_each: int, max_streams: int) -> None:
+        """`max_calls_each` is for the calls that pass one door."""
         if max_streams < 1:
             raise ValueError("max_streams must be at least 1")
-        self.admission = Admission(max_calls)
+        self.admission = Admission(max_calls, each=max_calls_each)
         self._max_streams = max_streams
         self._streams: set[_Stream] = set()
         self._draining = False
@@ -144,12 +145,11 @@ class _Registrar:
         """Left out: the registered handlers are the same methods."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """Registers the wrapped methods, both by name and as a generic handler, as generated code does."""
+        """Registers the wrapped methods."""
         wrapped = {
             name: self._stack.wrap(f"{service}/{name}", handler, self._door, self._hits.get(name))
             for name, handler in handlers.items()
         }
-        self._engine.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._engine.add_registered_method_handlers(service, wrapped)
 
 

@@ -1,17 +1,83 @@
 """The engine that is always there: grpc.aio."""
 
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 import grpc
 
+from cache_sidecar import status
+from cache_sidecar.errors import Overloaded
 from cache_sidecar.settings import Settings
 
 # Requests accepted before their handler starts. grpc's default cancels bursts; our own limit answers RESOURCE_EXHAUSTED.
 MAX_PENDING = 20_000
 MAX_STREAMS_PER_CONNECTION = 2_000
+# Bytes of replies on their way to one caller, by its address; above, it gets RESOURCE_EXHAUSTED instead of another. C-core has
+# no bound of its own. Smaller replies don't count: there are as many as a connection may have calls.
+MAX_UNREAD = 32 << 20
+SMALL = 4 << 10
 
 
-def create(settings: Settings) -> grpc.aio.Server:
+class AioServer:
+    """Of `grpc.aio.Server` what is used of it, with a bound on what callers leave unread."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+        self.unread: Counter[str] = Counter()
+        "Bytes by caller."
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Registers the handlers of a service's methods, which take and give bytes."""
+        bounded = {name: self._bounded(handler) if handler.unary_unary else handler for name, handler in handlers.items()}
+        # grpc.aio finds handlers only by asking them.
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, bounded),))
+
+    def add_insecure_port(self, address: str) -> int:
+        """Listens on host:port or unix:path, and returns the port. Raises RuntimeError when that is not possible."""
+        return self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        """Serves."""
+        await self._server.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Lets calls in progress finish within so many seconds; nothing new begins."""
+        await self._server.stop(grace)
+
+    def _bounded(self, handler: Any) -> Any:
+        behaviour = handler.unary_unary
+
+        async def call(data: bytes, context: Any) -> bytes:
+            reply: bytes = await behaviour(data, context)
+            if len(reply) > SMALL:
+                await self._count(context, len(reply))
+            return reply
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    async def _count(self, context: Any, size: int) -> None:
+        peer = context.peer()
+        if self.unread[peer] > MAX_UNREAD:
+            result = status.of(Overloaded("too many replies wait for their caller to read them"))
+            details = ((status.DETAILS_KEY, result.SerializeToString()),)
+            await context.abort(status.grpc_code(result), result.message, details)
+        self.unread[peer] += size
+        # A call's task ends when its reply was sent, or its caller is gone.
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: self._sent(peer, size))
+
+    def _sent(self, peer: str, size: int) -> None:
+        self.unread[peer] -= size
+        if not self.unread[peer]:
+            del self.unread[peer]
+
+
+def create(settings: Settings) -> AioServer:
     """Returns a server with no services and no ports yet."""
-    return grpc.aio.server(
+    server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),
             # It counts for what a compressed request unpacks to as well: C-core stops unpacking there.
@@ -26,3 +92,4 @@ def create(settings: Settings) -> grpc.aio.Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],
     )
+    return AioServer(server)

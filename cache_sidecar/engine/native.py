@@ -48,9 +48,9 @@ class Hits(NamedTuple):
 
 
 class NativeServer:
-    """Has the shape of `grpc.aio.Server`."""
+    """Has the shape of `aio.AioServer`."""
 
-    def __init__(self, private: grpc.aio.Server, clock: Clock, *, folder: Path, max_message_bytes: int) -> None:
+    def __init__(self, private: aio.AioServer, clock: Clock, *, folder: Path, max_message_bytes: int) -> None:
         """`folder` is for the private server's socket; it is removed at the end."""
         self._private = private
         self._max_message_bytes = max_message_bytes
@@ -63,13 +63,8 @@ class NativeServer:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._is_draining = False
         self._empty = asyncio.Event()
-        self._ended = asyncio.Event()
 
-    # As grpc.aio.Server
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Registers handlers that are found by asking them: for grpc.aio."""
-        self._private.add_generic_rpc_handlers(handlers)
+    # As aio.AioServer
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Registers the handlers of a service's methods."""
@@ -123,16 +118,6 @@ class NativeServer:
             await asyncio.to_thread(self._made.close)
         await self._private.stop(0)
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._ended.set()
-
-    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # as grpc.aio has it
-        """Waits until it was stopped; False when so many seconds passed before."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
 
     # What the native engine has beside
 

@@ -15,7 +15,9 @@ from cache_sidecar.v1.product_pb2 import Product
 from tests.contract.conftest import Open
 from tests.contract.raw import RawConnection, message
 from tests.contract.shop import Shop, new_id, product, refused
+from tests.customers import Customer, item, lines, new_user
 from tests.sidecars import until
+from tests.stockroom import Stockroom
 
 LIMIT = 8192
 LONGEST = ["x" * 128, "\U0001f600" * 128, "\U000e0001" * 128, "'\"\\" * 42, "é" * 128]
@@ -141,6 +143,27 @@ async def test_too_many_calls_are_refused_at_once_and_told_when_to_come_back(ope
             assert (refusal.reason, refusal.retry_after) == ("OVERLOADED", 0.1)
         assert {reply.product.product_id for reply in await asyncio.gather(*waiting)} == {id}
         assert (await shop.get(id)).product.product_id == id
+
+
+@pytest.mark.parametrize("limits", [{"max_dataset_calls": 5}, {"max_concurrent_calls": 6}], ids=["of a dataset", "of all"])
+async def test_a_flood_of_reads_of_products_leaves_carts_sessions_and_stock_served(
+    open_shop: Open, database: str, limits: dict[str, int]
+) -> None:
+    async with open_shop(postgres_timeout=30, **limits) as shop:
+        id = (await shop.create()).product_id
+        user, customer, stock = new_user(), Customer(shop.sidecar), Stockroom(shop.channel)
+        await stock.set(id, 5)
+        async with locked(database):
+            flood = [asyncio.ensure_future(shop.get(id, bypass=True)) for _ in range(50)]
+            await until(lambda: sum(call.done() for call in flood) == 45)
+            assert _calls(shop) == 5
+            assert (await refused(shop.get(id, bypass=True))).reason == "OVERLOADED"
+            assert lines(await customer.add(user, item(id))) == {id: 1}
+            assert (await customer.session(await customer.create(user))).session.user_id == user
+            await stock.reserve({id: 1})
+            assert (await stock.get(id)).available == 4
+        replies = await asyncio.gather(*flood, return_exceptions=True)
+        assert sum(isinstance(reply, pb.GetProductResponse) for reply in replies) == 5
 
 
 def _calls(shop: Shop) -> int:

@@ -66,6 +66,7 @@ class InventoryStack:
             "postgres_catalog": self.dsn,
             "listen_address": address,
             "max_concurrent_calls": 5000,
+            "max_dataset_calls": 5000,
             "log_level": "error",
             "drain_seconds": 1.0,
         }

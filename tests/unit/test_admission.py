@@ -18,18 +18,20 @@ def fill(door: Door) -> int:
 
 def test_the_limit_is_checked() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Admission(0)
+        Admission(0, each=1)
+    with pytest.raises(ValueError, match="at least 1"):
+        Admission(1, each=0)
 
 
 def test_the_last_part_is_for_what_matters_most() -> None:
-    admission = Admission(100)
+    admission = Admission(100, each=100)
     low, normal, vital = (admission.door(one.name, one) for one in (Priority.LOW, Priority.NORMAL, Priority.VITAL))
     assert [fill(low), fill(normal), fill(vital)] == [50, 30, 20]
     assert (low.inside, normal.inside, vital.inside, admission.inside) == (50, 30, 20, 100)
 
 
 def test_a_call_that_ends_makes_room_first_for_what_matters_most() -> None:
-    admission = Admission(10)
+    admission = Admission(10, each=10)
     normal, vital = admission.door("product", Priority.NORMAL), admission.door("cart", Priority.VITAL)
     fill(vital)
     vital.leave()
@@ -41,11 +43,11 @@ def test_a_call_that_ends_makes_room_first_for_what_matters_most() -> None:
 
 def test_one_call_of_each_kind_fits_into_the_smallest_limit() -> None:
     for priority in Priority:
-        assert fill(Admission(1).door("x", priority)) == 1
+        assert fill(Admission(1, each=1).door("x", priority)) == 1
 
 
 def test_the_limit_can_be_moved_at_any_time() -> None:
-    admission = Admission(10)
+    admission = Admission(10, each=10)
     door = admission.door("cart", Priority.VITAL)
     fill(door)
     admission.limit = 5
@@ -54,3 +56,15 @@ def test_the_limit_can_be_moved_at_any_time() -> None:
     door.enter()
     with pytest.raises(Overloaded):
         door.enter()
+
+
+def test_no_dataset_fills_what_there_is() -> None:
+    admission = Admission(10, each=6)
+    cart, inventory = admission.door("cart", Priority.VITAL), admission.door("inventory", Priority.VITAL)
+    assert [fill(cart), fill(inventory)] == [6, 4]
+    inventory.leave()
+    with pytest.raises(Overloaded, match="6 calls of cart"):
+        cart.enter()
+    cart.leave()
+    cart.enter()
+    assert (cart.refused, admission.inside) == (2, 9)

@@ -141,8 +141,6 @@ class Engine:
     def __init__(self) -> None:
         self.handlers: dict = {}
 
-    def add_generic_rpc_handlers(self, _handlers: object) -> None: ...
-
     def add_registered_method_handlers(self, _service: str, handlers: dict) -> None:
         self.handlers.update(handlers)
 
@@ -151,7 +149,7 @@ async def test_the_stack_asks_first_and_only_for_the_methods_named() -> None:
     engine = Engine()
     # The same bytes are a request for one product and for a batch of one.
     known = {asking("a"): b"a hit"}
-    Stack(max_calls=1, max_streams=1).register(
+    Stack(max_calls=1, max_calls_each=1, max_streams=1).register(
         add_ProductServiceServicer_to_server, Whole(), engine, hits={"GetProduct": known.get}
     )
     get, batch_get = engine.handlers["GetProduct"].unary_unary, engine.handlers["BatchGetProducts"].unary_unary
