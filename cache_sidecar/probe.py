@@ -15,31 +15,84 @@ _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 # A message: not compressed, two bytes long, status = SERVING.
 _SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
+_HEALTH, _STATS = b"/grpc.health.v1.Health/Check", b"/cache_sidecar.v1.AdminService/GetStats"
+# The field of a reply of GetStats that says what is degraded; in each of these: what, which, and what callers see of it.
+_DEGRADATIONS = 5
+
+
+class _Refused(Exception):
+    """There was no message."""
 
 
 def main() -> None:
-    """Exits 0 when the sidecar is serving, else 1 with one line."""
+    """Exits 0 when the sidecar is serving, also while Redis or PostgreSQL is away, else 1 with one line."""
     parser = argparse.ArgumentParser(prog="cache-sidecar-probe", description="Asks a sidecar whether it is serving.")
     parser.add_argument("address", help="host:port, or unix:/path/of/the/socket")
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="how long it may still be starting")
+    parser.add_argument("--verbose", action="store_true", help="say also what is degraded, a line each")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.wait
     while problem := ask(arguments.address):
         if time.monotonic() >= deadline:
             sys.exit(f"cache-sidecar-probe: {arguments.address}: {problem}")
         time.sleep(0.1)
+    if arguments.verbose:
+        sys.stdout.writelines(f"degraded: {line}\n" for line in degraded(arguments.address))
 
 
 def ask(address: str, timeout: float = 2.0) -> str:
     """Returns what is wrong with the sidecar at an address, nothing when it is serving."""
     try:
-        with _connect(address, timeout) as connection:
-            connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _call())
-            return _answer(connection, time.monotonic() + timeout)
+        return "" if _exchange(address, _HEALTH, timeout) == _SERVING else "not serving"
     except ValueError:
         return "must be host:port or unix:/path"
     except OSError as error:
         return error.strerror or "no answer in time"
+    except _Refused as error:
+        return str(error)
+
+
+def degraded(address: str, timeout: float = 2.0) -> list[str]:
+    """Returns what does not work while the sidecar goes on, such as `redis 10.0.0.1:6379: what it holds is read from ...`."""
+    try:
+        found = _fields(_exchange(address, _STATS, timeout)[5:])
+    except (OSError, _Refused):
+        return ["unknown: the sidecar does not say"]
+    return [_line(dict(_fields(value))) for number, value in found if number == _DEGRADATIONS]
+
+
+def _line(degradation: dict[int, bytes]) -> str:
+    what, which, effect = (degradation.get(number, b"").decode() for number in (1, 2, 3))
+    return f"{what} {which}".rstrip() + f": {effect}"
+
+
+def _fields(message: bytes) -> list[tuple[int, bytes]]:
+    """Returns the fields of a protobuf message that hold bytes, by number."""
+    found, at = [], 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        size, at = _varint(message, at)  # or a number, which is all of the field
+        if tag & 7 == 2:  # the wire type LEN
+            found.append((tag >> 3, message[at : at + size]))
+            at += size
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Returns the number at a place, and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 0x80:  # the last byte
+            return value, at
+
+
+def _exchange(address: str, path: bytes, timeout: float) -> bytes:
+    """Returns the reply to a call with an empty request, five bytes before it included. Raises what `_answer` raises."""
+    with _connect(address, timeout) as connection:
+        connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _call(path))
+        return _answer(connection, time.monotonic() + timeout)
 
 
 def _connect(address: str, timeout: float) -> socket.socket:
@@ -56,11 +109,11 @@ def _connect(address: str, timeout: float) -> socket.socket:
     return connection
 
 
-def _call() -> bytes:
+def _call(path: bytes) -> bytes:
     fields = b"".join(
         [
             b"\x83\x86",  # :method POST, :scheme http
-            b"\x04" + _text(b"/grpc.health.v1.Health/Check"),  # :path
+            b"\x04" + _text(path),  # :path
             b"\x01" + _text(b"localhost"),  # :authority
             b"\x0f\x10" + _text(b"application/grpc"),  # content-type
             b"\x00" + _text(b"te") + _text(b"trailers"),
@@ -69,18 +122,22 @@ def _call() -> bytes:
     return _frame(_HEADERS, _END_HEADERS, 1, fields) + _frame(_DATA, _END_STREAM, 1, b"\x00" * 5)
 
 
-def _answer(connection: socket.socket, deadline: float) -> str:
+def _answer(connection: socket.socket, deadline: float) -> bytes:
+    """Returns a reply. Raises OSError, or _Refused when there is none."""
+    received = b""
     while time.monotonic() < deadline:
         header = _read(connection, 9)
         payload = _read(connection, int.from_bytes(header[:3], "big"))
         kind, flags = header[3], header[4]
         if kind == _DATA:
-            return "" if payload == _SERVING else "not serving"
-        if kind == _SETTINGS and not flags & _ACK:
+            received += payload
+            if len(received) >= 5 + int.from_bytes(received[1:5], "big"):
+                return received
+        elif kind == _SETTINGS and not flags & _ACK:
             connection.sendall(_frame(_SETTINGS, _ACK, 0, b""))
         elif kind in {_RST_STREAM, _GOAWAY} or (kind == _HEADERS and flags & _END_STREAM):
-            return "the call was refused"
-    return "no answer in time"
+            raise _Refused("the call was refused")
+    raise _Refused("no answer in time")
 
 
 def _read(connection: socket.socket, length: int) -> bytes:

@@ -11,8 +11,10 @@ from click.testing import CliRunner
 
 from cache_sidecar import probe
 from cache_sidecar.cli import cli
+from cache_sidecar.v1.product_service_pb2 import GetProductRequest
+from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
 from tests.conftest import ChoosePorts
-from tests.sidecars import DEADLINE, process
+from tests.sidecars import DEADLINE, process, until
 
 NOWHERE = {"redis_nodes": "127.0.0.1:1", "postgres_catalog": "postgresql://127.0.0.1:1/none"}
 
@@ -20,9 +22,23 @@ NOWHERE = {"redis_nodes": "127.0.0.1:1", "postgres_catalog": "postgresql://127.0
 async def ask(address: str, *more: str) -> tuple[int | None, str]:
     """Runs the program as Kubernetes does; returns its exit code and what it said."""
     program = str(Path(sys.executable).with_name("cache-sidecar-probe"))
-    run = await asyncio.create_subprocess_exec(program, address, *more, stderr=subprocess.PIPE)
-    _, said = await asyncio.wait_for(run.communicate(), DEADLINE)
+    run = await asyncio.create_subprocess_exec(program, address, *more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said, _ = await asyncio.wait_for(run.communicate(), DEADLINE)
     return run.returncode, said.decode()
+
+
+async def _degraded(address: str, what: str) -> list[str]:
+    """Returns what the program says is degraded, nothing before that is among it. A sidecar that goes on is ready and alive."""
+    code, said = await ask(address, "--verbose")
+    assert code == 0
+    return said.splitlines() if f"degraded: {what} " in said else []
+
+
+async def _degraded_for_callers(address: str, what: str) -> list[str]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ProductServiceStub(channel).GetProduct(GetProductRequest(product_id="a"))
+    return await _degraded(address, what)
 
 
 async def post(port: int, request: bytes) -> bytes:
@@ -40,6 +56,13 @@ async def test_a_job_waits_for_its_sidecar_and_tells_it_to_quit(tmp_path: Path, 
     async with process("serve", tmp_path, config) as started:
         assert await ask(address, "--wait", "20") == (0, "")
         assert await ask(unix) == (0, "")
+        said = await until(lambda: _degraded(unix, "redis"))
+        assert said == [
+            "degraded: redis 127.0.0.1:1: what it holds is read from PostgreSQL, and written there alone",
+            "degraded: invalidations: memory answers marked stale, then no more",
+        ]
+        said = await until(lambda: _degraded_for_callers(address, "postgresql"))
+        assert said[-1] == "degraded: postgresql catalog, user: only what is cached is answered, and nothing is written"
         assert (await post(quit_port, b"GET /quit HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
         assert await post(quit_port, b"x" * 10_000) == b""
         assert started.process.returncode is None
