@@ -31,6 +31,11 @@ local function kind_of(value)
   return version_of(value) ~= '' and string.sub(value, KIND + 1, KIND + 1) or ''
 end
 
+-- Returns a lease, and with it that it took the place of something foreign.
+local function foreign(lease)
+  return string.sub(lease, 1, KIND) .. FOREIGN .. string.sub(lease, KIND + 2)
+end
+
 -- Returns what a key holds, after putting a lease where there is nothing, something foreign, or the mark that it is out of
 -- date, whose version the lease keeps. Returns false for a key that is on another node by now; of a lease in the place of
 -- something foreign, the kind FOREIGN says so.
@@ -51,7 +56,7 @@ local function look(key, lease, ttl)
   end
   redis.call('SET', key, lease, 'PX', ttl)
   if value and kind == '' then
-    return string.sub(lease, 1, KIND) .. FOREIGN .. string.sub(lease, KIND + 2)
+    return foreign(lease)
   end
   return lease
 end
@@ -149,13 +154,19 @@ local function is_over(value, over, now)
 end
 
 -- KEYS: value key. ARGV: now, over, overdue, time to live in ms, lease, its time to live in ms.
--- Returns the value, after noting its use if it is not over; or the lease that stands in its place from now on.
+-- Returns the value, after noting its use if it is not over; or the lease that stands in its place from now on, as `look` does.
 -- A stored use that is overdue is brought up to date here, and returned as it was: who sees it has to tell PostgreSQL.
 local function slide(keys, args)
-  local value = redis.call('GET', keys[1])
-  if not value then
+  local value = redis.pcall('GET', keys[1])
+  if type(value) == 'table' then
+    if not string.find(value.err, 'WRONGTYPE', 1, true) then
+      return value
+    end
+    value = ''
+  end
+  if kind_of(value or '') == '' then
     redis.call('SET', keys[1], args[5], 'PX', args[6])
-    return args[5]
+    return value and foreign(args[5]) or args[5]
   end
   if #value < SLIDING or string.sub(value, VERSION + 1, VERSION + 3) ~= '02v' then
     return value

@@ -112,7 +112,7 @@ class RedisL2:
         moments = [codec.milliseconds(moment) for moment in (times.now, times.over, times.overdue)]
         arguments = (*moments, int(times.ttl * 1000), self._lease(), GUARD_MILLISECONDS)
         replies = await self._replies([_Call("slide", (self._names.key(dataset, id),), arguments) for id in ids])
-        found = {ids[number]: value for number, value in _answered(replies)}
+        found = {ids[number]: self._lease_or(dataset, value) for number, value in _answered(replies)}
         leases = {id: value for id, value in found.items() if codec.is_lease(value)}
         return Leased(self._records(dataset, ((id, value) for id, value in found.items() if id not in leases)), leases)
 

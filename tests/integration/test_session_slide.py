@@ -7,6 +7,7 @@ import pytest
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Expiry, Leased, Record, Times
 from tests.integration.conftest import OpenL2
+from tests.tiers import Direct
 
 NOW, TTL, WINDOW = 1_700_000_000.0, 1800.0, 300.0
 IDS = [f"id-{number}" for number in range(20)]
@@ -152,3 +153,19 @@ async def test_records_that_don_t_slide_are_read_as_they_are(either: RedisL2) ->
         assert (await slide(either, NOW + 100)).records == {"id": found}
     await either.change("session", {"id": 7}, ttl=TTL)
     assert await slide(either, NOW + 100) == Leased({}, {})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("LPUSH", "x"), ("HSET", "f", "v"), ("SADD", "x"), ("SET", b"foreign"), ("SET", b""), ("SET", b"x" * 18 + b"f" * 99)],
+)
+async def test_what_is_no_record_is_a_miss_counted_once_and_replaced(either: RedisL2, command: tuple[str, ...]) -> None:
+    key = either._names.key("session", "id")
+    await Direct(either).execute_command(command[0], key, *command[1:])
+    found = await slide(either, NOW)
+    assert (found.records, set(found.leases)) == ({}, {"id"})
+    assert (await slide(either, NOW)).leases == found.leases, "there is a lease in its place"
+    assert either.unreadable["session"] == 1
+    await fill(either, record(), found.leases["id"])
+    assert await held(either) == record()
+    assert either.unreadable["session"] == 1
