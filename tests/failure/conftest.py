@@ -9,7 +9,7 @@ from tests.conftest import ChoosePorts
 from tests.failure.inventory_stack import InventoryStack, inventory_stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(
     processes: Processes, choose_ports: ChoosePorts, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[InventoryStack]:

@@ -43,7 +43,7 @@ class Trial:
         return load
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def clustered(
     processes: Processes, choose_ports: ChoosePorts, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Ground]:
@@ -52,7 +52,7 @@ async def clustered(
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def alone(
     processes: Processes, choose_ports: ChoosePorts, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Ground]:
