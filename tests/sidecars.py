@@ -66,14 +66,20 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def process(command: str, folder: Path, config: dict[str, Any]) -> AsyncIterator[Process]:
-    """Runs `cache-sidecar COMMAND` with a settings file, and terminates it at the end."""
+async def process(command: str, folder: Path, config: dict[str, Any], *, code: Path | None = None) -> AsyncIterator[Process]:
+    """Runs `cache-sidecar COMMAND` with a settings file, and terminates it at the end; `code` is a folder with another version."""
     name = f"{command}-{uuid4().hex[:8]}"
     file, log = folder / f"{name}.toml", folder / f"{name}.log"
     file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in config.items()))
+    # Another version is nothing of which coverage is wanted.
+    env = {name: value for name, value in os.environ.items() if code is None or not name.startswith("COVERAGE_")}
     with log.open("wb") as out:
         started = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cache_sidecar", command, "--config", str(file), stdout=out, stderr=out, env=os.environ
+            *(sys.executable, "-m", "cache_sidecar", command, "--config", str(file)),
+            stdout=out,
+            stderr=out,
+            env=env,
+            cwd=code,
         )
     try:
         yield Process(started, log)
@@ -84,11 +90,11 @@ async def process(command: str, folder: Path, config: dict[str, Any]) -> AsyncIt
         await asyncio.wait_for(started.wait(), DEADLINE)
 
 
-async def serving(address: str) -> None:
-    """Waits until a sidecar says that it serves."""
+async def serving(address: str, *, seconds: float = DEADLINE) -> None:
+    """Waits until a sidecar says that it serves; fails after so many seconds."""
     async with grpc.aio.insecure_channel(address) as channel:
         reply = await health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=DEADLINE
+            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=seconds
         )
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
