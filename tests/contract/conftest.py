@@ -1,4 +1,4 @@
-"""Sidecars for the contract tests: two that a whole session shares, and ones with a clock of the test's own."""
+"""Sidecars for the contract tests: two that all of them share, and ones with a clock of the test's own."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -32,19 +32,19 @@ PATIENT = {"redis_timeout": 5.0, "postgres_timeout": 20.0}
 Open = Callable[..., AbstractAsyncContextManager[Shop]]
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+@pytest.fixture(scope="package", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     """What answers the calls: every test is made on each."""
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_name(engine: str) -> str:
     """What is shared of Redis and PostgreSQL by the tests on an engine."""
     return f"{engine}_{uuid4().hex[:8]}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def shared_database(postgres: Postgres, template: str, shared_name: str) -> str:
     """The DSN of a database for tests that don't look beyond their own products."""
     async with await psycopg.AsyncConnection.connect(postgres.dsn("postgres"), autocommit=True) as connection:
@@ -53,7 +53,7 @@ async def shared_database(postgres: Postgres, template: str, shared_name: str) -
     return postgres.dsn(shared_name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def shops(
     valkey_cluster: ValkeyCluster, shared_database: str, shared_name: str, engine: str
 ) -> AsyncIterator[tuple[Shop, Shop]]:
@@ -65,7 +65,7 @@ async def shops(
         yield Shop(first), Shop(second)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shop(shops: tuple[Shop, Shop]) -> Shop:
     """The first of them."""
     return shops[0]

@@ -33,12 +33,12 @@ STRANGE_IDS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def customers(shops: tuple[Shop, Shop]) -> tuple[Customer, Customer]:
     return Customer(shops[0].sidecar), Customer(shops[1].sidecar)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def customer(customers: tuple[Customer, Customer]) -> Customer:
     return customers[0]
 

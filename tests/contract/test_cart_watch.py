@@ -18,7 +18,7 @@ from tests.customers import STORE, Customer, item, lines, new_request, new_user
 from tests.sidecars import until
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def customers(shops: tuple[Shop, Shop]) -> tuple[Customer, Customer]:
     return Customer(shops[0].sidecar), Customer(shops[1].sidecar)
 

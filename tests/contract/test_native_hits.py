@@ -19,7 +19,7 @@ from tests.contract.shop import L1, Shop, refused
 from tests.engines import needs_native
 from tests.sidecars import until
 
-pytestmark = [needs_native, pytest.mark.parametrize("engine", ["native"], indirect=True, scope="session")]
+pytestmark = [needs_native, pytest.mark.parametrize("engine", ["native"], indirect=True, scope="package")]
 SERVICE = "/cache_sidecar.v1.ProductService"
 UNAVAILABLE = StatusCode.UNAVAILABLE.value[0]
 

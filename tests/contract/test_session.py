@@ -16,12 +16,12 @@ from tests.contract.shop import Refusal, Shop, refused
 from tests.customers import L2, STORE, Customer, new_request, new_user
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def customers(shops: tuple[Shop, Shop]) -> tuple[Customer, Customer]:
     return Customer(shops[0].sidecar), Customer(shops[1].sidecar)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def customer(customers: tuple[Customer, Customer]) -> Customer:
     return customers[0]
 

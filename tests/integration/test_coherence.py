@@ -77,7 +77,9 @@ async def test_race_20_nothing_is_counted_or_trusted_before_the_subscription_is_
     gate.close()
     async with open_line(nodes, namespace, trusted=False) as line:
         await until(lambda: gate.waiting == 3)
-        assert (counted, line.ear.trusted) == ([], set())
+        # Others may be listening in this process, too.
+        assert not set(counted) & set(line.coherence._feeds.values())
+        assert line.ear.trusted == set()
         gate.open()
         await line.trusted()
 
