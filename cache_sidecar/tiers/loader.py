@@ -159,7 +159,8 @@ class Loader:
     async def _refreshed_early(self, id: str) -> None:
         """Refreshes what Redis holds before it expires there, unless another sidecar does."""
         if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM), Operation.FILL):
-            await self._store.get([id], fresh=not self._joins)
+            records = await self._store.get([id], fresh=not self._joins)
+            self.counters[Source.STORE].hits += len(records)
 
     async def _prolonged(self, ttl: float) -> None:
         """Lets Redis keep what it holds as long as is said now, unless another sidecar sees to that."""
