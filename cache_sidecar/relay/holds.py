@@ -24,12 +24,16 @@ class Holds:
 
     async def run(self) -> None:
         """Ends what is due, every second, until cancelled."""
+        is_said = False
         while True:
             try:
                 if expired := await self.step():
                     telemetry.log.info("reservations expired", count=expired)
+                is_said = False
             except TierFailed as error:
-                telemetry.log.warning("reservations cannot be looked at; trying again", error=str(error))
+                if not is_said:
+                    telemetry.log.warning("reservations cannot be looked at; trying again", error=str(error))
+                is_said = True
             await asyncio.sleep(POLL)
 
     async def step(self) -> int:

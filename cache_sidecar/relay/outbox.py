@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from cache_sidecar import telemetry
+from cache_sidecar.backoff import Backoff, Sleep
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import Policy
@@ -21,9 +22,8 @@ from cache_sidecar.tiers.ports import RelayL2, Signs
 # Changes told in one go.
 PAGE = 20_000
 # Seconds between two looks at the primaries, and for changes when nobody wakes the relay; each ends in a sign to the sidecars,
-# up to when Redis was told of everything. Between attempts after a failure, and between two clean-ups.
+# up to when Redis was told of everything. Between two clean-ups.
 LOOK_EVERY = 0.25
-RETRY = 0.2
 PRUNE_EVERY = 30.0
 # A replica further behind than this many seconds is not made a primary: 10 node timeouts of 15 s, and a margin.
 REPLAY = 300.0
@@ -45,8 +45,9 @@ class Relay:
         roles: Sequence[str],
         retention: float,
         clock: Clock,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`roles` are what the database is to the shop: `catalog`, `user`."""
+        """`roles` are what the database is to the shop: `catalog`, `user`; `sleep` waits between attempts after a failure."""
         self._store = store
         self._l2 = l2
         self._signs = signs
@@ -55,6 +56,7 @@ class Relay:
         self._roles = roles
         self._retention = retention
         self._clock = clock
+        self._sleep = sleep
         self._progress = Progress(0, 0)
         self._primaries: frozenset[str] | None = None
         "The replication ids of the primaries that were told; None before the first look of a term."
@@ -66,34 +68,36 @@ class Relay:
 
     async def run(self, leadership: Leadership) -> None:
         """Relays whenever it is this relay's turn, until cancelled."""
-        told = False
+        backoff = Backoff(self._sleep)
         while True:
             try:
                 async with leadership.term() as term:
                     telemetry.log.info("leading", region=self._region, databases=self._roles)
-                    told = False
+                    backoff.reset()
                     await self.lead(term)
             except LeadershipLost as error:
-                if not told:
+                if backoff.is_new:
                     telemetry.log.warning("not leading; standing for election", region=self._region, error=str(error))
-                    told = True
-            await asyncio.sleep(RETRY)
+            await backoff.pause()
 
     async def lead(self, term: Term) -> None:
         """Relays until the term is over. Raises LeadershipLost."""
         self._primaries, self._next_look = None, 0.0
+        backoff = Backoff(self._sleep)
         while True:
             try:
                 is_behind = await self.turn(term)
                 # Also when there is always something to tell.
                 await self._prune(term)
             except TierFailed as error:
-                telemetry.log.warning("cannot relay changes; trying again", error=str(error))
+                if backoff.is_new:
+                    telemetry.log.warning("cannot relay changes; trying again", error=str(error))
                 self._next_look = 0.0  # what comes back may be another
                 # Whatever is announced meanwhile: that would be a try for each.
-                await asyncio.sleep(RETRY)
+                await backoff.pause()
                 await term.wait(0.0)
             else:
+                backoff.reset()
                 if not is_behind:
                     await term.wait(LOOK_EVERY)
 

@@ -26,6 +26,8 @@ _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailu
 # What PostgreSQL says of a view that it cannot write through, in any language; and where it does: the code says too little.
 _NOT_UPDATABLE = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.FeatureNotSupported)
 _VIEWS = {"rewriteHandler.c", "execMain.c"}
+# Seconds after which a connection that was not needed is closed.
+IDLE = 10.0
 # Seconds that the server gets to end a statement whose caller left.
 _GRACE = 1.0
 # Seconds between two looks, of a caller who waits for a connection, whether the server accepts any.
@@ -95,6 +97,8 @@ class Database:
             max_size=size,
             max_waiting=size * WAITING_PER_CONNECTION,
             timeout=timeout,
+            # What a burst opened is closed again, one at a time.
+            max_idle=IDLE,
             # Connections are not checked when taken: with dead ones that takes minutes. `_use` checks them all at once.
             check=None,
             # Nobody but callers makes the pool try again: one connection at a time, as often as the guard lets them through.

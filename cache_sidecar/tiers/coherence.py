@@ -22,13 +22,14 @@ from redis.exceptions import ResponseError
 
 from cache_sidecar import telemetry
 from cache_sidecar.background import ended
+from cache_sidecar.backoff import Backoff
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Follower
 from cache_sidecar.tiers.redis_errors import failures
-from cache_sidecar.tiers.shards import Address
+from cache_sidecar.tiers.shard import Address
 from cache_sidecar.tiers.trust import Trust
 
 # Seconds between two looks at who holds which partition, and between the beginnings of two heartbeats.
@@ -36,8 +37,6 @@ TOPOLOGY_EVERY = 2.0
 HEARTBEAT_EVERY = 0.25
 # Seconds a message may take before a counter that is ahead means it is lost.
 GRACE = 0.1
-# Seconds before a broken connection is tried again.
-RECONNECT_AFTER = 0.2
 # An error is not to be tried again: redis-py would connect and subscribe anew, and say nothing of what was published meanwhile.
 _AT_ONCE = Retry(NoBackoff(), 0, supported_errors=())
 
@@ -147,8 +146,11 @@ class Feed:
         trust: Trust,
         followers: Mapping[str, Follower],
         on_message: Callable[[], None],
+        backoff: Backoff | None = None,
     ) -> None:
         self._redis = redis
+        self._backoff = backoff or Backoff()
+        "Before a broken connection is tried again: hundreds of subscriptions each time."
         self._timeout = timeout
         self._trust = trust
         self.partitions = partitions
@@ -192,7 +194,7 @@ class Feed:
                         self._is_said = True
                 finally:
                     self._set_trusted(False)
-                await asyncio.sleep(RECONNECT_AFTER)
+                await self._backoff.pause()
         finally:
             await self._redis.aclose()
 
@@ -280,6 +282,7 @@ class Feed:
                         self._lost(partition, count)
             if self.is_trusted:
                 self._confirm(began)
+                self._backoff.reset()
         raise TimeoutError("no heartbeat was answered in time")
 
     def _confirm(self, began: float) -> None:

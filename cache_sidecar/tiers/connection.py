@@ -10,7 +10,8 @@ from redis.backoff import NoBackoff
 
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.settings import Settings, split_address
-from cache_sidecar.tiers.shards import Address, Shards
+from cache_sidecar.tiers.shard import Address
+from cache_sidecar.tiers.shards import Shards
 
 
 class Connection:

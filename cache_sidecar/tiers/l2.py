@@ -14,7 +14,8 @@ from cache_sidecar.tiers import codec
 from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Leased, Record, Times, partition_of
-from cache_sidecar.tiers.shards import Address, Routed, checked
+from cache_sidecar.tiers.shard import Address
+from cache_sidecar.tiers.shards import Routed, checked
 
 # A message names an id, or, of a partition in which more change at once, none. Ids that one function call marks, which keeps
 # Redis for a millisecond; and calls in one pipeline, which has to be done within the time that a command may take.

@@ -10,25 +10,14 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    MaxConnectionsError,
-    MovedError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
 from cache_sidecar.background import ended
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.redis_errors import KNOWN, as_failure
+from cache_sidecar.tiers.redis_errors import as_failure
+from cache_sidecar.tiers.shard import Address, Command, Shard
 
-Address = tuple[str, int]
-Command = tuple[Any, ...]
 SLOTS = 16_384
 # Times that a command is sent on to where a server says its slot is, and seconds before one that is to be tried again.
 HOPS, AGAIN = 3, 0.02
@@ -41,91 +30,6 @@ class Routed(NamedTuple):
 
     slot: int
     command: Command
-
-
-class Shard:
-    """One server: connections to it, each for one command or pipeline at a time."""
-
-    def __init__(
-        self, address: Address, connect: Callable[[Address], Any], *, max_connections: int, timeout: float, clock: Clock
-    ) -> None:
-        """`connect` makes a connection of redis-py's, which opens when it is first used."""
-        self.address = address
-        self._connect = connect
-        self._timeout = timeout
-        self._breaker = Breaker(Tier.L2, clock=clock)
-        self._free = max_connections
-        "Connections that may still be made."
-        self._idle: list[Any] = []
-        self._is_closed = False
-
-    @property
-    def is_away(self) -> bool:
-        """Whether it is being left alone."""
-        return self._breaker.is_open
-
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Sends commands together and returns the replies, refusals among them. Raises TierFailed."""
-        self._breaker.admit()
-        try:
-            async with asyncio.timeout(self._timeout):
-                replies = await self._sent(commands)
-        except KNOWN as error:
-            failed = as_failure(error)
-            self._breaker.failed(failed.failure)
-            raise failed from error
-        self._breaker.succeeded()
-        if isinstance(replies[0], ReadOnlyError):
-            # Its address is a replica's by now: the next connection may lead elsewhere.
-            await self._drop_idle()
-        return replies
-
-    async def _sent(self, commands: Sequence[Command]) -> list[Any]:
-        connection = self._taken()
-        was_open = connection.is_connected
-        try:
-            try:
-                return await _answers(connection, commands)
-            except RedisConnectionError:
-                if not was_open:
-                    raise
-                # The server closed it while nobody used it, and so the others. Whatever we send may be sent twice.
-                await self._drop_idle()
-                return await _answers(connection, commands)
-        finally:
-            self._idle.append(connection)
-            if self._is_closed:
-                await self._drop_idle()
-
-    def _taken(self) -> Any:
-        if self._idle:
-            return self._idle.pop()
-        if not self._free:
-            raise MaxConnectionsError("all connections are in use")
-        self._free -= 1
-        return self._connect(self.address)
-
-    async def _drop_idle(self) -> None:
-        """Closes the connections that nobody uses. Out of the list first: what is being closed must not be taken."""
-        idle, self._idle = self._idle, []
-        self._free += len(idle)
-        await asyncio.gather(*(connection.disconnect() for connection in idle), return_exceptions=True)
-
-    async def close(self) -> None:
-        """Closes its connections; those in use, after that."""
-        self._is_closed = True
-        await self._drop_idle()
-
-
-async def _answers(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    replies = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response())
-        except ResponseError as error:
-            replies.append(error)
-    return replies
 
 
 class Shards:
@@ -154,6 +58,8 @@ class Shards:
         self._known = {shard.address: shard for shard in self._seeds}
         self._owners: dict[int, Shard] = {}
         "The primary of each slot, once somebody said so."
+        self._ranges: Any = None
+        "What `CLUSTER SLOTS` said of them; None when somebody knew better since."
         self._mapping: asyncio.Task[None] | None = None
         self._mapped_at = 0.0
         self._closing: set[asyncio.Task[None]] = set()
@@ -219,6 +125,7 @@ class Shards:
         asked: dict[int, AskError] = {number: replies[number] for number in numbers if isinstance(replies[number], AskError)}
         for number in numbers:
             if isinstance(replies[number], MovedError):
+                self._ranges = None
                 self._owners[commands[number].slot] = self._at(replies[number].host, replies[number].port)
                 self._look_again()
         if any(isinstance(replies[number], TryAgainError) for number in numbers):
@@ -327,13 +234,15 @@ class Shards:
 
     def _adopt(self, ranges: Any, host: str) -> None:
         """Takes what `CLUSTER SLOTS` says; the server that was asked is at `host`."""
+        if ranges == self._ranges:
+            return  # 16,384 slots take milliseconds, again and again while a shard is away
         owners: dict[int, Shard] = {}
         for first, last, primary, *_ in ranges:
             shard = self._at(_text(primary[0]) or host, primary[1])
             owners.update(dict.fromkeys(range(first, last + 1), shard))
         if not owners:
             raise TierFailed(Tier.L2, Failure.UNREACHABLE, "nobody holds a slot")
-        self._owners = owners
+        self._owners, self._ranges = owners, ranges
         kept = {*owners.values(), *self._seeds}
         for address, shard in list(self._known.items()):
             if shard not in kept:

@@ -449,9 +449,8 @@ async def test_a_sign_that_is_none_is_no_sign(l2: RedisL2) -> None:
 
 
 async def test_what_was_written_while_redis_was_away_reaches_it(
-    store: RelayStore, database: str, valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+    store: RelayStore, database: str, valkey: ValkeyServer, namespace: str
 ) -> None:
-    monkeypatch.setattr(module, "RETRY", 0.01)
     async with open_l2(valkey.address, namespace) as l2, running(relay_of(store, l2), database) as task:
         await valkey.stop()
         try:
@@ -471,10 +470,7 @@ async def has(l2: RedisL2, id: str) -> bool:
         return False
 
 
-async def test_a_postgresql_that_restarts_is_survived(
-    postgres: Postgres, l2: RedisL2, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "RETRY", 0.01)
+async def test_a_postgresql_that_restarts_is_survived(postgres: Postgres, l2: RedisL2, database: str) -> None:
     async with open_database(database) as opened, running(relay_of(RelayStore(opened), l2), database):
         await run(database, INSERT, ["a", "Sofa"])
         await until(lambda: has(l2, "a"))

@@ -8,10 +8,11 @@ from redis.crc import key_slot
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.errors import Failure, TierFailed
+from cache_sidecar.tiers import shard as shard_module
 from cache_sidecar.tiers.breaker import BREAK_AFTER
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Record
-from cache_sidecar.tiers.shards import Address
+from cache_sidecar.tiers.shard import Address
 from tests.cut_off import Line, line_to
 from tests.proxy import Proxy
 from tests.sidecars import until
@@ -109,6 +110,7 @@ async def test_whoever_asks_all_primaries_finds_the_one_that_took_over(l2: Redis
     shards = l2._shards
     gone = shards._at("127.0.0.1", 1)
     shards._owners = {slot: gone if shard.address == address else shard for slot, shard in shards._owners.items()}
+    shards._ranges = None
     assert isinstance((await shards.ask_all("PING"))[gone.address], TierFailed)
 
     async def is_found() -> bool:
@@ -138,3 +140,25 @@ async def test_a_slot_that_is_moving_is_found_on_either_side(l2: RedisL2, valkey
             await l2._shards._at("127.0.0.1", target.port).exchange([("ASKING",), ("UNLINK", key)])
             await taker.cluster("SETSLOT", slots[id], "STABLE")
             await giver.cluster("SETSLOT", slots[id], "STABLE")
+
+
+async def test_connections_that_nobody_uses_for_long_are_closed_and_no_others(
+    l2: RedisL2, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = await one_shard(l2)
+    proxy, shard, loop = proxy_of(line, address), l2._shards._at(*address), asyncio.get_running_loop()
+    await asyncio.gather(*(shard.exchange([("PING",)]) for _ in range(8)))
+    assert proxy.connections == 8
+    shard._trim(loop)
+    await shard.exchange([("PING",)])
+    assert proxy.connections == 8, "nobody used them for a moment only"
+    proxy.stall()
+    asked = asyncio.ensure_future(shard.exchange([("PING",)]))
+    await until(lambda: len(shard._idle) == 7)
+    monkeypatch.setattr(shard_module, "IDLE", 0.0)
+    shard._trim(loop)
+    await until(lambda: proxy.connections == 1)
+    await proxy.heal()
+    assert await asked == [b"PONG"]
+    await until(lambda: proxy.connections == 0)
+    assert await shard.exchange([("PING",)]) == [b"PONG"]

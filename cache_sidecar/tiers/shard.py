@@ -1,0 +1,130 @@
+"""One Redis server: a pool of connections to it, and a breaker."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
+
+from cache_sidecar.clock import Clock
+from cache_sidecar.errors import Tier
+from cache_sidecar.tiers.breaker import Breaker
+from cache_sidecar.tiers.redis_errors import KNOWN, as_failure
+
+Address = tuple[str, int]
+Command = tuple[Any, ...]
+# Seconds after which a connection that nobody uses is closed: what a burst opened, or what leads to who is no primary any more.
+IDLE = 30.0
+
+
+class Shard:
+    """One server: connections to it, each for one command or pipeline at a time."""
+
+    def __init__(
+        self, address: Address, connect: Callable[[Address], Any], *, max_connections: int, timeout: float, clock: Clock
+    ) -> None:
+        """`connect` makes a connection of redis-py's, which opens when it is first used."""
+        self.address = address
+        self._connect = connect
+        self._timeout = timeout
+        self._breaker = Breaker(Tier.L2, clock=clock)
+        self._free = max_connections
+        "Connections that may still be made."
+        self._idle: list[tuple[Any, float]] = []
+        "Connections that nobody uses and since when, in the event loop's time; the last one was used last."
+        self._trimming: asyncio.TimerHandle | None = None
+        "When it is looked next for what was not used for long; nobody looks where there is nothing."
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it is being left alone."""
+        return self._breaker.is_open
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Sends commands together and returns the replies, refusals among them. Raises TierFailed."""
+        self._breaker.admit()
+        try:
+            async with asyncio.timeout(self._timeout):
+                replies = await self._sent(commands)
+        except KNOWN as error:
+            failed = as_failure(error)
+            self._breaker.failed(failed.failure)
+            raise failed from error
+        self._breaker.succeeded()
+        if isinstance(replies[0], ReadOnlyError):
+            # Its address is a replica's by now: the next connection may lead elsewhere.
+            await self._drop_idle()
+        return replies
+
+    async def _sent(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._taken()
+        was_open = connection.is_connected
+        try:
+            try:
+                return await _answers(connection, commands)
+            except RedisConnectionError:
+                if not was_open:
+                    raise
+                # The server closed it while nobody used it, and so the others. Whatever we send may be sent twice.
+                await self._drop_idle()
+                return await _answers(connection, commands)
+        finally:
+            self._put_back(connection)
+            if self._is_closed:
+                await self._drop_idle()
+
+    def _taken(self) -> Any:
+        if self._idle:
+            return self._idle.pop()[0]
+        if not self._free:
+            raise MaxConnectionsError("all connections are in use")
+        self._free -= 1
+        return self._connect(self.address)
+
+    def _put_back(self, connection: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle.append((connection, loop.time()))
+        if self._trimming is None:
+            self._trimming = loop.call_later(IDLE, self._trim, loop)
+
+    def _trim(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes the connections that nobody used for long."""
+        before = loop.time() - IDLE
+        kept = [(connection, since) for connection, since in self._idle if since > before]
+        unused, self._idle = self._idle[: len(self._idle) - len(kept)], kept
+        self._trimming = loop.call_at(kept[0][1] + IDLE, self._trim, loop) if kept else None
+        if unused:
+            task = loop.create_task(self._disconnect(unused))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _drop_idle(self) -> None:
+        """Closes the connections that nobody uses. Out of the list first: what is being closed must not be taken."""
+        idle, self._idle = self._idle, []
+        await self._disconnect(idle)
+
+    async def _disconnect(self, connections: Iterable[tuple[Any, float]]) -> None:
+        closing = [connection.disconnect() for connection, _ in connections]
+        self._free += len(closing)
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Closes its connections; those in use, after that."""
+        self._is_closed = True
+        if self._trimming is not None:
+            self._trimming.cancel()
+        await asyncio.gather(*self._closing, self._drop_idle())
+
+
+async def _answers(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    replies = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+    return replies

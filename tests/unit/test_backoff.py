@@ -1,0 +1,155 @@
+"""What is away is tried less and less often: attempts are counted in a minute of simulated time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from cache_sidecar.backoff import FIRST, LONGEST, Backoff
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.devstack.ports import free_ports
+from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.policy import load
+from cache_sidecar.relay.outbox import Relay
+from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
+from cache_sidecar.store.outbox import Change, Progress, RelayStore
+from cache_sidecar.tiers.coherence import Feed
+from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.ports import RelayL2
+from cache_sidecar.tiers.trust import Trust
+
+MINUTE = 60.0
+# Attempts in it, from the shortest pauses that chance gives to the longest.
+FEW = range(int(MINUTE / LONGEST), int(2 * MINUTE / LONGEST) + 8)
+
+
+class Minute:
+    """Simulated time: a pause is over at once, and after a minute no pause ends."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+        self.is_over = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        if sum(self.pauses) >= MINUTE:
+            self.is_over.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+
+async def attempts(minute: Minute, work: Any) -> int:
+    """Returns after how many failed attempts the minute was over."""
+    task = asyncio.ensure_future(work)
+    over = asyncio.ensure_future(minute.is_over.wait())
+    await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return len(minute.pauses)
+
+
+async def test_pauses_double_up_to_the_longest_and_begin_again() -> None:
+    minute = Minute()
+    backoff = Backoff(minute.sleep)
+    assert backoff.is_new
+    for _ in range(8):
+        await backoff.pause()
+    for number, pause in enumerate(minute.pauses):
+        longest = min(LONGEST, FIRST * 2**number)
+        assert longest / 2 <= pause <= longest
+    assert not backoff.is_new
+    backoff.reset()
+    assert backoff.is_new
+    await backoff.pause()
+    assert minute.pauses[-1] <= FIRST
+
+
+async def test_a_primary_that_is_gone_is_subscribed_to_less_and_less_often() -> None:
+    (port,) = free_ports([0])
+    minute = Minute()
+    feed = Feed(
+        Redis(host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0)),
+        Names("n"),
+        frozenset(range(85)),
+        timeout=1.0,
+        trust=Trust(),
+        followers={},
+        on_message=lambda: None,
+        backoff=Backoff(minute.sleep),
+    )
+    assert await attempts(minute, feed._run()) in FEW
+
+
+class Nobody(RelayStore, RelayL2):
+    """PostgreSQL that has no news, and Redis that is away."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def after(self, position: int, *, limit: int) -> list[Change]:
+        return []
+
+    async def progress(self, region: str) -> Progress:
+        return Progress(0, 0)
+
+    async def prune(self, *, changes_after: float, requests_after: float) -> bool:
+        return True
+
+    async def replication_ids(self) -> frozenset[str]:
+        self.asked += 1
+        raise TierFailed(Tier.L2, Failure.UNREACHABLE)
+
+    async def caught_up(self, roles: Sequence[str], moment: float) -> None:
+        raise AssertionError
+
+    async def told_until(self, roles: Sequence[str]) -> dict[str, float]:
+        return {}
+
+
+class Elections(Leadership):
+    """Won at once, or never."""
+
+    def __init__(self, *, won: bool) -> None:
+        self._won = won
+        self.stood = 0
+
+    @asynccontextmanager
+    async def term(self) -> AsyncIterator[Term]:
+        self.stood += 1
+        if not self._won:
+            raise LeadershipLost("PostgreSQL: connection refused")
+        yield cast("Term", Quiet())
+
+
+class Quiet:
+    """A term in which nothing is announced."""
+
+    async def wait(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def fetch(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        return []
+
+
+def relay(nobody: Nobody, minute: Minute) -> Relay:
+    policy = load("")
+    return Relay(
+        nobody, nobody, nobody, policy, region="r", roles=["catalog"], retention=60.0, clock=ManualClock(), sleep=minute.sleep
+    )
+
+
+async def test_a_relay_without_redis_looks_less_and_less_often() -> None:
+    nobody, minute = Nobody(), Minute()
+    assert await attempts(minute, relay(nobody, minute).run(Elections(won=True))) in FEW
+    assert nobody.asked in FEW
+
+
+async def test_a_relay_without_postgresql_stands_for_election_less_and_less_often() -> None:
+    minute, elections = Minute(), Elections(won=False)
+    assert await attempts(minute, relay(Nobody(), minute).run(elections)) in FEW
+    assert elections.stood in FEW
