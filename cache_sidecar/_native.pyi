@@ -58,11 +58,17 @@ Hits: TypeAlias = tuple[Memory, int, int, int, int, int]
 """An L1; the numbers of the fields with the ids, the ReadOptions, the CacheMetadata, the CacheMetadata of each item (0 for
 none); and how many ids a request may name."""
 
+Lifetimes: TypeAlias = tuple[float, float, float, float, float]
+"""A connection's maximum age, the grace after it, its maximum idle time, how often a silent one is asked whether it is alive,
+and how long it has to say so; seconds, 0 for no maximum."""
+
 @final
 class Front:
     """The server."""
 
-    def __new__(cls, private: str | Path, max_message: int, methods: list[tuple[str, Hits | None]]) -> Front:
+    def __new__(
+        cls, private: str | Path, max_message: int, methods: list[tuple[str, Hits | None]], lifetimes: Lifetimes
+    ) -> Front:
         """Takes the unix socket of grpc.aio, the bytes a request may have, and the paths of the unary methods."""
 
     def bind_tcp(self, address: str, port: int) -> int:

@@ -93,6 +93,16 @@ class Settings(BaseSettings):
     "Size of a request or reply, in bytes."
     drain_seconds: float = Field(10.0, ge=0, le=600)
     "Seconds that calls in progress get to finish when the sidecar stops."
+    max_connection_age: float = Field(0.0, ge=0, le=30 * 86400)
+    "Seconds after which a client's connection is ended, give or take a tenth, for it to connect anew; 0 for never."
+    max_connection_age_grace: float = Field(30.0, ge=0, le=86400)
+    "Seconds that the calls on it, watches included, then get to finish."
+    max_connection_idle: float = Field(3600.0, ge=0, le=30 * 86400)
+    "Seconds without a call after which a client's connection is ended; 0 for never."
+    keepalive_time: float = Field(30.0, ge=0.1, le=86400)
+    "Seconds after which a client is asked whether it is still there."
+    keepalive_timeout: float = Field(10.0, ge=0.1, le=3600)
+    "Seconds it has to say so; then its connection and its calls end."
 
     cart_max_items: int = Field(200, ge=1, le=500)
     "Lines that a cart may have."

@@ -18,6 +18,8 @@ MAX_STREAMS_PER_CONNECTION = 2_000
 # no bound of its own. Smaller replies don't count: there are as many as a connection may have calls.
 MAX_UNREAD = 32 << 20
 SMALL = 4 << 10
+# What C-core takes for never, in milliseconds.
+_NEVER = 2**31 - 1
 
 
 class AioServer:
@@ -75,8 +77,8 @@ class AioServer:
             del self.unread[peer]
 
 
-def create(settings: Settings) -> AioServer:
-    """Returns a server with no services and no ports yet."""
+def create(settings: Settings, *, is_private: bool = False) -> AioServer:
+    """Returns a server with no services and no ports yet; a private one is for the native engine, not for clients."""
     server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),
@@ -86,10 +88,28 @@ def create(settings: Settings) -> AioServer:
             ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
             ("grpc.server.max_pending_requests", MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-            # Connections that are half open are noticed, and callers may check theirs every 10 s.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            # Callers may check their connections every 10 s.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            *(() if is_private else _lifetimes(settings)),
         ],
     )
     return AioServer(server)
+
+
+def _lifetimes(settings: Settings) -> list[tuple[str, int]]:
+    """Returns the options that end connections: those that are half open, old, or idle."""
+    return [
+        ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_time)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout)),
+        # Without it the answer may take a minute, whatever the one above says.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout)),
+        # Also of a connection without calls it is asked whether its client is there.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age) or _NEVER),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(settings.max_connection_age_grace)),
+        ("grpc.max_connection_idle_ms", _milliseconds(settings.max_connection_idle) or _NEVER),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(round(1000 * seconds), _NEVER)

@@ -8,9 +8,7 @@ import asyncio
 import base64
 import contextlib
 import math
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from cache_sidecar import telemetry
 from cache_sidecar._native import Call, Front, Memory
 from cache_sidecar.clock import Clock, ManualClock
 from cache_sidecar.engine import aio, choice
+from cache_sidecar.engine.folder import PrivateFolder
 from cache_sidecar.settings import Settings, split_address
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.l1_native import NativeL1
@@ -50,10 +49,10 @@ class Hits(NamedTuple):
 class NativeServer:
     """Has the shape of `aio.AioServer`."""
 
-    def __init__(self, private: aio.AioServer, clock: Clock, *, folder: Path, max_message_bytes: int) -> None:
+    def __init__(self, private: aio.AioServer, clock: Clock, *, folder: PrivateFolder, settings: Settings) -> None:
         """`folder` is for the private server's socket; it is removed at the end."""
         self._private = private
-        self._max_message_bytes = max_message_bytes
+        self._settings = settings
         self._clock = clock
         self._folder = folder
         self._handlers: dict[str, Any] = {}
@@ -94,8 +93,7 @@ class NativeServer:
 
     async def start(self) -> None:
         """Serves."""
-        private = self._folder / "aio.sock"
-        self._private.add_insecure_port(f"unix:{private}")
+        self._private.add_insecure_port(f"unix:{self._folder.socket}")
         await self._private.start()
         asyncio.get_running_loop().add_reader(self._front.fileno(), self._rung)
         if isinstance(self._clock, ManualClock):
@@ -117,7 +115,7 @@ class NativeServer:
             asyncio.get_running_loop().remove_reader(self._made.fileno())
             await asyncio.to_thread(self._made.close)
         await self._private.stop(0)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     # What the native engine has beside
 
@@ -152,7 +150,7 @@ class NativeServer:
         if self._made is None:
             paths = [(path, self._from_memory(path)) for path in self._handlers]
             self._methods = [_behaviour(handler) for handler in self._handlers.values()]
-            self._made = Front(self._folder / "aio.sock", self._max_message_bytes, paths)
+            self._made = Front(self._folder.socket, self._settings.max_message_bytes, paths, _lifetimes(self._settings))
         return self._made
 
     def _from_memory(self, path: str) -> tuple[Memory, int, int, int, int, int] | None:
@@ -275,5 +273,16 @@ def _fields(message: Descriptor, kind: str) -> Iterable[FieldDescriptor]:
 
 def create(settings: Settings, clock: Clock) -> NativeServer:
     """Returns a server with no services and no ports yet."""
-    folder = Path(tempfile.mkdtemp(prefix="cache-sidecar-", dir=choice.place_for_socket(settings.listen_socket)))
-    return NativeServer(aio.create(settings), clock, folder=folder, max_message_bytes=settings.max_message_bytes)
+    folder = PrivateFolder(choice.place_for_socket(settings.listen_socket))
+    return NativeServer(aio.create(settings, is_private=True), clock, folder=folder, settings=settings)
+
+
+def _lifetimes(settings: Settings) -> tuple[float, float, float, float, float]:
+    """Returns when connections end, see `_native.Lifetimes`."""
+    return (
+        settings.max_connection_age,
+        settings.max_connection_age_grace,
+        settings.max_connection_idle,
+        settings.keepalive_time,
+        settings.keepalive_timeout,
+    )

@@ -57,6 +57,10 @@ class RawConnection:
         self._stream_windows: dict[int, int] = {}
         self._more_window = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.told_to_go = False
+        "Whether a GOAWAY came."
+        self.closed = asyncio.Event()
+        "Set when the server has closed it."
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -161,10 +165,12 @@ class RawConnection:
                 high, low, kind, flags, stream = frames.HEADER.unpack(await self._reader.readexactly(frames.HEADER_BYTES))
                 self._take(kind, flags, stream, await self._reader.readexactly(high << 8 | low))
         except (OSError, EOFError):
+            self.closed.set()
             self._end_all(-1)
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         reply = self._replies.get(stream, RawReply())
+        self.told_to_go |= kind == frames.GOAWAY
         if kind == frames.HEADERS:
             headers = self._decoder.decode(payload)
             reply.headers |= dict(headers)

@@ -6,9 +6,9 @@
 //! state of HPACK; nothing else is changed, and what cannot be read is left for h2 to refuse.
 
 /// Length of the client's connection preface.
-const PREFACE: usize = 24;
+pub const PREFACE: usize = 24;
 /// Length of a frame's header.
-const HEADER: usize = 9;
+pub const HEADER: usize = 9;
 const HEADERS: u8 = 1;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
@@ -65,7 +65,8 @@ impl Repair {
     }
 }
 
-fn length(frame: &[u8]) -> usize {
+/// Returns the length of a frame's payload.
+pub fn length(frame: &[u8]) -> usize {
     usize::from(frame[0]) << 16 | usize::from(frame[1]) << 8 | usize::from(frame[2])
 }
 

@@ -3,6 +3,7 @@
 use crate::calls::{Answer, Call, Refused};
 use crate::counters::bump;
 use crate::hits::Hits;
+use crate::lifetime::{self, Activity, Due, Lifetime};
 use crate::limits::*;
 use crate::metadata::{self, Way};
 use crate::proxy::{self, STUCK, Upstream};
@@ -16,7 +17,7 @@ use http::{HeaderMap, Method as Verb, Request};
 use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +28,7 @@ pub struct Connection {
     pub server: Arc<Server>,
     pub upstream: Upstream,
     pub peer: Arc<Peer>,
+    begun: AtomicU64,
 }
 
 /// The client.
@@ -76,9 +78,11 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let Ok(Ok(mut http)) = tokio::time::timeout(HANDSHAKE_WITHIN, handshake(stream)).await else {
         return bump(&server.counters.broken_connections);
     };
-    let connection = Arc::new(Connection { server, upstream: Upstream::default(), peer: Arc::new(peer) });
-    let alive = keepalive(&mut http);
+    let mut lifetime = Lifetime::new(&server.lifetimes);
+    let alive = keepalive(&mut http, server.lifetimes);
     tokio::pin!(alive);
+    let connection = Connection { server, upstream: Upstream::default(), peer: Arc::new(peer), begun: AtomicU64::new(0) };
+    let connection = Arc::new(connection);
     let mut batch = Vec::new();
     let mut is_draining = false;
     loop {
@@ -97,9 +101,19 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 bump(&connection.server.counters.broken_connections);
                 http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
+            due = lifetime.due(|| activity(&connection)) => match due {
+                Due::GoAway => http.graceful_shutdown(),
+                Due::Close => return,
+            },
             () = &mut alive => return,
         }
     }
+}
+
+/// Every call that is not answered at once has a task, which has the connection, or its peer, too.
+fn activity(connection: &Arc<Connection>) -> Activity {
+    let is_busy = Arc::strong_count(connection) > 1 || Arc::strong_count(&connection.peer) > 1;
+    Activity { begun: connection.begun.load(Relaxed), is_busy }
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<Http<S>, h2::Error> {
@@ -116,13 +130,16 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<Http<
 }
 
 /// Returns when the client does not answer a PING.
-fn keepalive<S: AsyncRead + AsyncWrite + Unpin>(http: &mut Http<S>) -> impl Future<Output = ()> + use<S> {
+fn keepalive<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &mut Http<S>,
+    limits: lifetime::Limits,
+) -> impl Future<Output = ()> + use<S> {
     let ping_pong = http.ping_pong();
     async move {
         let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(KEEPALIVE_EVERY).await;
-            let pong = tokio::time::timeout(KEEPALIVE_WITHIN, ping_pong.ping(Ping::opaque())).await;
+            tokio::time::sleep(limits.ping_every).await;
+            let pong = tokio::time::timeout(limits.ping_within, ping_pong.ping(Ping::opaque())).await;
             if !matches!(pong, Ok(Ok(_))) {
                 return;
             }
@@ -147,18 +164,29 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
                         continue;
                     }
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(if error.is_io() { Ok(()) } else { Err(()) }),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(if is_gone(&error) { Ok(()) } else { Err(()) }),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending if batch.is_empty() => return Poll::Pending,
                 Poll::Pending => {}
             }
             let now = connection.server.now();
+            let count = batch.len();
+            connection.begun.fetch_add(count as u64, Relaxed);
             for accepted in batch.drain(..) {
                 answer(connection, accepted, context, now, began);
+            }
+            if count >= MAX_AT_ONCE {
+                context.waker().wake_by_ref(); // others first
+                return Poll::Pending;
             }
         }
     })
     .await
+}
+
+/// Whether an error is nothing but the end of a connection.
+fn is_gone(error: &h2::Error) -> bool {
+    error.get_io().is_some_and(|error| error.kind() != std::io::ErrorKind::InvalidData)
 }
 
 /// Answers a call from memory, or sees it on its way.

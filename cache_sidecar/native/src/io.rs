@@ -4,6 +4,8 @@
 //! and what it writes is held back until it flushes: one write(2) then carries the replies to all that one wake-up brought.
 
 use crate::authority::Repair;
+use crate::limits::TURN;
+use crate::pace::Pace;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,6 +21,9 @@ pub struct Gathering<S> {
     socket: S,
     written: Vec<u8>,
     flushed: usize,
+    /// Bytes read since there was nothing to read.
+    read: usize,
+    pace: Option<Pace>,
     inbound: Option<Box<Inbound>>,
 }
 
@@ -31,14 +36,20 @@ struct Inbound {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathering<S> {
+    /// For a server that is trusted.
     pub fn new(socket: S) -> Self {
-        Gathering { socket, written: Vec::new(), flushed: 0, inbound: None }
+        Gathering { socket, written: Vec::new(), flushed: 0, read: 0, pace: None, inbound: None }
+    }
+
+    /// For a client, see `pace.rs`.
+    pub fn of_client(socket: S) -> Self {
+        Gathering { pace: Some(Pace::default()), ..Gathering::new(socket) }
     }
 
     /// For the clients of a unix socket, see `authority.rs`.
     pub fn repairing(socket: S) -> Self {
         let inbound = Inbound { repair: Repair::default(), raw: Box::new([0; READ]), repaired: Vec::new(), taken: 0 };
-        Gathering { inbound: Some(Box::new(inbound)), ..Gathering::new(socket) }
+        Gathering { inbound: Some(Box::new(inbound)), ..Gathering::of_client(socket) }
     }
 
     fn write_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -84,11 +95,23 @@ impl Inbound {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Gathering { socket, inbound, .. } = &mut *self;
-        match inbound {
+        let Gathering { socket, read, pace, inbound, .. } = &mut *self;
+        if *read >= TURN {
+            *read = 0;
+            context.waker().wake_by_ref(); // others first
+            return Poll::Pending;
+        }
+        let before = into.filled().len();
+        let got = match inbound {
             Some(inbound) => inbound.read(socket, context, into),
             None => Pin::new(socket).poll_read(context, into),
+        };
+        let bytes = &into.filled()[before..];
+        *read = if got.is_pending() { 0 } else { *read + bytes.len() };
+        if let Some(pace) = pace {
+            pace.feed(bytes)?;
         }
+        got
     }
 }
 

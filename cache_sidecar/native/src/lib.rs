@@ -10,8 +10,10 @@ pub mod entries;
 pub mod hits;
 mod io;
 pub mod l1;
+mod lifetime;
 mod limits;
 mod metadata;
+mod pace;
 mod proxy;
 #[cfg(feature = "python")]
 mod python;

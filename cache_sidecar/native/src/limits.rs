@@ -20,6 +20,11 @@ pub const MAX_PENDING_RESETS: usize = 20;
 /// Calls reset within a second after they were accepted; above, the connection ends. A client that gives up all its calls
 /// at once, because they take too long, is not to be hit: one has `MAX_STREAMS` at most.
 pub const MAX_RESETS: u32 = 2 * MAX_STREAMS;
+/// Frames that a client may send in a second beside calls, windows and their bodies: PING, SETTINGS, PRIORITY, RST_STREAM,
+/// unknown ones. More than all resets that are allowed, and less than 2 ms of work.
+pub const MAX_CONTROL: u32 = 10_000;
+/// Bytes read from a connection before others get their turn: the smallest frames that fit take less than a millisecond.
+pub const TURN: usize = 64 << 10;
 /// Bytes of a stream that grpc.aio may send while its reader takes none: a slow reader is to be noticed soon.
 pub const PROXY_WINDOW: u32 = 16 << 10;
 /// What h2 counts small frames against that wait for a slow reader: h2's default ends connections to grpc.aio on which
@@ -46,9 +51,6 @@ pub const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// From the connection's acceptance to its first SETTINGS.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// A connection that is silent for this long is asked whether it is alive, and ended when it does not say so in time.
-pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
-pub const KEEPALIVE_WITHIN: Duration = Duration::from_secs(10);
 /// std's 128 makes a burst of connections wait a second for their SYN to be sent again.
 pub const BACKLOG: i32 = 4096;
 /// How long nothing is accepted when the process has no file descriptor left.

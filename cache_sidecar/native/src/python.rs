@@ -4,6 +4,7 @@ use crate::calls::{self, Answer};
 use crate::entries::Entry;
 use crate::hits::{Hits, Shape};
 use crate::l1::{self, Rules};
+use crate::lifetime;
 use crate::metadata::is_visible;
 use crate::server::{self, Listener, Method, Server};
 use crate::wire::{self, FRAME};
@@ -167,19 +168,21 @@ pub struct Front {
 /// A method: its path, and for the hit path its L1 and the numbers of the fields `ids`, `options`, `cache`, `caches`
 /// followed by how many ids it takes.
 type Described<'py> = (String, Option<(PyRef<'py, Memory>, u32, u32, u32, u32, usize)>);
+/// `max_connection_age`, `max_connection_age_grace`, `max_connection_idle`, `keepalive_time`, `keepalive_timeout`; seconds.
+type Lifetimes = (f64, f64, f64, f64, f64);
 type Taken<'py> = (Vec<(u64, usize, Bound<'py, PyBytes>, Bound<'py, Call>)>, Vec<u64>);
 
 #[pymethods]
 impl Front {
     #[new]
-    fn new(private: PathBuf, max_message: usize, methods: Vec<Described<'_>>) -> PyResult<Self> {
+    fn new(private: PathBuf, max_message: usize, methods: Vec<Described<'_>>, lifetimes: Lifetimes) -> PyResult<Self> {
         let methods = methods.into_iter().enumerate().map(|(number, (path, hits))| {
             let hits = hits.map(|(l1, ids, options, cache, caches, max_ids)| {
                 Arc::new(Hits::new(Shape { ids, options, cache, caches, max_ids }, l1.0.clone()))
             });
             (path, Arc::new(Method { number, hits }))
         });
-        let server = Arc::new(Server::new(methods.collect(), private, max_message).map_err(os_error)?);
+        let server = Arc::new(Server::new(methods.collect(), private, max_message, limits(lifetimes)).map_err(os_error)?);
         Ok(Front { server, listeners: Mutex::default(), running: Mutex::default() })
     }
 
@@ -268,6 +271,12 @@ impl Front {
         }
         Ok(found)
     }
+}
+
+fn limits((age, grace, idle, ping_every, ping_within): Lifetimes) -> lifetime::Limits {
+    let limit = |seconds| Some(Duration::from_secs_f64(seconds)).filter(|limit| !limit.is_zero());
+    let [grace, ping_every, ping_within] = [grace, ping_every, ping_within].map(Duration::from_secs_f64);
+    lifetime::Limits { age: limit(age), idle: limit(idle), grace, ping_every, ping_within }
 }
 
 fn os_error(error: std::io::Error) -> PyErr {

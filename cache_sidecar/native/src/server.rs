@@ -5,6 +5,7 @@ use crate::connection::{self, Peer};
 use crate::counters::{Counters, bump};
 use crate::hits::Hits;
 use crate::io::Gathering;
+use crate::lifetime;
 use crate::limits::{BACKLOG, HEARTBEAT, MAX_CONNECTIONS, OUT_OF_FILES};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashMap;
@@ -32,18 +33,26 @@ pub struct Server {
     pub private: PathBuf,
     /// Bytes that a request's message may have.
     pub max_message: usize,
+    /// Of each connection.
+    pub lifetimes: lifetime::Limits,
     /// The time that a test set, in seconds since the epoch, as bits; 0 for the machine's.
     time: AtomicU64,
 }
 
 impl Server {
-    pub fn new(methods: HashMap<String, Arc<Method>>, private: PathBuf, max_message: usize) -> io::Result<Self> {
+    pub fn new(
+        methods: HashMap<String, Arc<Method>>,
+        private: PathBuf,
+        max_message: usize,
+        lifetimes: lifetime::Limits,
+    ) -> io::Result<Self> {
         Ok(Server {
             methods,
             calls: Calls::new()?,
             counters: Counters::default(),
             private,
             max_message,
+            lifetimes,
             time: AtomicU64::new(0),
         })
     }
@@ -161,7 +170,7 @@ async fn admitted<T>(server: &Server, accepted: io::Result<T>) -> Option<T> {
 
 async fn serve_tcp(server: Arc<Server>, stream: TcpStream, name: String, draining: watch::Receiver<bool>) {
     let open = Open::new(server);
-    connection::serve(open.server.clone(), Peer::new(open.number, name), Gathering::new(stream), draining).await;
+    connection::serve(open.server.clone(), Peer::new(open.number, name), Gathering::of_client(stream), draining).await;
 }
 
 async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Receiver<bool>) {
