@@ -12,6 +12,14 @@ CARGO := mkdir -p build && command -v cargo > /dev/null && cargo fetch -q --lock
 NATIVE := $(wildcard cache_sidecar/native/Cargo.* cache_sidecar/native/src/*.rs)
 NO_CARGO := cargo is not installed, is older than 1.88, or gets no crates
 
+DIST ?= dist
+WHEEL := $(UV) build -q --wheel --no-build-isolation --python $(BIN)/python
+# On Linux the name of a wheel says how old a libc may be.
+REPAIR := cp build/wheels/*.whl $(DIST)
+ifeq ($(shell uname),Linux)
+REPAIR := PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair -w $(DIST) build/wheels/*.whl > build/auditwheel.log 2>&1 || { cat build/auditwheel.log; exit 1; }
+endif
+
 COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --extra injector --group dev --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
@@ -22,7 +30,7 @@ help: ## List the targets
 
 setup: .venv/ready ## Make the environment
 
-.venv/ready: .requirements.lock pyproject.toml $(NATIVE)
+.venv/ready: .requirements.lock pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -m venv .venv || { echo "Python 3.11 is needed: install it, or name one with 'make PYTHON=...'" >&2; exit 1; }
 	@$(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 	@$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes .requirements.lock
@@ -87,10 +95,17 @@ fuzz: setup ## Send 50,000 generated requests to every method; REQUESTS=n, SEED=
 soak: setup ## Load for 5 minutes with a fault every 30 seconds: nothing may be lost, nothing may grow; MINUTES=n for longer
 	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES))
 
+wheel: setup ## Build both wheels into DIST=dist: one for any platform, and one with the native engine for platforms like this
+	@rm -rf build/lib build/bdist.* build/wheels
+	@NATIVE_ENGINE=0 $(WHEEL) -o $(DIST) .
+	@if $(CARGO); then $(WHEEL) -o build/wheels . && { $(REPAIR); }; \
+	else echo "$(NO_CARGO): the wheel with the native engine is left out"; fi
+	@ls $(DIST)/*.whl
+
 lock: setup ## Resolve the dependencies anew
 	@$(COMPILE) --upgrade -o .requirements.lock > /dev/null
 
 clean: ## Remove the environment, the demo and everything built
-	@rm -rf .venv .dev build cache_sidecar/_native*.so
+	@rm -rf .venv .dev build dist cache_sidecar/_native*.so
 
-.PHONY: help setup run test e2e check proto bench replay consistency propagation failure fuzz soak lock clean
+.PHONY: help setup run test e2e check proto bench replay consistency propagation failure fuzz soak wheel lock clean
