@@ -41,13 +41,32 @@ class Memory:
         """Returns entries, bytes, fills, refused, evictions, and the hits served without Python."""
 
 @final
+class Client:
+    """Who calls, in the words of `grpc.aio.ServicerContext`."""
+
+    def peer(self) -> str: ...
+    def peer_identities(self) -> list[bytes] | None: ...
+    def peer_identity_key(self) -> str | None: ...
+    def auth_context(self) -> dict[str, list[bytes]]: ...
+
+@final
+class Tls:
+    """What a listener shows, and whom it trusts."""
+
+    def __new__(cls, cert: bytes, key: bytes, client_ca: bytes) -> Tls:
+        """Takes PEM; without authorities clients need no certificate. Raises ValueError, as `replace` does."""
+
+    def replace(self, cert: bytes, key: bytes, client_ca: bytes) -> None:
+        """Counts from the next handshake on."""
+
+@final
 class Call:
     """A unary call that waits for its answer. Only the first answer counts."""
 
     def reply(self, message: bytes, trailers: Trailers) -> None: ...
     def fail(self, code: int, details: str, trailers: Trailers) -> None: ...
     def metadata(self) -> list[tuple[str, str]]: ...
-    def peer(self) -> str: ...
+    def client(self) -> Client: ...
     def time_remaining(self) -> float | None:
         """Returns seconds; None without a deadline."""
 
@@ -71,7 +90,7 @@ class Front:
     ) -> Front:
         """Takes the unix socket of grpc.aio, the bytes a request may have, and the paths of the unary methods."""
 
-    def bind_tcp(self, address: str, port: int) -> int:
+    def bind_tcp(self, address: str, port: int, tls: Tls | None = None) -> int:
         """Returns the port. Raises OSError, as `bind_unix` does."""
 
     def bind_unix(self, path: str | Path) -> None: ...
@@ -92,6 +111,9 @@ class Front:
 
     def connections(self) -> int:
         """Returns how many are open."""
+
+    def client(self, connection: int) -> Client | None:
+        """Returns the client of a connection, by its number; None when it is closed."""
 
     def set_time(self, now: float) -> None:
         """Sets the time, in seconds since the epoch; the machine's counts until then."""

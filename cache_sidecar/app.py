@@ -54,6 +54,7 @@ from cache_sidecar.tiers.sliding import SlidingDataset
 from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Stocks
 from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tls import Tls
 from cache_sidecar.v1 import (
     admin_service_pb2_grpc,
     cart_service_pb2_grpc,
@@ -61,6 +62,7 @@ from cache_sidecar.v1 import (
     product_service_pb2_grpc,
     session_service_pb2_grpc,
 )
+from cache_sidecar.watched import look_again
 
 # Work in Redis at once and waiting for it; each piece is a whole batch.
 L2_RUNNING, L2_WAITING = 64, 2_000
@@ -137,7 +139,8 @@ class App:
             max_calls_each=settings.max_dataset_calls,
             max_streams=settings.max_streams,
         )
-        self.server = Server(self._host(), stack, settings)
+        self._tls = Tls.of(settings)
+        self.server = Server(self._host(), stack, settings, tls=self._tls)
         self.server.add(
             "cache_sidecar.v1.ProductService",
             product_service_pb2_grpc.add_ProductServiceServicer_to_server,
@@ -193,6 +196,8 @@ class App:
         self.coherence.start()
         self._background.start(self._region.run())
         self._background.start(self._inspector.run())
+        if self._tls is not None:
+            self._background.start(look_again(self._tls.look))
         self._touches.start()
         await self.server.start()
         self._is_serving = True

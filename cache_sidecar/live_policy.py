@@ -9,20 +9,16 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum, auto
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from cache_sidecar import policy, telemetry
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import SettingsError
 from cache_sidecar.policy import DatasetPolicy, Policy
-
-# Seconds between two looks at the file. It is read at the second look that finds it the same: whoever writes it has finished.
-LOOK_EVERY = 0.25
+from cache_sidecar.watched import WatchedFiles, look_again
 
 Follow = Callable[[str, DatasetPolicy], None]
 """Hears that the policy of a dataset is another one, and which one it was."""
-_Signature = tuple[int, int, int, int] | None
 
 
 class Origin(Enum):
@@ -40,7 +36,7 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
         """Reads the file, if one is named. Raises SettingsError."""
         self.file = file
         self._clock = clock
-        self._seen = self._taken = _signature(file)
+        self._watched = WatchedFiles(file)
         self._default = policy.default()
         self._tables = policy.read(file)
         self._overrides: dict[str, dict[str, Any]] = {}
@@ -83,7 +79,7 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
     def start(self) -> None:
         """Starts looking at the file in the background."""
         if self.file:
-            self._task = asyncio.get_running_loop().create_task(self._watch())
+            self._task = asyncio.get_running_loop().create_task(look_again(self.look))
 
     async def stop(self) -> None:
         """Stops looking."""
@@ -91,16 +87,9 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            self.look()
-
     def look(self) -> None:
-        """Reads the file again if it is another one, and the same one as at the last look."""
-        before, self._seen = self._seen, _signature(self.file)
-        if self._seen == before and self._seen != self._taken:
-            self._taken = self._seen
+        """Reads the file again if it has changed."""
+        if self._watched.have_changed():
             self._reload()
 
     def _reload(self) -> None:
@@ -147,12 +136,3 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
 def _changes(name: str, old: DatasetPolicy, new: DatasetPolicy) -> list[str]:
     before, after = old.model_dump(), new.model_dump()
     return [f"{name}.{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
-
-
-def _signature(file: str) -> _Signature:
-    """Returns what differs when a path leads to another file, or to a changed one; None when it leads nowhere."""
-    try:
-        found = Path(file).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

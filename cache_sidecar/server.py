@@ -17,13 +17,16 @@ from cache_sidecar.errors import SettingsError
 from cache_sidecar.services.health import HealthService
 from cache_sidecar.settings import Settings
 from cache_sidecar.stack import Hit, Register, Stack
+from cache_sidecar.tls import Tls
 
 
 class Server:
     """Hosts services on an engine."""
 
-    def __init__(self, engine: AioServer, stack: Stack, settings: Settings) -> None:
+    def __init__(self, engine: AioServer, stack: Stack, settings: Settings, *, tls: Tls | None = None) -> None:
+        """`tls` is for the TCP listener."""
         self._engine = engine
+        self._tls = tls
         self._stack = stack
         self._settings = settings
         self._health = HealthService()
@@ -71,7 +74,9 @@ class Server:
 
     def _listen(self, address: str) -> int:
         try:
-            return self._engine.add_insecure_port(address)
+            if self._tls is None or address.startswith("unix:"):
+                return self._engine.add_insecure_port(address)
+            return self._engine.add_secure_port(address, self._tls)
         except RuntimeError:
             raise SettingsError(f"cannot listen on {address}: it is taken, or not an address of this machine") from None
 

@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     listen_socket_mode: str = Field("0660", pattern=r"^0?[0-7]{3}$")
     "File mode of the unix socket, in octal."
 
+    listen_tls_cert: str = ""
+    "File with the certificate to show on listen_address, and those between it and its root, in PEM; empty for no TLS."
+    listen_tls_key: str = ""
+    "File with its key: RSA, or ECDSA on P-256 or P-384."
+    listen_tls_client_ca: str = ""
+    "File with the authorities of clients, which have to show a certificate of theirs (mTLS); empty when they need none."
+
     quit_address: str = ""
     "Where POST /quit stops the sidecar, for Jobs on Kubernetes before 1.29: host:port on the loopback; empty for none."
     engine: Literal["auto", "native", "aio"] = "auto"
@@ -157,7 +164,9 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("redis_tls_ca", "redis_tls_cert", "redis_tls_key")
+    @field_validator(
+        "redis_tls_ca", "redis_tls_cert", "redis_tls_key", "listen_tls_cert", "listen_tls_key", "listen_tls_client_ca"
+    )
     @classmethod
     def _is_readable(cls, value: str) -> str:
         if value:
@@ -173,6 +182,10 @@ class Settings(BaseSettings):
             raise ValueError("listen_address and listen_socket are both empty: set one of them")
         if bool(self.redis_tls_cert) != bool(self.redis_tls_key):
             raise ValueError("redis_tls_cert and redis_tls_key go together: set both or neither")
+        if bool(self.listen_tls_cert) != bool(self.listen_tls_key):
+            raise ValueError("listen_tls_cert and listen_tls_key go together: set both or neither")
+        if self.listen_tls_client_ca and not self.listen_tls_cert:
+            raise ValueError("listen_tls_client_ca needs listen_tls_cert and listen_tls_key: set them, too")
         return self
 
     def databases(self) -> dict[str, list[str]]:

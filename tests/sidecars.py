@@ -43,17 +43,30 @@ class Sidecar:
 
 
 @contextlib.asynccontextmanager
-async def in_process(settings: Settings, *, clock: Clock | None = None, trusted: bool = True) -> AsyncIterator[Sidecar]:
-    """Runs a sidecar in this process; with `trusted`, waits until its memory may be used."""
+async def in_process(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    trusted: bool = True,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> AsyncIterator[Sidecar]:
+    """Runs a sidecar in this process; with `trusted`, waits until its memory may be used. `credentials` are for TLS."""
     app = App(settings, clock=clock)
     await app.start()
     try:
-        async with grpc.aio.insecure_channel(app.server.address) as channel:
+        async with channel_to(app.server.address, credentials) as channel:
             if trusted:
                 await until(app.coherence.is_trusted)
             yield Sidecar(app.server.address, channel, app)
     finally:
         await app.stop()
+
+
+def channel_to(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """Returns a channel, by TLS where there are credentials."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, credentials)
 
 
 class Process:

@@ -8,8 +8,10 @@ from typing import Any
 import grpc
 
 from cache_sidecar import status
+from cache_sidecar.engine.passed_on import Callers, passed_on
 from cache_sidecar.errors import Overloaded
 from cache_sidecar.settings import Settings
+from cache_sidecar.tls import Pem, Tls
 
 # Requests accepted before their handler starts. grpc's default cancels bursts; our own limit answers RESOURCE_EXHAUSTED.
 MAX_PENDING = 20_000
@@ -29,16 +31,24 @@ class AioServer:
         self._server = server
         self.unread: Counter[str] = Counter()
         "Bytes by caller."
+        self.callers: Callers | None = None
+        "Where there is one, calls are passed on by the native engine."
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Registers the handlers of a service's methods, which take and give bytes."""
-        bounded = {name: self._bounded(handler) if handler.unary_unary else handler for name, handler in handlers.items()}
+        hosted = {name: self._bounded(handler) if handler.unary_unary else handler for name, handler in handlers.items()}
+        if self.callers:
+            hosted = {name: passed_on(handler, self.callers) for name, handler in hosted.items()}
         # grpc.aio finds handlers only by asking them.
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, bounded),))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, hosted),))
 
     def add_insecure_port(self, address: str) -> int:
         """Listens on host:port or unix:path, and returns the port. Raises RuntimeError when that is not possible."""
         return self._server.add_insecure_port(address)
+
+    def add_secure_port(self, address: str, tls: Tls) -> int:
+        """As `add_insecure_port`, with TLS."""
+        return self._server.add_secure_port(address, _credentials(tls))
 
     async def start(self) -> None:
         """Serves."""
@@ -75,6 +85,28 @@ class AioServer:
         self.unread[peer] -= size
         if not self.unread[peer]:
             del self.unread[peer]
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Returns what asks for the certificate at each handshake."""
+    served = tls.pem
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal served
+        if served is tls.pem:
+            return None
+        served = tls.pem
+        return _configuration(served)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(served),
+        fetch,  # type: ignore[arg-type]  # None is for no change
+        require_client_authentication=bool(served.client_ca),
+    )
+
+
+def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca or None)
 
 
 def create(settings: Settings, *, is_private: bool = False) -> AioServer:

@@ -18,17 +18,19 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from cache_sidecar import telemetry
-from cache_sidecar._native import Call, Front, Memory
+from cache_sidecar import _native, telemetry
+from cache_sidecar._native import Call, Client, Front, Memory
 from cache_sidecar.clock import Clock, ManualClock
 from cache_sidecar.engine import aio, choice
 from cache_sidecar.engine.folder import PrivateFolder
+from cache_sidecar.errors import SettingsError
 from cache_sidecar.settings import Settings, split_address
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.l1_native import NativeL1
 from cache_sidecar.tiers.ports import L1
 from cache_sidecar.tiers.sampler import Sample
 from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tls import Tls
 
 # Calls begun in one turn of the event loop: with 20 us each, others wait little more than a millisecond.
 MAX_AT_ONCE = 64
@@ -53,6 +55,7 @@ class NativeServer:
         """`folder` is for the private server's socket; it is removed at the end."""
         self._private = private
         self._settings = settings
+        self._private.callers = self._caller
         self._clock = clock
         self._folder = folder
         self._handlers: dict[str, Any] = {}
@@ -80,10 +83,22 @@ class NativeServer:
         except OSError as error:
             raise RuntimeError(f"cannot listen on {address}: {error}") from None
 
-    def _bind_tcp(self, host: str, port: int) -> int:
+    def add_secure_port(self, address: str, tls: Tls) -> int:
+        """As `add_insecure_port` for host:port, with TLS. Raises SettingsError when the certificate cannot be used."""
+        try:
+            served = _native.Tls(*tls.pem)
+        except ValueError as error:
+            raise SettingsError(f"listen_tls_cert and listen_tls_key cannot be used: {error}") from None
+        tls.follow(lambda pem: served.replace(*pem))
+        try:
+            return self._bind_tcp(*split_address(address), tls=served)
+        except OSError as error:
+            raise RuntimeError(f"cannot listen on {address}: {error}") from None
+
+    def _bind_tcp(self, host: str, port: int, tls: _native.Tls | None = None) -> int:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for address in dict.fromkeys(str(entry[4][0]) for entry in found):
-            port = self._front.bind_tcp(address, port)  # with port 0 all get the one that the first got
+            port = self._front.bind_tcp(address, port, tls)  # with port 0 all get the one that the first got
         return port
 
     def _bind_unix(self, path: str) -> None:
@@ -153,6 +168,9 @@ class NativeServer:
             self._made = Front(self._folder.socket, self._settings.max_message_bytes, paths, _lifetimes(self._settings))
         return self._made
 
+    def _caller(self, connection: int) -> Client | None:
+        return self._front.client(connection)
+
     def _from_memory(self, path: str) -> tuple[Memory, int, int, int, int, int] | None:
         hits = self._hits.get(path)
         return None if hits is None else (hits.memory, *_shape(path))
@@ -220,7 +238,19 @@ class Context:
 
     def peer(self) -> str:
         """Returns the caller's address, as `ipv4:127.0.0.1:4711` or `unix:` and a process id."""
-        return self._call.peer()
+        return self._call.client().peer()
+
+    def peer_identities(self) -> list[bytes] | None:
+        """Returns the alternative names of the caller's certificate, or else its common name; None without one."""
+        return self._call.client().peer_identities()
+
+    def peer_identity_key(self) -> str | None:
+        """Returns which property of `auth_context` they are."""
+        return self._call.client().peer_identity_key()
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """Returns what is known of the connection and of the caller's certificate, by C-core's names of properties."""
+        return self._call.client().auth_context()
 
     def cancelled(self) -> bool:
         """Says whether the caller has given up."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import psycopg
 import pytest
 from psycopg import sql
@@ -76,7 +77,13 @@ def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_
     """Opens a sidecar of the test's own: `open_shop(clock=..., **settings)`; all of a test share database and Redis."""
 
     @contextlib.asynccontextmanager
-    async def opened(*, clock: Clock | None = None, trusted: bool = True, **settings: Any) -> AsyncIterator[Shop]:
+    async def opened(
+        *,
+        clock: Clock | None = None,
+        trusted: bool = True,
+        credentials: grpc.ChannelCredentials | None = None,
+        **settings: Any,
+    ) -> AsyncIterator[Shop]:
         user = await allow(valkey_cluster, namespace) if settings.keys().isdisjoint({"redis", "namespace"}) else {}
         made = settings_for(
             settings.pop("redis", ",".join(valkey_cluster.addresses)),
@@ -84,7 +91,7 @@ def open_shop(valkey_cluster: ValkeyCluster, database: str, namespace: str, tmp_
             settings.pop("namespace", namespace),
             **user | PATIENT | {"engine": engine} | settings,
         )
-        async with in_process(made, clock=clock, trusted=trusted) as sidecar:
+        async with in_process(made, clock=clock, trusted=trusted, credentials=credentials) as sidecar:
             yield Shop(sidecar)
 
     return opened

@@ -3,6 +3,7 @@
 //! Each connection has a line of its own, and Python takes from the lines in turns: who sends a thousand calls delays the
 //! one call of another by one. A byte on a socket wakes Python's event loop, one byte for however many calls.
 
+use crate::identity::Client;
 use crate::limits::{MAX_WAITING, MAX_WAITING_BYTES, STUCK_AFTER};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -29,17 +30,17 @@ pub struct Answer {
 /// A call as Python sees it.
 pub struct Call {
     pub metadata: HeaderMap,
-    pub peer: Arc<str>,
+    pub client: Arc<Client>,
     pub deadline: Option<Instant>,
     pub given_up: Arc<AtomicBool>,
     answer: Mutex<Option<oneshot::Sender<Answer>>>,
 }
 
 impl Call {
-    pub fn new(metadata: HeaderMap, peer: Arc<str>, deadline: Option<Instant>) -> (Self, oneshot::Receiver<Answer>) {
+    pub fn new(metadata: HeaderMap, client: Arc<Client>, deadline: Option<Instant>) -> (Self, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
         let given_up = Arc::new(AtomicBool::new(false));
-        (Call { metadata, peer, deadline, given_up, answer: Mutex::new(Some(sender)) }, receiver)
+        (Call { metadata, client, deadline, given_up, answer: Mutex::new(Some(sender)) }, receiver)
     }
 
     /// Answers, unless it was answered or given up.
@@ -212,9 +213,14 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Identity;
+
+    fn client() -> Arc<Client> {
+        Arc::new(Client { name: "test".into(), identity: Identity::none() })
+    }
 
     fn add(calls: &Calls, connection: u64, bytes: usize) -> Result<(u64, oneshot::Receiver<Answer>), Refused> {
-        let (call, answer) = Call::new(HeaderMap::new(), "test".into(), None);
+        let (call, answer) = Call::new(HeaderMap::new(), client(), None);
         let id = calls.add(connection, 0, vec![0; bytes].into(), call)?;
         Ok((id, answer))
     }
@@ -249,7 +255,7 @@ mod tests {
     #[test]
     fn who_gave_up_is_passed_over() {
         let calls = Calls::new().unwrap();
-        let (call, _answer) = Call::new(HeaderMap::new(), "test".into(), None);
+        let (call, _answer) = Call::new(HeaderMap::new(), client(), None);
         let given_up = call.given_up.clone();
         let id = calls.add(1, 0, Bytes::new(), call).unwrap();
         given_up.store(true, Relaxed);

@@ -3,6 +3,7 @@
 use crate::calls::{Answer, Call, Refused};
 use crate::counters::bump;
 use crate::hits::Hits;
+use crate::identity::Client;
 use crate::lifetime::{self, Activity, Due, Lifetime};
 use crate::limits::*;
 use crate::metadata::{self, Way};
@@ -33,8 +34,8 @@ pub struct Connection {
 
 /// The client.
 pub struct Peer {
-    number: u64,
-    name: Arc<str>,
+    pub number: u64,
+    pub client: Arc<Client>,
     /// Bytes of replies that wait for it to read them.
     pub unread: AtomicUsize,
     resets: Mutex<(Instant, u32)>,
@@ -42,10 +43,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(number: u64, name: String) -> Self {
+    pub fn new(number: u64, client: Arc<Client>) -> Self {
         Peer {
             number,
-            name: name.into(),
+            client,
             unread: AtomicUsize::new(0),
             resets: Mutex::new((Instant::now(), 0)),
             too_many_resets: Notify::new(),
@@ -325,7 +326,7 @@ fn hand_over(connection: &Arc<Connection>, method: &Method, mut call: proxy::Cal
     let timeout = call.head.headers.get("grpc-timeout").and_then(|value| metadata::timeout(value.as_bytes()));
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let server = &connection.server;
-    let (asked, answer) = Call::new(call.head.headers, connection.peer.name.clone(), deadline);
+    let (asked, answer) = Call::new(call.head.headers, connection.peer.client.clone(), deadline);
     let given_up = asked.given_up.clone();
     bump(&server.counters.handed);
     match server.calls.add(connection.peer.number, method.number, body.slice(wire::FRAME..), asked) {

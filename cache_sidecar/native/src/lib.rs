@@ -8,6 +8,7 @@ mod connection;
 mod counters;
 pub mod entries;
 pub mod hits;
+mod identity;
 mod io;
 pub mod l1;
 mod lifetime;
@@ -20,11 +21,12 @@ mod python;
 mod reply;
 mod server;
 mod sketch;
+mod tls;
 pub mod wire;
 
 #[cfg(feature = "python")]
 #[pyo3::pymodule]
 mod _native {
     #[pymodule_export]
-    use crate::python::{Call, Front, Memory};
+    use crate::python::{Call, Client, Front, Memory, Tls};
 }

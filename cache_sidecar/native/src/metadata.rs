@@ -3,6 +3,9 @@
 use http::HeaderMap;
 use std::time::Duration;
 
+/// Tells grpc.aio whose call it is: the number of a connection. What a client sends under that name is dropped.
+pub const CONNECTION: &str = "cache-sidecar-connection";
+
 /// The furthest that the way of a call can be told from its metadata.
 #[derive(Debug, PartialEq, PartialOrd)]
 pub enum Way {
@@ -69,7 +72,7 @@ pub fn timeout(value: &[u8]) -> Option<Duration> {
 
 /// Whether a service gets to see it, as from grpc.aio.
 pub fn is_visible(name: &str) -> bool {
-    !name.starts_with("grpc-") && !matches!(name, "te" | "content-type" | "content-length")
+    !name.starts_with("grpc-") && !matches!(name, "te" | "content-type" | "content-length" | CONNECTION)
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use crate::connection::{Connection, Peer};
 use crate::counters::bump;
 use crate::io::Gathering;
 use crate::limits::{CONNECTION_WINDOW, MAX_STREAMS, PROXY_FRAME_BUDGET, PROXY_WINDOW, SEND_BUFFER};
+use crate::metadata;
 use crate::reply::{self, UNAVAILABLE};
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request, Response, Uri, request};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, request};
 use std::future::{Future, poll_fn};
 use std::path::Path;
 use std::sync::Arc;
@@ -90,6 +91,7 @@ pub async fn pass_on(connection: Arc<Connection>, call: Call) {
     };
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = Uri::builder().scheme("http").authority("sidecar").path_and_query(path).build().unwrap_or_default();
+    head.headers.insert(metadata::CONNECTION, HeaderValue::from(connection.peer.number));
     let is_whole = body.is_end_stream();
     let request = Request::from_parts(head, ());
     let Ok((response, mut up)) = requests.send_request(request, is_whole && begun.is_empty()) else {

@@ -3,10 +3,12 @@
 use crate::calls::{self, Answer};
 use crate::entries::Entry;
 use crate::hits::{Hits, Shape};
+use crate::identity;
 use crate::l1::{self, Rules};
 use crate::lifetime;
 use crate::metadata::is_visible;
 use crate::server::{self, Listener, Method, Server};
+use crate::tls;
 use crate::wire::{self, FRAME};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
@@ -100,6 +102,53 @@ impl Memory {
 }
 
 #[pyclass(frozen)]
+pub struct Client(Arc<identity::Client>);
+
+#[pymethods]
+impl Client {
+    fn peer(&self) -> &str {
+        &self.0.name
+    }
+
+    fn auth_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let found = PyDict::new(py);
+        for (name, values) in self.0.identity.properties() {
+            found.set_item(name, as_bytes(py, values))?;
+        }
+        Ok(found)
+    }
+
+    fn peer_identity_key(&self) -> Option<&str> {
+        self.0.identity.key()
+    }
+
+    fn peer_identities<'py>(&self, py: Python<'py>) -> Option<Vec<Bound<'py, PyBytes>>> {
+        let key = self.0.identity.key()?;
+        let (_, values) = self.0.identity.properties().iter().find(|(name, _)| *name == key)?;
+        Some(as_bytes(py, values))
+    }
+}
+
+fn as_bytes<'py>(py: Python<'py>, values: &[Vec<u8>]) -> Vec<Bound<'py, PyBytes>> {
+    values.iter().map(|value| PyBytes::new(py, value)).collect()
+}
+
+#[pyclass(frozen)]
+pub struct Tls(Arc<tls::Tls>);
+
+#[pymethods]
+impl Tls {
+    #[new]
+    fn new(cert: &[u8], key: &[u8], client_ca: &[u8]) -> PyResult<Self> {
+        tls::Tls::new(cert, key, client_ca).map(|tls| Tls(Arc::new(tls))).map_err(PyValueError::new_err)
+    }
+
+    fn replace(&self, cert: &[u8], key: &[u8], client_ca: &[u8]) -> PyResult<()> {
+        self.0.replace(cert, key, client_ca).map_err(PyValueError::new_err)
+    }
+}
+
+#[pyclass(frozen)]
 pub struct Call(calls::Call);
 
 type Trailers = Vec<(String, Vec<u8>)>;
@@ -125,8 +174,8 @@ impl Call {
         pairs.map(|(name, value)| (name.to_string(), latin1(value.as_bytes()))).collect()
     }
 
-    fn peer(&self) -> &str {
-        &self.0.peer
+    fn client(&self) -> Client {
+        Client(self.0.client.clone())
     }
 
     fn time_remaining(&self) -> Option<f64> {
@@ -186,9 +235,11 @@ impl Front {
         Ok(Front { server, listeners: Mutex::default(), running: Mutex::default() })
     }
 
-    fn bind_tcp(&self, address: &str, port: u16) -> PyResult<u16> {
+    #[pyo3(signature = (address, port, tls = None))]
+    fn bind_tcp(&self, address: &str, port: u16, tls: Option<PyRef<'_, Tls>>) -> PyResult<u16> {
         let address: IpAddr = address.parse().map_err(|_| PyValueError::new_err("no IP address"))?;
-        let (listener, port) = server::bind_tcp(SocketAddr::new(address, port)).map_err(os_error)?;
+        let (listener, port) =
+            server::bind_tcp(SocketAddr::new(address, port), tls.map(|tls| tls.0.clone())).map_err(os_error)?;
         self.listeners.lock().push(listener);
         Ok(port)
     }
@@ -249,6 +300,10 @@ impl Front {
 
     fn connections(&self) -> u64 {
         self.server.counters.connections.load(Relaxed)
+    }
+
+    fn client(&self, connection: u64) -> Option<Client> {
+        self.server.clients.lock().get(&connection).cloned().map(Client)
     }
 
     fn set_time(&self, now: f64) {

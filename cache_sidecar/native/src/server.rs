@@ -4,9 +4,12 @@ use crate::calls::Calls;
 use crate::connection::{self, Peer};
 use crate::counters::{Counters, bump};
 use crate::hits::Hits;
+use crate::identity::{Client, Identity};
 use crate::io::Gathering;
 use crate::lifetime;
-use crate::limits::{BACKLOG, HEARTBEAT, MAX_CONNECTIONS, OUT_OF_FILES};
+use crate::limits::{BACKLOG, HANDSHAKE_WITHIN, HEARTBEAT, MAX_CONNECTIONS, OUT_OF_FILES};
+use crate::tls::Tls;
+use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashMap;
 use std::io;
@@ -31,6 +34,8 @@ pub struct Server {
     pub counters: Counters,
     /// The socket of grpc.aio.
     pub private: PathBuf,
+    /// By the numbers of their connections.
+    pub clients: Mutex<HashMap<u64, Arc<Client>>>,
     /// Bytes that a request's message may have.
     pub max_message: usize,
     /// Of each connection.
@@ -51,6 +56,7 @@ impl Server {
             calls: Calls::new()?,
             counters: Counters::default(),
             private,
+            clients: Mutex::default(),
             max_message,
             lifetimes,
             time: AtomicU64::new(0),
@@ -72,11 +78,11 @@ impl Server {
 
 /// A socket that listens, until the server starts.
 pub enum Listener {
-    Tcp(std::net::TcpListener),
+    Tcp(std::net::TcpListener, Option<Arc<Tls>>),
     Unix(std::os::unix::net::UnixListener),
 }
 
-pub fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, u16)> {
+pub fn bind_tcp(address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<(Listener, u16)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -84,7 +90,7 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, u16)> {
     }
     let listener: std::net::TcpListener = listening(socket, &address.into())?.into();
     let port = listener.local_addr()?.port();
-    Ok((Listener::Tcp(listener), port))
+    Ok((Listener::Tcp(listener, tls), port))
 }
 
 pub fn bind_unix(path: &Path) -> io::Result<Listener> {
@@ -109,7 +115,9 @@ pub async fn run(
     for listener in listeners {
         let (server, draining) = (server.clone(), draining.clone());
         match listener {
-            Listener::Tcp(listener) => drop(tokio::spawn(accept_tcp(server, TcpListener::from_std(listener)?, draining))),
+            Listener::Tcp(listener, tls) => {
+                drop(tokio::spawn(accept_tcp(server, TcpListener::from_std(listener)?, tls, draining)));
+            }
             Listener::Unix(listener) => drop(tokio::spawn(accept_unix(server, UnixListener::from_std(listener)?, draining))),
         }
     }
@@ -126,7 +134,7 @@ pub async fn run(
     }
 }
 
-async fn accept_tcp(server: Arc<Server>, listener: TcpListener, mut draining: watch::Receiver<bool>) {
+async fn accept_tcp(server: Arc<Server>, listener: TcpListener, tls: Option<Arc<Tls>>, mut draining: watch::Receiver<bool>) {
     loop {
         let accepted = tokio::select! {
             _ = draining.wait_for(|is_on| *is_on) => return,
@@ -134,8 +142,11 @@ async fn accept_tcp(server: Arc<Server>, listener: TcpListener, mut draining: wa
         };
         if let Some((stream, address)) = admitted(&server, accepted).await {
             let _ = stream.set_nodelay(true);
-            let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-            tokio::spawn(serve_tcp(server.clone(), stream, format!("{family}:{address}"), draining.clone()));
+            let name = name(address);
+            match &tls {
+                None => drop(tokio::spawn(serve_tcp(server.clone(), stream, name, draining.clone()))),
+                Some(tls) => drop(tokio::spawn(serve_tls(server.clone(), stream, tls.clone(), name, draining.clone()))),
+            }
         }
     }
 }
@@ -168,15 +179,36 @@ async fn admitted<T>(server: &Server, accepted: io::Result<T>) -> Option<T> {
     }
 }
 
+/// An address as C-core writes it.
+fn name(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => format!("ipv4:{address}"),
+        SocketAddr::V6(address) => format!("ipv6:%5B{}%5D:{}", address.ip(), address.port()),
+    }
+}
+
 async fn serve_tcp(server: Arc<Server>, stream: TcpStream, name: String, draining: watch::Receiver<bool>) {
     let open = Open::new(server);
-    connection::serve(open.server.clone(), Peer::new(open.number, name), Gathering::of_client(stream), draining).await;
+    let peer = open.peer(name, Identity::none());
+    connection::serve(open.server.clone(), peer, Gathering::of_client(stream), draining).await;
+}
+
+async fn serve_tls(server: Arc<Server>, stream: TcpStream, tls: Arc<Tls>, name: String, mut draining: watch::Receiver<bool>) {
+    let open = Open::new(server);
+    let accepted = tokio::select! {
+        _ = draining.wait_for(|is_on| *is_on) => return,
+        accepted = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)) => accepted,
+    };
+    let Ok(Ok((stream, identity))) = accepted else { return bump(&open.server.counters.broken_connections) };
+    let peer = open.peer(name, identity);
+    connection::serve(open.server.clone(), peer, Gathering::of_client(stream), draining).await;
 }
 
 async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Receiver<bool>) {
     let open = Open::new(server);
     let name = stream.peer_cred().map_or("unix:".into(), |of| format!("unix:{}", of.pid().unwrap_or_default()));
-    connection::serve(open.server.clone(), Peer::new(open.number, name), Gathering::repairing(stream), draining).await;
+    let peer = open.peer(name, Identity::none());
+    connection::serve(open.server.clone(), peer, Gathering::repairing(stream), draining).await;
 }
 
 /// Counts a connection as open.
@@ -191,10 +223,17 @@ impl Open {
         let number = server.counters.accepted.fetch_add(1, Relaxed);
         Open { server, number }
     }
+
+    fn peer(&self, name: String, identity: Identity) -> Peer {
+        let client = Arc::new(Client { name, identity });
+        self.server.clients.lock().insert(self.number, client.clone());
+        Peer::new(self.number, client)
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.server.clients.lock().remove(&self.number);
         self.server.counters.connections.fetch_sub(1, Relaxed);
         self.server.calls.ring(); // whoever drains waits for the last one
     }

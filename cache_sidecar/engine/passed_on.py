@@ -1,0 +1,81 @@
+"""Calls that the native engine passes on to grpc.aio: their handlers get to see the real caller."""
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import grpc
+
+# Metadata that only the native engine sets, see `native/src/metadata.rs`: the number of the caller's connection.
+CONNECTION = "cache-sidecar-connection"
+
+
+class Caller(Protocol):
+    """Of `grpc.aio.ServicerContext` what is about the caller."""
+
+    def peer(self) -> str:
+        """Returns its address."""
+        ...
+
+    def peer_identities(self) -> list[bytes] | None:
+        """Returns the names in its certificate."""
+        ...
+
+    def peer_identity_key(self) -> str | None:
+        """Returns what they are."""
+        ...
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """Returns all that is known."""
+        ...
+
+
+Callers = Callable[[int], Caller | None]
+"""Returns the caller at the other end of a connection, by its number; None when it is gone."""
+
+
+class PassedOn:
+    """The context of such a call."""
+
+    def __init__(self, context: Any, caller: Caller) -> None:
+        self._context = context
+        self.peer = caller.peer
+        self.peer_identities = caller.peer_identities
+        self.peer_identity_key = caller.peer_identity_key
+        self.auth_context = caller.auth_context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def invocation_metadata(self) -> Any:
+        """Returns what the caller sent along."""
+        return tuple(pair for pair in self._context.invocation_metadata() or () if pair[0] != CONNECTION)
+
+
+async def _seen(context: Any, callers: Callers) -> PassedOn:
+    number = dict(context.invocation_metadata() or ()).get(CONNECTION, "")
+    caller = callers(int(number)) if number.isdecimal() else None
+    if caller is None:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the caller is gone")
+        raise AssertionError("abort raises")
+    return PassedOn(context, caller)
+
+
+def passed_on(handler: Any, callers: Callers) -> Any:
+    """Returns a handler that does the same, and sees the caller instead of the native engine."""
+    (shape,) = (shape for shape in _SHAPES if getattr(handler, shape))
+    behaviour = getattr(handler, shape)
+
+    async def call(request: Any, context: Any) -> Any:
+        return await behaviour(request, await _seen(context, callers))
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        async with contextlib.aclosing(behaviour(request, await _seen(context, callers))) as replies:
+            async for reply in replies:
+                yield reply
+
+    return handler._replace(**{shape: stream if inspect.isasyncgenfunction(behaviour) else call})
+
+
+_SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

@@ -1,0 +1,72 @@
+//! TLS on the TCP listener: what it shows, and whom it trusts. Python reads the files, and brings new ones.
+
+use crate::identity::Identity;
+use parking_lot::RwLock;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{HandshakeKind, RootCertStore, ServerConfig};
+use std::io;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+const HTTP2: &[u8] = b"h2";
+
+/// In force from the next handshake on; connections go on.
+pub struct Tls(RwLock<Arc<ServerConfig>>);
+
+impl Tls {
+    /// Takes PEM: a certificate with those between it and its root, its key, and those that sign clients' certificates,
+    /// which need none when that is empty. Err says what is wrong.
+    pub fn new(cert: &[u8], key: &[u8], client_ca: &[u8]) -> Result<Self, String> {
+        Ok(Tls(RwLock::new(Arc::new(config(cert, key, client_ca)?))))
+    }
+
+    pub fn replace(&self, cert: &[u8], key: &[u8], client_ca: &[u8]) -> Result<(), String> {
+        // Sessions of before are forgotten with the old one: nobody resumes what was begun under another authority.
+        *self.0.write() = Arc::new(config(cert, key, client_ca)?);
+        Ok(())
+    }
+
+    /// Shakes hands, and returns who the client is.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<(TlsStream<S>, Identity)> {
+        let config = self.0.read().clone();
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(HTTP2) {
+            return Err(io::ErrorKind::InvalidData.into()); // as C-core: rustls takes who names no protocol at all
+        }
+        let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+        let cert = session.peer_certificates().and_then(<[_]>::first);
+        let identity = Identity::of_tls(cert.map(|cert| cert.as_ref()), is_resumed);
+        Ok((stream, identity))
+    }
+}
+
+fn config(cert: &[u8], key: &[u8], client_ca: &[u8]) -> Result<ServerConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key: {error}"))?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = if client_ca.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let mut roots = RootCertStore::empty();
+        for root in certificates(client_ca)? {
+            roots.add(root).map_err(|error| format!("the clients' authority: {error}"))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        builder.with_client_cert_verifier(verifier.map_err(|error| format!("the clients' authority: {error}"))?)
+    };
+    let mut config = builder.with_single_cert(certificates(cert)?, key).map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    Ok(config)
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| format!("a certificate: {error}"))
+}
