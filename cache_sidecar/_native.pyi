@@ -93,6 +93,12 @@ class Front:
     def bind_tcp(self, address: str, port: int, tls: Tls | None = None) -> int:
         """Returns the port. Raises OSError, as `bind_unix` does."""
 
+    def set_tokens(self, tokens: list[bytes]) -> None:
+        """Has hits answered from now on only to calls with one of these tokens; Python refuses the others."""
+
+    def set_allowed(self, names: list[str]) -> None:
+        """The same for clients of TCP that connect from now on, by names in their certificates."""
+
     def bind_unix(self, path: str | Path) -> None: ...
     def start(self) -> None:
         """Serves from a thread of its own."""

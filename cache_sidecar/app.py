@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cache_sidecar import telemetry
+from cache_sidecar.access import Access
 from cache_sidecar.admission import Priority
 from cache_sidecar.background import Background
 from cache_sidecar.clock import Clock, SystemClock
@@ -125,6 +126,7 @@ class App:
             RedisSigns(self._connection, names), self._by_role(), fences={"catalog": fence}, clock=self._clock
         )
         self._background = Background()
+        self._access = Access.of(settings)
         self.coherence = Coherence(
             self._l2,
             self._connection,
@@ -138,6 +140,7 @@ class App:
             max_calls=settings.max_concurrent_calls,
             max_calls_each=settings.max_dataset_calls,
             max_streams=settings.max_streams,
+            access=self._access,
         )
         self._tls = Tls.of(settings)
         self.server = Server(self._host(), stack, settings, tls=self._tls)
@@ -198,6 +201,8 @@ class App:
         self._background.start(self._inspector.run())
         if self._tls is not None:
             self._background.start(look_again(self._tls.look))
+        if self._access is not None:
+            self._background.start(look_again(self._access.look))
         self._touches.start()
         await self.server.start()
         self._is_serving = True
@@ -336,4 +341,6 @@ class App:
             trust=self._trust,
         )
         self._policy.follow(lambda _name, _old: host.policy_changed())
+        if self._access is not None:
+            host.limit_access(self._access)
         return host

@@ -26,6 +26,28 @@ class RequestError(SidecarError):
 
 
 @dataclass
+class Unauthenticated(RequestError):
+    """A call shows no token that is valid."""
+
+    had_token: bool
+
+    def __str__(self) -> str:
+        if self.had_token:
+            return "the token is none of those that are valid"
+        return "a token is needed: send the metadata `authorization: Bearer TOKEN`"
+
+
+@dataclass
+class ClientNotAllowed(RequestError):
+    """The caller's certificate has none of the names that may call."""
+
+    names: str
+
+    def __str__(self) -> str:
+        return f"the names of the client's certificate ({self.names or 'none'}) are not among those that may call"
+
+
+@dataclass
 class InvalidRequest(RequestError):
     """Fields that break a rule, by their path, each with a sentence."""
 

@@ -15,7 +15,7 @@ from cache_sidecar.admission import Priority
 from cache_sidecar.engine.aio import AioServer
 from cache_sidecar.errors import SettingsError
 from cache_sidecar.services.health import HealthService
-from cache_sidecar.settings import Settings
+from cache_sidecar.settings import Settings, group_id
 from cache_sidecar.stack import Hit, Register, Stack
 from cache_sidecar.tls import Tls
 
@@ -51,7 +51,8 @@ class Server:
 
     async def start(self) -> None:
         """Binds, and serves. Raises SettingsError when an address is taken."""
-        self._stack.register(health_pb2_grpc.add_HealthServicer_to_server, self._health, self._engine)
+        register_health = health_pb2_grpc.add_HealthServicer_to_server
+        self._stack.register(register_health, self._health, self._engine, is_open=True)
         names = [*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME]
         self._stack.register(
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(names), self._engine
@@ -59,8 +60,6 @@ class Server:
         self._bind()
         await self._engine.start()
         self._health.serve(self._services)
-        if self._socket:
-            os.chmod(self._socket, int(self._settings.listen_socket_mode, 8))
 
     def _bind(self) -> None:
         if self._settings.listen_address:
@@ -68,9 +67,25 @@ class Server:
             self.address = f"{self._settings.listen_address.rpartition(':')[0]}:{port}"
         if path := self._settings.listen_socket:
             _check_socket(path)
+            self._listen_on_socket(path)
+
+    def _listen_on_socket(self, path: str) -> None:
+        # Nobody can connect before its group and mode are right.
+        before = os.umask(0o777)
+        try:
             self._listen(f"unix:{path}")
-            # From here on it is ours to remove.
-            self._socket = path
+        finally:
+            os.umask(before)
+        # From here on it is ours to remove.
+        self._socket = path
+        if group := self._settings.listen_socket_group:
+            try:
+                os.chown(path, -1, group_id(group))
+            except OSError as error:
+                raise SettingsError(
+                    f"listen_socket_group: cannot give {path} to {group}: {error.strerror}; be a member of it, or root"
+                ) from None
+        os.chmod(path, int(self._settings.listen_socket_mode, 8))
 
     def _listen(self, address: str) -> int:
         try:

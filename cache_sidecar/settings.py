@@ -1,6 +1,7 @@
 """Settings: the only place that reads the environment. `cache-sidecar config` prints them all."""
 
 import difflib
+import grp
 import os
 import re
 import tomllib
@@ -39,12 +40,19 @@ class Settings(BaseSettings):
     listen_socket_mode: str = Field("0660", pattern=r"^0?[0-7]{3}$")
     "File mode of the unix socket, in octal."
 
+    listen_socket_group: str = ""
+    "Group of the unix socket, by name or number; empty for the process's own."
+
     listen_tls_cert: str = ""
     "File with the certificate to show on listen_address, and those between it and its root, in PEM; empty for no TLS."
     listen_tls_key: str = ""
     "File with its key: RSA, or ECDSA on P-256 or P-384."
     listen_tls_client_ca: str = ""
     "File with the authorities of clients, which have to show a certificate of theirs (mTLS); empty when they need none."
+    allowed_clients: Annotated[tuple[str, ...], NoDecode] = ()
+    "Names in clients' certificates that may call, as spiffe://shop/cart or cart.shop, separated by commas; empty for all."
+    access_tokens_file: str = ""
+    "File with the tokens that calls may show as `authorization: Bearer TOKEN`, one a line; empty when they need none."
 
     quit_address: str = ""
     "Where POST /quit stops the sidecar, for Jobs on Kubernetes before 1.29: host:port on the loopback; empty for none."
@@ -128,10 +136,10 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     "How log lines look; auto is console in a terminal, else json."
 
-    @field_validator("redis_nodes", mode="before")
+    @field_validator("redis_nodes", "allowed_clients", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(node.strip() for node in value.split(",") if node.strip()) if isinstance(value, str) else value
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("redis_nodes")
     @classmethod
@@ -139,6 +147,13 @@ class Settings(BaseSettings):
         for node in nodes:
             split_address(node)
         return nodes
+
+    @field_validator("listen_socket_group")
+    @classmethod
+    def _is_group(cls, value: str) -> str:
+        if value:
+            group_id(value)
+        return value
 
     @field_validator("listen_address")
     @classmethod
@@ -165,7 +180,13 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "redis_tls_ca", "redis_tls_cert", "redis_tls_key", "listen_tls_cert", "listen_tls_key", "listen_tls_client_ca"
+        "redis_tls_ca",
+        "redis_tls_cert",
+        "redis_tls_key",
+        "listen_tls_cert",
+        "listen_tls_key",
+        "listen_tls_client_ca",
+        "access_tokens_file",
     )
     @classmethod
     def _is_readable(cls, value: str) -> str:
@@ -186,6 +207,8 @@ class Settings(BaseSettings):
             raise ValueError("listen_tls_cert and listen_tls_key go together: set both or neither")
         if self.listen_tls_client_ca and not self.listen_tls_cert:
             raise ValueError("listen_tls_client_ca needs listen_tls_cert and listen_tls_key: set them, too")
+        if self.allowed_clients and not self.listen_tls_client_ca:
+            raise ValueError("allowed_clients needs listen_tls_client_ca: without it clients show no certificates")
         return self
 
     def databases(self) -> dict[str, list[str]]:
@@ -323,3 +346,13 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{address!r} must be host:port, such as 127.0.0.1:6379")
     return host.strip("[]"), int(port)
+
+
+def group_id(group: str) -> int:
+    """Returns the number of a group that is given by name or number; raises ValueError with a sentence."""
+    if group.isdecimal():
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ValueError(f"there is no group {group!r} here: give the name of one, or its number") from None

@@ -1,4 +1,4 @@
-"""What wraps every method, in order: hits, admission, parsing, validation, the service, errors.
+"""What wraps every method, in order: access, hits, admission, parsing, validation, the service, errors.
 
 Not a gRPC interceptor: those cost a seventh of a call, and the native engine has none. Each handler is wrapped once, when it
 is registered; engines hand requests over as bytes and get replies as bytes.
@@ -14,8 +14,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from cache_sidecar import status, telemetry
+from cache_sidecar.access import Access
 from cache_sidecar.admission import Admission, Door
-from cache_sidecar.errors import Draining, InvalidRequest, Overloaded, SidecarError
+from cache_sidecar.errors import Draining, InvalidRequest, Overloaded, RequestError, SidecarError
 from cache_sidecar.validation import validate
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,12 +37,13 @@ class _Stream:
 class Stack:
     """Wraps the methods of services, and knows which calls are in progress."""
 
-    def __init__(self, *, max_calls: int, max_calls_each: int, max_streams: int) -> None:
-        """`max_calls_each` is for the calls that pass one door."""
+    def __init__(self, *, max_calls: int, max_calls_each: int, max_streams: int, access: Access | None = None) -> None:
+        """`max_calls_each` is for the calls that pass one door; without `access` whoever can connect may call."""
         if max_streams < 1:
             raise ValueError("max_streams must be at least 1")
         self.admission = Admission(max_calls, each=max_calls_each)
         self._max_streams = max_streams
+        self._access = access
         self._streams: set[_Stream] = set()
         self._draining = False
 
@@ -53,13 +55,15 @@ class Stack:
         *,
         door: Door | None = None,
         hits: Mapping[str, Hit] = MappingProxyType({}),
+        is_open: bool = False,
     ) -> None:
         """Registers a servicer, by the function generated for it, with every method wrapped.
 
         Unary calls pass the door; without one, they are always let in. `hits` names the unary methods of which some calls are
-        answered at once, with no need of a door, parsing and validation.
+        answered at once, with no need of a door, parsing and validation. An open one may be called without a token.
         """
-        add_to_server(servicer, _Registrar(self, engine, door, hits))
+        access = None if is_open else self._access
+        add_to_server(servicer, _Registrar(self, engine, door, hits, access))
 
     def drain(self) -> None:
         """Ends every stream with UNAVAILABLE, and refuses new ones; unary calls in progress go on."""
@@ -69,18 +73,26 @@ class Stack:
             if stream.is_waiting:
                 stream.task.cancel()
 
-    def wrap(self, method: str, handler: Any, door: Door | None = None, hit: Hit | None = None) -> Any:
+    def wrap(
+        self,
+        method: str,
+        handler: Any,
+        door: Door | None = None,
+        hit: Hit | None = None,
+        access: Access | None = None,
+    ) -> Any:
         """Returns a handler that takes and gives bytes."""
         parse = _parser(handler.request_deserializer)
         if handler.unary_unary:
             call = self._unary(method, parse, handler.unary_unary)
             if door is not None:
                 call = _through(door, method, call)
-            return grpc.unary_unary_rpc_method_handler(_hit_or(call, hit) if hit else call)
+            call = _hit_or(call, hit) if hit else call
+            return grpc.unary_unary_rpc_method_handler(_checked(access, method, call) if access else call)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(self._stream(method, parse, handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(self._stream(method, parse, handler.unary_stream, access))
         if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method, _each(parse), handler.stream_stream))
+            return grpc.stream_stream_rpc_method_handler(self._stream(method, _each(parse), handler.stream_stream, access))
         raise NotImplementedError(f"{method} streams its request to a single reply: no service of ours does")
 
     def _unary(
@@ -96,13 +108,19 @@ class Stack:
         return call
 
     def _stream(
-        self, method: str, parse: Callable[[Any], Any], behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+        self,
+        method: str,
+        parse: Callable[[Any], Any],
+        behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+        access: Access | None,
     ) -> Callable[[Any, Context], AsyncIterator[bytes]]:
         async def call(data: Any, context: Context) -> AsyncIterator[bytes]:
             task = asyncio.current_task()
             assert task is not None
             stream = _Stream(task)
             try:
+                if access is not None:
+                    access.check(context)
                 self._admit_stream()
                 self._streams.add(stream)
                 async for reply in behaviour(parse(data), context):
@@ -135,8 +153,9 @@ class Stack:
 class _Registrar:
     """What generated code takes for a server: passes the handlers on, wrapped."""
 
-    def __init__(self, stack: Stack, engine: Any, door: Door | None, hits: Mapping[str, Hit]) -> None:
+    def __init__(self, stack: Stack, engine: Any, door: Door | None, hits: Mapping[str, Hit], access: Access | None) -> None:
         self._stack = stack
+        self._access = access
         self._engine = engine
         self._door = door
         self._hits = hits
@@ -147,7 +166,7 @@ class _Registrar:
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """Registers the wrapped methods."""
         wrapped = {
-            name: self._stack.wrap(f"{service}/{name}", handler, self._door, self._hits.get(name))
+            name: self._stack.wrap(f"{service}/{name}", handler, self._door, self._hits.get(name), self._access)
             for name, handler in handlers.items()
         }
         self._engine.add_registered_method_handlers(service, wrapped)
@@ -167,6 +186,19 @@ def _through(
             door.leave()
 
     return admitted
+
+
+def _checked(
+    access: Access, method: str, call: Callable[[bytes, Context], Awaitable[bytes]]
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def checked(data: bytes, context: Context) -> bytes:
+        try:
+            access.check(context)
+        except RequestError as error:
+            await _refuse(method, error, context)
+        return await call(data, context)
+
+    return checked
 
 
 def _hit_or(call: Callable[[bytes, Context], Awaitable[bytes]], hit: Hit) -> Callable[[bytes, Context], Awaitable[bytes]]:

@@ -84,6 +84,8 @@ def _tier(error: errors.TierFailed) -> status_pb2.Status:
 
 # The first row that fits counts.
 TABLE: dict[_E, Callable[..., status_pb2.Status]] = {
+    errors.Unauthenticated: lambda e: _status(Code.UNAUTHENTICATED, str(e), "INVALID_TOKEN"),
+    errors.ClientNotAllowed: lambda e: _status(Code.PERMISSION_DENIED, str(e), "CLIENT_NOT_ALLOWED", client=e.names),
     errors.InvalidRequest: _invalid,
     errors.NotFound: lambda e: _status(Code.NOT_FOUND, str(e), "NOT_FOUND", resource=e.resource, id=e.id),
     errors.AlreadyExists: lambda e: _status(Code.ALREADY_EXISTS, str(e), "ALREADY_EXISTS", resource=e.resource, id=e.id),

@@ -20,8 +20,9 @@ from cache_sidecar.settings import PREFIX, split_address
 USAGE = 64
 _READY_SECONDS = 60.0
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what to call when it listens everywhere
-# What a stack says to its sidecars in their files; a variable in somebody's shell must not send them to another Redis.
-_OWN = ("CONFIG", "ENGINE", "NAMESPACE", "LISTEN_", "REDIS_", "POSTGRES_")
+# What a stack says to its sidecars in their files; a variable in somebody's shell must not send them to another Redis, or have
+# them refuse the calls that the stack makes and shows.
+_OWN = ("ACCESS_", "ALLOWED_", "CONFIG", "ENGINE", "NAMESPACE", "LISTEN_", "REDIS_", "POSTGRES_")
 
 
 class Sidecar(NamedTuple):

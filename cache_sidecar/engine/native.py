@@ -20,6 +20,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from cache_sidecar import _native, telemetry
 from cache_sidecar._native import Call, Client, Front, Memory
+from cache_sidecar.access import Access
 from cache_sidecar.clock import Clock, ManualClock
 from cache_sidecar.engine import aio, choice
 from cache_sidecar.engine.folder import PrivateFolder
@@ -60,6 +61,7 @@ class NativeServer:
         self._folder = folder
         self._handlers: dict[str, Any] = {}
         self._hits: dict[str, Hits] = {}
+        self._access: Access | None = None
         self._made: Front | None = None
         self._methods: list[Any] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -113,6 +115,10 @@ class NativeServer:
         asyncio.get_running_loop().add_reader(self._front.fileno(), self._rung)
         if isinstance(self._clock, ManualClock):
             self._clock.follow(self._front.set_time)
+        if self._access is not None:
+            self._access.follow(self._front.set_tokens)
+            if self._access.allowed_clients:
+                self._front.set_allowed(list(self._access.allowed_clients))
         self._front.start()
 
     async def stop(self, grace: float | None) -> None:
@@ -152,6 +158,10 @@ class NativeServer:
             is_on = policy.native_hits and not policy.shadow
             hard_ttl = policy.l1_hard_ttl if is_on else -math.inf
             memory.set_rules(policy.l1_soft_ttl, hard_ttl, policy.stale_limit, policy.inspect_every)
+
+    def limit_access(self, access: Access) -> None:
+        """Has hits answered to those only who may call. To be said before `start`."""
+        self._access = access
 
     def counters(self) -> dict[str, int]:
         """Returns what `native/src/counters.rs` counts."""

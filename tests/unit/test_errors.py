@@ -12,6 +12,8 @@ EXAMPLES: list[SidecarError] = [
     errors.SettingsError("a setting is wrong"),
     errors.InputError("a file is wrong"),
     errors.ServerUnreachable("nobody answers"),
+    errors.Unauthenticated(had_token=True),
+    errors.ClientNotAllowed("cart.shop"),
     errors.InvalidRequest({"product_id": "must not be empty", "": "too much"}),
     errors.NotFound("product", "A\n1"),
     errors.AlreadyExists("product", "A1"),

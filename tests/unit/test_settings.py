@@ -229,6 +229,33 @@ def test_tls_files_that_are_there_are_fine(environment: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("listen_tls_cert",), "listen_tls_cert and listen_tls_key go together: set both or neither"),
+        (("listen_tls_client_ca",), "listen_tls_client_ca needs listen_tls_cert and listen_tls_key: set them, too"),
+    ],
+)
+def test_the_files_of_tls_go_together(tmp_path: Path, given: tuple[str, ...], said: str) -> None:
+    (tmp_path / "pem").write_text("pem")
+    assert error_of(**dict.fromkeys(given, str(tmp_path / "pem"))) == said
+
+
+def test_names_of_clients_need_their_certificates() -> None:
+    said = error_of(allowed_clients="cart.shop")
+    assert said == "allowed_clients needs listen_tls_client_ca: without it clients show no certificates"
+
+
+def test_a_group_that_is_not_there_is_refused() -> None:
+    said = error_of(listen_socket_group="no-such-group")
+    assert said == "listen_socket_group: there is no group 'no-such-group' here: give the name of one, or its number"
+
+
+def test_a_file_of_tokens_that_cannot_be_read_is_refused() -> None:
+    said = error_of(access_tokens_file="/no/such/file")
+    assert said == "access_tokens_file: cannot read /no/such/file: No such file or directory"
+
+
+@pytest.mark.parametrize(
     ("variable", "close"),
     [("REDIS_NODE", "did you mean 'redis_nodes'?"), ("REDIS_PORT", ""), ("QZX", "see `cache-sidecar config`")],
 )

@@ -1,5 +1,6 @@
 //! One client's connection: which way each of its calls takes.
 
+use crate::access::{self, Tokens};
 use crate::calls::{Answer, Call, Refused};
 use crate::counters::bump;
 use crate::hits::Hits;
@@ -14,7 +15,7 @@ use crate::wire;
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Ping, Reason, RecvStream};
-use http::{HeaderMap, Method as Verb, Request};
+use http::{HeaderMap, Request};
 use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct Connection {
 pub struct Peer {
     pub number: u64,
     pub client: Arc<Client>,
+    /// Whether it may be answered without asking Python.
+    pub is_allowed: bool,
     /// Bytes of replies that wait for it to read them.
     pub unread: AtomicUsize,
     resets: Mutex<(Instant, u32)>,
@@ -43,10 +46,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(number: u64, client: Arc<Client>) -> Self {
+    pub fn new(number: u64, client: Arc<Client>, is_allowed: bool) -> Self {
         Peer {
             number,
             client,
+            is_allowed,
             unread: AtomicUsize::new(0),
             resets: Mutex::new((Instant::now(), 0)),
             too_many_resets: Notify::new(),
@@ -171,10 +175,11 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Pending => {}
             }
             let now = connection.server.now();
+            let tokens = connection.server.access.tokens();
             let count = batch.len();
             connection.begun.fetch_add(count as u64, Relaxed);
             for accepted in batch.drain(..) {
-                answer(connection, accepted, context, now, began);
+                answer(connection, accepted, tokens.as_deref(), context, now, began);
             }
             if count >= MAX_AT_ONCE {
                 context.waker().wake_by_ref(); // others first
@@ -191,10 +196,17 @@ fn is_gone(error: &h2::Error) -> bool {
 }
 
 /// Answers a call from memory, or sees it on its way.
-fn answer(connection: &Arc<Connection>, (request, respond): Accepted, context: &mut Context<'_>, now: f64, began: Instant) {
+fn answer(
+    connection: &Arc<Connection>,
+    (request, respond): Accepted,
+    tokens: Option<&Tokens>,
+    context: &mut Context<'_>,
+    now: f64,
+    began: Instant,
+) {
     let (head, mut body) = request.into_parts();
     let server = &connection.server;
-    let way = if head.method == Verb::POST { metadata::way(&head.headers) } else { Way::Proxy };
+    let way = access::way(&head, connection.peer.is_allowed, tokens);
     let known = server.methods.get(head.uri.path()).filter(|_| way > Way::Proxy);
     let Some(method) = known else {
         if server.methods.get(head.uri.path()).is_some_and(|method| method.hits.is_some()) {

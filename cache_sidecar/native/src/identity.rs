@@ -65,6 +65,12 @@ impl Identity {
         [NAMES, COMMON].into_iter().find(|key| self.values(key).next().is_some())
     }
 
+    /// Whether its certificate says so. A name with `://` is a URI; others are names of hosts, mailboxes and addresses.
+    pub fn is_named(&self, name: &str) -> bool {
+        let kinds: &[_] = if name.contains("://") { &[URIS] } else { &["peer_dns", "peer_email", "peer_ip"] };
+        kinds.iter().flat_map(|kind| self.values(kind)).any(|value| value == name.as_bytes())
+    }
+
     fn values<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let found = self.properties.iter().find(|(name, _)| *name == key);
         found.into_iter().flat_map(|(_, values)| values).map(Vec::as_slice)

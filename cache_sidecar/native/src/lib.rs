@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(feature = "python"), allow(dead_code))] // much of it is used by Python only
 
+mod access;
 pub mod authority;
 mod calls;
 mod connection;

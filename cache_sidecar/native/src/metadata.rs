@@ -1,5 +1,6 @@
 //! What a call's metadata allows.
 
+use crate::access::Tokens;
 use http::HeaderMap;
 use std::time::Duration;
 
@@ -17,15 +18,20 @@ pub enum Way {
     Memory,
 }
 
-/// Returns how far a call may take the short ways.
-pub fn way(headers: &HeaderMap) -> Way {
+/// Returns how far a call may take the short ways; what is in memory is only for those with a token, where there are tokens.
+pub fn way(headers: &HeaderMap, tokens: Option<&Tokens>) -> Way {
     let mut way = Way::Memory;
     let mut is_grpc = false;
+    let mut is_admitted = tokens.is_none();
     for (name, value) in headers {
         let value = value.as_bytes();
         let of_this = match name.as_str() {
             "content-type" => {
                 is_grpc = matches!(value, b"application/grpc" | b"application/grpc+proto");
+                Way::Memory
+            }
+            "authorization" if tokens.is_some_and(|tokens| tokens.admit(value)) => {
+                is_admitted = true;
                 Way::Memory
             }
             "te"
@@ -48,7 +54,11 @@ pub fn way(headers: &HeaderMap) -> Way {
             way = of_this;
         }
     }
-    if is_grpc { way } else { Way::Proxy }
+    match way {
+        _ if !is_grpc => Way::Proxy,
+        Way::Memory if !is_admitted => Way::Python,
+        way => way,
+    }
 }
 
 /// Reads `grpc-timeout`; None for one that is not well formed, and for none at all.
@@ -83,7 +93,7 @@ mod tests {
     fn way_of(more: &[(&'static str, &'static str)]) -> Way {
         let common = [("content-type", "application/grpc"), ("te", "trailers"), ("user-agent", "grpc-python/1.83.2")];
         let pairs = common.iter().chain(more);
-        way(&pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect())
+        way(&pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect(), None)
     }
 
     #[test]
@@ -95,7 +105,7 @@ mod tests {
         for odd in [("grpc-encoding", "gzip"), ("x-bin", "AAA"), ("grpc-timeout", "soon"), ("content-type", "text/html")] {
             assert_eq!(way_of(&[odd, ("x-shop", "1")]), Way::Proxy, "{odd:?}");
         }
-        assert_eq!(way(&HeaderMap::new()), Way::Proxy);
+        assert_eq!(way(&HeaderMap::new(), None), Way::Proxy);
     }
 
     #[test]

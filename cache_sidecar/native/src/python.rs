@@ -235,6 +235,14 @@ impl Front {
         Ok(Front { server, listeners: Mutex::default(), running: Mutex::default() })
     }
 
+    fn set_tokens(&self, tokens: Vec<Vec<u8>>) {
+        self.server.access.set_tokens(tokens);
+    }
+
+    fn set_allowed(&self, names: Vec<String>) {
+        self.server.access.set_allowed(names);
+    }
+
     #[pyo3(signature = (address, port, tls = None))]
     fn bind_tcp(&self, address: &str, port: u16, tls: Option<PyRef<'_, Tls>>) -> PyResult<u16> {
         let address: IpAddr = address.parse().map_err(|_| PyValueError::new_err("no IP address"))?;

@@ -1,5 +1,6 @@
 //! Listeners, and what all connections share.
 
+use crate::access::Access;
 use crate::calls::Calls;
 use crate::connection::{self, Peer};
 use crate::counters::{Counters, bump};
@@ -34,6 +35,7 @@ pub struct Server {
     pub counters: Counters,
     /// The socket of grpc.aio.
     pub private: PathBuf,
+    pub access: Access,
     /// By the numbers of their connections.
     pub clients: Mutex<HashMap<u64, Arc<Client>>>,
     /// Bytes that a request's message may have.
@@ -56,6 +58,7 @@ impl Server {
             calls: Calls::new()?,
             counters: Counters::default(),
             private,
+            access: Access::default(),
             clients: Mutex::default(),
             max_message,
             lifetimes,
@@ -207,7 +210,9 @@ async fn serve_tls(server: Arc<Server>, stream: TcpStream, tls: Arc<Tls>, name: 
 async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Receiver<bool>) {
     let open = Open::new(server);
     let name = stream.peer_cred().map_or("unix:".into(), |of| format!("unix:{}", of.pid().unwrap_or_default()));
-    let peer = open.peer(name, Identity::none());
+    // Who may use the socket is said by its mode and group.
+    let mut peer = open.peer(name, Identity::none());
+    peer.is_allowed = true;
     connection::serve(open.server.clone(), peer, Gathering::repairing(stream), draining).await;
 }
 
@@ -227,7 +232,8 @@ impl Open {
     fn peer(&self, name: String, identity: Identity) -> Peer {
         let client = Arc::new(Client { name, identity });
         self.server.clients.lock().insert(self.number, client.clone());
-        Peer::new(self.number, client)
+        let is_allowed = self.server.access.is_allowed(&client.identity);
+        Peer::new(self.number, client, is_allowed)
     }
 }
 
