@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     listen_socket_mode: str = Field("0660", pattern=r"^0?[0-7]{3}$")
     "File mode of the unix socket, in octal."
 
-    listen_socket_group: str = ""
+    listen_socket_group: str = Field("", coerce_numbers_to_str=True)
     "Group of the unix socket, by name or number; empty for the process's own."
 
     listen_tls_cert: str = ""

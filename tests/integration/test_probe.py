@@ -13,6 +13,7 @@ from cache_sidecar import probe
 from cache_sidecar.cli import cli
 from cache_sidecar.v1.product_service_pb2 import GetProductRequest
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
+from tests.certificates import Authority, listen
 from tests.conftest import ChoosePorts
 from tests.sidecars import DEADLINE, process, until
 
@@ -73,6 +74,36 @@ async def test_a_job_waits_for_its_sidecar_and_tells_it_to_quit(tmp_path: Path, 
     assert await ask(unix) == (1, f"cache-sidecar-probe: {unix}: No such file or directory\n")
 
 
+async def test_a_sidecar_with_tls_and_tokens_is_asked(tmp_path: Path, choose_ports: ChoosePorts) -> None:
+    authority = Authority()
+    client = authority.client("probe.shop")
+    for name, content in {"ca": authority.cert, "cert": client.cert, "key": client.key, "other": Authority().cert}.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "tokens").write_text(f"# of this month\n{'t' * 300}\n")
+    (port,) = choose_ports(1)
+    address = f"127.0.0.1:{port}"
+    listener = listen(tmp_path, authority.server("cache.shop"), authority.cert)
+    config = NOWHERE | listener | {"listen_address": address, "access_tokens_file": f"{tmp_path}/tokens"}
+    tls, mtls = ["--ca", f"{tmp_path}/ca"], ["--cert", f"{tmp_path}/cert", "--key", f"{tmp_path}/key"]
+    async with process("serve", tmp_path, config):
+        assert await ask(address, "--wait", "20", *tls, *mtls, "--server-name", "cache.shop") == (0, "")
+        code, said = await ask(address, "--verbose", *tls, *mtls)
+        assert (code, said) == (0, "degraded: unknown: the sidecar does not say\n")
+        code, said = await ask(address, "--verbose", *tls, *mtls, "--token-file", f"{tmp_path}/tokens")
+        assert code == 0
+        assert "degraded: invalidations: memory answers marked stale, then no more\n" in said
+        problem = f"cache-sidecar-probe: {address}: its certificate is not trusted: "
+        assert (await ask(address, "--ca", f"{tmp_path}/other"))[1].startswith(problem)
+        assert (await ask(address, *tls, "--server-name", "other.shop"))[1].startswith(problem)
+        for too_little in ([], tls):
+            code, said = await ask(address, *too_little)
+            assert (code, said.count("\n")) == (1, 1), said
+    for wrong in (mtls, [*tls, "--cert", f"{tmp_path}/cert"], ["--ca", f"{tmp_path}/none"], ["--ca", f"{tmp_path}/key"]):
+        code, said = await ask(address, *wrong)
+        assert code == 2
+        assert "Traceback" not in said
+
+
 async def test_a_taken_quit_address_is_one_line(tmp_path: Path, choose_ports: ChoosePorts) -> None:
     port, quit_port = choose_ports(2)
     taken = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", quit_port)
@@ -95,7 +126,7 @@ async def test_a_server_that_is_no_sidecar_is_not_serving(choose_ports: ChoosePo
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    assert await asyncio.to_thread(probe.ask, f"127.0.0.1:{port}") == "the call was refused"
+    assert await asyncio.to_thread(probe.ask, probe.Way(f"127.0.0.1:{port}")) == "the call was refused"
     await server.stop(None)
 
 
@@ -117,9 +148,9 @@ async def test_what_else_may_answer(answer: bytes, problem: str) -> None:
 
     async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        found = await asyncio.to_thread(probe.ask, f"127.0.0.1:{port}")
+        found = await asyncio.to_thread(probe.ask, probe.Way(f"127.0.0.1:{port}"))
     assert problem in found or "reset" in found
 
 
 def test_an_address_that_is_none() -> None:
-    assert probe.ask("nonsense") == "must be host:port or unix:/path"
+    assert probe.ask(probe.Way("nonsense")) == "must be host:port or unix:/path"
