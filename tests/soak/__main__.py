@@ -1,4 +1,7 @@
-"""`python -m tests.soak [--minutes N]`: load and a fault every 30 s; exit code 1 when something was lost or has grown."""
+"""`python -m tests.soak [--minutes N]`: load and a fault every 30 s.
+
+Exit code 1 when something was lost, has grown, or failed that should not have.
+"""
 
 import asyncio
 import itertools
@@ -32,10 +35,13 @@ from tests.failure.outages import (
     test_redis_resharded,
     test_redis_slow,
 )
-from tests.failure.outages.ground import Ground, Outage, ground
-from tests.failure.outages.load import KINDS, Load
-from tests.soak.vitals import vitals
+from tests.failure.outages.ground import PATIENCE, REFUSALS, Ground, Outage, ground
+from tests.sidecars import until
+from tests.soak.mixed import Mixed
+from tests.soak.report import publish
+from tests.soak.vitals import Vitals, vitals
 
+# In this order: five minutes meet ten of them, each of another kind than the last.
 FAULTS: tuple[Outage, ...] = tuple(
     module.OUTAGE
     for module in (
@@ -48,72 +54,90 @@ FAULTS: tuple[Outage, ...] = tuple(
         test_redis_hung,
         test_redis_resharded,
         test_postgres_restarted,
-        test_redis_slow,
         test_redis_refusing_auth,
+        test_redis_slow,
         test_redis_full,
     )
 )
-# Seconds between the beginnings of two faults, that each lasts, and of calm at the end.
-EVERY, LASTS, CALM = 30.0, 5.0, 10.0
+# Seconds between the beginnings of two faults, and that each lasts.
+EVERY, LASTS = 30.0, 5.0
+# Seconds without a fault before the first one; and after the last one, until pools are as small as what is asked of them.
 MINUTE = 60.0
 
 
 @click.command()
-@click.option("--minutes", type=click.FloatRange(min=2), default=5.0, show_default=True, help="How long.")
-def main(*, minutes: float) -> None:
+@click.option("--minutes", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="How long things break.")
+@click.option("--engine", type=click.Choice(["auto", "native", "aio"]), default="auto", show_default=True)
+def main(*, minutes: float, engine: str) -> None:
     """Call one sidecar while one thing after the other breaks, and compare what it takes at the end with its first minute."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    problems = asyncio.run(_run(minutes * MINUTE, console))
+    problems = asyncio.run(_run(minutes * MINUTE, engine, console))
     for problem in problems:
         console.print(f"[red]{problem}[/]", highlight=False)
     sys.exit(1 if problems else 0)
 
 
-async def _run(seconds: float, console: Console) -> list[str]:
-    async with _ground() as running:
+async def _run(seconds: float, engine: str, console: Console) -> list[str]:
+    async with _ground(engine) as running:
         await running.warm_up()
-        load, began = Load(running.sidecar, sorted(running.warm)), time.monotonic()
+        load = Mixed(running.sidecar, sorted(running.warm))
         load.begin("calm")
+        taken: list[tuple[str, Vitals]] = []
+
+        async def look(moment: str) -> None:
+            taken.append((moment, await vitals(running.sidecar, running.pid)))
+            console.print(f"{moment}: {taken[-1][1]}", highlight=False)
+
         async with load.running():
             await asyncio.sleep(MINUTE)
-            before = await vitals(running.sidecar, running.pid)
-            console.print(f"after the first minute: {before}", highlight=False)
+            await look("the first minute")
+            until_then = time.monotonic() + seconds
             for fault in itertools.cycle(FAULTS):
-                if time.monotonic() - began + EVERY > seconds:
-                    break
                 due = time.monotonic() + EVERY
+                if due > until_then + 1:
+                    break
                 await _broken(running, load, fault)
+                await look(fault.name)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                console.print(f"{fault.name}: {await vitals(running.sidecar, running.pid)}", highlight=False)
-            await asyncio.sleep(CALM)
-        after = await vitals(running.sidecar, running.pid)
-        console.print(f"at the end: {after}", highlight=False)
-        for phase, tallies in load.phases.items():
-            told = ", ".join(
-                f"{kind} {len(tallies[kind].latencies):,} ({tallies[kind].error_rate:.2%} failed)" for kind in KINDS
-            )
-            console.print(f"{phase}: {told}", highlight=False)
-        return [*after.grown(before), *(f"lost: {one}" for one in await load.lost())]
+            await asyncio.sleep(MINUTE)
+            await look("the last minute")
+        publish(console, load, taken)
+        grown = taken[-1][1].grown(taken[0][1])
+        return [*grown, *_unexpected(load), *(f"lost: {one}" for one in await load.lost())]
 
 
-async def _broken(running: Ground, load: Load, fault: Outage) -> None:
+async def _broken(running: Ground, load: Mixed, fault: Outage) -> None:
     load.resume(fault.name)
     try:
         await fault.begin(running)
         await asyncio.sleep(max(LASTS, fault.at_least))
     finally:
         await fault.end(running)
+    await until(running.says_so, seconds=PATIENCE)
     load.resume("calm")
 
 
+def _unexpected(load: Mixed) -> list[str]:
+    """Returns a line for what failed although it should not have, or not in this way."""
+    refuses = {fault.name: fault.refuses for fault in FAULTS}
+    return [
+        f"{kind} during {phase}: {dict(tally.codes)}, {tally.without_retry_info} of them without RetryInfo"
+        for phase, tallies in load.phases.items()
+        for kind, tally in tallies.items()
+        if (tally.codes and not load.may_fail(kind, refuses.get(phase, ())))
+        or not tally.codes.keys() <= REFUSALS
+        or tally.without_retry_info
+    ]
+
+
 @asynccontextmanager
-async def _ground() -> AsyncIterator[Ground]:
+async def _ground(engine: str) -> AsyncIterator[Ground]:
     state = StateDirectory(Path(tempfile.mkdtemp(prefix="cache-sidecar-soak-")))
     state.path.chmod(0o711)  # as root, PostgreSQL is another user who has to pass
     state.claim()
     processes = Processes(state)
     try:
-        async with ground(processes, _ports, state.path, is_cluster=True) as running:
+        async with ground(processes, _ports, state.path, is_cluster=True, engine=engine) as running:
             yield running
     finally:
         await processes.stop_all()

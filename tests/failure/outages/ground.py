@@ -22,7 +22,7 @@ from cache_sidecar.v1.product_service_pb2 import GetProductRequest
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
 from tests.conftest import ChoosePorts
 from tests.cut_off import Line, line_to
-from tests.failure.outages.load import CART, WARM, Load
+from tests.failure.outages.load import CART, KINDS, Load
 from tests.failure.outages.standby import standby_of
 from tests.proxy import Proxy
 from tests.sidecars import Sidecar, process, serving, until
@@ -33,7 +33,7 @@ PRODUCTS, NAMESPACE = 200, "outages"
 PATIENCE = 60.0
 # How the sidecar logs in to Redis.
 USER, PASSWORD = "shop", "open"
-_REFUSALS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+REFUSALS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _INSERT = """
     INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code)
     SELECT 'warm-' || n, 'warm', 1, 'EUR' FROM generate_series(1, %s) AS n RETURNING product_id
@@ -49,6 +49,8 @@ class Outage:
     end: Callable[["Ground"], Awaitable[None]]
     at_least: float = 0.0
     "Seconds that it lasts."
+    refuses: tuple[str, ...] = ()
+    "The kinds of calls that may be refused meanwhile; no others may fail."
 
 
 class Ground:
@@ -127,8 +129,8 @@ class Ground:
     async def during(self, outage: Outage, *, seconds: float) -> Load:
         """Calls for so many seconds before, during and after an outage, and returns what came of it.
 
-        What is asserted of every outage: no acknowledged write is lost, whatever fails is UNAVAILABLE or RESOURCE_EXHAUSTED,
-        and afterwards all is well with no restart.
+        What is asserted of every outage: no acknowledged write is lost, nothing fails but what the outage may refuse, and that
+        is UNAVAILABLE or RESOURCE_EXHAUSTED, with RetryInfo; afterwards all is well with no restart.
         """
         await self.warm_up()
         load = Load(self.sidecar, sorted(self.warm))
@@ -149,14 +151,18 @@ class Ground:
             await asyncio.sleep(seconds)
             await until(load.says_something, seconds=PATIENCE)
         assert await load.lost() == []
-        await until(self._says_so, seconds=PATIENCE)
+        await until(self.says_so, seconds=PATIENCE)
         failed = {code for phase in load.phases.values() for tally in phase.values() for code in tally.codes}
-        assert failed <= _REFUSALS, failed
-        for phase in ("before", "after"):
-            assert not load.phases[phase][WARM].codes
+        assert failed <= REFUSALS, failed
+        for phase, tallies in load.phases.items():
+            may_fail = outage.refuses if phase in {"during", "healing"} else ()
+            for kind in KINDS:
+                assert kind in may_fail or not tallies[kind].codes, f"{phase}: {kind}"
+                assert not tallies[kind].without_retry_info, f"{phase}: {kind}"
         return load
 
-    async def _says_so(self) -> bool:
+    async def says_so(self) -> bool:
+        """Whether the sidecar says that all is well."""
         return not await self.degraded()
 
     async def _is_well(self, load: Load) -> bool:
@@ -175,8 +181,13 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground(processes: Processes, choose_ports: ChoosePorts, folder: Path, *, is_cluster: bool) -> AsyncIterator[Ground]:
-    """Runs all of it: a cluster of three primaries and their replicas; or one server with a replica, and PostgreSQL with one."""
+async def ground(
+    processes: Processes, choose_ports: ChoosePorts, folder: Path, *, is_cluster: bool, **more: Any
+) -> AsyncIterator[Ground]:
+    """Runs all of it: a cluster of three primaries and their replicas; or one server with a replica, and PostgreSQL with one.
+
+    `more` are settings.
+    """
     kind = "cluster" if is_cluster else "single"
     async with AsyncExitStack() as exits:
         (port,) = choose_ports(1)
@@ -206,7 +217,7 @@ async def ground(processes: Processes, choose_ports: ChoosePorts, folder: Path, 
         running = Ground(nodes=nodes, cluster=cluster, redis=redis, postgres=postgres, standby=standby, store=store)
         async with await psycopg.AsyncConnection.connect(postgres.dsn(), autocommit=True) as connection:
             running.warm = {id for (id,) in await (await connection.execute(_INSERT, [PRODUCTS])).fetchall()}
-        config = _config(running, is_cluster=is_cluster)
+        config = _config(running, is_cluster=is_cluster) | more
         started = await exits.enter_async_context(process("serve", folder, config))
         await exits.enter_async_context(process("relay", folder, config))
         address = str(config["listen_address"])

@@ -4,16 +4,18 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 from uuid import uuid4
 
 import grpc
 
 from cache_sidecar.v1 import product_service_pb2 as products
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
+from tests.contract.shop import refusal
 from tests.customers import Customer, item, lines
 from tests.sidecars import Sidecar
 
@@ -36,6 +38,10 @@ class Tally:
     "Seconds of each call, whatever came of it."
     codes: Counter[grpc.StatusCode] = field(default_factory=Counter)
     "The calls that failed."
+    without_retry_info: int = 0
+    "Of these, those that did not say when to try again."
+    first_failure: float = math.inf
+    "When the first of them did, in seconds since the phase began."
 
     @property
     def error_rate(self) -> float:
@@ -61,6 +67,9 @@ class Acknowledged:
 class Load:
     """Reads of products that are cached, changes of carts, new sessions."""
 
+    callers: Mapping[str, int] = CALLERS
+    pauses: Mapping[str, float] = PAUSES
+
     def __init__(self, sidecar: Sidecar, warm: list[str]) -> None:
         self._customer = Customer(sidecar)
         self._products = ProductServiceStub(sidecar.channel)  # type: ignore[no-untyped-call]
@@ -68,6 +77,7 @@ class Load:
         self.phases: dict[str, dict[str, Tally]] = {}
         "Tallies by phase and kind."
         self._phase = ""
+        self._began = 0.0
         self.acknowledged = Acknowledged()
 
     def begin(self, phase: str) -> None:
@@ -78,23 +88,27 @@ class Load:
     def resume(self, phase: str) -> None:
         """Counts further calls under the name of a phase."""
         self._phase = phase
-        self.phases.setdefault(phase, {kind: Tally() for kind in KINDS})
+        self._began = time.monotonic()
+        self.phases.setdefault(phase, {kind: Tally() for kind in self.callers})
 
     def says_something(self) -> bool:
         """Whether, of each kind, a call was answered that began in this phase: each caller has one under way when it begins."""
-        return all(len(tally.latencies) > CALLERS[kind] for kind, tally in self.phases[self._phase].items())
+        return all(len(tally.latencies) > self.callers[kind] for kind, tally in self.phases[self._phase].items())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Calls as long as the body runs. Calls under way at its end are waited for."""
         stop = asyncio.Event()
-        work = {WARM: self._read, CART: self._fill_cart, SESSION: self._log_in}
-        tasks = [asyncio.create_task(work[kind](stop)) for kind in KINDS for _ in range(CALLERS[kind])]
+        tasks = [asyncio.create_task(work(stop)) for kind, work in self._work().items() for _ in range(self.callers[kind])]
         try:
             yield
         finally:
             stop.set()
             await asyncio.gather(*tasks)
+
+    def _work(self) -> dict[str, Callable[[asyncio.Event], Coroutine[Any, Any, None]]]:
+        """Returns what a caller of each kind does until it is told to stop."""
+        return {WARM: self._read, CART: self._fill_cart, SESSION: self._log_in}
 
     async def _read(self, stop: asyncio.Event) -> None:
         for number in count():
@@ -102,7 +116,7 @@ class Load:
                 return
             request = products.GetProductRequest(product_id=self._warm[number * 7 % len(self._warm)])
             await self._timed(WARM, self._products.GetProduct(request, timeout=PATIENCE))
-            await asyncio.sleep(PAUSES[WARM])
+            await asyncio.sleep(self.pauses[WARM])
 
     async def _fill_cart(self, stop: asyncio.Event) -> None:
         for number in count():
@@ -113,24 +127,30 @@ class Load:
             product = f"line-{number}"
             if await self._timed(CART, self._customer.add(user, item(product))):
                 self.acknowledged.carts.setdefault(user, set()).add(product)
-            await asyncio.sleep(PAUSES[CART])
+            await asyncio.sleep(self.pauses[CART])
 
     async def _log_in(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             session = await self._timed(SESSION, self._customer.create("somebody"))
             if session:
                 self.acknowledged.sessions.append(str(session))
-            await asyncio.sleep(PAUSES[SESSION])
+            await asyncio.sleep(self.pauses[SESSION])
 
     async def _timed(self, kind: str, call: Awaitable[object]) -> object | None:
         began = time.monotonic()
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            self.phases[self._phase][kind].codes[error.code()] += 1
+            self._failed(kind, error)
             return None
         finally:
             self.phases[self._phase][kind].latencies.append(time.monotonic() - began)
+
+    def _failed(self, kind: str, error: grpc.aio.AioRpcError) -> None:
+        tally = self.phases[self._phase][kind]
+        tally.codes[error.code()] += 1
+        tally.without_retry_info += refusal(error).retry_after is None
+        tally.first_failure = min(tally.first_failure, time.monotonic() - self._began)
 
     async def lost(self) -> list[str]:
         """Returns which acknowledged writes are not there any more, in PostgreSQL or as the sidecar answers."""

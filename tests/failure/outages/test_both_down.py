@@ -1,8 +1,11 @@
 """Neither Redis nor PostgreSQL accepts connections: memory answers as long as it may, the rest is refused."""
 
+import math
+
+from cache_sidecar import policy
 from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
-from tests.failure.outages.load import CART, SESSION
+from tests.failure.outages.load import CART, KINDS, SESSION, WARM
 from tests.sidecars import until
 
 
@@ -22,11 +25,13 @@ async def _end(ground: Ground) -> None:
     await ground.redis.heal()
 
 
-OUTAGE = Outage("both down", _begin, _end)
+OUTAGE = Outage("both down", _begin, _end, refuses=KINDS)
 
 
-async def test_nothing_that_was_acknowledged_is_lost(on_cluster: Trial) -> None:
+async def test_memory_serves_products_up_to_the_stale_limit(on_cluster: Trial) -> None:
     load = await on_cluster.of(OUTAGE)
     during = load.phases["during"]
+    # Both are cut after the phase began, so from memory no product is refused before that much of it is over.
+    assert policy.default()["product"].stale_limit < during[WARM].first_failure < math.inf
     assert during[CART].codes
     assert during[SESSION].codes

@@ -13,7 +13,7 @@ async def _end(ground: Ground) -> None:
     await ground.store.heal()
 
 
-OUTAGE = Outage("PostgreSQL down", _begin, _end)
+OUTAGE = Outage("PostgreSQL down", _begin, _end, refuses=(CART, SESSION))
 
 
 async def test_cached_reads_go_on_and_writes_are_refused(on_cluster: Trial) -> None:

@@ -2,7 +2,7 @@
 
 from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
-from tests.failure.outages.load import WARM
+from tests.failure.outages.load import CART, SESSION, WARM
 
 
 async def _begin(ground: Ground) -> None:
@@ -13,7 +13,7 @@ async def _end(ground: Ground) -> None:
     await ground.store.heal()
 
 
-OUTAGE = Outage("PostgreSQL hung", _begin, _end)
+OUTAGE = Outage("PostgreSQL hung", _begin, _end, refuses=(CART, SESSION))
 
 
 async def test_cached_reads_go_on(on_cluster: Trial) -> None:

@@ -4,7 +4,7 @@ import psycopg
 
 from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
-from tests.failure.outages.load import WARM
+from tests.failure.outages.load import CART, SESSION, WARM
 
 POOL = 8
 
@@ -17,7 +17,7 @@ async def _end(ground: Ground) -> None:
     await ground.postgres.start()
 
 
-OUTAGE = Outage("PostgreSQL restarted", _begin, _end)
+OUTAGE = Outage("PostgreSQL restarted", _begin, _end, refuses=(CART, SESSION))
 
 
 async def test_cached_reads_go_on_and_there_is_no_storm(on_cluster: Trial) -> None:
