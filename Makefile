@@ -92,8 +92,8 @@ failure: setup ## Break one thing after the other: what callers see before, duri
 fuzz: setup ## Send 50,000 generated requests to every method; REQUESTS=n, SEED=n
 	@$(BIN)/python -m pytest tests/contract/test_hostile_fuzz.py -q --fuzz=$(or $(REQUESTS),50000) --fuzz-seed=$(or $(SEED),1) -o timeout=0
 
-soak: setup ## Load for 5 minutes with a fault every 30 seconds: nothing may be lost, nothing may grow; MINUTES=n for longer
-	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES))
+soak: setup ## Load for 5 minutes with a fault every 30 seconds: nothing may be lost, nothing may grow; MINUTES=n, ENGINE=name
+	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ENGINE),--engine $(ENGINE))
 
 wheel: setup ## Build both wheels into DIST=dist: one for any platform, and one with the native engine for platforms like this
 	@rm -rf build/lib build/bdist.* build/wheels

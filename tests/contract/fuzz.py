@@ -1,11 +1,12 @@
-"""Requests made at random: messages whose fields hold what breaks programs, and bytes that were such messages once."""
+"""Requests that Hypothesis makes from the descriptors: valid, nearly valid, and bytes that were such messages once."""
 
-import random
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 # How many a plain run makes, and from which seed; see conftest.py.
 FUZZ, FUZZ_SEED = 3000, 1
@@ -18,101 +19,145 @@ TEXTS = [
     "product", "EUR", "eur", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "00000000-0000-0000-0000-000000000000", "WyJhIiwiIl0=", "====",
 ]  # fmt: skip
 NUMBERS = [0, 1, -1, 2, 50, 999, 1000, 1001, 10**9 - 1, 10**9, 2**31 - 1, 2**31, -(2**31), 2**53, 2**63 - 1, -(2**63)]
-COUNTS = [0, 0, 1, 1, 1, 2, 3, 33, 65, 501]
-# The same within what is repeated itself: requests stay under the size that is refused unread.
-FEW = [0, 0, 1, 1, 1, 2, 3]
+# How often the same few values are repeated; less within what is repeated itself: requests stay under the size that is refused
+# unread.
+COUNTS, FEW = [0, 1, 1, 1, 2, 3, 33, 65, 501], [0, 1, 1, 1, 2, 3]
+# Bytes that every method gets: nothing, no message, a length that is not there, and messages in messages without an end.
+SEEDS = [b"", b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"\x00", b"\x7b" * 2000, b"\x0a\x02\xc3\x28", b"\xff" * 300]
+
+Draw = st.DrawFn
+Request = tuple[str, bytes]
+"""A path, and what is sent there."""
 
 
 class Fuzzer:
     """Makes requests; the same ones for the same seed."""
 
-    def __init__(self, seed: int, ids: list[str]) -> None:
-        self._random = random.Random(seed)
-        self._texts = [*TEXTS, *ids * 8]
-        self._counts = COUNTS
+    def __init__(self, valid: Mapping[str, Message], ids: list[str]) -> None:
+        """`valid` has one good request for every path, `ids` exist."""
+        self._valid = valid
+        self._paths = st.sampled_from(sorted(valid))
+        self._texts = st.sampled_from([*TEXTS, *ids * 8]) | st.text(max_size=12)
+        self._numbers = {bits: _numbers(bits) for bits in (31, 63)}
+        self._counts, self._few = st.sampled_from(COUNTS), st.sampled_from(FEW)
+        self._kinds = st.sampled_from(["nearly valid"] * 5 + ["any"] * 4 + ["raw"])
+        self._is_damaged, self._chances = st.sampled_from([False, False, True]), st.integers(0, 9)
 
-    def requests(self, valid: dict[str, Message], count: int) -> Iterator[tuple[str, bytes]]:
-        """Yields so many paths and requests; `valid` has one good request for every path."""
-        paths = list(valid)
-        for _ in range(count):
-            path = self._random.choice(paths)
-            yield path, self._request(valid[path])
+    def requests(self, count: int, *, chosen: int) -> list[Request]:
+        """Returns those that are always sent, and at least so many more, from a seed."""
+        made: list[Request] = []
 
-    def _request(self, valid: Message) -> bytes:
-        dice = self._random.random()
-        if dice < 0.05:
-            return self._random.randbytes(self._random.choice([1, 3, 20, 300, 5000]))
-        if dice < 0.55:
-            data = self._changed(valid).SerializeToString()
-        else:
-            data = self._message(type(valid)()).SerializeToString()
-        return self._damaged(data) if dice % 0.1 < 0.03 else data
+        @seed(chosen)
+        @settings(
+            max_examples=count,
+            phases=[Phase.generate],
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(self._request())
+        def collect(request: Request) -> None:
+            made.append(request)
 
-    def _changed(self, valid: Message) -> Message:
+        # All of them before the first is sent: Hypothesis decides what `random` says, which a sidecar uses, too.
+        collect()
+        always = [(path, data) for path, good in self._valid.items() for data in (good.SerializeToString(), *SEEDS)]
+        return always + made
+
+    def _request(self) -> st.SearchStrategy[Request]:
+        @st.composite
+        def make(draw: Draw) -> Request:
+            path = draw(self._paths)
+            good = self._valid[path]
+            match draw(self._kinds):
+                case "raw":
+                    return path, draw(st.binary(max_size=200))
+                case "nearly valid":
+                    data = self._changed(draw, good).SerializeToString()
+                case _:
+                    data = self._message(draw, type(good)(), self._counts).SerializeToString()
+            return path, _damaged(draw, data) if draw(self._is_damaged) else data
+
+        return make()
+
+    def _changed(self, draw: Draw, good: Message) -> Message:
         """Returns a copy with one field that is something else, or none."""
-        copy = type(valid)()
-        copy.CopyFrom(valid)
+        copy = type(good)()
+        copy.CopyFrom(good)
         part = copy
-        while part.DESCRIPTOR.fields and self._random.random() < 0.9:
-            field = self._random.choice(part.DESCRIPTOR.fields)
-            if field.message_type is None or field.is_repeated or self._random.random() < 0.2:
-                self._set(part, field)
+        while part.DESCRIPTOR.fields and draw(self._chances):
+            field = draw(st.sampled_from(list(part.DESCRIPTOR.fields)))
+            if field.message_type is None or field.is_repeated or draw(self._chances) < 2:
+                self._set(draw, part, field, self._counts)
                 break
             part = getattr(part, field.name)
         return copy
 
-    def _damaged(self, data: bytes) -> bytes:
-        damaged = bytearray(data or b"\x0a")
-        for _ in range(self._random.choice([1, 1, 2, 8])):
-            place = self._random.randrange(len(damaged))
-            match self._random.randrange(5):
-                case 0:
-                    damaged[place] = self._random.randrange(256)
-                case 1:
-                    del damaged[place:]
-                    damaged.append(0x0A)
-                case 2:
-                    damaged[place:place] = self._random.randbytes(self._random.randrange(1, 20))
-                case 3:
-                    damaged += damaged[place:]
-                case 4:
-                    damaged[place:place] = b"\x7b" * self._random.choice([1, 90, 110, 2000])
-        return bytes(damaged)
-
-    def _message(self, message: Message) -> Message:
+    def _message(self, draw: Draw, message: Message, counts: st.SearchStrategy[int]) -> Message:
         for field in message.DESCRIPTOR.fields:
-            if self._random.random() < 0.75:
-                self._set(message, field)
+            if draw(self._chances) < 7:
+                self._set(draw, message, field, counts)
         return message
 
-    def _set(self, message: Message, field: FieldDescriptor) -> None:
+    def _set(self, draw: Draw, message: Message, field: FieldDescriptor, counts: st.SearchStrategy[int]) -> None:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             held, value = getattr(message, field.name), field.message_type.fields_by_name["value"]
-            for _ in range(self._random.choice(self._counts)):
-                held[self._text() + self._text()] = self._scalar(value)
+            key, scalar = draw(self._texts), self._scalar(draw, value)
+            for number in range(draw(counts)):
+                held[f"{key}{number or ''}"] = scalar
         elif field.is_repeated:
-            held = getattr(message, field.name)
-            for _ in range(self._random.choice(self._counts)):
-                counts, self._counts = self._counts, FEW
-                if field.message_type is not None:
-                    self._message(held.add())
-                else:
-                    held.append(self._scalar(field))
-                self._counts = counts
+            held, count = getattr(message, field.name), draw(counts)
+            some = [self._element(draw, field) for _ in range(min(count, 3))]
+            held.extend(some[number % 3] for number in range(count))
         elif field.message_type is not None:
             part = getattr(message, field.name)
             part.SetInParent()
-            self._message(part)
+            self._message(draw, part, counts)
         else:
-            setattr(message, field.name, self._scalar(field))
+            setattr(message, field.name, self._scalar(draw, field))
 
-    def _scalar(self, field: FieldDescriptor) -> Any:
+    def _element(self, draw: Draw, field: FieldDescriptor) -> Any:
+        if field.message_type is None:
+            return self._scalar(draw, field)
+        return self._message(draw, field.message_type._concrete_class(), self._few)
+
+    def _scalar(self, draw: Draw, field: FieldDescriptor) -> Any:
         if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-            return self._text()
+            return draw(self._texts)
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-            return self._random.random() < 0.5
-        bits = 31 if field.cpp_type in {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_ENUM} else 63
-        return self._random.choice([number for number in NUMBERS if -(2**bits) <= number < 2**bits])
+            return draw(st.booleans())
+        return draw(
+            self._numbers[31 if field.cpp_type in {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_ENUM} else 63]
+        )
 
-    def _text(self) -> str:
-        return self._random.choice(self._texts)
+
+def _numbers(bits: int) -> st.SearchStrategy[int]:
+    least, most = -(2**bits), 2**bits - 1
+    return st.sampled_from([number for number in NUMBERS if least <= number <= most]) | st.integers(least, most)
+
+
+_DAMAGE = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "cut", "insert", "repeat", "nest"]), st.integers(0, 2**16), st.binary(min_size=1, max_size=20)
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def _damaged(draw: Draw, data: bytes) -> bytes:
+    damaged = bytearray(data or b"\x0a")
+    for how, where, what in draw(_DAMAGE):
+        place = where % len(damaged)
+        match how:
+            case "set":
+                damaged[place] = what[0]
+            case "cut":
+                damaged[place:] = b"\x0a"
+            case "insert":
+                damaged[place:place] = what
+            case "repeat":
+                damaged += damaged[place:]
+            case "nest":
+                damaged[place:place] = b"\x7b" * (90 + 20 * what[0])
+    return bytes(damaged)

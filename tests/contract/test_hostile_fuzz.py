@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from functools import lru_cache
 from itertools import count
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from cache_sidecar.v1 import cart_service_pb2 as carts
 from cache_sidecar.v1.cart_pb2 import Cart, CartChange
 from cache_sidecar.v1.session_pb2 import Session
 from tests.contract.conftest import Open
-from tests.contract.fuzz import FUZZ, FUZZ_SEED, Fuzzer
+from tests.contract.fuzz import FUZZ, FUZZ_SEED, Fuzzer, Request
 from tests.contract.shop import Shop, product, refusal
 from tests.customers import Customer, item
 from tests.sidecars import until
@@ -37,6 +38,9 @@ STREAMS = {
     "/cache_sidecar.v1.InventoryService/WatchInventory",
 }
 CALLERS = 16
+IDS = [f"p-{number}" for number in range(6)]
+# Stand for the ids that are known only then; as long as those, so that what is around them stays valid.
+SESSION_ID, RESERVATION_ID = "s" * 43, "11111111-1111-1111-1111-111111111111"
 # Requests until all that is kept is there; from then on memory may grow by so many bytes.
 WARM_UP, GROWTH = 20_000, 64 * 1024 * 1024
 
@@ -81,7 +85,7 @@ def valid(session_id: str, reservation_id: str) -> dict[str, Message]:
         stock.GetInventoryRequest(product_id="p-1"),
         stock.BatchGetInventoryRequest(product_ids=["p-1", "none"]),
         stock.SetInventoryRequest(product_id="p-2", available=1000),
-        stock.AdjustInventoryRequest(product_id="p-2", delta=5, request_id=next(uuids)),
+        stock.AdjustInventoryRequest(product_id="p-2", delta=5, reason="counted", request_id=next(uuids)),
         stock.ReserveInventoryRequest(items=[{"product_id": "p-1", "quantity": 1}], user_id="p-1", request_id=next(uuids)),
         stock.ExtendReservationRequest(reservation_id=reservation_id, hold_duration={"seconds": 60}),
         stock.CommitReservationRequest(reservation_id=next(uuids)),
@@ -115,24 +119,31 @@ async def outcome(shop: Shop, path: str, data: bytes) -> StatusCode:
     return StatusCode.OK
 
 
+@lru_cache(maxsize=1)
+def generated(count: int, seed: int) -> list[Request]:
+    """Returns the same requests for each engine."""
+    return Fuzzer(valid(SESSION_ID, RESERVATION_ID), [*IDS, SESSION_ID, RESERVATION_ID]).requests(count, chosen=seed)
+
+
 async def test_nothing_random_is_our_fault(open_shop: Open, request: pytest.FixtureRequest) -> None:
     wanted: int = request.config.getoption("--fuzz", FUZZ)
     seed: int = request.config.getoption("--fuzz-seed", FUZZ_SEED)
+    requests, made = valid(SESSION_ID, RESERVATION_ID), iter(generated(wanted, seed))
     async with open_shop() as shop:
-        ids = [f"p-{number}" for number in range(6)]
-        for id in ids:
+        for id in IDS:
             await shop.create(id)
         customer, stock = Customer(shop.sidecar), Stockroom(shop.channel)
         await stock.set("p-1", 1_000_000)
         session_id = await customer.create("somebody")
         reservation_id = (await stock.reserve({"p-1": 1})).reservation_id
-        requests = valid(session_id, reservation_id)
-        made = Fuzzer(seed, [*ids, session_id, reservation_id]).requests(requests, wanted)
+        assert (len(session_id), len(reservation_id)) == (len(SESSION_ID), len(RESERVATION_ID))
         seen: Counter[tuple[str, StatusCode]] = Counter()
         sizes: dict[int, int] = {}
 
         async def call() -> None:
-            for path, data in made:
+            for path, template in made:
+                data = template.replace(SESSION_ID.encode(), session_id.encode())
+                data = data.replace(RESERVATION_ID.encode(), reservation_id.encode())
                 code = await outcome(shop, path, data)
                 seen[path, code] += 1
                 if seen.total() % WARM_UP == 0:
@@ -140,7 +151,7 @@ async def test_nothing_random_is_our_fault(open_shop: Open, request: pytest.Fixt
                 assert code in ALLOWED, f"seed {seed}: {path} answered {code} to {data!r}"
 
         await asyncio.gather(*(call() for _ in range(CALLERS)))
-        assert seen.total() == wanted
+        assert seen.total() >= wanted
         for path in requests:
             assert any(seen[path, code] for code in ALLOWED - {StatusCode.INVALID_ARGUMENT}), f"{path} was never served"
             if path.split("/")[-1] != "GetPolicy":

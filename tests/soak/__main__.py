@@ -90,7 +90,8 @@ async def _run(seconds: float, engine: str, console: Console) -> list[str]:
 
         async with load.running():
             await asyncio.sleep(MINUTE)
-            await look("the first minute")
+        await look("the first minute")  # while nobody calls: calls in progress come and go
+        async with load.running():
             until_then = time.monotonic() + seconds
             for fault in itertools.cycle(FAULTS):
                 due = time.monotonic() + EVERY
@@ -100,7 +101,7 @@ async def _run(seconds: float, engine: str, console: Console) -> list[str]:
                 await look(fault.name)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             await asyncio.sleep(MINUTE)
-            await look("the last minute")
+        await look("the last minute")
         publish(console, load, taken)
         grown = taken[-1][1].grown(taken[0][1])
         return [*grown, *_unexpected(load), *(f"lost: {one}" for one in await load.lost())]

@@ -97,7 +97,7 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Calls as long as the body runs. Calls under way at its end are waited for."""
+        """Calls as long as the body runs. Calls under way at its end are waited for; then it may run again."""
         stop = asyncio.Event()
         tasks = [asyncio.create_task(work(stop)) for kind, work in self._work().items() for _ in range(self.callers[kind])]
         try:
