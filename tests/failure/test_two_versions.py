@@ -56,7 +56,7 @@ async def versions(
         for code, port in zip((None, newer), choose_ports(2), strict=True):
             address = f"127.0.0.1:{port}"
             await stack.enter_async_context(process("serve", tmp_path, config | {"listen_address": address}, code=code))
-            await serving(address, seconds=60)
+            await serving(address, seconds=120)  # it compiles a copy of itself first
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
             shops.append(Shop(Sidecar(address, channel)))
         yield shops[0], shops[1]
