@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from cache_sidecar.probe import ask
+from cache_sidecar.probe import Way, ask
 from tests.bench.comparison import Comparison, Measure, Measured
 from tests.bench.machine import BusyMeter
 from tests.bench.processes import running
@@ -41,14 +41,14 @@ def _start(stack: Stack, servers: Mapping[str, str | Sequence[str]]) -> Measured
     settings = {"namespace": NAMESPACE, "listen_address": address, "log_level": "warning", **servers}
     file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     core = stack.cores.server if stack.cores else None
-    busy, began = BusyMeter(), time.perf_counter()
+    way, busy, began = Way(address), BusyMeter(), time.perf_counter()
     with running(
         "cold_start", ["cache_sidecar", "serve", "--config", str(file)], core=core, directory=stack.directory
     ) as started:
-        while ask(address):
+        while ask(way):
             time.sleep(_LOOK_EVERY)
             if time.perf_counter() - began > 1:
-                started.wait_until(lambda: not ask(address))
+                started.wait_until(lambda: not ask(way))
         seconds, used, shares = time.perf_counter() - began, started.cpu_seconds(), busy.read()
     return Measured(
         calls_per_second=1 / seconds,

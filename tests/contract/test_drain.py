@@ -1,18 +1,23 @@
 """The end of a sidecar: calls in progress finish, streams are told, nothing new begins."""
 
 import asyncio
+import time
+from datetime import datetime, timedelta
 
 import grpc
+import psycopg
 import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cache_sidecar.clock import ManualClock
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.contract.conftest import Open
 from tests.contract.raw import RawConnection, message
 from tests.contract.shop import Shop, refusal
 from tests.contract.test_errors import locked
 from tests.contract.test_product_watch import METHOD, insert, watching
+from tests.customers import Customer
 from tests.sidecars import DEADLINE, until
 
 
@@ -101,3 +106,24 @@ async def test_a_health_check_on_an_open_connection_says_so(open_shop: Open, dat
         shop.app.server._health.drain()
         reply = await health.Check(health_pb2.HealthCheckRequest(service="cache_sidecar.v1.ProductService"))
         assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_uses_of_sessions_that_wait_for_their_window_reach_postgresql(open_shop: Open, database: str) -> None:
+    clock = ManualClock(time.time())
+    async with open_shop(clock=clock) as shop:
+        customer = Customer(shop.sidecar)
+        session_id = await customer.create("somebody")
+        (before,) = await use_times(database)
+        clock.advance(1.0)
+        await customer.touch(session_id)
+        assert await use_times(database) == [before], "many uses cost one write, later"
+    (after,) = await use_times(database)
+    assert timedelta(seconds=0.9) < after - before < timedelta(seconds=1.1)  # Redis counts uses in whole milliseconds
+
+
+async def use_times(database: str) -> list[datetime]:
+    """Returns when each session was last used, as far as PostgreSQL knows."""
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        return [
+            moment for (moment,) in await (await connection.execute("SELECT use_time FROM cache_sidecar.sessions")).fetchall()
+        ]

@@ -171,6 +171,7 @@ async def test_while_postgresql_is_away_cached_reads_go_on_and_writes_are_unavai
         for _ in range(50):
             assert await shop.source(hot) == L1
         assert await shop.source(warm) == L2
+        age = (await shop.get(hot)).cache.age.ToNanoseconds()
         for call in (shop.update(hot, title="x"), shop.create(), shop.delete(hot), shop.get(new_id())):
             refusal = await refused(call)
             assert (refusal.code, refusal.retry_after) == (StatusCode.UNAVAILABLE, 1.0)
@@ -178,6 +179,7 @@ async def test_while_postgresql_is_away_cached_reads_go_on_and_writes_are_unavai
         refusals = await asyncio.wait_for(asyncio.gather(*(refused(shop.create()) for _ in range(100))), 20)
         assert {refusal.code for refusal in refusals} == {StatusCode.UNAVAILABLE}
         assert await shop.source(hot) == L1
+        assert (await shop.get(hot)).cache.age.ToNanoseconds() > age, "it says how old it is"
         await store.heal()
         await until(lambda: can_write(shop, hot))
         await until(lambda: is_titled(other, hot, "healed"))
