@@ -42,6 +42,7 @@ run: setup ## Start everything on this machine: Redis cluster, PostgreSQL, demo 
 	@$(BIN)/cache-sidecar dev
 
 test: setup ## Run all tests; those on a real Kubernetes API server where Go is there, see e2e
+	@$(BIN)/python -m tests.interop.build --or-skip
 	@$(BIN)/python -m tests.e2e.build --or-skip
 	@if $(CARGO); then \
 		cargo test -q --release --no-default-features --locked $(CRATE) > build/cargo-test.log 2>&1 || { cat build/cargo-test.log; exit 1; } \
@@ -54,6 +55,10 @@ test: setup ## Run all tests; those on a real Kubernetes API server where Go is 
 e2e: setup ## Run the tests on a real Kubernetes API server, which is built once, in about 8 minutes, from Go modules
 	@$(BIN)/python -m tests.e2e.build
 	@$(BIN)/python -m pytest tests/e2e
+
+interop: setup ## Run gRPC's own interop suites, and clients in other languages, which are got once
+	@$(BIN)/python -m tests.interop.build
+	@$(BIN)/python -m pytest tests/interop
 
 check: setup ## Lint, types, import contracts, protos, generated code, the lock
 	@if $(CARGO); then cargo fmt --check $(CRATE) && cargo clippy -q --all-targets --locked $(CRATE) -- --deny warnings; \
@@ -108,4 +113,4 @@ lock: setup ## Resolve the dependencies anew
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build dist cache_sidecar/_native*.so
 
-.PHONY: help setup run test e2e check proto bench replay consistency propagation failure fuzz soak wheel lock clean
+.PHONY: help setup run test e2e interop check proto bench replay consistency propagation failure fuzz soak wheel lock clean

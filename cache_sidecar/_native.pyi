@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias, final
 
-Trailers: TypeAlias = list[tuple[str, bytes]]
+Pairs: TypeAlias = list[tuple[str, bytes]]
 
 @final
 class Memory:
@@ -63,8 +63,8 @@ class Tls:
 class Call:
     """A unary call that waits for its answer. Only the first answer counts."""
 
-    def reply(self, message: bytes, trailers: Trailers) -> None: ...
-    def fail(self, code: int, details: str, trailers: Trailers) -> None: ...
+    def reply(self, message: bytes, initial: Pairs, trailers: Pairs) -> None: ...
+    def fail(self, code: int, details: str, initial: Pairs, trailers: Pairs) -> None: ...
     def metadata(self) -> list[tuple[str, str]]: ...
     def client(self) -> Client: ...
     def time_remaining(self) -> float | None:

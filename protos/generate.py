@@ -1,4 +1,6 @@
-"""Generates the Python code of these protos into `cache_sidecar/v1`; with --check, says whether it is up to date.
+"""Generates the Python code of these protos into `cache_sidecar/v1`, and that of gRPC's interop service into `tests/interop`.
+
+With --check, says whether it is up to date.
 
 The generated code is committed, so that using the project needs no compiler, and never edited.
 """
@@ -15,8 +17,13 @@ PROTOS = Path(__file__).parent
 PROJECT = PROTOS.parent
 OURS = sorted(PROTOS.glob("cache_sidecar/v1/*.proto"))
 VALIDATE = PROTOS / "buf/validate/validate.proto"
-# The validation rules are options in our descriptors, but no wheel ships their generated module: we keep our own.
-VENDORED = ("from buf.validate import", "from cache_sidecar.v1.buf.validate import")
+INTEROP = PROJECT / "tests/interop"
+# The validation rules are options in our descriptors, but no wheel ships their generated module: we keep our own. The interop
+# service cannot be below grpc's own package.
+MOVED = {
+    "from buf.validate import": "from cache_sidecar.v1.buf.validate import",
+    "from grpc.testing import": "from tests.interop.grpc.testing import",
+}
 
 
 def compile_protos(out: Path) -> None:
@@ -33,6 +40,11 @@ def compile_protos(out: Path) -> None:
     at_vendored = [argument.replace(f"={out}", f"={vendored}").replace(f":{out}", f":{vendored}") for argument in common]
     if status := protoc.main([*at_vendored, str(VALIDATE)]):
         raise SystemExit(status)
+    interop = out / INTEROP.relative_to(PROJECT)
+    interop.mkdir(parents=True)
+    plain = ["protoc", f"-I{INTEROP / 'protos'}", f"--python_out={interop}", f"--grpc_python_out={interop}"]
+    if status := protoc.main([*plain, *map(str, sorted((INTEROP / "protos").rglob("*.proto")))]):
+        raise SystemExit(status)
 
 
 def generate(out: Path) -> dict[Path, str]:
@@ -40,9 +52,11 @@ def generate(out: Path) -> dict[Path, str]:
     compile_protos(out)
     generated = {}
     for path in sorted(out.rglob("*.py*")):
-        text = path.read_text().replace(*VENDORED)
-        if "_pb2_grpc" in path.name and "_service_" not in path.name:
+        text = path.read_text()
+        if "_pb2_grpc" in path.name and "Stub" not in text:
             continue
+        for old, new in MOVED.items():
+            text = text.replace(old, new)
         generated[path.relative_to(out)] = text
     return generated
 
@@ -53,7 +67,8 @@ def main(arguments: list[str]) -> int:
         generated = generate(Path(scratch))
     existing = {
         path.relative_to(PROJECT)
-        for path in (PROJECT / "cache_sidecar/v1").rglob("*_pb2*.py*")
+        for folder in (PROJECT / "cache_sidecar/v1", INTEROP)
+        for path in folder.rglob("*_pb2*.py*")
         if "__pycache__" not in path.parts
     }
     stale = sorted(existing - generated.keys())

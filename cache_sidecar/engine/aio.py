@@ -34,8 +34,11 @@ class AioServer:
         self.callers: Callers | None = None
         "Where there is one, calls are passed on by the native engine."
 
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Does nothing: generated code calls it beside `add_registered_method_handlers`, with the same methods."""
+
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Registers the handlers of a service's methods, which take and give bytes."""
+        """Registers the handlers of a service's methods."""
         hosted = {name: self._bounded(handler) if handler.unary_unary else handler for name, handler in handlers.items()}
         if self.callers:
             hosted = {name: passed_on(handler, self.callers) for name, handler in hosted.items()}
@@ -59,7 +62,7 @@ class AioServer:
         await self._server.stop(grace)
 
     def _bounded(self, handler: Any) -> Any:
-        behaviour = handler.unary_unary
+        behaviour = of_bytes(handler)
 
         async def call(data: bytes, context: Any) -> bytes:
             reply: bytes = await behaviour(data, context)
@@ -107,6 +110,20 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca or None)
+
+
+def of_bytes(handler: Any) -> Any:
+    """Returns what a unary handler does, as a function of the request's bytes that returns the reply's."""
+    behaviour, parse, serialize = handler.unary_unary, handler.request_deserializer, handler.response_serializer
+    if parse is None and serialize is None:
+        return behaviour
+
+    async def call(data: bytes, context: Any) -> bytes:
+        reply = await behaviour(parse(data) if parse else data, context)
+        reply_bytes: bytes = serialize(reply) if serialize else reply
+        return reply_bytes
+
+    return call
 
 
 def create(settings: Settings, *, is_private: bool = False) -> AioServer:

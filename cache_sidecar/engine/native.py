@@ -70,6 +70,9 @@ class NativeServer:
 
     # As aio.AioServer
 
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Does nothing: generated code calls it beside `add_registered_method_handlers`, with the same methods."""
+
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Registers the handlers of a service's methods."""
         self._private.add_registered_method_handlers(service, handlers)
@@ -174,7 +177,7 @@ class NativeServer:
         """The server in Rust, made when the methods are known."""
         if self._made is None:
             paths = [(path, self._from_memory(path)) for path in self._handlers]
-            self._methods = [_behaviour(handler) for handler in self._handlers.values()]
+            self._methods = [aio.of_bytes(handler) for handler in self._handlers.values()]
             self._made = Front(self._folder.socket, self._settings.max_message_bytes, paths, _lifetimes(self._settings))
         return self._made
 
@@ -209,33 +212,38 @@ class NativeServer:
         context = Context(call)
         try:
             reply = await behaviour(data, context)
-            call.reply(reply, _trailers(context.trailing))
-        except _Aborted as end:
-            call.fail(end.code.value[0], end.details, _trailers(end.trailing))
+            if context.code is grpc.StatusCode.OK:
+                call.reply(reply, _sent(context.initial), _sent(context.trailing))
+            else:
+                context.fail()
+        except _Aborted:
+            context.fail()
         except asyncio.CancelledError:
-            call.fail(grpc.StatusCode.UNAVAILABLE.value[0], "the sidecar is stopping", [])
+            call.fail(grpc.StatusCode.UNAVAILABLE.value[0], "the sidecar is stopping", [], [])
             raise
         except Exception as error:  # noqa: BLE001  # as grpc.aio does
-            telemetry.log.error("call failed", exc_info=error)
-            call.fail(grpc.StatusCode.UNKNOWN.value[0], "the method failed", [])
+            if context.code is grpc.StatusCode.OK:
+                telemetry.log.error("call failed", exc_info=error)
+                context.code, context.details = grpc.StatusCode.UNKNOWN, "the method failed"
+            context.fail()
         finally:
             del self._tasks[id]
 
 
 class _Aborted(Exception):
-    """A call was ended with a status."""
-
-    def __init__(self, code: grpc.StatusCode, details: str, trailing: Metadata) -> None:
-        self.code, self.details, self.trailing = code, details, trailing
+    """A call was ended with a status, which its context holds."""
 
 
 class Context:
     """What a service sees of a call: of `grpc.aio.ServicerContext` what both engines have."""
 
-    __slots__ = ("_call", "trailing")
+    __slots__ = ("_call", "code", "details", "initial", "trailing")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self.code = grpc.StatusCode.OK
+        self.details = ""
+        self.initial: Metadata = ()
         self.trailing: Metadata = ()
 
     def time_remaining(self) -> float | None:
@@ -266,36 +274,39 @@ class Context:
         """Says whether the caller has given up."""
         return self._call.is_given_up()
 
+    async def send_initial_metadata(self, initial: Metadata) -> None:
+        """Sets what is sent ahead of the reply, and together with it."""
+        self.initial = initial
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Sets the status; with any but OK, what the method returns or raises is not sent."""
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        """Sets the message of the status."""
+        self.details = details
+
     def set_trailing_metadata(self, trailing: Metadata) -> None:
         """Sets what is sent behind the reply."""
         self.trailing = trailing
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         """Ends the call with an error."""
-        raise _Aborted(code, details, trailing_metadata or self.trailing)
+        self.code, self.details, self.trailing = code, details, trailing_metadata or self.trailing
+        raise _Aborted
+
+    def fail(self) -> None:
+        """Answers with the status."""
+        self._call.fail(self.code.value[0], self.details, _sent(self.initial), _sent(self.trailing))
 
 
-def _trailers(metadata: Metadata) -> list[tuple[str, bytes]]:
+def _sent(metadata: Metadata) -> list[tuple[str, bytes]]:
     """Returns metadata as it travels: binary values in base64, without padding."""
     return [(key, _travelling(key, value.encode() if isinstance(value, str) else value)) for key, value in metadata]
 
 
 def _travelling(key: str, value: bytes) -> bytes:
     return base64.b64encode(value).rstrip(b"=") if key.endswith("-bin") else value
-
-
-def _behaviour(handler: Any) -> Any:
-    """Returns what takes and gives bytes."""
-    behaviour, parse, serialize = handler.unary_unary, handler.request_deserializer, handler.response_serializer
-    if parse is None and serialize is None:
-        return behaviour
-
-    async def call(data: bytes, context: Context) -> bytes:
-        reply = await behaviour(parse(data) if parse else data, context)
-        reply_bytes: bytes = serialize(reply) if serialize else reply
-        return reply_bytes
-
-    return call
 
 
 def _shape(path: str) -> tuple[int, int, int, int, int]:

@@ -39,6 +39,11 @@ class Program(NamedTuple):
     def folder(self) -> Path:
         return _FOLDER / self.name
 
+    @property
+    def problem(self) -> str:
+        """Why it is of no use on this machine; empty when it is of use."""
+        return "" if sys.platform == "linux" else "they need Linux, where every address 127.x.y.z can be listened on"
+
 
 _MAJOR, _MINOR, _ = KUBERNETES.split(".")
 
@@ -57,11 +62,15 @@ class CannotBuild(InputError):
 @functools.cache
 def path(program: Program) -> Path:
     """Returns where a program is, or will be. Raises CannotBuild without Go."""
-    made_of = hashlib.sha256(repr((_go_version(), program)).encode())
+    made_of = hashlib.sha256(repr((_go_version(program), program)).encode())
     for file in sorted(program.folder.iterdir()):
         made_of.update(file.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "cache-sidecar" / f"{program.name}-{made_of.hexdigest()[:16]}" / program.name
+    return cache() / f"{program.name}-{made_of.hexdigest()[:16]}" / program.name
+
+
+def cache() -> Path:
+    """Returns our folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cache-sidecar"
 
 
 def build(program: Program, *, deadline: float = math.inf) -> Path:
@@ -87,15 +96,15 @@ def build(program: Program, *, deadline: float = math.inf) -> Path:
     return found
 
 
-def _go_version() -> str:
-    if sys.platform != "linux":
-        raise CannotBuild("they need Linux, where every address 127.x.y.z can be listened on")
+def _go_version(program: Program) -> str:
+    if program.problem:
+        raise CannotBuild(program.problem)
     if not shutil.which("go"):
         raise CannotBuild("Go is not there")
     # In the folder, as its go.mod may ask for a newer Go than the one that is installed.
-    done = _go(KUBE, "env", "GOVERSION")
+    done = _go(program, "env", "GOVERSION")
     if done.returncode:
-        raise CannotBuild(_last_line(done.stderr))
+        raise CannotBuild(last_line(done.stderr))
     return done.stdout.strip()
 
 
@@ -103,7 +112,7 @@ def _download(program: Program, deadline: float) -> None:
     """Brings the modules whose packages are needed, which are not all that go.mod names."""
     done = _go(program, "list", "-deps", program.package, deadline=deadline)
     if done.returncode:
-        raise CannotBuild(f"the Go modules cannot be had: {_last_line(done.stderr)}")
+        raise CannotBuild(f"the Go modules cannot be had: {last_line(done.stderr)}")
 
 
 def _compile(program: Program, target: Path, deadline: float) -> None:
@@ -125,10 +134,11 @@ def _go(program: Program, *arguments: str, deadline: float = math.inf) -> subpro
             command, cwd=program.folder, env=environment, capture_output=True, text=True, check=False, timeout=left
         )
     except subprocess.TimeoutExpired:
-        raise CannotBuild(f"`go {arguments[0]}` takes too long here; `make e2e` waits for it") from None
+        raise CannotBuild(f"`go {arguments[0]}` takes too long here") from None
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Returns what a failed command said in the end."""
     return (text.strip().splitlines() or ["no reason given"])[-1]
 
 

@@ -21,7 +21,8 @@ def copy(tmp_path: Path) -> Path:
     """A copy of the protos and of the code generated from them."""
     shutil.copytree(PROJECT / "protos", tmp_path / "protos")
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PROJECT / "cache_sidecar/v1", tmp_path / "cache_sidecar/v1", ignore=ignored)
+    for folder in ("cache_sidecar/v1", "tests/interop/protos", "tests/interop/grpc"):
+        shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=ignored)
     return tmp_path
 
 

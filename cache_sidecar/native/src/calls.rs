@@ -24,6 +24,7 @@ pub struct Answer {
     pub code: u32,
     pub details: String,
     pub message: Bytes,
+    pub initial: HeaderMap,
     pub trailers: HeaderMap,
 }
 

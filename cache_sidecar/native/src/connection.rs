@@ -295,7 +295,7 @@ fn hit(
     else {
         return Some(respond);
     };
-    reply::message(respond, found.body.into(), HeaderMap::new(), &connection.peer);
+    reply::message(respond, HeaderMap::new(), found.body.into(), HeaderMap::new(), &connection.peer);
     if found.wants_python {
         connection.server.calls.ring();
     }
@@ -381,10 +381,12 @@ async fn come_back(connection: &Connection, mut pending: Pending) -> bool {
     tokio::select! { biased;
         answer = &mut pending.answer => {
             match answer {
-                Ok(Answer { code: 0, message, trailers, .. }) => {
-                    reply::message(pending.respond, message, trailers, &connection.peer);
+                Ok(Answer { code: 0, message, initial, trailers, .. }) => {
+                    reply::message(pending.respond, initial, message, trailers, &connection.peer);
                 }
-                Ok(answer) => reply::refuse(pending.respond, answer.code, &answer.details, answer.trailers),
+                Ok(Answer { code, details, initial, trailers, .. }) => {
+                    reply::fail(pending.respond, code, &details, initial, trailers);
+                }
                 Err(_) => {
                     bump(&counters.unanswered);
                     reply::refuse(pending.respond, UNAVAILABLE, STUCK, HeaderMap::new());

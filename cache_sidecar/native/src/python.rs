@@ -151,21 +151,23 @@ impl Tls {
 #[pyclass(frozen)]
 pub struct Call(calls::Call);
 
-type Trailers = Vec<(String, Vec<u8>)>;
+type Metadata = Vec<(String, Vec<u8>)>;
 
 #[pymethods]
 impl Call {
-    fn reply(&self, message: &[u8], trailers: Trailers) -> PyResult<()> {
+    fn reply(&self, message: &[u8], initial: Metadata, trailers: Metadata) -> PyResult<()> {
         let mut framed = Vec::with_capacity(FRAME + message.len());
         framed.resize(FRAME, 0);
         framed.extend_from_slice(message);
         wire::close_frame(&mut framed, FRAME);
-        self.0.answer(Answer { code: 0, details: String::new(), message: framed.into(), trailers: headers(trailers)? });
+        let (initial, trailers) = (headers(initial)?, headers(trailers)?);
+        self.0.answer(Answer { code: 0, details: String::new(), message: framed.into(), initial, trailers });
         Ok(())
     }
 
-    fn fail(&self, code: u32, details: String, trailers: Trailers) -> PyResult<()> {
-        self.0.answer(Answer { code, details, message: Default::default(), trailers: headers(trailers)? });
+    fn fail(&self, code: u32, details: String, initial: Metadata, trailers: Metadata) -> PyResult<()> {
+        let (initial, trailers) = (headers(initial)?, headers(trailers)?);
+        self.0.answer(Answer { code, details, message: Default::default(), initial, trailers });
         Ok(())
     }
 
@@ -191,7 +193,7 @@ fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-fn headers(pairs: Trailers) -> PyResult<HeaderMap> {
+fn headers(pairs: Metadata) -> PyResult<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(pairs.len() + 3);
     for (name, value) in pairs {
         let name = HeaderName::try_from(name).map_err(|error| PyValueError::new_err(error.to_string()))?;

@@ -21,14 +21,12 @@ pub const RESOURCE_EXHAUSTED: u32 = 8;
 pub const UNAVAILABLE: u32 = 14;
 
 /// Sends a framed message and OK. At once when the client has room for it; else a task waits for that.
-pub fn message(mut respond: SendResponse<Bytes>, body: Bytes, mut trailers: HeaderMap, peer: &Arc<Peer>) {
+pub fn message(mut respond: SendResponse<Bytes>, initial: HeaderMap, body: Bytes, mut trailers: HeaderMap, peer: &Arc<Peer>) {
     if peer.unread.load(Relaxed) > MAX_UNREAD {
         return refuse(respond, RESOURCE_EXHAUSTED, "too many replies wait for their caller to read them", HeaderMap::new());
     }
-    let mut head = Response::new(());
-    head.headers_mut().insert(CONTENT_TYPE, GRPC);
     trailers.insert(STATUS, HeaderValue::from_static("0"));
-    let Ok(mut stream) = respond.send_response(head, false) else { return };
+    let Ok(mut stream) = respond.send_response(head(initial), false) else { return };
     stream.reserve_capacity(body.len());
     if stream.capacity() >= body.len() {
         let _ = stream.send_data(body, false);
@@ -51,14 +49,33 @@ pub fn message(mut respond: SendResponse<Bytes>, body: Bytes, mut trailers: Head
 
 /// Ends a call without a message.
 pub fn refuse(mut respond: SendResponse<Bytes>, code: u32, details: &str, mut trailers: HeaderMap) {
+    add_status(&mut trailers, code, details);
+    let _ = respond.send_response(head(trailers), true);
+}
+
+/// Ends a call without a message, but with what is to be sent ahead of one.
+pub fn fail(mut respond: SendResponse<Bytes>, code: u32, details: &str, initial: HeaderMap, mut trailers: HeaderMap) {
+    if initial.is_empty() {
+        return refuse(respond, code, details, trailers);
+    }
+    add_status(&mut trailers, code, details);
+    if let Ok(mut stream) = respond.send_response(head(initial), false) {
+        let _ = stream.send_trailers(trailers);
+    }
+}
+
+fn head(mut headers: HeaderMap) -> Response<()> {
+    headers.insert(CONTENT_TYPE, GRPC);
+    let mut head = Response::new(());
+    *head.headers_mut() = headers;
+    head
+}
+
+fn add_status(trailers: &mut HeaderMap, code: u32, details: &str) {
     trailers.insert(STATUS, HeaderValue::from(code));
     if let Ok(details) = HeaderValue::try_from(escaped(details)) {
         trailers.insert(MESSAGE, details);
     }
-    trailers.insert(CONTENT_TYPE, GRPC);
-    let mut head = Response::new(());
-    *head.headers_mut() = trailers;
-    let _ = respond.send_response(head, true);
 }
 
 /// Returns the trailers of a stream that cannot go on.
