@@ -4,10 +4,10 @@ use crate::access::{self, Tokens};
 use crate::calls::{Answer, Call, Refused};
 use crate::counters::bump;
 use crate::hits::Hits;
-use crate::identity::Client;
 use crate::lifetime::{self, Activity, Due, Lifetime};
 use crate::limits::*;
 use crate::metadata::{self, Way};
+use crate::peer::Peer;
 use crate::proxy::{self, STUCK, Upstream};
 use crate::reply::{self, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE};
 use crate::server::{Method, Server};
@@ -16,14 +16,13 @@ use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Ping, Reason, RecvStream};
 use http::{HeaderMap, Request};
-use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 /// What calls of a connection share.
 pub struct Connection {
@@ -31,43 +30,6 @@ pub struct Connection {
     pub upstream: Upstream,
     pub peer: Arc<Peer>,
     begun: AtomicU64,
-}
-
-/// The client.
-pub struct Peer {
-    pub number: u64,
-    pub client: Arc<Client>,
-    /// Whether it may be answered without asking Python.
-    pub is_allowed: bool,
-    /// Bytes of replies that wait for it to read them.
-    pub unread: AtomicUsize,
-    resets: Mutex<(Instant, u32)>,
-    too_many_resets: Notify,
-}
-
-impl Peer {
-    pub fn new(number: u64, client: Arc<Client>, is_allowed: bool) -> Self {
-        Peer {
-            number,
-            client,
-            is_allowed,
-            unread: AtomicUsize::new(0),
-            resets: Mutex::new((Instant::now(), 0)),
-            too_many_resets: Notify::new(),
-        }
-    }
-
-    /// Counts a call that was reset after it was accepted.
-    pub fn count_reset(&self) {
-        let (since, count) = &mut *self.resets.lock();
-        if since.elapsed() >= Duration::from_secs(1) {
-            (*since, *count) = (Instant::now(), 0);
-        }
-        *count += 1;
-        if *count > MAX_RESETS {
-            self.too_many_resets.notify_one();
-        }
-    }
 }
 
 type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
@@ -80,7 +42,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     mut draining: watch::Receiver<bool>,
 ) {
-    let Ok(Ok(mut http)) = tokio::time::timeout(HANDSHAKE_WITHIN, handshake(stream)).await else {
+    let Ok(Ok(mut http)) = tokio::time::timeout_at(peer.ready_until, handshake(stream)).await else {
         return bump(&server.counters.broken_connections);
     };
     let mut lifetime = Lifetime::new(&server.lifetimes);

@@ -16,6 +16,7 @@ mod lifetime;
 mod limits;
 mod metadata;
 mod pace;
+mod peer;
 mod proxy;
 #[cfg(feature = "python")]
 mod python;

@@ -2,11 +2,12 @@
 //! and whatever is unusual. Each client connection has a connection of its own there, so that one client's stalled streams
 //! don't hold up another's calls.
 
-use crate::connection::{Connection, Peer};
+use crate::connection::Connection;
 use crate::counters::bump;
 use crate::io::Gathering;
 use crate::limits::{CONNECTION_WINDOW, MAX_STREAMS, PROXY_FRAME_BUDGET, PROXY_WINDOW, SEND_BUFFER};
 use crate::metadata;
+use crate::peer::Peer;
 use crate::reply::{self, UNAVAILABLE};
 use bytes::Bytes;
 use h2::client::{self, SendRequest};

@@ -1,7 +1,7 @@
 //! Sending replies.
 
-use crate::connection::Peer;
 use crate::limits::{MAX_UNREAD, READ_WITHIN};
+use crate::peer::Peer;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};

@@ -2,13 +2,14 @@
 
 use crate::access::Access;
 use crate::calls::Calls;
-use crate::connection::{self, Peer};
+use crate::connection;
 use crate::counters::{Counters, bump};
 use crate::hits::Hits;
 use crate::identity::{Client, Identity};
 use crate::io::Gathering;
 use crate::lifetime;
 use crate::limits::{BACKLOG, HANDSHAKE_WITHIN, HEARTBEAT, MAX_CONNECTIONS, OUT_OF_FILES};
+use crate::peer::Peer;
 use crate::tls::Tls;
 use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -200,7 +201,7 @@ async fn serve_tls(server: Arc<Server>, stream: TcpStream, tls: Arc<Tls>, name: 
     let open = Open::new(server);
     let accepted = tokio::select! {
         _ = draining.wait_for(|is_on| *is_on) => return,
-        accepted = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)) => accepted,
+        accepted = tokio::time::timeout_at(open.ready_until, tls.accept(stream)) => accepted,
     };
     let Ok(Ok((stream, identity))) = accepted else { return bump(&open.server.counters.broken_connections) };
     let peer = open.peer(name, identity);
@@ -220,20 +221,21 @@ async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Re
 struct Open {
     server: Arc<Server>,
     number: u64,
+    ready_until: tokio::time::Instant,
 }
 
 impl Open {
     fn new(server: Arc<Server>) -> Self {
         server.counters.connections.fetch_add(1, Relaxed);
         let number = server.counters.accepted.fetch_add(1, Relaxed);
-        Open { server, number }
+        Open { server, number, ready_until: tokio::time::Instant::now() + HANDSHAKE_WITHIN }
     }
 
     fn peer(&self, name: String, identity: Identity) -> Peer {
         let client = Arc::new(Client { name, identity });
         self.server.clients.lock().insert(self.number, client.clone());
         let is_allowed = self.server.access.is_allowed(&client.identity);
-        Peer::new(self.number, client, is_allowed)
+        Peer::new(self.number, client, is_allowed, self.ready_until)
     }
 }
 
