@@ -97,6 +97,14 @@ failure: setup ## Break one thing after the other: what callers see before, duri
 fuzz: setup ## Send 50,000 generated requests to every method; REQUESTS=n, SEED=n
 	@$(BIN)/python -m pytest tests/contract/test_hostile_fuzz.py -q --fuzz=$(or $(REQUESTS),50000) --fuzz-seed=$(or $(SEED),1) -o timeout=0
 
+fuzz-native: ## Fuzz the native engine's parsers with cargo-fuzz, which is to be installed; RUNS=n inputs for each
+	@command -v cargo-fuzz > /dev/null || { echo "cargo-fuzz is not installed: 'cargo install cargo-fuzz'" >&2; exit 1; }
+	@for target in wire authority hpack metadata pace; do \
+		mkdir -p build/fuzz/corpus/$$target && \
+		RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CURDIR)/build/fuzz cargo fuzz run --fuzz-dir cache_sidecar/native/fuzz --sanitizer none $$target \
+			build/fuzz/corpus/$$target cache_sidecar/native/fuzz/corpus/$$target -- -runs=$(or $(RUNS),1000000) -max_len=512 || exit 1; \
+	done
+
 soak: setup ## Load for 5 minutes with a fault every 30 seconds: nothing may be lost, nothing may grow; MINUTES=n, ENGINE=name
 	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ENGINE),--engine $(ENGINE))
 
@@ -113,4 +121,4 @@ lock: setup ## Resolve the dependencies anew
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build dist cache_sidecar/_native*.so
 
-.PHONY: help setup run test e2e interop check proto bench replay consistency propagation failure fuzz soak wheel lock clean
+.PHONY: help setup run test e2e interop check proto bench replay consistency propagation failure fuzz fuzz-native soak wheel lock clean

@@ -47,6 +47,11 @@ impl Repair {
         }
     }
 
+    /// Returns how many bytes wait for the rest of their frame.
+    pub fn holds(&self) -> usize {
+        self.held.len()
+    }
+
     fn release(&mut self, out: &mut Vec<u8>) {
         if self.held.len() < HEADER {
             return;
@@ -104,7 +109,8 @@ fn repair(frame: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-fn is_fit(byte: u8) -> bool {
+/// Whether h2 takes a byte in an authority.
+pub fn is_fit(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)
 }
 
@@ -137,17 +143,6 @@ fn string(frame: &[u8], at: &mut usize) -> Option<Option<std::ops::Range<usize>>
     Some((!is_coded).then_some(start..*at))
 }
 
-/// For fuzzing: repairs in pieces and in one, which must give the same, of the same length.
-#[doc(hidden)]
-pub fn check(bytes: &[u8], piece: usize) {
-    let (mut whole, mut pieces) = (Vec::new(), Vec::new());
-    let (mut one, mut many) = (Repair::default(), Repair::default());
-    one.feed(bytes, &mut whole);
-    bytes.chunks(piece.max(1)).for_each(|chunk| many.feed(chunk, &mut pieces));
-    assert_eq!(whole, pieces);
-    assert_eq!(whole.len() + one.held.len(), bytes.len());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +150,16 @@ mod tests {
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let length = (payload.len() as u32).to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// Repairs in pieces and in one, which must give the same, of the same length.
+    fn check(bytes: &[u8], piece: usize) {
+        let (mut whole, mut pieces) = (Vec::new(), Vec::new());
+        let (mut one, mut many) = (Repair::default(), Repair::default());
+        one.feed(bytes, &mut whole);
+        bytes.chunks(piece).for_each(|chunk| many.feed(chunk, &mut pieces));
+        assert_eq!(whole, pieces);
+        assert_eq!(whole.len() + one.holds(), bytes.len());
     }
 
     fn repaired(frames: &[Vec<u8>]) -> Vec<u8> {

@@ -86,13 +86,15 @@ impl Hits {
     }
 }
 
-struct Request<'a> {
-    ids: Vec<&'a [u8]>,
-    freshness: Freshness,
+/// What a hit needs to know of a request.
+pub struct Request<'a> {
+    pub ids: Vec<&'a [u8]>,
+    pub freshness: Freshness,
 }
 
 impl<'a> Request<'a> {
-    fn read(message: &'a [u8], shape: &Shape) -> Result<Self, Unread> {
+    /// Reads a request's message; Err for what protobuf might read otherwise, which is for Python.
+    pub fn read(message: &'a [u8], shape: &Shape) -> Result<Self, Unread> {
         let mut fields = Fields::new(message);
         let mut request = Request { ids: Vec::new(), freshness: Freshness::default() };
         let mut has_options = false;

@@ -13,9 +13,9 @@ mod identity;
 mod io;
 pub mod l1;
 mod lifetime;
-mod limits;
-mod metadata;
-mod pace;
+pub mod limits;
+pub mod metadata;
+pub mod pace;
 mod peer;
 mod proxy;
 #[cfg(feature = "python")]

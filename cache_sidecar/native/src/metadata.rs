@@ -26,14 +26,15 @@ pub fn way(headers: &HeaderMap, tokens: Option<&Tokens>) -> Way {
     for (name, value) in headers {
         let value = value.as_bytes();
         let of_this = match name.as_str() {
-            "content-type" => {
-                is_grpc = matches!(value, b"application/grpc" | b"application/grpc+proto");
+            "content-type" if matches!(value, b"application/grpc" | b"application/grpc+proto") => {
+                is_grpc = true;
                 Way::Memory
             }
             "authorization" if tokens.is_some_and(|tokens| tokens.admit(value)) => {
                 is_admitted = true;
                 Way::Memory
             }
+            "content-type" => Way::Proxy,
             "te"
             | "user-agent"
             | "grpc-accept-encoding"

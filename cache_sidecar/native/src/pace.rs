@@ -42,13 +42,18 @@ impl Pace {
             if self.held == HEADER {
                 self.held = 0;
                 self.pass = length(&self.head);
-                self.count(self.head[3])?;
+                self.take(self.head[3])?;
             }
         }
         Ok(())
     }
 
-    fn count(&mut self, kind: u8) -> io::Result<()> {
+    /// Returns how many there were of them since it began to count.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    fn take(&mut self, kind: u8) -> io::Result<()> {
         if matches!(kind, DATA | HEADERS | WINDOW_UPDATE | CONTINUATION) {
             return Ok(());
         }
