@@ -97,6 +97,9 @@ failure: setup ## Break one thing after the other: what callers see before, duri
 fuzz: setup ## Send 50,000 generated requests to every method; REQUESTS=n, SEED=n
 	@$(BIN)/python -m pytest tests/contract/test_hostile_fuzz.py -q --fuzz=$(or $(REQUESTS),50000) --fuzz-seed=$(or $(SEED),1) -o timeout=0
 
+hostile: setup ## Attack a sidecar on each engine: its memory, and what others see meanwhile; TIMES=n for larger attacks
+	@$(BIN)/python -m pytest tests/contract/hostile -q --attacks=$(or $(TIMES),2) -o timeout=0
+
 fuzz-native: ## Fuzz the native engine's parsers with cargo-fuzz, which is to be installed; RUNS=n inputs for each
 	@command -v cargo-fuzz > /dev/null || { echo "cargo-fuzz is not installed: 'cargo install cargo-fuzz'" >&2; exit 1; }
 	@for target in wire authority hpack metadata pace; do \
@@ -121,4 +124,4 @@ lock: setup ## Resolve the dependencies anew
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build dist cache_sidecar/_native*.so
 
-.PHONY: help setup run test e2e interop check proto bench replay consistency propagation failure fuzz fuzz-native soak wheel lock clean
+.PHONY: help setup run test e2e interop check proto bench replay consistency propagation failure fuzz hostile fuzz-native soak wheel lock clean

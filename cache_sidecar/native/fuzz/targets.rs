@@ -10,7 +10,9 @@ use _native::wire;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 
-pub const ALL: [(&str, fn(&[u8])); 5] =
+type Target = (&'static str, fn(&[u8]));
+
+pub const ALL: [Target; 5] =
     [("wire", request), ("authority", authority), ("hpack", hpack), ("metadata", metadata), ("pace", pace)];
 
 #[derive(Message)]

@@ -1,0 +1,153 @@
+"""Each attack: the sidecar's memory is bounded, and others see no error. `make hostile` prints their latencies."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.bench import frames
+from tests.contract.hostile.client import HELLO, clients
+from tests.contract.hostile.conftest import Victim
+from tests.contract.raw import RawConnection, _headers, _text, message
+from tests.contract.test_hostile_bombs import bomb
+
+GET = "/cache_sidecar.v1.ProductService/GetProduct"
+WATCH = "/cache_sidecar.v1.ProductService/WatchProducts"
+OPEN = _headers(GET)
+EXHAUSTED = 8
+MIB = 1024 * 1024
+CONTINUATION = 9
+PING = frames.frame(frames.PING, 0, 0, b"01234567")
+CANCEL = (8).to_bytes(4)
+
+
+async def gzip_bomb(victim: Victim) -> None:
+    packed = message(bomb(1024 * MIB, bits=31), compressed=True)
+    async with RawConnection.open(victim.address) as raw:
+        for _ in range(3 * victim.scale):
+            assert (await raw.call(GET, packed, encoding="gzip")).status == EXHAUSTED
+
+
+async def announced_400_mb(victim: Victim) -> None:
+    async with RawConnection.open(victim.address) as raw:
+        for _ in range(20 * victim.scale):
+            stream = await raw.begin(GET)
+            await raw.send(stream, message(b"x" * 1000, length=400 * MIB))
+            assert (await raw.reply(stream)).status == EXHAUSTED
+
+
+async def idle_connections(victim: Victim) -> None:
+    async with clients(victim.address, 10_000) as opened:
+        await asyncio.gather(*(client.send(PING) for client in opened))
+        assert not any(client.closed.is_set() for client in opened)
+
+
+async def slow_handshakes(victim: Victim) -> None:
+    async with clients(victim.address, 1000 * victim.scale, frames.PREFACE[:10]) as opened:
+        for byte in frames.PREFACE[10:20]:
+            await asyncio.gather(*(client.send(bytes([byte])) for client in opened))
+
+
+async def rapid_resets(victim: Victim) -> None:
+    for _ in range(5 * victim.scale):
+        async with clients(victim.address, 1) as (client,):
+            for stream in range(1, 10_000, 2):
+                call = frames.frame(frames.HEADERS, frames.END_HEADERS, stream, OPEN)
+                if not await client.send(call + frames.frame(frames.RST_STREAM, 0, stream, CANCEL)):
+                    break
+
+
+async def late_resets(victim: Victim) -> None:
+    async with RawConnection.open(victim.address) as raw:
+        for _ in range(10 * victim.scale):
+            streams = [await raw.begin(WATCH) for _ in range(100)]
+            for stream in streams:
+                await raw.send(stream, message(b""), end=True)
+            await raw.call(GET, message(b""))  # they have arrived
+            for stream in streams:
+                raw.cancel(stream)
+
+
+async def continuation_flood(victim: Victim) -> None:
+    more = frames.frame(CONTINUATION, 0, 1, b"\x00" + _text(b"x-more") + _text(b"x" * 1000))
+    async with clients(victim.address, 5) as opened:
+        for client in opened:
+            await client.send(frames.frame(frames.HEADERS, 0, 1, OPEN))
+            await client.flood(more * 20, 500 * victim.scale)
+
+
+async def control_flood(victim: Victim, frame: bytes) -> None:
+    async with clients(victim.address, 5) as opened:
+        await asyncio.gather(*(client.flood(frame * 1000, 100 * victim.scale) for client in opened))
+
+
+async def ping_flood(victim: Victim) -> None:
+    await control_flood(victim, PING)
+
+
+async def settings_flood(victim: Victim) -> None:
+    await control_flood(victim, frames.settings({frames.INITIAL_WINDOW_SIZE: 1000}))
+
+
+async def header_bombs(victim: Victim) -> None:
+    entry = b"\x40" + _text(b"x-bomb") + _text(b"x" * 3000)
+    bombed = OPEN + entry + b"\xbe" * 10_000  # the entry, 10,000 times: 30 MB
+    async with clients(victim.address, 20 * victim.scale) as opened:
+        for client in opened:
+            await client.send(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, bombed))
+
+
+async def stalled_streams(victim: Victim) -> None:
+    async with RawConnection.open(victim.address, stream_window=0) as raw:
+        for _ in range(100):
+            await raw.send(await raw.begin(WATCH), message(b""), end=True)
+        for number in range(20 * victim.scale):
+            await victim.shop.create(f"stalled-{victim.engine}-{number}", description="x" * 10_000)
+
+
+async def half_closed_sockets(victim: Victim) -> None:
+    call = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, OPEN)
+    async with clients(victim.address, 500 * victim.scale, HELLO + call) as opened:
+        for client in opened:
+            client.transport.write_eof()
+
+
+async def connection_flood(victim: Victim) -> None:
+    for _ in range(20 * victim.scale):
+        async with clients(victim.address, 200):
+            pass
+
+
+# What memory may grow by, in MiB.
+ATTACKS: dict[Callable[[Victim], Awaitable[Any]], int] = {
+    gzip_bomb: 64,
+    announced_400_mb: 64,
+    slow_handshakes: 128,
+    rapid_resets: 128,
+    late_resets: 128,
+    continuation_flood: 128,
+    ping_flood: 64,
+    settings_flood: 64,
+    header_bombs: 128,
+    stalled_streams: 128,
+    half_closed_sockets: 128,
+    connection_flood: 128,
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+async def test_others_are_served_and_memory_is_bounded(victim: Victim, attack: Callable[[Victim], Awaitable[Any]]) -> None:
+    await _endure(victim, attack, ATTACKS[attack])
+
+
+async def test_ten_thousand_idle_connections(victim: Victim, many_files: int) -> None:
+    if many_files < 11_000:
+        pytest.skip(f"a process may open only {many_files} files here")
+    await _endure(victim, idle_connections, 800)
+
+
+async def _endure(victim: Victim, attack: Callable[[Victim], Awaitable[Any]], growth: int) -> None:
+    row = await victim.during(attack.__name__.replace("_", " "), attack)
+    assert row["rss_growth"] < growth * MIB
+    assert [row["during"][kind]["errors"] for kind in row["during"]] == [{}, {}]
