@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import admissions, carts, cold_start, inventory, products, report
+from tests.bench import admissions, carts, cold_start, engines, inventory, products, report
 from tests.bench.comparison import Comparison, compare
 from tests.bench.connection import LoadError
 from tests.bench.machine import choose_cores, on_core
@@ -24,6 +24,7 @@ def _comparisons(stack: Stack) -> list[Comparison]:
     """Every comparison there is: a line per file."""
     return [
         *products.comparisons(stack),
+        *engines.comparisons(stack),
         *carts.comparisons(stack),
         *inventory.comparisons(stack),
         *admissions.comparisons(stack),

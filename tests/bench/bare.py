@@ -1,7 +1,7 @@
 """The reference for a hit: a grpcio aio server that does nothing but return one constant reply.
 
-Runs as a process of its own, `python -m tests.bench.bare METHOD_PATH REPLY_FILE`, on the same grpcio, event loop and
-flags as the sidecar, and prints the port it chose.
+Runs as a process of its own, `python -m tests.bench.bare METHOD_PATH REPLY_FILE ADDRESS`, on the same grpcio, event loop and
+flags as the sidecar, and prints the port it chose; on `unix:PATH` it prints 1.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import grpc
 import uvloop
 
 
-async def _serve(method_path: str, reply: bytes) -> None:
+async def _serve(method_path: str, reply: bytes, address: str) -> None:
     async def answer(_request: bytes, _context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         return reply
 
@@ -24,7 +24,7 @@ async def _serve(method_path: str, reply: bytes) -> None:
     server = grpc.aio.server()
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {method: grpc.unary_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     await server.start()
     print(port, flush=True)
     await server.wait_for_termination()
@@ -32,6 +32,6 @@ async def _serve(method_path: str, reply: bytes) -> None:
 
 if __name__ == "__main__":
     try:
-        uvloop.run(_serve(sys.argv[1], Path(sys.argv[2]).read_bytes()))
+        uvloop.run(_serve(sys.argv[1], Path(sys.argv[2]).read_bytes(), sys.argv[3]))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tests.bench.machine import BusyMeter, Cores
 from tests.bench.processes import Process
@@ -40,6 +40,20 @@ class Measured:
 Measure = Callable[[float], Measured]
 """Runs one side for so many seconds."""
 
+By = Literal["calls", "cpu", "p99"]
+"""What is compared: calls per second, CPU per call, or the latency that 99 of 100 calls keep to."""
+
+
+def ratio(ours: Measured, reference: Measured, by: By) -> float:
+    """Returns how many times better ours is."""
+    match by:
+        case "calls":
+            return ours.calls_per_second / reference.calls_per_second
+        case "cpu":
+            return reference.cpu_s_per_1000 / ours.cpu_s_per_1000
+        case "p99":
+            return reference.p99_us / ours.p99_us
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -51,6 +65,8 @@ class Comparison:
     sides: Callable[[], AbstractContextManager[tuple[Measure, Measure]]]
     "Starts what both sides need; gives ours, then the reference."
     unit: str = "calls/s"
+    by: By = "calls"
+    "What the ratio is of."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +79,20 @@ class Result:
     ours: Sequence[Measured]
     reference: Sequence[Measured]
     pinned: bool
+    by: By = "calls"
 
     @property
     def ratios(self) -> list[float]:
         """Returns each round's ratio: both halves of a round see the same machine, two rounds may not."""
-        pairs = zip(self.ours, self.reference, strict=True)
-        return [ours.calls_per_second / reference.calls_per_second for ours, reference in pairs]
+        return self._ratios(self.by)
 
     @property
     def cpu_ratio(self) -> float:
         """Returns the same by CPU per call: what the ratio would be if nothing but our own code took time."""
-        pairs = zip(self.ours, self.reference, strict=True)
-        return statistics.median(reference.cpu_s_per_1000 / ours.cpu_s_per_1000 for ours, reference in pairs)
+        return statistics.median(self._ratios("cpu"))
+
+    def _ratios(self, by: By) -> list[float]:
+        return [ratio(ours, reference, by) for ours, reference in zip(self.ours, self.reference, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -91,6 +109,7 @@ class Result:
         return {
             "name": self.name,
             "unit": self.unit,
+            "by": self.by,
             "ours": round(median(self.ours, "calls_per_second"), 1),
             "reference": round(median(self.reference, "calls_per_second"), 1),
             "ratio": round(self.ratio, 4),
@@ -127,7 +146,13 @@ def compare(comparison: Comparison, *, rounds: int, seconds: float, pinned: bool
             for measure, results in turns if number % 2 == 0 else reversed(turns):
                 results.append(measure(seconds))
     return Result(
-        name=comparison.name, unit=comparison.unit, goal=comparison.goal, ours=ours, reference=reference, pinned=pinned
+        name=comparison.name,
+        unit=comparison.unit,
+        goal=comparison.goal,
+        ours=ours,
+        reference=reference,
+        pinned=pinned,
+        by=comparison.by,
     )
 
 

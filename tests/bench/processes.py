@@ -23,7 +23,7 @@ class BenchError(Exception):
 
 
 class Process:
-    """A Python program that runs beside the benchmark."""
+    """A program that runs beside the benchmark."""
 
     def __init__(self, popen: "subprocess.Popen[str]", name: str, log: Path) -> None:
         self.name = name
@@ -79,16 +79,17 @@ class Process:
 
 @contextmanager
 def running(
-    name: str, arguments: Sequence[str], *, core: int | None, directory: Path, answers: bool = False
+    name: str, arguments: Sequence[str], *, core: int | None, directory: Path, answers: bool = False, is_python: bool = True
 ) -> Iterator[Process]:
-    """Runs `python -m ARGUMENTS` on a core while the body runs. What it prints goes to NAME.log in a directory.
+    """Runs `python -m ARGUMENTS` on a core while the body runs; without Python, the arguments as they are.
 
-    With `answers` its output, and its input, are for `Process.ask`, and only errors go to the log.
+    What it prints goes to NAME.log in a directory. With `answers` its output, and its input, are for `Process.ask`, and only
+    errors go to the log.
     """
     log = directory / f"{name}.log"
     with on_core(core), log.open("w") as output:
         popen = subprocess.Popen(
-            (sys.executable, "-m", *arguments),
+            (sys.executable, "-m", *arguments) if is_python else arguments,
             stdin=subprocess.PIPE if answers else subprocess.DEVNULL,
             stdout=subprocess.PIPE if answers else output,
             stderr=output,

@@ -22,7 +22,7 @@ from tests.bench.stack import NAMESPACE, Server, Shape, Stack
 GET_PRODUCT = "/cache_sidecar.v1.ProductService/GetProduct"
 BATCH_GET_PRODUCTS = "/cache_sidecar.v1.ProductService/BatchGetProducts"
 CHECK, SERVING = "/grpc.health.v1.Health/Check", b"\x08\x01"
-_HOT = 1000
+HOT = 1000
 "Products that are read again and again in the comparison of L1 hits."
 _BATCH = 50
 "Products in a batch."
@@ -41,7 +41,12 @@ def comparisons(stack: Stack) -> list[Comparison]:
     """Returns those of this file."""
     is_native = choose("auto").is_native
     hits = [
-        Comparison(name=name, goal=_GOALS[name] if is_native else _AIO_GOAL, sides=partial(_l1_hit, stack, shape))
+        Comparison(
+            name=f"{name}_unix" if on_socket else name,
+            goal=_GOALS[name] if is_native else _AIO_GOAL,
+            sides=partial(_l1_hit, stack, shape, on_socket=on_socket),
+        )
+        for on_socket in (False, True)
         for name, shape in _SHAPES.items()
     ]
     return [
@@ -54,13 +59,13 @@ def comparisons(stack: Stack) -> list[Comparison]:
 
 
 @contextmanager
-def _l1_hit(stack: Stack, shape: Shape) -> Iterator[tuple[Measure, Measure]]:
+def _l1_hit(stack: Stack, shape: Shape, *, on_socket: bool = False) -> Iterator[tuple[Measure, Measure]]:
     """The reference returns one constant reply of the median size."""
-    payloads = _requests(stack.product_ids[:_HOT])
-    with stack.sidecar() as sidecar:
-        replies = sorted(_warm(sidecar, payloads, Source.SOURCE_L1), key=len)
-        with stack.bare(GET_PRODUCT, replies[len(replies) // 2]) as bare:
-            accept = _from(Source.SOURCE_L1, stack.product_ids)
+    payloads = requests_for(stack.product_ids[:HOT])
+    with stack.sidecar(on_socket=on_socket) as sidecar:
+        replies = sorted(warm(sidecar, payloads, Source.SOURCE_L1), key=len)
+        with stack.bare(GET_PRODUCT, replies[len(replies) // 2], on_socket=on_socket) as bare:
+            accept = from_source(Source.SOURCE_L1, stack.product_ids)
             yield (
                 sidecar.side(GET_PRODUCT, payloads, shape=shape, accept=accept),
                 bare.side(GET_PRODUCT, payloads, shape=shape, accept=lambda _: None),
@@ -70,9 +75,9 @@ def _l1_hit(stack: Stack, shape: Shape) -> Iterator[tuple[Measure, Measure]]:
 @contextmanager
 def _l1_batch(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """Batches in memory; the reference is a single product of the same sidecar."""
-    ids = stack.product_ids[:_HOT]
+    ids = stack.product_ids[:HOT]
     shape = _SHAPES["l1_hit_32"]
-    batches = [ids[first : first + _BATCH] for first in range(0, _HOT, _BATCH)]
+    batches = [ids[first : first + _BATCH] for first in range(0, HOT, _BATCH)]
     payloads = [BatchGetProductsRequest(product_ids=batch).SerializeToString() for batch in batches]
 
     def accept(result: LoadResult) -> None:
@@ -82,10 +87,10 @@ def _l1_batch(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
                 raise BenchError(f"batch {index} was asked for, something else came")
 
     with stack.sidecar() as sidecar:
-        _warm(sidecar, _requests(ids), Source.SOURCE_L1)
+        warm(sidecar, requests_for(ids), Source.SOURCE_L1)
         yield (
             sidecar.side(BATCH_GET_PRODUCTS, payloads, shape=shape, accept=accept),
-            sidecar.side(GET_PRODUCT, _requests(ids), shape=shape, accept=_from(Source.SOURCE_L1, ids)),
+            sidecar.side(GET_PRODUCT, requests_for(ids), shape=shape, accept=from_source(Source.SOURCE_L1, ids)),
         )
 
 
@@ -106,13 +111,13 @@ def _unary(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
 def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """With room for one entry in memory, and the products read in turn, every read goes to Redis."""
     ids = stack.product_ids
-    payloads = _requests(ids)
+    payloads = requests_for(ids)
     names = Names(NAMESPACE)
     job = {"addresses": stack.redis, "keys": [names.key("product", id) for id in ids]}
     with stack.sidecar(l1_max_entries=1) as sidecar:
-        _warm(sidecar, payloads, Source.SOURCE_L2)
+        warm(sidecar, payloads, Source.SOURCE_L2)
         with _direct(stack, "redis", job) as reference:
-            accept = _from(Source.SOURCE_L2, ids)
+            accept = from_source(Source.SOURCE_L2, ids)
             yield sidecar.side(GET_PRODUCT, payloads, shape=_BELOW_L1, accept=accept), reference
 
 
@@ -120,13 +125,13 @@ def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
 def _store_miss(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """Reads that ask for PostgreSQL; the sidecar also fills the caches with what it read."""
     ids = stack.product_ids
-    payloads = _requests(ids, bypass=True)
+    payloads = requests_for(ids, bypass=True)
     with stack.sidecar() as sidecar, _direct(stack, "postgres", {"dsn": stack.dsn, "keys": ids}) as reference:
-        accept = _from(Source.SOURCE_STORE, ids)
+        accept = from_source(Source.SOURCE_STORE, ids)
         yield sidecar.side(GET_PRODUCT, payloads, shape=_BELOW_L1, accept=accept), reference
 
 
-def _warm(sidecar: Server, payloads: Sequence[bytes], source: "Source.ValueType") -> list[bytes]:
+def warm(sidecar: Server, payloads: Sequence[bytes], source: "Source.ValueType") -> list[bytes]:
     """Reads everything until all of it comes from one tier; returns the replies.
 
     A sidecar that just started does not trust its memory yet, and it fills Redis after it replied.
@@ -151,7 +156,7 @@ def _direct(stack: Stack, kind: str, job: Mapping[str, object]) -> Iterator[Meas
         yield measure
 
 
-def _requests(ids: Sequence[str], *, bypass: bool = False) -> list[bytes]:
+def requests_for(ids: Sequence[str], *, bypass: bool = False) -> list[bytes]:
     requests = [GetProductRequest(product_id=id) for id in ids]
     if bypass:
         for request in requests:
@@ -159,7 +164,7 @@ def _requests(ids: Sequence[str], *, bypass: bool = False) -> list[bytes]:
     return [request.SerializeToString() for request in requests]
 
 
-def _from(source: "Source.ValueType", ids: Sequence[str]) -> Callable[[LoadResult], None]:
+def from_source(source: "Source.ValueType", ids: Sequence[str]) -> Callable[[LoadResult], None]:
     """Returns what checks that the sampled replies are the products asked for, from one tier."""
 
     def accept(result: LoadResult) -> None:

@@ -41,7 +41,8 @@ def _table(unit: str, results: Sequence[Result]) -> Table:
         verdict += "?[/]" if doubts(result) else "[/]"
         ratios = (f"{result.cpu_ratio:.2f}", f"[bold]{result.ratio:.2f}[/]", f"{result.goal:.2f} {verdict}")
         spread = f"{min(result.ratios):.2f}-{max(result.ratios):.2f}"
-        table.add_row(result.name, *_figures(result.ours), *ratios)
+        name = result.name if result.by == "calls" else f"{result.name} ({result.by})"
+        table.add_row(name, *_figures(result.ours), *ratios)
         table.add_row("  reference", *_figures(result.reference), "", spread, end_section=True)
     return table
 

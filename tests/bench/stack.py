@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cache_sidecar.v1.product_service_pb2 import ListProductsRequest, ListProductsResponse
+from tests.bench import fast_load, go
 from tests.bench.comparison import Measure, Measured, measured
 from tests.bench.connection import LoadError
 from tests.bench.load import LoadResult, fetch, run_load
@@ -18,7 +19,7 @@ from tests.bench.machine import Cores
 from tests.bench.processes import Process, running
 
 NAMESPACE = "bench"
-PRODUCTS = 10_000
+CATALOGUE, PRODUCTS = 100_000, 10_000
 _LIST_PRODUCTS = "/cache_sidecar.v1.ProductService/ListProducts"
 _HEALTH = "/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"
@@ -29,8 +30,10 @@ class Shape:
     """How much is in flight."""
 
     connections: int
-    in_flight: int
+    in_flight: int = 0
     "Calls on each connection."
+    rate: float = 0.0
+    "Calls that begin each second, whatever is in flight, over all connections; 0 for as many as can be."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +57,16 @@ class Server:
 
         With `refusal` all calls are to be refused, with a status as in `grpc-status 9`.
         """
+        how: dict[str, Any] = {"connections": shape.connections, "in_flight": shape.in_flight}
+        generate: Callable[..., LoadResult] = fast_load.run
+        if shape.rate:
+            how["rate"] = shape.rate
+        elif refusal or fast_load.program() is None:
+            generate, how["refusal"] = run_load, refusal
 
         def measure(seconds: float) -> Measured:
             def load() -> LoadResult:
-                result = run_load(
-                    self.address,
-                    path,
-                    payloads,
-                    connections=shape.connections,
-                    in_flight=shape.in_flight,
-                    seconds=seconds,
-                    refusal=refusal,
-                ).check()
+                result = generate(self.address, path, payloads, seconds=seconds, **how).check()
                 accept(result)
                 return result
 
@@ -94,7 +95,7 @@ class Stack:
         """What runs and where, as `cache-sidecar dev` writes it."""
         ready = self._state / "dev.json"
         ready.unlink(missing_ok=True)
-        options = {"--state": self._state, "--sidecars": 1, "--products": PRODUCTS, "--listen": "127.0.0.1:0"}
+        options = {"--state": self._state, "--sidecars": 1, "--products": CATALOGUE, "--listen": "127.0.0.1:0"}
         arguments = ["cache_sidecar", "dev", *(str(part) for option in options.items() for part in option)]
         core = self.cores.load if self.cores else None
         process = self._running.enter_context(running("dev", arguments, core=core, directory=self.directory))
@@ -112,25 +113,31 @@ class Stack:
         """The database with the products."""
         return str(self.servers["databases"]["catalog"])
 
-    @cached_property
+    @property
     def product_ids(self) -> list[str]:
-        """The first products of the catalogue."""
+        """The first products of the catalogue: as many as most comparisons read."""
+        return self.catalogue_ids[:PRODUCTS]
+
+    @cached_property
+    def catalogue_ids(self) -> list[str]:
+        """All products of the catalogue."""
         address = self.servers["sidecars"][0]["grpc"]
         ids: list[str] = []
         token = ""
-        while len(ids) < PRODUCTS:
+        while len(ids) < CATALOGUE:
             request = ListProductsRequest(page_size=1000, page_token=token).SerializeToString()
             page = ListProductsResponse.FromString(fetch(address, _LIST_PRODUCTS, [request])[0])
             ids += [product.product_id for product in page.products]
             token = page.next_page_token
             if not token:
                 break
-        return ids[:PRODUCTS]
+        return ids[:CATALOGUE]
 
     @contextmanager
-    def sidecar(self, **settings: object) -> Iterator[Server]:
-        """Runs a sidecar on the core under test, with settings over the defaults."""
-        address = f"127.0.0.1:{free_port()}"
+    def sidecar(self, *, on_socket: bool = False, program: str = "cache_sidecar", **settings: object) -> Iterator[Server]:
+        """Runs a sidecar on the core under test, with settings over the defaults; its load comes by TCP, or by a unix socket."""
+        port = free_port()
+        address = f"127.0.0.1:{port}"
         own: dict[str, object] = {
             "namespace": NAMESPACE,
             "listen_address": address,
@@ -138,21 +145,33 @@ class Stack:
             "postgres_catalog": self.dsn,
             "log_level": "warning",
         }
-        file = self.directory / "sidecar.toml"
+        if on_socket:
+            own["listen_socket"] = str(self.directory / "sidecar.sock")
+        file = self.directory / f"sidecar-{port}.toml"
         # What TOML needs of these values, JSON writes the same way.
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (own | settings).items()))
-        core = self.cores.server if self.cores else None
-        with running("serve", ["cache_sidecar", "serve", "--config", str(file)], core=core, directory=self.directory) as it:
-            it.wait_until(lambda: _is_serving(address))
-            yield Server(process=it, address=address, cores=self.cores)
+        core, arguments = self.cores.server if self.cores else None, [program, "serve", "--config", str(file)]
+        with running(f"serve-{port}", arguments, core=core, directory=self.directory) as process:
+            process.wait_until(lambda: _is_serving(address))
+            yield Server(process=process, address=f"unix:{own['listen_socket']}" if on_socket else address, cores=self.cores)
 
     @contextmanager
-    def bare(self, path: str, reply: bytes) -> Iterator[Server]:
+    def bare(self, path: str, reply: bytes, *, on_socket: bool = False) -> Iterator[Server]:
         """Runs a bare grpcio servicer of one method on the core under test."""
+        address = f"unix:{self.directory / 'bare.sock'}" if on_socket else "127.0.0.1:0"
+        with self.helper("bare", ["tests.bench.bare", path, self._file(reply), address]) as (process, port):
+            yield Server(process=process, address=address if on_socket else f"127.0.0.1:{port}", cores=self.cores)
+
+    @contextmanager
+    def bare_go(self, path: str, reply: bytes) -> Iterator[Server]:
+        """Runs a grpc-go servicer of one method on the core under test. Raises BenchError without Go."""
+        with self.helper("bare-go", [str(go.build()), path, self._file(reply)], is_python=False) as (process, port):
+            yield Server(process=process, address=f"127.0.0.1:{port}", cores=self.cores)
+
+    def _file(self, reply: bytes) -> str:
         file = self.directory / "reply"
         file.write_bytes(reply)
-        with self.helper("bare", ["tests.bench.bare", path, str(file)]) as (process, port):
-            yield Server(process=process, address=f"127.0.0.1:{port}", cores=self.cores)
+        return str(file)
 
     @contextmanager
     def direct(self, kind: str, job: Mapping[str, object]) -> Iterator[Process]:
@@ -163,10 +182,10 @@ class Stack:
             yield process
 
     @contextmanager
-    def helper(self, name: str, arguments: Sequence[str]) -> Iterator[tuple[Process, str]]:
+    def helper(self, name: str, arguments: Sequence[str], *, is_python: bool = True) -> Iterator[tuple[Process, str]]:
         """Runs a program of the benchmark on the core under test; gives it and the first line it prints."""
         core = self.cores.server if self.cores else None
-        with running(name, arguments, core=core, directory=self.directory, answers=True) as process:
+        with running(name, arguments, core=core, directory=self.directory, answers=True, is_python=is_python) as process:
             yield process, process.ask("")
 
 

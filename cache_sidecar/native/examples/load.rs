@@ -1,0 +1,131 @@
+//! A load generator for unary gRPC calls that takes far less of its core than the server it measures; see `tests/bench/fast_load.py`.
+//!
+//! `load ADDRESS PATH PAYLOADS CONNECTIONS IN_FLIGHT SECONDS RATE SAMPLE_EVERY`: the payloads are a file of framed gRPC messages,
+//! each under 16 KiB; with a rate over 0 that many calls begin each second, and latency counts from when a call was due. Prints
+//! JSON. A call counts as served when its trailers say status 0 and exactly one whole message came.
+
+#[path = "load/client.rs"]
+mod client;
+
+use _native::wire;
+use client::{Client, Payloads, Tally};
+use std::cell::RefCell;
+use std::error::Error;
+use std::fmt::Write;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{sleep_until, timeout};
+
+/// A server that says nothing for so long with calls in flight has failed.
+const STALL: Duration = Duration::from_secs(20);
+
+/// When calls begin.
+#[derive(Clone, Copy)]
+struct Pace {
+    in_flight: usize,
+    /// Between two calls of a connection; None for whenever one has ended.
+    every: Option<Duration>,
+    seconds: f64,
+}
+
+async fn run(arguments: &[String]) -> Result<String, Box<dyn Error>> {
+    let [address, path, payloads, connections, in_flight, seconds, rate, sample_every] = arguments else {
+        return Err("eight arguments are needed, see the source".into());
+    };
+    let (connections, rate): (u32, f64) = (connections.parse()?, rate.parse()?);
+    let every = (rate > 0.0).then(|| Duration::from_secs_f64(f64::from(connections) / rate));
+    let pace = Pace { in_flight: in_flight.parse()?, every, seconds: seconds.parse()? };
+    let payloads = Rc::new(Payloads::new(frames(&std::fs::read(payloads)?)?));
+    let tally = Rc::new(RefCell::new(Tally::new(sample_every.parse()?)));
+    let authority = if address.starts_with("unix:") { "localhost" } else { address };
+    let mut tasks = JoinSet::new();
+    let start = Instant::now();
+    for _ in 0..connections {
+        let client = Client::new(path, authority, payloads.clone(), tally.clone());
+        match address.strip_prefix("unix:") {
+            Some(path) => drop(tasks.spawn_local(drive(client, UnixStream::connect(path).await?, pace))),
+            None => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                tasks.spawn_local(drive(client, stream, pace));
+            }
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(report(&mut tally.borrow_mut(), seconds))
+}
+
+/// Makes the calls of one connection.
+async fn drive<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client, mut stream: S, pace: Pace) -> Result<(), String> {
+    let mut buffer = vec![0; 1 << 17];
+    let start = Instant::now();
+    let end = start + Duration::from_secs_f64(pace.seconds);
+    let mut due = start;
+    loop {
+        let now = Instant::now();
+        while now < end && pace.every.map_or(client.active() < pace.in_flight, |_| due <= now && due < end) {
+            client.call(pace.every.map_or(now, |_| due));
+            due += pace.every.unwrap_or_default();
+        }
+        if !client.unsent.is_empty() {
+            stream.write_all(&client.unsent).await.map_err(|error| error.to_string())?;
+            client.unsent.clear();
+        }
+        let is_over = now >= end || pace.every.is_some() && due >= end;
+        if client.is_closed || is_over && client.active() == 0 {
+            return Ok(());
+        }
+        let read = tokio::select! {
+            read = timeout(STALL, stream.read(&mut buffer)) => read,
+            () = sleep_until(due.into()), if pace.every.is_some() && !is_over => continue,
+        };
+        match read.map_err(|_| format!("the server sent nothing for {} s", STALL.as_secs()))? {
+            Ok(count) if count > 0 => client.feed(&buffer[..count])?,
+            _ => client.lost("connection closed by the server"),
+        }
+    }
+}
+
+/// Splits a file into its framed messages.
+fn frames(mut rest: &[u8]) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+    let mut frames = Vec::new();
+    while let Some(length) = wire::announced(rest) {
+        let (frame, behind) = rest.split_at_checked(wire::FRAME + length).ok_or("the payloads are cut short")?;
+        frames.push(frame.to_vec());
+        rest = behind;
+    }
+    if frames.is_empty() { Err("there are no payloads".into()) } else { Ok(frames) }
+}
+
+fn report(tally: &mut Tally, seconds: f64) -> String {
+    tally.latencies.sort_unstable();
+    let errors: Vec<_> = tally.errors.iter().map(|(reason, count)| format!("{reason:?}: {count}")).collect();
+    let samples = tally.samples.iter().map(|(index, message)| {
+        let hex = message.iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        format!("[{index}, \"{hex}\"]")
+    });
+    let samples: Vec<_> = samples.collect();
+    format!(
+        "{{\"seconds\": {seconds}, \"reply_bytes\": {}, \"errors\": {{{}}}, \"samples\": [{}], \"latencies\": {:?}}}",
+        tally.bytes,
+        errors.join(", "),
+        samples.join(", "),
+        tally.latencies
+    )
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    println!("{}", LocalSet::new().block_on(&runtime, run(&arguments))?);
+    Ok(())
+}

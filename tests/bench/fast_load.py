@@ -1,0 +1,70 @@
+"""The load generator in Rust, where there is cargo: `native/examples/load.rs`.
+
+The one in Python, `load.py`, takes more of its core for a call than the native engine takes for a hit: the load would be measured.
+Both give the same `LoadResult`, and check every reply.
+"""
+
+import functools
+import json
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench.connection import LoadError
+from tests.bench.load import LoadResult
+
+_CRATE = Path(__file__).parents[2] / "cache_sidecar" / "native"
+_SAMPLE_EVERY = 64
+# What it may take beside the load itself: to connect, and to print.
+_MARGIN_SECONDS = 60
+
+
+@functools.cache
+def program() -> Path | None:
+    """Returns the program, built when that was not done yet; None where it cannot be built."""
+    if shutil.which("cargo") is None:
+        return None
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or _CRATE / "target")
+    options = ["--example", "load", "--release", "--no-default-features", "--locked", "--quiet"]
+    command = ["cargo", "build", *options, "--manifest-path", _CRATE / "Cargo.toml"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    return target / "release" / "examples" / "load" if done.returncode == 0 else None
+
+
+def run(
+    address: str,
+    path: str,
+    payloads: Sequence[bytes],
+    *,
+    connections: int,
+    in_flight: int,
+    seconds: float,
+    rate: float = 0.0,
+) -> LoadResult:
+    """Does as `load.run_load`; with a rate, so many calls begin each second, and latency counts from when a call was due."""
+    load = program()
+    if load is None:
+        raise LoadError("this load needs cargo")
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"".join(struct.pack(">BI", 0, len(payload)) + payload for payload in payloads))
+        file.flush()
+        arguments = (address, path, file.name, connections, in_flight, seconds, rate, _SAMPLE_EVERY)
+        command = [load, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + _MARGIN_SECONDS)
+    if done.returncode:
+        raise LoadError(f"the load ended with: {done.stderr.strip() or done.returncode}")
+    found = json.loads(done.stdout)
+    return LoadResult(
+        calls=len(found["latencies"]),
+        errors=found["errors"],
+        closed=0,  # calls of a connection that was closed are errors
+        seconds=found["seconds"],
+        latencies=found["latencies"],
+        reply_bytes=found["reply_bytes"],
+        samples=[(index, bytes.fromhex(message)) for index, message in found["samples"]],
+        client_cpu_seconds=0.0,
+    )
