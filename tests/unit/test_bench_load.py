@@ -151,7 +151,7 @@ def test_sizes_are_positive(address: str, sizes: dict[str, Any]) -> None:
 def test_the_bare_servicer_answers_any_request_with_its_reply(tmp_path: Path) -> None:
     reply = tmp_path / "reply"
     reply.write_bytes(b"r" * 300)
-    arguments = ["tests.bench.bare", METHOD, str(reply)]
+    arguments = ["tests.bench.bare", METHOD, str(reply), "127.0.0.1:0"]
     with running("bare", arguments, core=None, directory=tmp_path, answers=True) as process:
         address = f"127.0.0.1:{process.ask('')}"
         assert fetch(address, METHOD, [b"", b"\n\x01x"]) == [b"r" * 300] * 2
