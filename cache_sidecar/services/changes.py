@@ -13,6 +13,8 @@ MAX_BEHIND = 2000
 PAGE = 1000
 # A change that nobody announced is noticed after this many seconds.
 POLL = 1.0
+# Watchers that ask PostgreSQL where they begin and what they missed, at once: all streams of an application begin together.
+BEGINNING = 2
 
 
 class Changes:
@@ -25,6 +27,7 @@ class Changes:
         self._woken = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._joining = asyncio.Lock()
+        self._beginning = asyncio.Semaphore(BEGINNING)
 
     def wake(self) -> None:
         """Says that there is something new to read."""
@@ -35,7 +38,8 @@ class Changes:
 
         Raises ChangesExpired when that change is no longer kept, WatchTooSlow when the caller falls too far behind.
         """
-        position = await self._outbox.position(after_version)
+        async with self._beginning:
+            position = await self._outbox.position(after_version)
         watcher = _Every(dataset)
         joined_at = await self._join(watcher)
         try:
@@ -66,8 +70,10 @@ class Changes:
 
     async def _missed(self, dataset: str, position: int, until: int, version: int) -> AsyncIterator[Change]:
         while position < until:
-            page = await self._outbox.after(position, limit=PAGE, dataset=dataset)
-            if version and not await self._outbox.is_kept(position):
+            async with self._beginning:
+                page = await self._outbox.after(position, limit=PAGE, dataset=dataset)
+                is_kept = not version or await self._outbox.is_kept(position)
+            if not is_kept:
                 raise ChangesExpired(version)  # a slow caller: what followed may be deleted by now
             for change in page:
                 if change.position <= until:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -242,3 +243,34 @@ async def test_what_is_pruned_while_a_watcher_catches_up_is_told_not_skipped(
     assert (await anext(stream)).id == "c"
     with pytest.raises(ChangesExpired):
         await anext(stream)
+
+
+@pytest.mark.parametrize("query", ["position", "after"])
+async def test_watchers_that_begin_together_leave_postgresql_to_others(
+    changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    first = await insert(database, "a")
+    anchor = Watcher(changes)
+    await joined(changes)
+    await insert(database, "b")
+    changes.wake()
+    await anchor.saw("b")
+    gate, ask = Gate(), getattr(changes._outbox, query)
+
+    async def held(*arguments: Any, **more: Any) -> Any:
+        if query == "position" or more.get("dataset"):  # not the reader, which reads for all
+            await gate.passed()
+        return await ask(*arguments, **more)
+
+    monkeypatch.setattr(changes._outbox, query, held)
+    gate.close()
+    watchers = [Watcher(changes, after=first) for _ in range(50)]
+    await until(lambda: gate.waiting == module.BEGINNING)
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+    assert gate.waiting == module.BEGINNING
+    gate.open()
+    for watcher in watchers:
+        await watcher.saw("b")
+    for watcher in [anchor, *watchers]:
+        await watcher.stop()
