@@ -6,7 +6,10 @@ use http::Method;
 use http::request::Parts;
 use parking_lot::RwLock;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use subtle::ConstantTimeEq;
 
 #[derive(Default)]
@@ -21,7 +24,7 @@ impl Access {
     /// Calls need one of these from now on.
     pub fn set_tokens(&self, tokens: Vec<Vec<u8>>) {
         *self.tokens.write() = Some(Arc::new(Tokens(tokens)));
-        self.is_on.store(true, Relaxed);
+        self.is_on.store(true, Release);
     }
 
     /// Clients of TCP that connect from now on need one of these names.
@@ -31,7 +34,7 @@ impl Access {
 
     /// None when calls need no token.
     pub fn tokens(&self) -> Option<Arc<Tokens>> {
-        if self.is_on.load(Relaxed) { self.tokens.read().clone() } else { None }
+        if self.is_on.load(Acquire) { self.tokens.read().clone() } else { None }
     }
 
     pub fn is_allowed(&self, client: &Identity) -> bool {

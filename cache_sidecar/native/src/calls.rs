@@ -287,4 +287,68 @@ mod tests {
         calls.take(9);
         assert!(add(&calls, 1, 5).is_ok());
     }
+
+    /// Every call is taken once, or passed over because it was given up, or refused; whoever asks first is no matter.
+    #[test]
+    fn nothing_is_lost_or_taken_twice_between_threads() {
+        const CALLERS: u64 = 4;
+        const EACH: u64 = 5_000;
+        let calls = Arc::new(Calls::new().unwrap());
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|connection| {
+                let calls = calls.clone();
+                std::thread::spawn(move || {
+                    let mut answers = Vec::new();
+                    for number in 0..EACH {
+                        let (call, answer) = Call::new(HeaderMap::new(), client(), None);
+                        let given_up = call.given_up.clone();
+                        let id = calls.add(connection, 0, vec![0; 3].into(), call).unwrap();
+                        if number % 7 == 0 {
+                            given_up.store(true, Relaxed);
+                            calls.give_up(id);
+                        }
+                        answers.push((id, number % 7 == 0, answer));
+                    }
+                    answers
+                })
+            })
+            .collect();
+        let mut taken: HashMap<u64, u32> = HashMap::new();
+        let mut given_up: Vec<u64> = Vec::new();
+        loop {
+            let is_over = callers.iter().all(|caller| caller.is_finished());
+            let some = calls.take(64);
+            calls.check(Instant::now());
+            given_up.extend(some.given_up);
+            for waiting in &some.calls {
+                *taken.entry(waiting.id).or_default() += 1;
+                waiting.call.answer(Answer {
+                    code: 0,
+                    details: String::new(),
+                    message: Bytes::new(),
+                    initial: HeaderMap::new(),
+                    trailers: HeaderMap::new(),
+                });
+            }
+            if is_over && some.calls.is_empty() {
+                break;
+            }
+        }
+        given_up.sort_unstable();
+        let mut expected = Vec::new();
+        for caller in callers {
+            for (id, was_given_up, mut answer) in caller.join().unwrap() {
+                let is_answered = answer.try_recv().is_ok();
+                assert_eq!(is_answered, taken.get(&id) == Some(&1), "call {id}");
+                assert!(is_answered || was_given_up, "call {id} is lost");
+                expected.extend(was_given_up.then_some(id));
+            }
+        }
+        expected.sort_unstable();
+        assert_eq!(given_up, expected);
+        let lines = calls.lines.lock();
+        assert_eq!((lines.count, lines.bytes, lines.turns.len(), lines.of_connection.len()), (0, 0, 0, 0));
+        drop(lines);
+        assert!(!rings(&calls));
+    }
 }
