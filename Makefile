@@ -102,7 +102,7 @@ hostile: setup ## Attack a sidecar on each engine: its memory, and what others s
 
 fuzz-native: ## Fuzz the native engine's parsers with cargo-fuzz, which is to be installed; RUNS=n inputs for each
 	@command -v cargo-fuzz > /dev/null || { echo "cargo-fuzz is not installed: 'cargo install cargo-fuzz'" >&2; exit 1; }
-	@for target in wire authority hpack metadata pace; do \
+	@for target in wire authority hpack metadata pace tokens identity; do \
 		mkdir -p build/fuzz/corpus/$$target && \
 		RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CURDIR)/build/fuzz cargo fuzz run --fuzz-dir cache_sidecar/native/fuzz --sanitizer none $$target \
 			build/fuzz/corpus/$$target cache_sidecar/native/fuzz/corpus/$$target -- -runs=$(or $(RUNS),1000000) -max_len=512 || exit 1; \

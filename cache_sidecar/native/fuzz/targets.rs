@@ -1,8 +1,10 @@
 //! What is fuzzed: every parser of bytes from outside, beside a slow or foreign one that has to agree. Called by libFuzzer
 //! (`fuzz_targets`), and by `tests/fuzz.rs` with the corpus and what a few thousand mutations make of it.
 
+use _native::access::Access;
 use _native::authority::{HEADER, PREFACE, Repair, is_fit, length};
 use _native::hits::{Request, Shape};
+use _native::identity::Identity;
 use _native::limits::MAX_CONTROL;
 use _native::metadata::{Way, timeout, way};
 use _native::pace::Pace;
@@ -12,8 +14,15 @@ use prost::Message;
 
 type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 5] =
-    [("wire", request), ("authority", authority), ("hpack", hpack), ("metadata", metadata), ("pace", pace)];
+pub const ALL: [Target; 7] = [
+    ("wire", request),
+    ("authority", authority),
+    ("hpack", hpack),
+    ("metadata", metadata),
+    ("pace", pace),
+    ("tokens", tokens),
+    ("identity", identity),
+];
 
 #[derive(Message)]
 struct Duration {
@@ -169,4 +178,45 @@ pub fn pace(bytes: &[u8]) {
     let fed = client.chunks(usize::from(*piece).max(1)).try_for_each(|chunk| pace.feed(chunk));
     assert_eq!(fed.is_err(), counted > MAX_CONTROL);
     assert_eq!(pace.count(), counted.min(MAX_CONTROL + 1));
+}
+
+/// Two tokens and a value of `authorization`, each with its length ahead: who is admitted shows one of them, and nobody else.
+pub fn tokens(bytes: &[u8]) {
+    let mut rest = bytes;
+    let mut known: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..2 {
+        let Some((length, more)) = rest.split_first() else { return };
+        let (token, more) = more.split_at(usize::from(*length).min(more.len()));
+        known.push(token.into());
+        rest = more;
+    }
+    let text = String::from_utf8_lossy(rest);
+    let shown = text.get(7..).filter(|_| text[..7].eq_ignore_ascii_case("Bearer "));
+    let shows_one = shown.is_some_and(|shown| known.iter().any(|token| token == shown.as_bytes()));
+    let access = Access::default();
+    access.set_tokens(known);
+    assert_eq!(access.tokens().unwrap().admit(text.as_bytes()), shows_one);
+}
+
+/// A client's certificate: nothing is too odd to be read, and whatever name it gives is given once in general, once by its kind.
+pub fn identity(der: &[u8]) {
+    let found = Identity::of_tls(Some(der), false);
+    let values = |key: &str| -> Vec<Vec<u8>> {
+        let all = found.properties().iter().filter(|(name, _)| *name == key);
+        all.flat_map(|(_, values)| values.clone()).collect()
+    };
+    let kinds = ["peer_dns", "peer_uri", "peer_email", "peer_ip"].map(values);
+    let (mut names, mut by_kind) = (values("x509_subject_alternative_name"), kinds.concat());
+    names.sort();
+    by_kind.sort();
+    assert_eq!(names, by_kind);
+    let is_none = names.is_empty() && values("x509_common_name").is_empty();
+    assert_eq!(found.key().is_none(), is_none);
+    for name in kinds[1].iter().filter_map(|name| std::str::from_utf8(name).ok()) {
+        assert_eq!(
+            found.is_named(name),
+            name.contains("://") || kinds[0].iter().chain(&kinds[2..].concat()).any(|other| other == name.as_bytes())
+        );
+    }
+    assert_eq!(values("x509_pem_cert").len(), 1);
 }

@@ -2,14 +2,14 @@
 
 #![cfg_attr(not(feature = "python"), allow(dead_code))] // much of it is used by Python only
 
-mod access;
+pub mod access;
 pub mod authority;
 mod calls;
 mod connection;
 mod counters;
 pub mod entries;
 pub mod hits;
-mod identity;
+pub mod identity;
 mod io;
 pub mod l1;
 mod lifetime;
