@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from cache_sidecar import telemetry
-from cache_sidecar.backoff import Backoff, Sleep
+from cache_sidecar.backoff import LONGEST, Backoff, Sleep
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import Policy
@@ -24,6 +24,9 @@ PAGE = 20_000
 # Seconds between two looks at the primaries, and for changes when nobody wakes the relay; each ends in a sign to the sidecars,
 # up to when Redis was told of everything. Between two clean-ups.
 LOOK_EVERY = 0.25
+# Between attempts after a failure, at least: of what a writer could not tell a primary that lives, the sidecars hear from here,
+# and their replies are not marked stale. So it is no longer than `coherence.staleness_bound` allows, and less than half of it.
+RETRY = 0.2
 PRUNE_EVERY = 30.0
 # A replica further behind than this many seconds is not made a primary: 10 node timeouts of 15 s, and a margin.
 REPLAY = 300.0
@@ -83,21 +86,24 @@ class Relay:
     async def lead(self, term: Term) -> None:
         """Relays until the term is over. Raises LeadershipLost."""
         self._primaries, self._next_look = None, 0.0
-        backoff = Backoff(self._sleep)
+        is_said = False
         while True:
+            began = self._clock.now()
             try:
                 is_behind = await self.turn(term)
                 # Also when there is always something to tell.
                 await self._prune(term)
             except TierFailed as error:
-                if backoff.is_new:
+                if not is_said:
                     telemetry.log.warning("cannot relay changes; trying again", error=str(error))
+                    is_said = True
                 self._next_look = 0.0  # what comes back may be another
-                # Whatever is announced meanwhile: that would be a try for each.
-                await backoff.pause()
+                # Whatever is announced meanwhile: that would be a try for each. All that is untold is told again each time,
+                # also to the primaries that live: the more that is, the longer is the pause.
+                await self._sleep(min(max(RETRY, self._clock.now() - began), LONGEST))
                 await term.wait(0.0)
             else:
-                backoff.reset()
+                is_said = False
                 if not is_behind:
                     await term.wait(LOOK_EVERY)
 

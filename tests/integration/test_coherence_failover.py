@@ -1,5 +1,6 @@
 """Hearing of changes when primaries change, on a cluster of its own."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -111,3 +112,30 @@ async def test_race_16_after_the_death_of_a_primary_changes_are_heard(healthy: V
         await line.trusted()
         assert lost <= set(line.ear.partitions)
         await all_is_heard(line, 2)
+
+
+@contextlib.asynccontextmanager
+async def down(node: ValkeyServer, slot: int) -> AsyncIterator[None]:
+    """Has a primary say that the cluster is down, as all do while a replica takes over: it lacks a slot."""
+    async with node.client() as client:
+        await client.execute_command("CLUSTER", "DELSLOTS", slot)
+        try:
+            yield
+        finally:
+            await client.execute_command("CLUSTER", "ADDSLOTS", slot)
+
+
+async def test_a_cluster_that_is_down_ends_the_trust_also_in_what_its_living_primaries_hold(
+    healthy: ValkeyCluster, namespace: str
+) -> None:
+    async with open_line(",".join(healthy.addresses), namespace) as line:
+        await line.change("a", 1)  # loads the functions
+        primary = (await healthy.primaries())[0]
+        address, feed = next((address, feed) for address, feed in line.coherence._feeds.items() if address[1] == primary.port)
+        partitions = {line.names.slot(partition) for partition in range(PARTITIONS)}
+        slot = next(slot for slot in (await line.connection.shards.owners())[address] if slot not in partitions)
+        line.ear.forget()
+        async with down(primary, slot):
+            await until(lambda: not feed.partitions & line.ear.trusted)
+        await line.trusted()
+        assert feed.partitions <= set(line.ear.partitions)

@@ -1,10 +1,11 @@
-"""What is away is tried less and less often: attempts are counted in a minute of simulated time."""
+"""What is away is tried less and less often, but for what others wait for: attempts are counted in a minute of simulated time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -14,10 +15,11 @@ from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.policy import load
-from cache_sidecar.relay.outbox import Relay
+from cache_sidecar.relay.outbox import RETRY, Relay
+from cache_sidecar.settings import Settings
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
-from cache_sidecar.tiers.coherence import Feed
+from cache_sidecar.tiers.coherence import Feed, staleness_bound
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import RelayL2
 from cache_sidecar.tiers.trust import Trust
@@ -88,8 +90,10 @@ async def test_a_primary_that_is_gone_is_subscribed_to_less_and_less_often() -> 
 class Nobody(RelayStore, RelayL2):
     """PostgreSQL that has no news, and Redis that is away."""
 
-    def __init__(self) -> None:
-        self.asked = 0
+    def __init__(self, took: float = 0.0) -> None:
+        """`took` is how many seconds it takes to say so."""
+        self.clock = ManualClock()
+        self._took = took
 
     async def after(self, position: int, *, limit: int) -> list[Change]:
         return []
@@ -101,7 +105,7 @@ class Nobody(RelayStore, RelayL2):
         return True
 
     async def replication_ids(self) -> frozenset[str]:
-        self.asked += 1
+        self.clock.advance(self._took)
         raise TierFailed(Tier.L2, Failure.UNREACHABLE)
 
     async def caught_up(self, roles: Sequence[str], moment: float) -> None:
@@ -139,14 +143,19 @@ class Quiet:
 def relay(nobody: Nobody, minute: Minute) -> Relay:
     policy = load("")
     return Relay(
-        nobody, nobody, nobody, policy, region="r", roles=["catalog"], retention=60.0, clock=ManualClock(), sleep=minute.sleep
+        nobody, nobody, nobody, policy, region="r", roles=["catalog"], retention=60.0, clock=nobody.clock, sleep=minute.sleep
     )
 
 
-async def test_a_relay_without_redis_looks_less_and_less_often() -> None:
+async def test_a_relay_without_redis_tries_in_time_for_the_sidecars_and_pauses_as_long_as_it_tried() -> None:
     nobody, minute = Nobody(), Minute()
-    assert await attempts(minute, relay(nobody, minute).run(Elections(won=True))) in FEW
-    assert nobody.asked in FEW
+    await attempts(minute, relay(nobody, minute).run(Elections(won=True)))
+    assert set(minute.pauses) == {RETRY}
+    assert staleness_bound(Settings.model_fields["redis_timeout"].default) > 2 * RETRY
+    for took, pause in ((1.5, 1.5), (5.0, LONGEST)):
+        slow, minute = Nobody(took=took), Minute()
+        await attempts(minute, relay(slow, minute).run(Elections(won=True)))
+        assert minute.pauses == pytest.approx([pause] * len(minute.pauses))
 
 
 async def test_a_relay_without_postgresql_stands_for_election_less_and_less_often() -> None:
