@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.engine import choice
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.conftest import ChoosePorts
 from tests.contract.shop import Shop, refusal
+from tests.engines import HAS_NATIVE
 from tests.sidecars import DEADLINE, Process, Sidecar, process, serving, until
 
 Serve = Callable[..., AbstractAsyncContextManager[tuple[Process, Shop]]]
@@ -129,12 +132,21 @@ async def test_only_a_unix_socket_is_enough(serve: Serve, tmp_path: Path) -> Non
 
 async def test_what_a_killed_one_left_is_replaced(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
+    place = Path(choice.place_for_socket(str(path)) or tempfile.gettempdir())
+
+    def folders() -> set[Path]:
+        return set(place.glob("cache-sidecar-????????"))
+
+    before = folders()
     async with serve(listen_socket=str(path)) as (started, _):
         started.process.kill()
         await ended(started)
+    left = folders() - before
     assert path.is_socket(), "what kill -9 leaves"
+    assert len(left) == HAS_NATIVE, "and the folder of the native engine's private socket"
     async with serve(listen_address="", listen_socket=str(path)) as (_, shop):
         await shop.create()
+        assert not left & folders()
 
 
 async def fails(tmp_path: Path, **config: Any) -> tuple[int | None, list[str]]:

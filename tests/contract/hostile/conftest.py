@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +13,7 @@ import psutil
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from tests.certificates import Authority, listen
 from tests.conftest import ChoosePorts
 from tests.contract.conftest import PATIENT
 from tests.contract.hostile.others import Others
@@ -40,10 +43,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 class Victim:
     """A sidecar in a process of its own."""
 
-    def __init__(self, shop: Shop, engine: str, process_: psutil.Process, others: Others, config: pytest.Config) -> None:
+    def __init__(
+        self, shop: Shop, address: str, engine: str, process_: psutil.Process, others: Others, config: pytest.Config
+    ) -> None:
         self.shop = shop
         self.engine = engine
-        self.address = shop.address
+        self.address = address
+        "Where it is attacked."
         self.scale: int = config.getoption("--attacks", 1)
         self._process = process_
         self._others = others
@@ -74,8 +80,11 @@ def many_files() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+Attacked = Callable[..., AbstractAsyncContextManager[Victim]]
+
+
 @pytest.fixture(scope="package")
-async def victim(
+def attacked(
     valkey_cluster: ValkeyCluster,
     shared_database: str,
     engine: str,
@@ -83,25 +92,47 @@ async def victim(
     many_files: int,  # which the process inherits
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
-) -> AsyncIterator[Victim]:
-    """A sidecar that serves others."""
-    (port,) = choose_ports(1)
-    address = f"127.0.0.1:{port}"
-    config = {
-        "redis_nodes": ",".join(valkey_cluster.addresses),
-        "postgres_catalog": shared_database,
-        "namespace": f"hostile_{engine}",
-        "engine": engine,
-        "listen_address": address,
-        "log_level": "error",
-        **PATIENT,
-    }
-    async with contextlib.AsyncExitStack() as stack:
-        started = await stack.enter_async_context(process("serve", tmp_path_factory.mktemp("hostile"), config))
-        await serving(address)
-        shop = Shop(Sidecar(address, await stack.enter_async_context(grpc.aio.insecure_channel(address))))
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await shop.create(PRODUCT)  # the other engine may have
-        others = await stack.enter_async_context(Others(address, PRODUCT))
-        await others.take(at_least=CALLS)
-        yield Victim(shop, engine, psutil.Process(started.pid), others, request.config)
+) -> Attacked:
+    """Runs a sidecar that serves others, by `address` where that is not the one that is attacked."""
+
+    @contextlib.asynccontextmanager
+    async def run(*, address: str = "", **settings: str) -> AsyncIterator[Victim]:
+        (port,) = choose_ports(1)
+        target = f"127.0.0.1:{port}"
+        config = {
+            "redis_nodes": ",".join(valkey_cluster.addresses),
+            "postgres_catalog": shared_database,
+            "namespace": f"hostile_{engine}",
+            "engine": engine,
+            "listen_address": target,
+            "log_level": "error",
+            **PATIENT,
+            **settings,
+        }
+        address = address or target
+        async with contextlib.AsyncExitStack() as stack:
+            started = await stack.enter_async_context(process("serve", tmp_path_factory.mktemp("hostile"), config))
+            await serving(address)
+            shop = Shop(Sidecar(address, await stack.enter_async_context(grpc.aio.insecure_channel(address))))
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await shop.create(PRODUCT)  # the other engine may have
+            others = await stack.enter_async_context(Others(address, PRODUCT))
+            await others.take(at_least=CALLS)
+            yield Victim(shop, target, engine, psutil.Process(started.pid), others, request.config)
+
+    return run
+
+
+@pytest.fixture(scope="package")
+async def victim(attacked: Attacked) -> AsyncIterator[Victim]:
+    """One that is shared by the attacks."""
+    async with attacked() as found:
+        yield found
+
+
+@pytest.fixture
+async def victim_with_tls(attacked: Attacked, tmp_path: Path) -> AsyncIterator[Victim]:
+    """One with TLS on its port, that serves others by a unix socket."""
+    path = tmp_path / "s.sock"
+    async with attacked(address=f"unix:{path}", listen_socket=str(path), **listen(tmp_path, Authority().server())) as found:
+        yield found

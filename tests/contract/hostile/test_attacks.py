@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.bench import frames
 from tests.contract.hostile.client import HELLO, clients
-from tests.contract.hostile.conftest import Victim
+from tests.contract.hostile.conftest import PRODUCT, Victim
 from tests.contract.raw import RawConnection, _headers, _text, message
 from tests.contract.test_hostile_bombs import bomb
 
@@ -47,6 +48,14 @@ async def slow_handshakes(victim: Victim) -> None:
     async with clients(victim.address, 1000 * victim.scale, frames.PREFACE[:10]) as opened:
         for byte in frames.PREFACE[10:20]:
             await asyncio.gather(*(client.send(bytes([byte])) for client in opened))
+
+
+async def slow_tls_handshakes(victim: Victim) -> None:
+    record = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32)  # the beginning of a ClientHello of 512 bytes
+    async with clients(victim.address, 1000 * victim.scale, record[:5]) as opened:
+        for byte in record[5:]:
+            await asyncio.gather(*(client.send(bytes([byte])) for client in opened))
+        assert not any(client.received for client in opened)
 
 
 async def rapid_resets(victim: Victim) -> None:
@@ -106,6 +115,19 @@ async def stalled_streams(victim: Victim) -> None:
             await victim.shop.create(f"stalled-{victim.engine}-{number}", description="x" * 10_000)
 
 
+async def zero_windows(victim: Victim) -> None:
+    """Replies that may never be sent, of calls that nobody counts as a stream."""
+    request = message(pb.GetProductRequest(product_id=PRODUCT).SerializeToString())
+    async with RawConnection.open(victim.address, stream_window=0) as raw:
+        streams = [await raw.begin(GET) for _ in range(500 * victim.scale)]
+        for stream in streams:
+            await raw.send(stream, request, end=True)
+        await raw.call(
+            "/cache_sidecar.v1.ProductService/Nothing", b""
+        )  # without a message, so it is answered: they have arrived
+        assert not any(raw.received(stream).ended.is_set() for stream in streams)
+
+
 async def half_closed_sockets(victim: Victim) -> None:
     call = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, OPEN)
     async with clients(victim.address, 500 * victim.scale, HELLO + call) as opened:
@@ -131,6 +153,7 @@ ATTACKS: dict[Callable[[Victim], Awaitable[Any]], int] = {
     settings_flood: 64,
     header_bombs: 128,
     stalled_streams: 128,
+    zero_windows: 128,
     half_closed_sockets: 128,
     connection_flood: 128,
 }
@@ -145,6 +168,10 @@ async def test_ten_thousand_idle_connections(victim: Victim, many_files: int) ->
     if many_files < 11_000:
         pytest.skip(f"a process may open only {many_files} files here")
     await _endure(victim, idle_connections, 800)
+
+
+async def test_slow_tls_handshakes(victim_with_tls: Victim) -> None:
+    await _endure(victim_with_tls, slow_tls_handshakes, 128)
 
 
 async def _endure(victim: Victim, attack: Callable[[Victim], Awaitable[Any]], growth: int) -> None:
