@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import time
+from typing import Any
 
 import grpc
 import psycopg
@@ -18,6 +20,14 @@ PRODUCT = "the-one-thing"
 # BEGIN, the reservation, the ledger, COMMIT.
 STATEMENTS_PER_GRANT = 4
 PATIENCE = 60.0
+# Whoever is granted a piece from a quarter on waits, before the commit, for the lock of who strikes then.
+LOCK = 4711
+_HOLD = f"""
+    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NULL; END $$;
+    CREATE TRIGGER hold AFTER UPDATE ON cache_sidecar.inventory
+        FOR EACH ROW WHEN (NEW.reserved >= {STOCK // 4}) EXECUTE FUNCTION hold()
+"""
 
 
 class Sale:
@@ -57,13 +67,16 @@ async def test_a_flash_sale(stack: InventoryStack) -> None:
         await rooms[0].set(PRODUCT, STOCK)
         await asyncio.gather(*(room.get(PRODUCT) for room in rooms))
         primary = await stack.primary_of(PRODUCT)
+        await query(stack.dsn, _HOLD)
         before = stack.statements()
         sale = Sale(rooms)
-        # Not from this loop: that is busy with ten thousand callers.
-        disaster = asyncio.to_thread(_strike, stack, primary)
-        async with asyncio.timeout(PATIENCE):
-            reserved, *_ = await asyncio.gather(disaster, *(sale.want_one(number) for number in range(CALLERS)))
-        assert STOCK // 4 <= reserved < STOCK
+        with psycopg.connect(stack.dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+            # Not from this loop: that is busy with ten thousand callers.
+            disaster = asyncio.to_thread(_strike, connection, stack, primary)
+            async with asyncio.timeout(PATIENCE):
+                reserved, *_ = await asyncio.gather(disaster, *(sale.want_one(number) for number in range(CALLERS)))
+        assert 0 < reserved < STOCK // 4
         asked = stack.statements() - before
 
         # No more and no fewer than there were, each to one caller, and everybody was told.
@@ -83,22 +96,23 @@ async def test_a_flash_sale(stack: InventoryStack) -> None:
         print(f"{wasted} statements for {sale.refused} refusals, {sale.repeats} repeats; {dict(asked)}")
         assert wasted <= sale.refused * 0.02
 
+        await query(stack.dsn, "DROP FUNCTION hold CASCADE")
         await _end_all(stack, rooms[0], list(sale.granted.values()))
     await primary.start()
     await stack.start()
     await stack.cluster.wait_ok()
 
 
-def _strike(stack: InventoryStack, primary: ValkeyServer) -> int:
-    """Kills the node with the stock, and a sidecar, when a quarter is granted; returns how much was by then."""
-    with psycopg.connect(stack.dsn, autocommit=True) as connection:
-        reserved = 0
-        while reserved < STOCK // 4:
-            found = connection.execute("SELECT reserved FROM cache_sidecar.inventory WHERE product_id = %s", [PRODUCT])
-            (reserved,) = found.fetchone() or (0,)
-        stack.sidecars[3].process.send_signal(signal.SIGKILL)
-        primary.kill()
-        return int(reserved)
+def _strike(connection: psycopg.Connection[Any], stack: InventoryStack, primary: ValkeyServer) -> int:
+    """Kills the node with the stock, and a sidecar, when a quarter is granted; returns how much was committed by then."""
+    waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+    while not connection.execute(waiting, [LOCK]).fetchone():
+        time.sleep(0.001)
+    stack.sidecars[3].process.send_signal(signal.SIGKILL)
+    primary.kill()
+    found = connection.execute("SELECT reserved FROM cache_sidecar.inventory WHERE product_id = %s", [PRODUCT]).fetchone()
+    connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+    return int(found[0]) if found else 0
 
 
 async def _end_all(stack: InventoryStack, room: Stockroom, reservation_ids: list[str]) -> None:
