@@ -13,11 +13,13 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::fmt::Write;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
 /// A server that says nothing for so long with calls in flight has failed.
 const STALL: Duration = Duration::from_secs(20);
@@ -67,6 +69,10 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client, mut stream
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(pace.seconds);
     let mut due = start;
+    let ticks = Arc::new(Notify::new());
+    if let Some(every) = pace.every {
+        tick(ticks.clone(), every, start, end);
+    }
     loop {
         let now = Instant::now();
         while now < end && pace.every.map_or(client.active() < pace.in_flight, |_| due <= now && due < end) {
@@ -83,13 +89,26 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client, mut stream
         }
         let read = tokio::select! {
             read = timeout(STALL, stream.read(&mut buffer)) => read,
-            () = sleep_until(due.into()), if pace.every.is_some() && !is_over => continue,
+            () = ticks.notified(), if !is_over => continue,
         };
         match read.map_err(|_| format!("the server sent nothing for {} s", STALL.as_secs()))? {
             Ok(count) if count > 0 => client.feed(&buffer[..count])?,
             _ => client.lost("connection closed by the server"),
         }
     }
+}
+
+/// Says each time that a call is due. A thread does, as tokio's timers are a millisecond late, which is more than a hit takes.
+fn tick(ticks: Arc<Notify>, every: Duration, start: Instant, end: Instant) {
+    std::thread::spawn(move || {
+        let mut due = start;
+        while due < end {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            ticks.notify_one();
+            due += every;
+        }
+        ticks.notify_one();
+    });
 }
 
 /// Splits a file into its framed messages.
