@@ -2,17 +2,31 @@
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from cache_sidecar.clock import SystemClock
+from cache_sidecar.engine import aio
 from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.ports import L1
+from tests.sidecars import settings_for
 
 HAS_NATIVE = importlib.util.find_spec("cache_sidecar._native") is not None
 needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="the native engine is not installed: it needs cargo")
 ENGINES = [pytest.param("native", marks=needs_native), "aio"]
 
 MakeL1 = Callable[..., L1]
+
+
+def create(engine: str, **settings: Any) -> Any:
+    """Returns an engine that hosts nothing yet, and has no ports; neither Redis nor PostgreSQL is needed."""
+    made = settings_for("127.0.0.1:1", "postgresql://nobody@127.0.0.1:1/none", "none", **settings)
+    if engine == "aio":
+        return aio.create(made)
+    from cache_sidecar.engine import native  # noqa: PLC0415  # where it is installed
+
+    return native.create(made, SystemClock())
 
 
 def native_l1(**bounds: int) -> L1:

@@ -22,11 +22,12 @@ from cache_sidecar.tiers.ports import RelayL2, Signs
 # Changes told in one go.
 PAGE = 20_000
 # Seconds between two looks at the primaries, and for changes when nobody wakes the relay; each ends in a sign to the sidecars,
-# up to when Redis was told of everything. Between two clean-ups.
+# up to when Redis was told of everything.
 LOOK_EVERY = 0.25
 # Between attempts after a failure, at least: of what a writer could not tell a primary that lives, the sidecars hear from here,
 # and their replies are not marked stale. So it is no longer than `coherence.staleness_bound` allows, and less than half of it.
 RETRY = 0.2
+# Between two clean-ups.
 PRUNE_EVERY = 30.0
 # A replica further behind than this many seconds is not made a primary: 10 node timeouts of 15 s, and a margin.
 REPLAY = 300.0

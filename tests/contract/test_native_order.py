@@ -6,25 +6,21 @@ from typing import Any
 
 import grpc
 
-from cache_sidecar.clock import SystemClock
 from tests.contract.raw import RawConnection, message
-from tests.engines import needs_native
-from tests.sidecars import settings_for
+from tests.engines import create, needs_native
 
 pytestmark = needs_native
 CROWD = 500
 
 
 async def test_no_crowd_on_one_connection_keeps_another_s_call_from_python() -> None:
-    from cache_sidecar.engine import native  # noqa: PLC0415  # where it is installed
-
     order: list[bytes] = []
 
     async def answer(request: bytes, context: Any) -> bytes:
         order.append(request)
         return b""
 
-    server = native.create(settings_for("127.0.0.1:1", "postgresql://nobody@127.0.0.1:1/none", "none"), SystemClock())
+    server = create("native")
     server.add_registered_method_handlers("test.Order", {"Call": grpc.unary_unary_rpc_method_handler(answer)})
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -7,10 +7,8 @@ from typing import Any
 
 import grpc
 
-from cache_sidecar.clock import SystemClock
-from cache_sidecar.engine import aio
 from cache_sidecar.tls import Tls
-from tests.sidecars import settings_for
+from tests import engines
 
 SERVICE = "test.Who"
 
@@ -50,13 +48,7 @@ _HANDLERS = {
 
 def create(engine: str) -> Any:
     """Returns an engine that hosts the service, with no ports yet."""
-    settings = settings_for("127.0.0.1:1", "postgresql://nobody@127.0.0.1:1/none", "none")
-    if engine == "aio":
-        made: Any = aio.create(settings)
-    else:
-        from cache_sidecar.engine import native  # noqa: PLC0415  # where it is installed
-
-        made = native.create(settings, SystemClock())
+    made = engines.create(engine)
     made.add_registered_method_handlers(SERVICE, _HANDLERS)
     return made
 

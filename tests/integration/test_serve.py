@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.engine import choice
+from cache_sidecar.engine import choice, folder
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.conftest import ChoosePorts
 from tests.contract.shop import Shop, refusal
@@ -135,7 +135,7 @@ async def test_what_a_killed_one_left_is_replaced(serve: Serve, tmp_path: Path) 
     place = Path(choice.place_for_socket(str(path)) or tempfile.gettempdir())
 
     def folders() -> set[Path]:
-        return set(place.glob("cache-sidecar-????????"))
+        return set(place.glob(folder._PREFIX + folder._RANDOM))
 
     before = folders()
     async with serve(listen_socket=str(path)) as (started, _):

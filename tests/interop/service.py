@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from cache_sidecar.clock import SystemClock
-from cache_sidecar.engine import aio
-from cache_sidecar.settings import Settings
 from cache_sidecar.tls import Tls
+from tests import engines
 from tests.certificates import Authority, listen
 from tests.interop.grpc.testing import empty_pb2, messages_pb2, test_pb2_grpc
 
@@ -102,13 +100,7 @@ class Place(NamedTuple):
 @contextlib.asynccontextmanager
 async def hosted(engine: str, folder: Path) -> AsyncIterator[Place]:
     """Hosts the service on an engine: on TCP, on a unix socket, and with TLS."""
-    settings = Settings(redis_nodes="127.0.0.1:1", postgres_catalog="postgresql://127.0.0.1:1/none", max_message_bytes=16 << 20)
-    if engine == "native":
-        from cache_sidecar.engine import native  # noqa: PLC0415  # where it is installed
-
-        server: Any = native.create(settings, SystemClock())
-    else:
-        server = aio.create(settings)
+    server = engines.create(engine, max_message_bytes=16 << 20)
     test_pb2_grpc.add_TestServiceServicer_to_server(InteropService(), server)
     path, ca, authority = folder / f"{engine}.sock", folder / "ca.pem", Authority()
     ca.write_bytes(authority.cert)

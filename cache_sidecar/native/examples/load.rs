@@ -107,7 +107,6 @@ fn tick(ticks: Arc<Notify>, every: Duration, start: Instant, end: Instant) {
             ticks.notify_one();
             due += every;
         }
-        ticks.notify_one();
     });
 }
 

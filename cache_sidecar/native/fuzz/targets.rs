@@ -180,7 +180,7 @@ pub fn pace(bytes: &[u8]) {
     assert_eq!(pace.count(), counted.min(MAX_CONTROL + 1));
 }
 
-/// Two tokens and a value of `authorization`, each with its length ahead: who is admitted shows one of them, and nobody else.
+/// Two tokens, each with its length ahead, and a value of `authorization`: who is admitted shows one of them, and nobody else.
 pub fn tokens(bytes: &[u8]) {
     let mut rest = bytes;
     let mut known: Vec<Vec<u8>> = Vec::new();

@@ -301,13 +301,13 @@ mod tests {
                     let mut answers = Vec::new();
                     for number in 0..EACH {
                         let (call, answer) = Call::new(HeaderMap::new(), client(), None);
-                        let given_up = call.given_up.clone();
+                        let (given_up, gives_up) = (call.given_up.clone(), number % 7 == 0);
                         let id = calls.add(connection, 0, vec![0; 3].into(), call).unwrap();
-                        if number % 7 == 0 {
+                        if gives_up {
                             given_up.store(true, Relaxed);
                             calls.give_up(id);
                         }
-                        answers.push((id, number % 7 == 0, answer));
+                        answers.push((id, gives_up, answer));
                     }
                     answers
                 })

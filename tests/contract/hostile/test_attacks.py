@@ -116,15 +116,13 @@ async def stalled_streams(victim: Victim) -> None:
 
 
 async def zero_windows(victim: Victim) -> None:
-    """Replies that may never be sent, of calls that nobody counts as a stream."""
+    """Unary calls whose replies may never be sent."""
     request = message(pb.GetProductRequest(product_id=PRODUCT).SerializeToString())
     async with RawConnection.open(victim.address, stream_window=0) as raw:
         streams = [await raw.begin(GET) for _ in range(500 * victim.scale)]
         for stream in streams:
             await raw.send(stream, request, end=True)
-        await raw.call(
-            "/cache_sidecar.v1.ProductService/Nothing", b""
-        )  # without a message, so it is answered: they have arrived
+        await raw.call("/cache_sidecar.v1.ProductService/Nothing", b"")  # a reply without a message is sent: they have arrived
         assert not any(raw.received(stream).ended.is_set() for stream in streams)
 
 
