@@ -35,7 +35,7 @@ _SECONDS = 600.0
 class _GoProgram(build.Program):
     @property
     def folder(self) -> Path:
-        return _FOLDER / "go"
+        return _FOLDER / ("shop" if self.name == "shop" else "go")
 
     @property
     def problem(self) -> str:
@@ -43,6 +43,7 @@ class _GoProgram(build.Program):
 
 
 _GO = _GoProgram("client", "google.golang.org/grpc/interop/client")
+_SHOP = _GoProgram("shop", ".")
 _GRPCURL = _GoProgram("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl")
 
 
@@ -138,6 +139,7 @@ def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 GO = Client("grpc-go's interop client", lambda: build.path(_GO), lambda deadline: build.build(_GO, deadline=deadline))
+SHOP = Client("a shop in Go", lambda: build.path(_SHOP), lambda deadline: build.build(_SHOP, deadline=deadline))
 GRPCURL = Client("grpcurl", lambda: build.path(_GRPCURL), lambda deadline: build.build(_GRPCURL, deadline=deadline))
 NODE = Client("Node.js", _node, _get_node)
 JAVA = Client("grpc-java's interop suite", _java, _get_java)
@@ -149,7 +151,7 @@ def main() -> int:
     skips = parser.parse_args().or_skip
     deadline = time.monotonic() + _SECONDS if skips else math.inf
     failed = False
-    for client in (NODE, JAVA, GO, GRPCURL):
+    for client in (NODE, JAVA, GO, SHOP, GRPCURL):
         try:
             client.get(deadline)
         except CannotBuild as error:

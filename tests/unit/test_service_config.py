@@ -1,6 +1,5 @@
-"""protos/cache_sidecar/v1/service_config.json: the retries and timeouts of every client."""
+"""protos/cache_sidecar/v1/service_config*.json: the retries and timeouts of every client. See also tests/interop."""
 
-import asyncio
 import importlib
 import json
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ from google.protobuf.descriptor import MethodDescriptor
 import cache_sidecar.v1
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1 import product_service_pb2_grpc as pb_grpc
-from cache_sidecar.v1.buf.validate import validate_pb2
 
-FILE = Path(cache_sidecar.v1.__path__[0]).parents[1] / "protos/cache_sidecar/v1/service_config.json"
-TEXT = FILE.read_text()
+PROTOS = Path(cache_sidecar.v1.__path__[0]).parents[1] / "protos"
+TEXT = (PROTOS / "cache_sidecar/v1/service_config.json").read_text()
+WITH_TIMEOUTS = (PROTOS / "cache_sidecar/v1/service_config_timeouts.json").read_text()
 
 
 def methods() -> Iterator[tuple[str, MethodDescriptor]]:
@@ -38,31 +37,35 @@ def configured() -> dict[tuple[str, str], dict[str, Any]]:
     return found
 
 
-def is_idempotent(method: MethodDescriptor) -> bool:
-    """A read, or a write that cannot be sent without the request_id that makes a repeat harmless."""
-    field = method.input_type.fields_by_name.get("request_id")
-    if field is None:
-        return True
-    rules = field.GetOptions().Extensions[validate_pb2.field]
-    return rules.ignore != validate_pb2.IGNORE_IF_ZERO_VALUE
-
-
 def test_every_method_is_named_once_and_nothing_else() -> None:
     assert set(configured()) == {(service, method.name) for service, method in methods()}
 
 
 @pytest.mark.parametrize(("service", "method"), list(methods()), ids=lambda value: getattr(value, "name", value))
-def test_only_what_is_idempotent_is_retried_and_only_when_unavailable(service: str, method: MethodDescriptor) -> None:
+def test_every_call_waits_for_a_connection_and_is_repeated_unless_it_is_a_watch(service: str, method: MethodDescriptor) -> None:
     entry = configured()[service, method.name]
+    assert entry["waitForReady"] is True
     if method.server_streaming:
-        assert "timeout" not in entry
         assert "retryPolicy" not in entry, "a watch is resumed by its caller, from the last version"
         return
-    assert entry["timeout"].endswith("s")
-    assert ("retryPolicy" in entry) == is_idempotent(method)
-    if "retryPolicy" in entry:
-        assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-        assert 2 <= entry["retryPolicy"]["maxAttempts"] <= 5
+    assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
+    assert entry["retryPolicy"]["maxAttempts"] == 5, "gRPC makes no more"
+
+
+def test_the_readme_says_of_each_that_is_repeated_why() -> None:
+    rows = [line.split("|")[1] for line in (PROTOS / "README.md").read_text().splitlines() if line.startswith("|")]
+    named = [name.strip() for row in rows for name in row.split(",")]
+    unary = [method.name for _, method in methods() if not method.server_streaming]
+    assert {name: named.count(name) for name in unary} == dict.fromkeys(unary, 1)
+
+
+def test_the_other_file_differs_in_timeouts_alone() -> None:
+    plain, other = json.loads(TEXT), json.loads(WITH_TIMEOUTS)
+    assert "timeout" not in TEXT, "C-core takes seconds off it"
+    for entry in other["methodConfig"]:
+        assert ("timeout" in entry) == ("retryPolicy" in entry)
+        entry.pop("timeout", None)
+    assert other == plain
 
 
 class Failing(pb_grpc.ProductServiceServicer):
@@ -85,30 +88,17 @@ class Failing(pb_grpc.ProductServiceServicer):
     async def CreateProduct(self, request: Any, context: Any) -> Any:
         return await self._answer(pb.CreateProductResponse(), context)
 
-    async def ListProducts(self, request: Any, context: Any) -> Any:
-        await asyncio.Event().wait()
 
-
-def with_timeouts(timeout: str) -> str:
-    """Returns the file with other timeouts: a busy machine is not what most tests are about."""
-    config = json.loads(TEXT)
-    for entry in config["methodConfig"]:
-        if "timeout" in entry:
-            entry["timeout"] = timeout
-    return json.dumps(config)
-
-
-async def call(servicer: Failing, method: str, timeout: str = "60s") -> grpc.StatusCode:
+async def call(servicer: Failing, method: str) -> grpc.StatusCode:
     server = grpc.aio.server()
     pb_grpc.add_ProductServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        options = [("grpc.service_config", with_timeouts(timeout))]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.service_config", TEXT)]) as channel:
             stub: Any = pb_grpc.ProductServiceStub(channel)
             try:
-                await getattr(stub, method)(getattr(pb, f"{method}Request")())
+                await getattr(stub, method)(getattr(pb, f"{method}Request")(), timeout=60)
             except grpc.aio.AioRpcError as error:
                 return error.code()
             return grpc.StatusCode.OK
@@ -116,16 +106,18 @@ async def call(servicer: Failing, method: str, timeout: str = "60s") -> grpc.Sta
         await server.stop(None)
 
 
-async def test_a_read_survives_a_server_that_fails_twice() -> None:
-    servicer = Failing(grpc.StatusCode.UNAVAILABLE, 2)
-    assert await call(servicer, "GetProduct") == grpc.StatusCode.OK
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+@pytest.mark.parametrize("method", ["GetProduct", "CreateProduct"])
+async def test_a_call_survives_a_server_that_fails_twice(method: str, code: grpc.StatusCode) -> None:
+    servicer = Failing(code, 2)
+    assert await call(servicer, method) == grpc.StatusCode.OK
     assert servicer.calls == 3
 
 
 async def test_a_server_that_fails_on_is_given_up() -> None:
     servicer = Failing(grpc.StatusCode.UNAVAILABLE, 100)
     assert await call(servicer, "GetProduct") == grpc.StatusCode.UNAVAILABLE
-    assert servicer.calls == 4
+    assert servicer.calls == 5
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL])
@@ -135,21 +127,12 @@ async def test_no_other_code_is_retried(code: grpc.StatusCode) -> None:
     assert servicer.calls == 1
 
 
-async def test_a_write_is_not_retried() -> None:
-    servicer = Failing(grpc.StatusCode.UNAVAILABLE, 1)
-    assert await call(servicer, "CreateProduct") == grpc.StatusCode.UNAVAILABLE
-    assert servicer.calls == 1
-
-
-async def test_a_timeout_is_enforced() -> None:
-    assert await call(Failing(grpc.StatusCode.OK, 0), "ListProducts", "0.1s") == grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-async def test_the_file_is_taken_as_it_is() -> None:
-    async with grpc.aio.insecure_channel("127.0.0.1:1", options=[("grpc.service_config", TEXT)]) as channel:
+@pytest.mark.parametrize("text", [TEXT, WITH_TIMEOUTS])
+async def test_the_files_are_taken_as_they_are(text: str) -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1", options=[("grpc.service_config", text)]) as channel:
         stub: Any = pb_grpc.ProductServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.CreateProduct(pb.CreateProductRequest())
-    # A service config that gRPC cannot read fails every call with a message about it.
-    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            await stub.CreateProduct(pb.CreateProductRequest(), timeout=1.0)
+    # It waits for a connection; a service config that gRPC cannot read fails every call at once, with a message about it.
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "onfig" not in (caught.value.details() or "")
