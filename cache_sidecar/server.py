@@ -8,12 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from cache_sidecar.admission import Priority
 from cache_sidecar.engine.aio import AioServer
 from cache_sidecar.errors import SettingsError
+from cache_sidecar.services import reflection
 from cache_sidecar.services.health import HealthService
 from cache_sidecar.settings import Settings, group_id
 from cache_sidecar.stack import Hit, Register, Stack
@@ -53,10 +52,8 @@ class Server:
         """Binds, and serves. Raises SettingsError when an address is taken."""
         register_health = health_pb2_grpc.add_HealthServicer_to_server
         self._stack.register(register_health, self._health, self._engine, is_open=True)
-        names = [*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        self._stack.register(
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(names), self._engine
-        )
+        described = reflection.servicer([*self._services, health.SERVICE_NAME])
+        self._stack.register(reflection.register, described, self._engine)
         self._bind()
         await self._engine.start()
         self._health.serve(self._services)

@@ -1,5 +1,6 @@
 """Checks messages against the rules written in the protos."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ import protovalidate
 from google.protobuf.message import Message
 
 from cache_sidecar.errors import InvalidRequest
+from cache_sidecar.v1.buf.validate import validate_pb2
 
 # They travel in the trailers, which have to fit into the 8 KiB that clients accept.
 MAX_VIOLATIONS = 20
@@ -27,7 +29,8 @@ def validate(message: Message, *, path: str = "") -> None:
         # Such as a Duration out of its range, which a rule cannot compare.
         raise InvalidRequest({path: f"a value cannot be read: {error}"}) from None
     if found:
-        raise InvalidRequest(_by_field(_described(violation, path) for violation in found[:MAX_VIOLATIONS]))
+        described = (each for violation in found[:MAX_VIOLATIONS] for each in _described(violation, message, path))
+        raise InvalidRequest(_by_field(described))
 
 
 def _by_field(violations: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -37,6 +40,8 @@ def _by_field(violations: Iterable[tuple[str, str]]) -> dict[str, str]:
     return texts
 
 
+# Fields in the expression of a rule.
+NAMED = re.compile(r"\bthis\.(\w+)")
 # What the patterns in the protos mean, as their own text says it to nobody.
 _PATTERNS = {
     r"^[^\x00-\x1f\x7f]*$": "must not contain control characters",
@@ -44,11 +49,21 @@ _PATTERNS = {
 }
 
 
-def _described(violation: Any, path: str) -> tuple[str, str]:
+def _described(violation: Any, message: Message, path: str) -> Iterable[tuple[str, str]]:
+    """Yields each field that a violation is about, and what is wrong with it."""
     found = violation.proto
-    elements = found.field.elements if found.field is not None else ()  # a rule of the whole message names no field
-    field = ".".join(_element(element) for element in elements)
-    return f"{path}{field}", _PATTERNS.get(str(violation.rule_value)) or found.message or found.rule_id
+    text = _PATTERNS.get(str(violation.rule_value)) or found.message or found.rule_id
+    if found.field is not None and found.field.elements:
+        yield path + ".".join(_element(element) for element in found.field.elements), text
+        return
+    # A rule of the whole message: it is about the fields that its expression names.
+    for name in dict.fromkeys(NAMED.findall(_expression(message, found.rule_id))):
+        yield f"{path}{name}", text
+
+
+def _expression(message: Message, rule_id: str) -> str:
+    rules = message.DESCRIPTOR.GetOptions().Extensions[validate_pb2.message].cel
+    return next(rule.expression for rule in rules if rule.id == rule_id)
 
 
 def _element(element: Any) -> str:

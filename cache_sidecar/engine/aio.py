@@ -16,6 +16,8 @@ from cache_sidecar.tls import Pem, Tls
 # Requests accepted before their handler starts. grpc's default cancels bursts; our own limit answers RESOURCE_EXHAUSTED.
 MAX_PENDING = 20_000
 MAX_STREAMS_PER_CONNECTION = 2_000
+# Bytes of a call's headers, and 32 for each; above, RESOURCE_EXHAUSTED. As in `native/src/limits.rs`.
+MAX_METADATA = 16 << 10
 # Bytes of replies on their way to one caller, by its address; above, it gets RESOURCE_EXHAUSTED instead of another. C-core has
 # no bound of its own. Smaller replies don't count: there are as many as a connection may have calls.
 MAX_UNREAD = 32 << 20
@@ -135,6 +137,9 @@ def create(settings: Settings, *, is_private: bool = False) -> AioServer:
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+            # Above the first C-core refuses some calls, above the second all. The native engine counts, too, and adds some.
+            ("grpc.max_metadata_size", MAX_METADATA * (1 + is_private)),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA * (1 + is_private)),
             ("grpc.server.max_pending_requests", MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
             # Callers may check their connections every 10 s.

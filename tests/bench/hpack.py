@@ -169,3 +169,9 @@ def _integer(value: int, prefix: int, pattern: int) -> bytes:
 
 def _string(text: bytes) -> bytes:
     return _integer(len(text), 7, 0) + text
+
+
+def coded(text: bytes) -> bytes:
+    """Returns a string in Huffman's code."""
+    encoded = huffman.encode(text)
+    return _integer(len(encoded), 7, 0x80) + encoded

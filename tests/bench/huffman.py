@@ -1,4 +1,4 @@
-"""The Huffman code of HTTP/2 headers (RFC 7541, appendix B), decoding only."""
+"""The Huffman code of HTTP/2 headers (RFC 7541, appendix B)."""
 
 from collections.abc import Iterator
 
@@ -37,6 +37,16 @@ def decode(data: bytes) -> bytes:
     return bytes(octets)
 
 
+def encode(octets: bytes) -> bytes:
+    """Returns octets as an encoded string."""
+    total = bits = 0
+    for octet in octets:
+        length, code = _CODES[octet]
+        total, bits = total + length, bits << length | code
+    padding = -total % 8
+    return (bits << padding | (1 << padding) - 1).to_bytes((total + padding) // 8)
+
+
 def _bits(data: bytes) -> Iterator[int]:
     for octet in data:
         for shift in range(7, -1, -1):
@@ -55,3 +65,4 @@ def _canonical(lengths: list[int]) -> dict[tuple[int, int], int]:
 
 
 _SYMBOLS = _canonical([int(length) for length in _LENGTHS.split()])
+_CODES = {symbol: code for code, symbol in _SYMBOLS.items()}

@@ -57,6 +57,8 @@ class RawConnection:
         self._stream_windows: dict[int, int] = {}
         self._more_window = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._authority: bytes | None = None
+        "What the newest entry of the table of headers is."
         self.told_to_go = False
         "Whether a GOAWAY came."
         self.closed = asyncio.Event()
@@ -92,17 +94,40 @@ class RawConnection:
         return await self.reply(stream)
 
     async def begin(
-        self, path: str, *, encoding: str = "", metadata: Iterable[tuple[bytes, bytes]] = (), end: bool = False
+        self,
+        path: str,
+        *,
+        encoding: str = "",
+        metadata: Iterable[tuple[bytes, bytes]] = (),
+        authority: bytes | None = None,
+        is_coded: bool = False,
+        end: bool = False,
     ) -> int:
-        """Sends the headers of a call; returns its stream."""
+        """Sends the headers of a call; returns its stream.
+
+        A given `:authority` goes into the table of headers, in Huffman's code if `is_coded`, and is sent from there from then on.
+        """
         stream = self._next_stream
         self._next_stream += 2
         extra = [*([(b"grpc-encoding", encoding.encode())] if encoding else []), *metadata]
         self._replies[stream] = RawReply()
         self._stream_windows[stream] = self._initial_window
-        flags = frames.END_HEADERS | (frames.END_STREAM if end else 0)
-        self._send(frames.frame(frames.HEADERS, flags, stream, _headers(path, extra)))
+        told = b"" if authority is None else self._told(authority, is_coded=is_coded)
+        block = _headers(path, extra, told=told)
+        size, flags = frames.DEFAULT_FRAME_BYTES, frames.END_STREAM if end else 0
+        pieces = [block[start : start + size] for start in range(0, len(block), size)]
+        for number, piece in enumerate(pieces):
+            kind = frames.CONTINUATION if number else frames.HEADERS
+            last = frames.END_HEADERS if piece is pieces[-1] else 0
+            self._send(frames.frame(kind, last | (0 if number else flags), stream, piece))
         return stream
+
+    def _told(self, authority: bytes, *, is_coded: bool) -> bytes:
+        """Returns a header field for `:authority`: of the newest entry of the table, or one that becomes that."""
+        if authority == self._authority:
+            return hpack.indexed(len(hpack.STATIC) + 1)
+        self._authority = authority
+        return b"\x41" + (hpack.coded(authority) if is_coded else _text(authority))
 
     async def burst(self, path: str, messages: Iterable[bytes]) -> list[RawReply]:
         """Makes many small calls that leave in one piece, so that they are all there at the same moment."""
@@ -218,18 +243,12 @@ def message(payload: bytes, *, compressed: bool = False, length: int | None = No
     return frames.MESSAGE.pack(compressed, len(payload) if length is None else length) + payload
 
 
-def _headers(path: str, extra: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """Returns the header block of a call."""
-    headers = [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", path.encode()),
-        (b":authority", b"localhost"),
-        (b"te", b"trailers"),
-        (b"content-type", b"application/grpc"),
-        *extra,
-    ]
-    return b"".join(_literal(*header) for header in headers)
+def _headers(path: str, extra: Iterable[tuple[bytes, bytes]] = (), *, told: bytes = b"") -> bytes:
+    """Returns the header block of a call; `told` is the field for `:authority`."""
+    authority = told or _literal(b":authority", b"localhost")
+    pseudo = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode())]
+    headers = [(b"te", b"trailers"), (b"content-type", b"application/grpc"), *extra]
+    return b"".join([*(_literal(*header) for header in pseudo), authority, *(_literal(*header) for header in headers)])
 
 
 def _literal(name: bytes, value: bytes) -> bytes:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2 as pb
-from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from tests.contract.shop import Shop
 
@@ -12,17 +12,24 @@ SERVICES = {
     "cache_sidecar.v1.AdminService",
     "cache_sidecar.v1.ProductService",
     "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 }
 
 
-async def ask(shop: Shop, *requests: pb.ServerReflectionRequest) -> list[pb.ServerReflectionResponse]:
-    call: Any = reflection_pb2_grpc.ServerReflectionStub(shop.channel).ServerReflectionInfo(iter(requests))
+async def ask(shop: Shop, *requests: pb.ServerReflectionRequest, version: str = "v1") -> list[pb.ServerReflectionResponse]:
+    # The messages of both are the same.
+    call: Any = shop.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=pb.ServerReflectionRequest.SerializeToString,
+        response_deserializer=pb.ServerReflectionResponse.FromString,
+    )(iter(requests))
     return [reply async for reply in call]
 
 
-async def test_every_service_is_listed(shop: Shop) -> None:
-    (reply,) = await ask(shop, pb.ServerReflectionRequest(list_services=""))
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_every_service_is_listed(shop: Shop, version: str) -> None:
+    (reply,) = await ask(shop, pb.ServerReflectionRequest(list_services=""), version=version)
     assert {service.name for service in reply.list_services_response.service} >= SERVICES
 
 
@@ -41,6 +48,10 @@ async def test_every_file_a_caller_needs_is_served(shop: Shop) -> None:
         found = {name for file in files.values() for name in file.dependency} - files.keys()
         assert found != missing, f"not served: {missing}"
         missing = found
+    (v1,) = (file for file in files.values() if file.package == "grpc.reflection.v1")
+    assert {method.input_type for service in v1.service for method in service.method} == {
+        ".grpc.reflection.v1.ServerReflectionRequest"
+    }
     assert {"cache_sidecar/v1/product.proto", "google/type/money.proto", "buf/validate/validate.proto"} <= files.keys()
 
 

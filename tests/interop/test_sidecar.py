@@ -135,3 +135,9 @@ async def test_grpcurl(shop: Shop, engine: str, grpcurl: Path) -> None:
     assert "DeadlineExceeded" in late
     await until(lambda: shop.streams == 0)
     assert engine == "aio" or shop.answered_in_rust("GetProduct") >= 1
+
+
+async def test_grpcurl_takes_the_target_as_grpc_writes_it(shop: Shop, grpcurl: Path) -> None:
+    code, said, errors = await run(grpcurl, "-plaintext", shop.target, "list")
+    assert code == 0, errors
+    assert "cache_sidecar.v1.ProductService" in said.splitlines()

@@ -135,3 +135,9 @@ def test_a_whole_octet_of_padding_is_refused() -> None:
 def test_huffman_end_mark_is_refused() -> None:
     with pytest.raises(huffman.HuffmanError, match="end mark"):
         huffman.decode(b"\xff\xff\xff\xff")
+
+
+def test_what_is_encoded_is_decoded_again() -> None:
+    octets = bytes(range(256))
+    assert huffman.decode(huffman.encode(octets)) == octets
+    assert huffman.encode(b"www.example.com") == bytes.fromhex("f1e3c2e5f23a6ba0ab90f4ff"), "RFC 7541, C.4.1"

@@ -1,15 +1,22 @@
 """The rules in the protos, as callers hear of them."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cache_sidecar.v1
 from cache_sidecar.errors import InvalidRequest
 from cache_sidecar.v1 import product_service_pb2 as pb
+from cache_sidecar.v1.buf.validate import validate_pb2
 from cache_sidecar.v1.cache_pb2 import ReadOptions
+from cache_sidecar.v1.cart_service_pb2 import MergeCartsRequest
+from cache_sidecar.v1.inventory_service_pb2 import WatchInventoryRequest
 from cache_sidecar.v1.product_pb2 import Product
-from cache_sidecar.validation import MAX_VIOLATIONS, validate
+from cache_sidecar.validation import MAX_VIOLATIONS, NAMED, validate
 
 
 def violations(message: object, path: str = "") -> dict[str, str]:
@@ -92,3 +99,23 @@ def test_whatever_parses_is_valid_or_refused_in_words(data: bytes) -> None:
         assert type(error).__name__ == "DecodeError"
         return
     assert all(violations(request).values())
+
+
+def test_a_rule_of_a_whole_message_names_its_fields() -> None:
+    for_both = "give product_ids, categories, or both"
+    assert violations(WatchInventoryRequest(), "a.") == {"a.product_ids": for_both, "a.categories": for_both}
+    same = MergeCartsRequest(user_id="u", guest_user_id="u", request_id="6e1a6a36-9b1c-4c6d-9d3c-3f3a4b6a0d11")
+    assert list(violations(same)) == ["user_id", "guest_user_id"]
+
+
+def test_every_rule_of_a_whole_message_has_an_expression_with_fields() -> None:
+    found = 0
+    for file in Path(cache_sidecar.v1.__path__[0]).glob("*_pb2.py"):
+        module = importlib.import_module(f"cache_sidecar.v1.{file.stem}")
+        for message in module.DESCRIPTOR.message_types_by_name.values():
+            for rule in message.GetOptions().Extensions[validate_pb2.message].cel:
+                named = NAMED.findall(rule.expression)
+                assert named
+                assert set(named) <= set(message.fields_by_name)
+                found += 1
+    assert found

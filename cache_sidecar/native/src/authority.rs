@@ -1,9 +1,13 @@
-//! Repairs what clients of a unix socket send as `:authority`.
+//! Repairs what clients send as `:authority`, of which nothing here depends.
 //!
-//! gRPC's C-core (Python, C++, Ruby, PHP) and grpc-java send the socket's path there, which is no authority, and h2 resets
-//! such a call with PROTOCOL_ERROR (hyperium/h2#487). So the bytes of those clients are read along, frame by frame, and in
-//! a literal for `:authority` a `-` is put in the place of each offending byte. The length stays, so do framing and the
-//! state of HPACK; nothing else is changed, and what cannot be read is left for h2 to refuse.
+//! gRPC's C-core (Python, C++, Ruby, PHP), grpc-java and grpcurl send the path of a unix socket there, plain or
+//! percent-encoded, which is no authority, and h2 resets such a call with PROTOCOL_ERROR (hyperium/h2#487). So what clients
+//! send is read along, frame by frame, and in a literal for `:authority` a `-` takes the place of each offending byte.
+//! A value in Huffman's code becomes a plain one, and its frame longer. The decoded length stays the same, so both ends agree
+//! on what is in HPACK's table; nothing else is changed, and what cannot be read is left for h2 to refuse.
+
+use crate::huffman;
+use std::ops::Range;
 
 /// Length of the client's connection preface.
 pub const PREFACE: usize = 24;
@@ -76,18 +80,18 @@ pub fn length(frame: &[u8]) -> usize {
 }
 
 /// Repairs a whole HEADERS frame, as far as it can be read.
-fn repair(frame: &mut [u8]) -> Option<()> {
+fn repair(frame: &mut Vec<u8>) -> Option<()> {
     let flags = frame[4];
     let mut at = HEADER;
-    let mut end = frame.len();
+    let mut padding = 0;
     if flags & PADDED != 0 {
-        end = end.checked_sub(usize::from(*frame.get(at)?))?;
+        padding = usize::from(*frame.get(at)?);
         at += 1;
     }
     if flags & PRIORITY != 0 {
         at += 5;
     }
-    while at < end {
+    while at + padding < frame.len() {
         let first = frame[at];
         if first & 0x80 != 0 {
             integer(frame, &mut at, 7)?; // indexed: both name and value are known
@@ -96,17 +100,67 @@ fn repair(frame: &mut [u8]) -> Option<()> {
         } else {
             let name = integer(frame, &mut at, if first & 0x40 != 0 { 6 } else { 4 })?;
             let is_authority = match name {
-                0 => string(frame, &mut at)?.is_some_and(|name| &frame[name] == b":authority"),
+                0 => string(frame, &mut at)?.is(frame, b":authority"),
                 1 => true, // :authority in the static table
                 _ => false,
             };
             let value = string(frame, &mut at)?;
-            if let (true, Some(value)) = (is_authority, value) {
-                frame[value].iter_mut().filter(|byte| !is_fit(**byte)).for_each(|byte| *byte = b'-');
+            if is_authority {
+                at = value.repair(frame)?;
             }
         }
     }
     Some(())
+}
+
+/// A string of HPACK.
+struct Text {
+    /// Where its length begins.
+    start: usize,
+    bytes: Range<usize>,
+    is_coded: bool,
+}
+
+impl Text {
+    fn is(&self, frame: &[u8], wanted: &[u8]) -> bool {
+        let bytes = &frame[self.bytes.clone()];
+        if self.is_coded { huffman::decode(bytes).is_some_and(|bytes| bytes == wanted) } else { bytes == wanted }
+    }
+
+    /// Repairs it, and returns where it ends then.
+    fn repair(self, frame: &mut Vec<u8>) -> Option<usize> {
+        let end = self.bytes.end;
+        if !self.is_coded {
+            frame[self.bytes.clone()].iter_mut().filter(|byte| !is_fit(**byte)).for_each(|byte| *byte = b'-');
+            return Some(end);
+        }
+        let decoded = huffman::decode(&frame[self.bytes.clone()])?;
+        if decoded.iter().all(|byte| is_fit(*byte)) {
+            return Some(end);
+        }
+        let mut plain = plain_length(decoded.len());
+        plain.extend(decoded.iter().map(|byte| if is_fit(*byte) { *byte } else { b'-' }));
+        let grown = length(frame) + plain.len() - (end - self.start);
+        if grown > MAX_FRAME {
+            return None;
+        }
+        let end = self.start + plain.len();
+        frame.splice(self.start..self.bytes.end, plain);
+        frame[..3].copy_from_slice(&(grown as u32).to_be_bytes()[1..]);
+        Some(end)
+    }
+}
+
+/// Returns the length of a string that is not in Huffman's code, as HPACK writes it.
+fn plain_length(length: usize) -> Vec<u8> {
+    let Some(mut rest) = length.checked_sub(0x7f) else { return vec![length as u8] };
+    let mut bytes = vec![0x7f];
+    while rest >= 0x80 {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+    bytes
 }
 
 /// Whether h2 takes a byte in an authority.
@@ -133,14 +187,14 @@ fn integer(frame: &[u8], at: &mut usize, bits: u32) -> Option<usize> {
     None
 }
 
-/// Passes a string of HPACK, and returns where its bytes are; Some(None) when they are Huffman coded, which those clients
-/// don't do.
-fn string(frame: &[u8], at: &mut usize) -> Option<Option<std::ops::Range<usize>>> {
-    let is_coded = frame.get(*at)? & 0x80 != 0;
-    let length = integer(frame, at, 7)?;
+/// Passes a string of HPACK.
+fn string(frame: &[u8], at: &mut usize) -> Option<Text> {
     let start = *at;
-    *at = start.checked_add(length).filter(|end| *end <= frame.len())?;
-    Some((!is_coded).then_some(start..*at))
+    let is_coded = frame.get(start)? & 0x80 != 0;
+    let length = integer(frame, at, 7)?;
+    let bytes = *at..at.checked_add(length).filter(|end| *end <= frame.len())?;
+    *at = bytes.end;
+    Some(Text { start, bytes, is_coded })
 }
 
 #[cfg(test)]
@@ -152,14 +206,13 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// Repairs in pieces and in one, which must give the same, of the same length.
+    /// Repairs in pieces and in one, which must give the same.
     fn check(bytes: &[u8], piece: usize) {
         let (mut whole, mut pieces) = (Vec::new(), Vec::new());
         let (mut one, mut many) = (Repair::default(), Repair::default());
         one.feed(bytes, &mut whole);
         bytes.chunks(piece).for_each(|chunk| many.feed(chunk, &mut pieces));
-        assert_eq!(whole, pieces);
-        assert_eq!(whole.len() + one.holds(), bytes.len());
+        assert_eq!((whole, one.holds()), (pieces, many.holds()));
     }
 
     fn repaired(frames: &[Vec<u8>]) -> Vec<u8> {
@@ -177,6 +230,28 @@ mod tests {
             let got = repaired(&[frame(HEADERS, 4, &block(b"/tmp/a%2_b")), frame(0, 1, b"\x41\x02/b")]);
             assert_eq!(got, [frame(HEADERS, 4, &block(b"-tmp-a-2-b")), frame(0, 1, b"\x41\x02/b")].concat(), "{prefix:?}");
         }
+    }
+
+    #[test]
+    fn one_in_huffmans_code_becomes_a_plain_one() {
+        let block = |value: &[u8]| [&b"\x83\x41"[..], value, b"\x86"].concat();
+        for text in [&b"/run/x"[..], b"%2Ftmp", &[b'/'; 300]] {
+            let coded = encoded(text);
+            let got = repaired(&[frame(HEADERS, 4, &block(&coded)), frame(0, 1, b"x")]);
+            let plain: Vec<u8> = text.iter().map(|byte| if is_fit(*byte) { *byte } else { b'-' }).collect();
+            let plain = [plain_length(plain.len()), plain].concat();
+            assert_eq!(got, [frame(HEADERS, 4, &block(&plain)), frame(0, 1, b"x")].concat());
+        }
+        let fine = block(&encoded(b"www.example.com"));
+        assert_eq!(repaired(&[frame(HEADERS, 4, &fine)]), frame(HEADERS, 4, &fine));
+    }
+
+    /// A string in Huffman's code.
+    fn encoded(text: &[u8]) -> Vec<u8> {
+        let bytes = huffman::encode(text);
+        let mut length = plain_length(bytes.len());
+        length[0] |= 0x80;
+        [length, bytes].concat()
     }
 
     #[test]

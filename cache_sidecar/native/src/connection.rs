@@ -88,7 +88,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<Http<
         .max_concurrent_streams(MAX_STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEADERS)
+        .max_header_list_size(MAX_READ_HEADERS)
         .max_frame_size(MAX_FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
@@ -168,10 +168,17 @@ fn answer(
 ) {
     let (head, mut body) = request.into_parts();
     let server = &connection.server;
+    let size = metadata::size(&head);
+    if size > MAX_HEADERS {
+        let details = format!("the metadata has {size} bytes, 32 for each entry included: at most {MAX_HEADERS} are taken");
+        return reply::refuse(respond, RESOURCE_EXHAUSTED, &details, HeaderMap::new());
+    }
     let way = access::way(&head, connection.peer.is_allowed, tokens);
-    let known = server.methods.get(head.uri.path()).filter(|_| way > Way::Proxy);
+    // A path with a query is no method's: grpc.aio says so.
+    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let known = server.methods.get(path).filter(|_| way > Way::Proxy);
     let Some(method) = known else {
-        if server.methods.get(head.uri.path()).is_some_and(|method| method.hits.is_some()) {
+        if server.methods.get(path).is_some_and(|method| method.hits.is_some()) {
             bump(&server.counters.odd_metadata);
         }
         tokio::spawn(proxy::pass_on(connection.clone(), proxy::Call { head, begun: Vec::new(), body, respond }));

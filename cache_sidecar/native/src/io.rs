@@ -6,6 +6,7 @@
 use crate::authority::Repair;
 use crate::limits::TURN;
 use crate::pace::Pace;
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -24,15 +25,20 @@ pub struct Gathering<S> {
     /// Bytes read since there was nothing to read.
     read: usize,
     pace: Option<Pace>,
-    inbound: Option<Box<Inbound>>,
+    inbound: Option<Inbound>,
 }
 
-/// What came from a client whose `:authority` is repaired.
+/// What came from a client, see `authority.rs`.
+#[derive(Default)]
 struct Inbound {
     repair: Repair,
-    raw: Box<[u8]>,
     repaired: Vec<u8>,
     taken: usize,
+}
+
+thread_local! {
+    /// Where bytes are read before they are repaired: one for all connections, which may be many, and idle.
+    static RAW: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathering<S> {
@@ -41,15 +47,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathering<S> {
         Gathering { socket, written: Vec::new(), flushed: 0, read: 0, pace: None, inbound: None }
     }
 
-    /// For a client, see `pace.rs`.
+    /// For a client, see `pace.rs` and `authority.rs`.
     pub fn of_client(socket: S) -> Self {
-        Gathering { pace: Some(Pace::default()), ..Gathering::new(socket) }
-    }
-
-    /// For the clients of a unix socket, see `authority.rs`.
-    pub fn repairing(socket: S) -> Self {
-        let inbound = Inbound { repair: Repair::default(), raw: Box::new([0; READ]), repaired: Vec::new(), taken: 0 };
-        Gathering { inbound: Some(Box::new(inbound)), ..Gathering::of_client(socket) }
+        Gathering { pace: Some(Pace::default()), inbound: Some(Inbound::default()), ..Gathering::new(socket) }
     }
 
     fn write_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -78,13 +78,17 @@ impl Inbound {
     ) -> Poll<io::Result<()>> {
         while self.taken == self.repaired.len() {
             self.repaired.clear();
+            self.repaired.shrink_to(IDLE);
             self.taken = 0;
-            let mut buffer = ReadBuf::new(&mut self.raw);
-            ready!(Pin::new(&mut *socket).poll_read(context, &mut buffer))?;
-            if buffer.filled().is_empty() {
+            let count = RAW.with_borrow_mut(|raw| {
+                let mut buffer = ReadBuf::new(raw);
+                ready!(Pin::new(&mut *socket).poll_read(context, &mut buffer))?;
+                self.repair.feed(buffer.filled(), &mut self.repaired);
+                Poll::Ready(io::Result::Ok(buffer.filled().len()))
+            });
+            if ready!(count)? == 0 {
                 return Poll::Ready(Ok(()));
             }
-            self.repair.feed(buffer.filled(), &mut self.repaired);
         }
         let count = into.remaining().min(self.repaired.len() - self.taken);
         into.put_slice(&self.repaired[self.taken..self.taken + count]);

@@ -9,6 +9,7 @@ mod connection;
 mod counters;
 pub mod entries;
 pub mod hits;
+pub mod huffman;
 pub mod identity;
 mod io;
 pub mod l1;

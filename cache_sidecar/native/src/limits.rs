@@ -6,8 +6,11 @@ use std::time::Duration;
 pub const MAX_CONNECTIONS: u64 = 20_000;
 /// h2 has no bound by default. As in `engine/aio.py`.
 pub const MAX_STREAMS: u32 = 2_000;
-/// Names and values of a call's metadata; as C-core, where h2's default is 16 MiB.
-pub const MAX_HEADERS: u32 = 16 << 10;
+/// Names and values of a call's headers, and 32 bytes each; above, RESOURCE_EXHAUSTED. As in `engine/aio.py`.
+pub const MAX_HEADERS: usize = 16 << 10;
+/// Of so many, h2 says nothing that gRPC's clients understand, and lets go of what is above. One call of a connection at a
+/// time makes us hold that, less than its window does. h2's default is 16 MiB.
+pub const MAX_READ_HEADERS: u32 = 256 << 10;
 /// The smallest there is: nobody needs larger ones, and other calls' frames get their turn.
 pub const MAX_FRAME: u32 = 16 << 10;
 /// Bytes that a client may send unasked, on a call and on a connection: what a connection can make us hold.

@@ -1,7 +1,8 @@
 //! What a call's metadata allows.
 
 use crate::access::Tokens;
-use http::HeaderMap;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::Duration;
 
 /// Tells grpc.aio whose call it is: the number of a connection. What a client sends under that name is dropped.
@@ -62,6 +63,14 @@ pub fn way(headers: &HeaderMap, tokens: Option<&Tokens>) -> Way {
     }
 }
 
+/// Returns how large the headers of a call are, as SETTINGS_MAX_HEADER_LIST_SIZE counts them; the path stands for those that
+/// every call has alike.
+pub fn size(head: &Parts) -> usize {
+    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let of = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+    path + head.headers.iter().map(of).sum::<usize>()
+}
+
 /// Reads `grpc-timeout`; None for one that is not well formed, and for none at all.
 pub fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
@@ -89,7 +98,6 @@ pub fn is_visible(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
 
     fn way_of(more: &[(&'static str, &'static str)]) -> Way {
         let common = [("content-type", "application/grpc"), ("te", "trailers"), ("user-agent", "grpc-python/1.83.2")];

@@ -214,7 +214,7 @@ async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Re
     // Who may use the socket is said by its mode and group.
     let mut peer = open.peer(name, Identity::none());
     peer.is_allowed = true;
-    connection::serve(open.server.clone(), peer, Gathering::repairing(stream), draining).await;
+    connection::serve(open.server.clone(), peer, Gathering::of_client(stream), draining).await;
 }
 
 /// Counts a connection as open.
