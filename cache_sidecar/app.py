@@ -115,7 +115,7 @@ class App:
         }
         sessions, carts = self._sessions(), self._carts()
         self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
-        stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
+        stocks = self._stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids, load_whole=stock.whole_loader(inventory))
         watches = Watches(stocks, inventory)
         followers = self._datasets | {
             product.DATASET: Followers(fence, self._datasets[product.DATASET]),
@@ -223,6 +223,7 @@ class App:
             await store.writer.close()
         await self._touches.close()
         await self._grants.close()
+        await self._stocks.close()
         for dataset in self._datasets.values():
             await dataset.close()
         await self.coherence.stop()

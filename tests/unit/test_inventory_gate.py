@@ -38,7 +38,7 @@ class Shelf(Stocks):
 
     def _total(self, id: str) -> Total:
         answer = Answer(b"", self.source, 1, 0.0, stale=False)
-        return Total([Part(id, Stock(self.available[id], 0, 1, 0, 0), 1)] if id in self.available else [], [answer])
+        return Total([Part(id, Stock(self.available[id], 0, 1, 0, 0, 0, 0), 1)] if id in self.available else [], [answer])
 
 
 async def _no_grants(*_: object) -> list[object]:
@@ -102,7 +102,7 @@ async def test_news_of_too_little_refuses_those_who_wait() -> None:
     async def first() -> None:
         async with gate.admit({"a": 1}, uuid4()):
             await go.wait()
-            gate.learn("a", [Part("a", Stock(1, 0, 1, 0, 0), 9)])
+            gate.learn("a", [Part("a", Stock(1, 0, 1, 0, 0, 0, 0), 9)])
 
     holder = asyncio.get_running_loop().create_task(first())
     await until(lambda: "a" in gate._lines)

@@ -15,7 +15,7 @@ async def queue(line: Line, *quantities: int) -> list[asyncio.Task[Known | None]
 
 
 def known(available: int) -> Known:
-    return Known([Part("a", Stock(available, 0, 1, 0, 0), 1)])
+    return Known([Part("a", Stock(available, 0, 1, 0, 0, 0, 0), 1)])
 
 
 async def settle() -> None:

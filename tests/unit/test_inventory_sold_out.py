@@ -19,7 +19,7 @@ class Held:
             self.l1.set_trusted(partition, True, now=0.0)
 
     def put(self, id: str, available: int, version: int, *, buckets: int = 1, generation: int | None = None) -> bool:
-        record = Record(version, 0.0, Stock(available, 7, buckets, 3, 0).pack())
+        record = Record(version, 0.0, Stock(available, 7, buckets, 3, 0, 5, 1).pack())
         return self.l1.put(
             id, record, generation=self.l1.generation(id) if generation is None else generation, timer=self.clock.now() + 60
         )
@@ -104,7 +104,7 @@ def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     l1 = SoldOut(row_ids=row_ids, clock=ManualClock(1000.0), in_shadow=lambda: shadow[0])
     l1.set_trusted(partition_of("a"), True, now=0.0)
     generation = l1.generation("a")
-    assert l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0).pack()), generation=generation, timer=0.0)
+    assert l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
     assert l1.parts("a")
     shadow[0] = True
     assert not l1.parts("a")
@@ -112,4 +112,4 @@ def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     assert l1.parts("a")
     l1.clear()
     assert not l1.parts("a")
-    assert not l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0).pack()), generation=generation, timer=0.0)
+    assert not l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)

@@ -7,16 +7,21 @@ from hypothesis import strategies as st
 from cache_sidecar.services import stock as shown
 from cache_sidecar.store.inventory import row_ids, split_id
 from cache_sidecar.tiers.ports import Answer, Source
-from cache_sidecar.tiers.stock import Part, Stock, Total
+from cache_sidecar.tiers.stock import Part, Stock, Total, belong_together, version_of
 
 numbers = st.integers(0, 2**62)
 # No product_id has a control character.
 product_ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128)
 
 
-@given(st.builds(Stock, numbers, numbers, st.integers(1, 64), numbers, numbers))
+@given(st.builds(Stock, numbers, numbers, st.integers(1, 64), numbers, numbers, numbers, numbers))
 def test_a_stock_survives_being_packed(stock: Stock) -> None:
     assert Stock.unpack(stock.pack()) == stock
+
+
+@pytest.mark.parametrize("foreign", [b"", b"\x01" + bytes(41), b"\x01" + bytes(57), b"\x02" + bytes(56), b"\x02" + bytes(58)])
+def test_what_another_version_packed_is_not_read(foreign: bytes) -> None:
+    assert Stock.unpack(foreign) is None
 
 
 @given(product_ids, st.integers(1, 64))
@@ -33,20 +38,38 @@ def test_a_foreign_name_is_no_bucket(id: str) -> None:
     assert split_id(id)[0] == "a"
 
 
-def _part(version: int, available: int, reserved: int = 0, buckets: int = 1) -> Part:
-    return Part("a", Stock(available, reserved, buckets, 0, 1_000_000 * version), version)
+def _part(version: int, available: int, reserved: int = 0, buckets: int = 1, epoch: int = 5, steps: int = 1) -> Part:
+    return Part("a", Stock(available, reserved, buckets, 0, 1_000_000 * version, epoch, steps), version)
 
 
 def test_a_total_is_the_sum_of_its_rows() -> None:
-    parts = [_part(7, 1, 10, buckets=2), _part(3, 5, 20)]
+    parts = [_part(7, 1, 10, buckets=2, steps=30), _part(3, 5, 20, steps=4)]
     answers = [Answer(b"", Source.L2, version, 0.0, stale=False) for version in (7, 3)]
     total = Total(parts, answers)
-    assert (total.available, total.reserved, total.buckets, total.version) == (6, 30, 2, 7)
+    assert (total.available, total.reserved, total.buckets, total.version) == (6, 30, 2, 50_034)
     message = shown.message("a", parts)
-    assert (message.available, message.reserved, message.bucket_count, message.etag) == (6, 30, 2, "a-2")
+    assert (message.available, message.reserved, message.bucket_count) == (6, 30, 2)
+    assert message.etag.startswith(f"{50_034:x}-")
     assert message.update_time.seconds == 7
 
 
 def test_there_is_a_version_of_nothing() -> None:
-    assert Total([], [Answer(None, Source.L2, 9, 0.0, stale=False)]).version == 9
+    assert Total([], [Answer(None, Source.L2, 9, 0.0, stale=False)]).version == 90_000
+    assert Total([], [Answer(None, Source.L2, 0, 0.0, stale=False)], least_version=90_001).version == 90_001
     assert Total([], [Answer(None, Source.L2, 9, 0.0, stale=False)]).buckets == 1
+
+
+def test_rows_belong_together_that_are_all_of_one_epoch() -> None:
+    assert belong_together([_part(7, 1)])
+    assert belong_together([_part(7, 1, buckets=2), _part(3, 5, buckets=2)])
+    assert not belong_together([_part(7, 1, buckets=3), _part(3, 5, buckets=3)])
+    assert not belong_together([_part(7, 1, buckets=1), _part(3, 5)])
+    assert not belong_together([_part(7, 1, buckets=2, epoch=6), _part(3, 5, buckets=2)])
+
+
+def test_an_etag_tells_two_states_apart_that_have_one_version() -> None:
+    # Six changes, three of which each of two readers does not know of yet; their steps happen to add up to the same.
+    one = [_part(7, 1, buckets=2, steps=3), _part(3, 5, steps=4)]
+    other = [_part(6, 1, buckets=2, steps=2), _part(4, 5, steps=5)]
+    assert version_of(one) == version_of(other)
+    assert shown.etag(one) != shown.etag(other)
