@@ -28,7 +28,7 @@ from cache_sidecar.services.writing import Writer
 from cache_sidecar.settings import Settings
 from cache_sidecar.stack import Stack
 from cache_sidecar.store.cart import CartStore
-from cache_sidecar.store.inventory import InventoryStore, product_of, row_ids
+from cache_sidecar.store.inventory import InventoryStore, every_row, product_of, row_ids
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.product import ProductStore
@@ -292,7 +292,7 @@ class App:
             store=store,
             reservations=reservations,
             writer=self._writer,
-            gate=Gate(stocks, sold_out, self._grants),
+            gate=Gate(stocks, sold_out, self._grants, every_row=every_row),
             watches=watches,
             clock=self._clock,
         )
