@@ -146,6 +146,8 @@ async def test_no_half_of_a_change_passes_for_a_stock(open_shop: Open, database:
             assert {(reply.available, reply.bucket_count) for reply in replies} <= {(60, 6), (60, buckets)}, id
             if told == "first":
                 assert replies[0] == await room.get(id, bypass=True)
+            # What was read is in Redis then.
+            await until(partial(_is_in_redis, room, id))
             # Nor does the gate refuse by a part.
             assert (await room.reserve({id: 60})).items[0].quantity == 60
 
@@ -154,7 +156,7 @@ async def test_a_redis_that_evicts_anything_at_any_time_makes_no_stock_smaller(
     open_shop: Open, processes: Processes, choose_ports: ChoosePorts, engine: str
 ) -> None:
     (port,) = choose_ports(1)
-    options = {"maxmemory": "3mb", "maxmemory-policy": "allkeys-lru"}
+    options = {"maxmemory": "2500kb", "maxmemory-policy": "allkeys-lru"}
     server = ValkeyServer(processes, processes.state.path / f"valkey-lru-{engine}", port, options=options)
     await server.start()
     try:
@@ -168,9 +170,9 @@ async def test_a_redis_that_evicts_anything_at_any_time_makes_no_stock_smaller(
             done = asyncio.Event()
 
             async def crowd(client: Redis) -> None:
-                """Writes as much as Redis holds, so that everything else goes."""
+                """Writes a part of what Redis holds, so that something else has to go."""
                 pipeline = client.pipeline(transaction=False)
-                for _ in range(1500):
+                for _ in range(30):
                     pipeline.set(f"other-{random.random()}", "x" * 2000)
                 await pipeline.execute()
 
@@ -178,20 +180,21 @@ async def test_a_redis_that_evicts_anything_at_any_time_makes_no_stock_smaller(
                 async with server.client() as client:
                     while not done.is_set():
                         await crowd(client)
+                        await asyncio.sleep(0)
 
             async def read(room: Stockroom) -> None:
                 while not done.is_set():
                     seen.add((await room.get("a")).available)
 
             async def spread(room: Stockroom) -> None:
-                for _ in range(60):
+                for _ in range(30):
                     await room.set("a", 1000, bucket_count=random.choice([1, 2, 4, 6, 8]))
 
             async with watching(rooms[0], product_ids=["a"]) as first, watching(rooms[1], product_ids=["a"]) as second:
                 background = [asyncio.ensure_future(work) for work in (crowds(), *map(read, rooms))]
-                await asyncio.gather(*map(spread, rooms))
                 async with server.client() as client:
                     await until(partial(_has_evicted, client))
+                await asyncio.gather(*map(spread, rooms))
                 done.set()
                 await asyncio.gather(*background)
                 states = [*first.seen, *second.seen]
@@ -204,4 +207,4 @@ async def test_a_redis_that_evicts_anything_at_any_time_makes_no_stock_smaller(
 
 
 async def _has_evicted(client: Redis) -> bool:
-    return int((await client.info("stats"))["evicted_keys"]) > 1000
+    return int((await client.info("stats"))["evicted_keys"]) > 0

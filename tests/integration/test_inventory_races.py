@@ -16,6 +16,7 @@ from grpc import StatusCode
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.store.bulk import BulkInventory
+from cache_sidecar.tiers.stock import VERSIONS_PER_EPOCH
 from tests.contract.shop import refused
 from tests.sidecars import in_process, settings_for, until
 from tests.stockroom import Stockroom, query
@@ -195,3 +196,11 @@ async def test_a_reservation_that_waited_in_vain_keeps_nobody_waiting(room: Stoc
         assert await (await lock).fetchall() == [(0, 10), (1, 0)]
         await second.commit()
         assert await reservation == [(True, 0)]
+
+
+async def test_two_changes_of_each_of_two_buckets_never_add_up_to_the_same(database: str) -> None:
+    steps = [one for (one,) in await query(database, "SELECT cache_sidecar.step_of_bucket(n) FROM generate_series(0, 63) AS n")]
+    assert min(steps) > 0
+    assert max(steps) < VERSIONS_PER_EPOCH
+    sums = [one + other for number, one in enumerate(steps) for other in steps[number:]]
+    assert len(sums) == len(set(sums))

@@ -1,13 +1,19 @@
 """What caches keep of stock, and how rows are named."""
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache_sidecar.errors import DeadlineExceeded, Failure, Tier, TierFailed
 from cache_sidecar.services import stock as shown
 from cache_sidecar.store.inventory import row_ids, split_id
-from cache_sidecar.tiers.ports import Answer, Source
-from cache_sidecar.tiers.stock import Part, Stock, Total, belong_together, version_of
+from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Row, Source
+from cache_sidecar.tiers.stock import Part, Stock, Stocks, Total, belong_together, version_of
+from tests.gates import Gate
 
 numbers = st.integers(0, 2**62)
 # No product_id has a control character.
@@ -73,3 +79,52 @@ def test_an_etag_tells_two_states_apart_that_have_one_version() -> None:
     other = [_part(6, 1, buckets=2, steps=2), _part(4, 5, steps=5)]
     assert version_of(one) == version_of(other)
     assert shown.etag(one) != shown.etag(other)
+
+
+class HalfSeen(Dataset):
+    """Rows of 2 buckets, of two epochs: Redis was told of the change of one, PostgreSQL says what it is told to."""
+
+    def __init__(self, whole: Mapping[str, Row] | TierFailed) -> None:
+        self.whole = whole
+        self.held = Gate()
+
+    async def get_many(self, ids: Iterable[str], _wanted: Freshness = ANY) -> dict[str, Answer]:
+        rows = {id: Stock(5, 0, 2, 0, 0, epoch, 1) for epoch, id in enumerate(row_ids("a", 2), 7)}
+        return {id: Answer(rows[id].pack(), Source.L2, 1, 0.0, stale=False) for id in ids}
+
+    async def read_together(self, load: Callable[[], Awaitable[Mapping[str, Row]]]) -> dict[str, Answer]:
+        await self.held.passed()
+        rows = await load()
+        return {id: Answer(row.value, Source.STORE, row.version, 0.0, stale=False) for id, row in rows.items()}
+
+    async def load(self, _product_ids: Sequence[str]) -> Mapping[str, Row]:
+        """Reads all rows of products."""
+        if isinstance(self.whole, TierFailed):
+            raise self.whole
+        return self.whole
+
+    def stocks(self) -> Stocks:
+        """Returns what reads the stock."""
+        return Stocks(self, row_ids=row_ids, load_whole=self.load)
+
+
+async def test_what_does_not_belong_together_is_read_whole() -> None:
+    whole = {"a": Row(9, Stock(7, 1, 1, 0, 0, 9, 1).pack())}
+    total = await HalfSeen(whole).stocks().get("a")
+    assert (total.available, total.reserved, total.buckets, total.version, total.source) == (7, 1, 1, 90_001, Source.STORE)
+    assert (await HalfSeen({}).stocks().get("a")).parts == []
+
+
+async def test_without_postgresql_a_half_of_a_change_is_an_error_and_no_sum() -> None:
+    with pytest.raises(TierFailed):
+        await HalfSeen(TierFailed(Tier.STORE, Failure.UNREACHABLE)).stocks().get("a")
+
+
+async def test_nobody_waits_longer_for_the_whole_than_his_deadline() -> None:
+    rows = HalfSeen({})
+    rows.held.close()
+    stocks = rows.stocks()
+    with pytest.raises(DeadlineExceeded):
+        await stocks.get("a", Freshness(until=asyncio.get_running_loop().time()))
+    rows.held.open()
+    await stocks.close()
