@@ -16,7 +16,7 @@ from cache_sidecar.tiers.stock import Stocks, Total
 
 # Products read at once.
 PAGE = 500
-# Products with news that a watcher of categories remembers; with more it reads all of them again.
+# Rows with news that a watcher remembers; with more it reads all of its products again.
 MAX_PENDING = 10_000
 # Seconds between two looks while announcements are not heard, and after a failure.
 POLL = 1.0
