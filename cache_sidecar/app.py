@@ -28,7 +28,7 @@ from cache_sidecar.services.writing import Writer
 from cache_sidecar.settings import Settings
 from cache_sidecar.stack import Stack
 from cache_sidecar.store.cart import CartStore
-from cache_sidecar.store.inventory import InventoryStore, product_of, row_ids
+from cache_sidecar.store.inventory import InventoryStore, every_row, product_of, row_ids
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.product import ProductStore
@@ -115,7 +115,7 @@ class App:
         }
         sessions, carts = self._sessions(), self._carts()
         self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
-        stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids)
+        stocks = self._stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids, load_whole=stock.whole_loader(inventory))
         watches = Watches(stocks, inventory)
         followers = self._datasets | {
             product.DATASET: Followers(fence, self._datasets[product.DATASET]),
@@ -223,6 +223,7 @@ class App:
             await store.writer.close()
         await self._touches.close()
         await self._grants.close()
+        await self._stocks.close()
         for dataset in self._datasets.values():
             await dataset.close()
         await self.coherence.stop()
@@ -291,7 +292,7 @@ class App:
             store=store,
             reservations=reservations,
             writer=self._writer,
-            gate=Gate(stocks, sold_out, self._grants),
+            gate=Gate(stocks, sold_out, self._grants, every_row=every_row),
             watches=watches,
             clock=self._clock,
         )

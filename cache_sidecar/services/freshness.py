@@ -48,7 +48,8 @@ def metadata(answer: Answer) -> CacheMetadata:
     return cache
 
 
-def metadata_of_all(answers: Iterable[Answer]) -> CacheMetadata:
-    """Returns the metadata of a reply made of several answers: the least fresh of each."""
+def metadata_of_all(answers: Iterable[Answer], *, version: int | None = None) -> CacheMetadata:
+    """Returns the metadata of a reply made of several answers: the least fresh of each, the newest version if none is given."""
     _, sources, versions, ages, stale, _ = zip(*answers, strict=True)
-    return metadata(Answer(None, source=max(sources), version=max(versions), age=max(ages), stale=any(stale)))
+    newest = max(versions) if version is None else version
+    return metadata(Answer(None, source=max(sources), version=newest, age=max(ages), stale=any(stale)))

@@ -45,9 +45,7 @@ class InventoryService(ReservationMethods):
         total = await self._stocks.get(request.product_id, wanted(request.options, context))
         if not total.parts:
             raise NotFound("inventory", request.product_id)
-        return pb.GetInventoryResponse(
-            inventory=stock.message(request.product_id, total.parts), cache=metadata_of_all(total.answers)
-        )
+        return pb.GetInventoryResponse(inventory=stock.message(request.product_id, total.parts), cache=stock.metadata(total))
 
     async def BatchGetInventory(self, request: pb.BatchGetInventoryRequest, context: Context) -> pb.BatchGetInventoryResponse:
         """Reads all products together."""
@@ -56,8 +54,11 @@ class InventoryService(ReservationMethods):
         return pb.BatchGetInventoryResponse(
             inventories=[stock.message(id, totals[id].parts) for id in found],
             missing=[id for id in request.product_ids if not totals[id].parts],
-            inventory_caches=[metadata_of_all(totals[id].answers) for id in found],
-            cache=metadata_of_all(answer for total in totals.values() for answer in total.answers),
+            inventory_caches=[stock.metadata(totals[id]) for id in found],
+            cache=metadata_of_all(
+                (answer for total in totals.values() for answer in total.answers),
+                version=max(total.version for total in totals.values()),
+            ),
         )
 
     async def SetInventory(  # type: ignore[override]  # replies are serialized here
@@ -105,7 +106,7 @@ class InventoryService(ReservationMethods):
             yield pb.WatchInventoryResponse(
                 product_id=product_id,
                 inventory=stock.message(product_id, total.parts) if total.parts else None,
-                cache=metadata_of_all(total.answers),
+                cache=stock.metadata(total),
             )
 
 

@@ -6,17 +6,17 @@ when the connection that hears them says so, and, while there is none, every sec
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 
 from cache_sidecar import telemetry
 from cache_sidecar.errors import Overloaded, TierFailed
-from cache_sidecar.store.inventory import InventoryStore, split_id
+from cache_sidecar.store.inventory import InventoryStore, product_of
 from cache_sidecar.tiers.ports import PARTITIONS, Freshness
 from cache_sidecar.tiers.stock import Stocks, Total
 
 # Products read at once.
 PAGE = 500
-# Products with news that a watcher of categories remembers; with more it reads all of them again.
+# Rows with news that a watcher remembers; with more it reads all of its products again.
 MAX_PENDING = 10_000
 # Seconds between two looks while announcements are not heard, and after a failure.
 POLL = 1.0
@@ -58,9 +58,8 @@ class Watches:
 
     def changed(self, id: str, version: int) -> None:
         """A row has a new version; 0 when it is only to be read again."""
-        product_id, _ = split_id(id)
         for watcher in self._watchers:
-            watcher.changed(product_id, version)
+            watcher.changed(id, version)
 
     def partition_changed(self, partition: int) -> None:
         """Anything in a partition may have changed; the rows of one product are in any."""
@@ -89,18 +88,18 @@ class Watcher:
         self._store = store
         self._all = True
         self._pending: dict[str, int] = {}
-        "Products that have news, each with the newest version announced."
+        "Rows that have news, each with the newest version announced."
         self._news = asyncio.Event()
         self._sent: dict[str, Total] = {}
 
-    def changed(self, product_id: str, version: int) -> None:
-        """A product has a new version."""
-        if not self._categories and product_id not in self._product_ids:
+    def changed(self, id: str, version: int) -> None:
+        """A row has a new version."""
+        if not self._categories and product_of(id) not in self._product_ids:
             return
-        if len(self._pending) >= MAX_PENDING and product_id not in self._pending:
+        if len(self._pending) >= MAX_PENDING and id not in self._pending:
             self.look_at_all()
         if not self._all:
-            self._pending[product_id] = max(version, self._pending.get(product_id, 0))
+            self._pending[id] = max(version, self._pending.get(id, 0))
             self._news.set()
 
     def look_at_all(self) -> None:
@@ -124,11 +123,11 @@ class Watcher:
             # What is announced from here on is looked at again.
             self._all = False
             async for product_ids in self._everything():
-                for state in await self._read(dict.fromkeys(product_ids, 0)):
+                for state in await self._read(product_ids, {}):
                     yield state
         while self._pending and not self._all:
             page = {id: self._pending.pop(id) for id in list(self._pending)[:PAGE]}
-            for state in await self._read(await self._wanted(page)):
+            for state in await self._read(await self._wanted(dict.fromkeys(map(product_of, page))), page):
                 yield state
 
     async def _everything(self) -> AsyncIterator[Sequence[str]]:
@@ -143,29 +142,38 @@ class Watcher:
                 return
             after = members[-1]
 
-    async def _wanted(self, announced: dict[str, int]) -> dict[str, int]:
+    async def _wanted(self, product_ids: Collection[str]) -> Collection[str]:
         """Returns those of the products that are watched: who was once in one of the categories stays so."""
-        unknown = [id for id in announced if id not in self._product_ids and id not in self._sent]
+        unknown = [id for id in product_ids if id not in self._product_ids and id not in self._sent]
         if not unknown:
-            return announced
+            return product_ids
         members = await self._store.of_categories(unknown, self._categories)
-        return {id: version for id, version in announced.items() if id in members or id not in unknown}
+        return [id for id in product_ids if id in members or id not in unknown]
 
-    async def _read(self, announced: dict[str, int]) -> list[State]:
-        """Returns what is news among products, by version; none older than the version announced."""
-        totals = await self._stocks.get_many(announced)
-        behind = [id for id, version in announced.items() if totals[id].version < version]
+    async def _read(self, product_ids: Collection[str], announced: Mapping[str, int]) -> list[State]:
+        """Returns what is news among products, by version; none whose rows are older than the versions announced of them."""
+        totals = await self._stocks.get_many(product_ids)
+        versions = {part.id: part.version for total in totals.values() for part in total.parts}
+        # A row that is not among them is one that is gone, or that what was read does not know of yet.
+        behind = {product_of(id) for id, version in announced.items() if versions.get(id, 0) < version} & totals.keys()
         if behind:
             totals |= await self._stocks.get_many(behind, _FROM_STORE)
-        news = [(id, total) for id, total in totals.items() if _is_news(total, self._sent.get(id))]
+        news = []
+        for id, total in totals.items():
+            sent = self._sent.get(id)
+            if _is_news(total, sent):
+                if sent is not None and not total.parts:
+                    # PostgreSQL says nothing of what is gone. A stock that is made anew begins above this.
+                    total = total._replace(least_version=sent.version + 1)  # noqa: PLW2901
+                news.append((id, total))
         self._sent.update(news)
         return sorted(news, key=lambda state: state[1].version)
 
 
 def _is_news(total: Total, sent: Total | None) -> bool:
-    if sent is None or (not total.parts and sent.parts):
+    if sent is None:
         return True
-    return bool(total.parts) and total.version >= sent.version and total.parts != sent.parts
+    return total.version > sent.version if total.parts else bool(sent.parts)
 
 
 def _pages(ids: list[str]) -> Iterator[list[str]]:

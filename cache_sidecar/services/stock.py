@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from zlib import crc32
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cache_sidecar.services.freshness import metadata_of_all
 from cache_sidecar.store.inventory import InventoryRow, InventoryStore
 from cache_sidecar.store.pool import Changed, Written
 from cache_sidecar.tiers.ports import Load, Row
-from cache_sidecar.tiers.stock import Part, Stock
+from cache_sidecar.tiers.stock import Part, Stock, Total, version_of
+from cache_sidecar.v1.cache_pb2 import CacheMetadata
 from cache_sidecar.v1.inventory_pb2 import Inventory
 
 DATASET = "inventory"
@@ -26,10 +29,20 @@ def loader(store: InventoryStore) -> Load:
     return load
 
 
+def whole_loader(store: InventoryStore) -> Load:
+    """Returns what all rows of products are loaded with, by one statement."""
+
+    async def load(product_ids: Sequence[str]) -> dict[str, Row]:
+        return {row.id: Row(row.version, part(row).stock.pack()) for row in await store.load_whole(product_ids)}
+
+    return load
+
+
 def part(row: InventoryRow) -> Part:
     """Returns a row as caches keep it."""
     updated = (row.update_time - _EPOCH) // _MICROSECOND
-    return Part(row.id, Stock(row.available, row.reserved, row.buckets, row.grant_version, updated), row.version)
+    stock = Stock(row.available, row.reserved, row.buckets, row.grant_version, updated, row.epoch, row.steps)
+    return Part(row.id, stock, row.version)
 
 
 def written(reply: Message, rows: Sequence[InventoryRow]) -> Written:
@@ -39,7 +52,7 @@ def written(reply: Message, rows: Sequence[InventoryRow]) -> Written:
 
 
 def message(product_id: str, parts: Sequence[Part]) -> Inventory:
-    """Returns the stock of a product, given all of its rows, as callers see it."""
+    """Returns the stock of a product, given all of its rows, bucket 0 first, as callers see it."""
     return Inventory(
         product_id=product_id,
         available=sum(part.stock.available for part in parts),
@@ -51,9 +64,14 @@ def message(product_id: str, parts: Sequence[Part]) -> Inventory:
 
 
 def etag(parts: Sequence[Part]) -> str:
-    """Returns what differs whenever the rows of a product do: each one's version only grows, so their sum does."""
-    total = sum(part.version for part in parts)
-    return f"{total:x}" if len(parts) == 1 else f"{total:x}-{len(parts)}"
+    """Returns what differs whenever the rows of a product do: the version, and of several rows what tells each one's."""
+    version = version_of(parts)
+    return f"{version:x}" if len(parts) == 1 else f"{version:x}-{crc32(repr([part.version for part in parts]).encode()):x}"
+
+
+def metadata(total: Total) -> CacheMetadata:
+    """Returns where the stock of a product came from, with its version."""
+    return metadata_of_all(total.answers, version=total.version)
 
 
 def timestamp(time: datetime | None) -> Timestamp:

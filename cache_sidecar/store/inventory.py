@@ -1,4 +1,4 @@
-"""Stock in PostgreSQL. SQL only; see migrations/catalog/0003.
+"""Stock in PostgreSQL. SQL only; see migrations/catalog/0003, 0006 and 0007.
 
 A product's stock is one row, or several, its buckets. Caches know a row by its `id`: the product_id for bucket 0, with the
 bucket's number behind it for the others.
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cache_sidecar.store.pool import Connection, Database
 
 MAX_AVAILABLE = 10**15
+MAX_BUCKETS = 64
 
 
 class InventoryRow(NamedTuple):
@@ -27,6 +28,10 @@ class InventoryRow(NamedTuple):
     "The number of the last reservation that took something."
     update_time: datetime
     version: int
+    epoch: int
+    "Drawn when the stock was last set; the same in all rows of a product."
+    steps: int
+    "What the changes of the row since then add to the version of the stock."
 
 
 def columns(of: str = "") -> str:
@@ -54,11 +59,20 @@ class InventoryStore:
         )
         return [InventoryRow(*row) for row in rows]
 
-    async def lock(self, connection: Connection, product_id: str) -> list[InventoryRow]:
-        """Locks the rows of a product, bucket 0 first, and returns them; none when it has no stock."""
-        cursor = await connection.execute(
-            f"SELECT {_COLUMNS} FROM cache_sidecar.inventory WHERE product_id = %s ORDER BY bucket FOR UPDATE", [product_id]
+    async def load_whole(self, product_ids: Sequence[str]) -> list[InventoryRow]:
+        """Returns all rows of products, bucket 0 first, by one statement: so they are all of one moment."""
+        rows = await self._database.fetch(
+            f"SELECT {_COLUMNS} FROM cache_sidecar.inventory WHERE product_id = ANY(%s) ORDER BY product_id, bucket",
+            [list(product_ids)],
         )
+        return [InventoryRow(*row) for row in rows]
+
+    async def lock(self, connection: Connection, product_id: str) -> list[InventoryRow]:
+        """Locks the stock of a product, and returns its rows, bucket 0 first; none when it has no stock.
+
+        Until the transaction ends nobody changes the rows, nor inserts others, also where there were none.
+        """
+        cursor = await connection.execute(f"SELECT {_COLUMNS} FROM cache_sidecar.lock_stock(%s)", [product_id])
         return [InventoryRow(*row) for row in await cursor.fetchall()]
 
     async def spread(self, connection: Connection, product_id: str, *, available: int, buckets: int) -> list[InventoryRow]:
@@ -105,6 +119,16 @@ _BUCKET = "\x1f"
 def row_ids(product_id: str, buckets: int) -> list[str]:
     """Returns the ids of the rows of a product with so many buckets."""
     return [product_id, *(f"{product_id}{_BUCKET}{bucket}" for bucket in range(1, buckets))]
+
+
+def every_row(product_id: str) -> str:
+    """Returns what stands for all rows that a product has or had; no row's id."""
+    return f"{product_id}{_BUCKET}*"
+
+
+def is_every_row(id: str) -> bool:
+    """Whether an id stands for all rows of a product."""
+    return id.endswith(f"{_BUCKET}*")
 
 
 def split_id(id: str) -> tuple[str, int]:

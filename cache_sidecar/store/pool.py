@@ -19,6 +19,8 @@ T = TypeVar("T")
 Connection = AsyncConnection[TupleRow]
 # Callers that may wait for a connection, per connection.
 WAITING_PER_CONNECTION = 64
+# What PostgreSQL says of work that the rows, as they are now, do not allow: a constraint, a value, or a function of ours.
+_NOT_NOW = (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.RaiseException)
 # What psycopg raises when the server or the way to it is gone, rather than the statement being wrong.
 _GONE = (psycopg.OperationalError, psycopg.InterfaceError)
 # What two callers did to each other; the server is well.
@@ -153,7 +155,7 @@ class Database:
             with _failures():
                 try:
                     return await self._with_connection(lambda connection: _write(connection, key, work, at_once))
-                except (RequestError, psycopg.errors.UniqueViolation):
+                except (RequestError, *_NOT_NOW):
                     # The work may fail for no other reason than that it was done before.
                     first = await self._with_connection(lambda connection: _first_reply(connection, key))
                     if first is None:

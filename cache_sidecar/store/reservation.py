@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from cache_sidecar.errors import NotFound
-from cache_sidecar.store.inventory import InventoryRow, columns, split_id
+from cache_sidecar.store.inventory import MAX_BUCKETS, InventoryRow, columns, is_every_row, split_id
 from cache_sidecar.store.pool import Connection, Database
 
 HELD, COMMITTED, RELEASED, EXPIRED = "held", "committed", "released", "expired"
@@ -134,17 +134,28 @@ class ReservationStore:
     async def grants(self, after: Mapping[str, int], since: datetime) -> list[Grant]:
         """Returns who took something from rows of the inventory, after a grant_version of each row and since a time.
 
+        Of `every_row` of a product, only what was granted before its present epoch: of that, nothing is missing. Of what
+        came after, a smaller number may still be committed in another bucket.
+
         At most MAX_GRANTS + 1, in no order: then there are more.
         """
-        keys = [split_id(id) for id in after]
+        keys = [
+            (id, product_id, bucket, version, is_every_row(id))
+            for id, version in after.items()
+            for product_id, bucket in (_buckets(id) if is_every_row(id) else [split_id(id)])
+        ]
         rows = await self._database.fetch(
             """SELECT known.id, i.grant_version, r.request_id
-               FROM unnest(%s::text[], %s::text[], %s::integer[], %s::bigint[]) AS known (id, product_id, bucket, version)
+               FROM unnest(%s::text[], %s::text[], %s::integer[], %s::bigint[], %s::boolean[])
+                   AS known (id, product_id, bucket, version, is_before)
+               LEFT JOIN cache_sidecar.inventory AS first
+                   ON known.is_before AND first.product_id = known.product_id AND first.bucket = 0
                JOIN cache_sidecar.reservation_items AS i
                    ON i.product_id = known.product_id AND i.bucket = known.bucket AND i.grant_version > known.version
+                   AND (first.epoch IS NULL OR i.grant_version < first.epoch)
                JOIN cache_sidecar.reservations AS r USING (reservation_id)
                WHERE r.create_time >= %s LIMIT %s""",
-            [list(after), *map(list, zip(*keys, strict=True)), list(after.values()), since, MAX_GRANTS + 1],
+            [*map(list, zip(*keys, strict=True)), since, MAX_GRANTS + 1],
         )
         return [Grant(*row) for row in rows]
 
@@ -163,6 +174,11 @@ class HoldStore:
         rows = await self._database.fetch("SELECT cache_sidecar.expire_hold(%s)", [now])
         expired: UUID | None = rows[0][0]
         return expired
+
+
+def _buckets(every_row: str) -> list[tuple[str, int]]:
+    product_id, _ = split_id(every_row)
+    return [(product_id, bucket) for bucket in range(MAX_BUCKETS)]
 
 
 def _one(rows: Sequence[Sequence[Any]], reservation_id: str) -> ReservationRow:

@@ -17,7 +17,7 @@ policy's rollout, and every key in shadow, is read from PostgreSQL alone. What i
 import asyncio
 import operator
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -31,7 +31,7 @@ from cache_sidecar.tiers.failure import Action, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.loader import MAX_BATCH, MAX_WAITING, NOTHING, STORE_BATCHES, Loader
-from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Source
+from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Row, Source
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
 from cache_sidecar.tiers.sampler import Sample, Sampler
 from cache_sidecar.tiers.shadow import Same
@@ -210,6 +210,25 @@ class Dataset(Loader):
         records = await self.rollout.read(ids)
         now = self._clock.now()
         self.counters[Source.STORE].hits += len(records)
+        return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
+
+    async def read_together(self, load: Callable[[], Awaitable[Mapping[str, Row]]]) -> dict[str, Answer]:
+        """Returns what one load of the caller's own finds, all of it as of one moment; errors as of the load.
+
+        What Redis holds of that in an older version is replaced behind the reply. What it does not hold it still lacks: without
+        a lease, nobody knows whether that is out of date by the time it gets there.
+        """
+        read_at = self._clock.now()
+        try:
+            rows = await load()
+        except TierFailed:
+            self.counters[Source.STORE].errors += 1
+            raise
+        self.counters[Source.STORE].hits += len(rows)
+        records = {id: self._read_record(row, read_at) for id, row in rows.items()}
+        unread = set(self.rollout.past(list(records)))
+        self._behind.start(self._fill_l2({id: record for id, record in records.items() if id not in unread}, {}))
+        now = self._clock.now()
         return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
 
     async def _would_answer(self, ids: list[str]) -> dict[str, Answer]:

@@ -26,7 +26,7 @@ from uuid import UUID
 
 from cache_sidecar.errors import OutOfStock, Overloaded
 from cache_sidecar.tiers.grants import Grants
-from cache_sidecar.tiers.ports import Source
+from cache_sidecar.tiers.ports import Freshness, Source
 from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Part, Stocks, Total
 
@@ -36,6 +36,7 @@ MAX_WAITING = 10_000
 # Seconds between two reads of PostgreSQL for one product in place of Redis, and products for which that is minded.
 PACE = 0.25
 MAX_PACED = 10_000
+_FROM_STORE = Freshness(bypass=True)
 
 
 class Known(NamedTuple):
@@ -167,13 +168,22 @@ class Gate:
     """The gate of one inventory."""
 
     def __init__(
-        self, stocks: Stocks, sold_out: SoldOut, grants: Grants, *, turns: int = TURNS, max_waiting: int = MAX_WAITING
+        self,
+        stocks: Stocks,
+        sold_out: SoldOut,
+        grants: Grants,
+        *,
+        every_row: Callable[[str], str],
+        turns: int = TURNS,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
+        """`every_row` says what `grants` calls all rows that a product has or had."""
         if turns < 1 or max_waiting < 1:
             raise ValueError("turns and max_waiting must be at least 1")
         self._stocks = stocks
         self._sold_out = sold_out
         self._grants = grants
+        self._every_row = every_row
         self._turns = turns
         self._max_waiting = max_waiting
         self._lines: dict[str, Line] = {}
@@ -230,10 +240,12 @@ class Gate:
         paced = {product_id: self._paced[product_id] for product_id in items if product_id in self._paced}
         totals = await self._stocks.get_many([product_id for product_id in items if product_id not in paced])
         for product_id, total in totals.items():
-            if total.source is Source.STORE:
+            if (total.source is Source.STORE or total.stale) and product_id not in self._paced:
                 if len(self._paced) >= MAX_PACED:
                     del self._paced[next(iter(self._paced))]
-                self._paced[product_id] = Paced(partial(self._stocks.get, product_id), total)
+                self._paced[product_id] = Paced(partial(self._read, product_id), total)
+            if total.stale:
+                paced[product_id] = self._paced[product_id]
         # Together: one query reads what is asked for at the same time.
         found = await asyncio.gather(*(reads.read(items[product_id]) for product_id, reads in paced.items()))
         for product_id, total in zip(paced, found, strict=True):
@@ -241,6 +253,11 @@ class Gate:
             if total.source is not Source.STORE:
                 self._paced.pop(product_id, None)
         return totals
+
+    async def _read(self, product_id: str) -> Total:
+        """Reads what is known of a product, from PostgreSQL where the caches may not know of the last grants."""
+        total = await self._stocks.get(product_id)
+        return await self._stocks.get(product_id, _FROM_STORE) if total.stale else total
 
     async def _enter(self, product_id: str, quantity: int, total: Total, request_id: UUID) -> None:
         line = self._lines.setdefault(product_id, Line(self._turns))
@@ -253,7 +270,12 @@ class Gate:
             await self._enter(product_id, 0, total, request_id)
 
     async def _refuse(self, product_id: str, known: Known, request_id: UUID) -> None:
-        """Raises OutOfStock, unless the request may have been granted before."""
-        if not await self._grants.may_include(known.last_grants, request_id):
+        """Raises OutOfStock, unless the request may have been granted before.
+
+        What it was granted may have been in a bucket that is gone, or that was deleted and made anew. All of that was before
+        the epoch of the rows there are now.
+        """
+        before = self._every_row(product_id), known.parts[0].stock.epoch
+        if not await self._grants.may_include([before, *known.last_grants], request_id):
             self.refused += 1
             raise OutOfStock(product_id, known.available)

@@ -50,7 +50,8 @@ class Grants:
     """What is known of the requests that rows of the inventory were granted to.
 
     A row says the number of its last grant. Who has read the grants up to that one knows them all, and only reads again
-    when there are more: never, while nothing is left to be granted.
+    when there are more: never, while nothing is left to be granted. What stands for all rows that a product has or had is
+    asked about in the same way, by the epoch of its rows: everything granted before that has a smaller number.
     """
 
     def __init__(self, load: Load, *, max_grants: int, clock: Clock, max_requests: int = MAX_REQUESTS) -> None:
@@ -110,7 +111,7 @@ class Grants:
 
     def _forget(self, *, beside: int) -> None:
         """Forgets the rows asked for longest ago, but none of those just read."""
-        while self._remembered > self._max_requests and len(self._known) > beside:
+        while max(self._remembered, len(self._known)) > self._max_requests and len(self._known) > beside:
             _, known = self._known.popitem(last=False)
             self._remembered -= len(known.requests)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from cache_sidecar.clock import Clock
 from cache_sidecar.tiers.l1 import ClockL1, NoL1
 from cache_sidecar.tiers.ports import L1Stats, Record
-from cache_sidecar.tiers.stock import Part, Stock
+from cache_sidecar.tiers.stock import Part, Stock, belong_together
 
 # Seconds; for as long, an announcement that is late or lost can make a refusal wrong.
 KEPT = 0.02
@@ -45,7 +45,7 @@ class SoldOut(NoL1):
             if (part := self._part(id)) is None:
                 return ()
             parts.append(part)
-        return parts
+        return parts if belong_together(parts) else ()
 
     def _part(self, id: str) -> Part | None:
         entry = self._rows.get(id)
@@ -53,7 +53,9 @@ class SoldOut(NoL1):
         if entry is None or not 0 <= self._clock.now() - entry.timer < KEPT or not entry.partition.trusted:
             return None
         assert entry.record.value is not None
-        return Part(id, Stock.unpack(entry.record.value), entry.record.version)
+        stock = Stock.unpack(entry.record.value)
+        assert stock is not None, "put stores nothing else"
+        return Part(id, stock, entry.record.version)
 
     def generation(self, id: str) -> int:
         """Returns what to remember before a load, for `put`."""
@@ -61,7 +63,8 @@ class SoldOut(NoL1):
 
     def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:  # noqa: ARG002  # it has its own
         """Stores a row that nothing is left of, as of now; see `ports.L1`."""
-        if record.value is None or Stock.unpack(record.value).available:
+        stock = None if record.value is None else Stock.unpack(record.value)
+        if stock is None or stock.available:
             if self._rows.get(id) is not None:
                 self._rows.drop(id, record.version)
             return False
@@ -82,6 +85,10 @@ class SoldOut(NoL1):
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Says whether every change in a partition is known to be announced."""
         self._rows.set_trusted(partition, trusted, now=now)
+
+    def set_behind(self, behind: bool) -> None:
+        """Says whether Redis is told of changes too late: then nothing is known to be sold out."""
+        self._rows.set_behind(behind)
 
     def stats(self) -> L1Stats:
         """Returns the counters."""

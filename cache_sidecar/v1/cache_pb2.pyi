@@ -59,8 +59,8 @@ class CacheMetadata(_message.Message):
     source: Global___Source.ValueType
     """The tier that answered."""
     version: _builtins.int
-    """The version of what was read; it grows with every change of the same resource. 0 when the
-    resource does not exist.
+    """The version of what was read; it grows with every change of the same resource, and after it was deleted and made again.
+    0 when the resource does not exist and no deletion of it is known.
     """
     stale: _builtins.bool
     """True when the reply may be older than the policy's bound: it was served while a tier was away, or while

@@ -73,8 +73,8 @@ class Inventory(_message.Message):
     bucket_count: _builtins.int
     """How many rows of the database the stock is spread over, 1 to 64; see SetInventoryRequest."""
     etag: _builtins.str
-    """Changes whenever the stock changes. Sent back in SetInventory, it makes that fail with ABORTED when somebody else
-    changed the stock since.
+    """Changes whenever the stock changes, in any bucket. Sent back in SetInventory, it makes that fail with ABORTED when somebody
+    else changed the stock since. Not to be compared otherwise: `version` in CacheMetadata says which of two states is newer.
     """
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:

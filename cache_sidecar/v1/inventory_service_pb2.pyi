@@ -173,7 +173,8 @@ class SetInventoryRequest(_message.Message):
     bucket_count: _builtins.int
     """How many rows of the database the stock is spread over, 1 to 64. 0 leaves it as it is; a new stock has 1. Reservations
     of a product wait for each other for as long as a commit takes when it has one row. With several they rarely meet, and
-    reading the stock costs that many keys instead of one: for the few products that everybody wants at once.
+    reading the stock costs that many keys instead of one: for the few products that everybody wants at once. Of a stock that
+    is made by two calls at once, the second one finds what the first one made, and with 0 keeps its rows.
     """
     request_id: _builtins.str
     """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
@@ -653,7 +654,7 @@ class WatchInventoryResponse(_message.Message):
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Where this was read, and its version."""
+        """Where this was read, and its version. When the stock is gone, the version is greater than that of the state before."""
 
     def __init__(
         self,

@@ -32,6 +32,10 @@ class InventoryServiceStub:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
+    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
+    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
     """
 
     def __init__(self, channel):
@@ -104,6 +108,10 @@ class InventoryServiceServicer:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
+    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
+    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
     """
 
     def GetInventory(self, request, context):
@@ -186,7 +194,7 @@ class InventoryServiceServicer:
 
     def WatchInventory(self, request, context):
         """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-        their versions, none twice; a caller that reads slowly gets the newest state and not those between.
+        their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,6 +273,10 @@ class InventoryService:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
+    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
+    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
     """
 
     @staticmethod

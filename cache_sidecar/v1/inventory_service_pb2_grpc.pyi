@@ -33,6 +33,10 @@ class InventoryServiceStub:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
+    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
+    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
     """
 
     @_typing.overload
@@ -75,7 +79,7 @@ class InventoryServiceStub:
     """Returns a page of reservations, the newest first, always from PostgreSQL."""
     WatchInventory: _grpc.UnaryStreamMultiCallable[_inventory_service_pb2.WatchInventoryRequest, _inventory_service_pb2.WatchInventoryResponse]
     """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-    their versions, none twice; a caller that reads slowly gets the newest state and not those between.
+    their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
     """
 
 @_typing.type_check_only
@@ -86,6 +90,10 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
+    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
+    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -125,7 +133,7 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """Returns a page of reservations, the newest first, always from PostgreSQL."""
     WatchInventory: _aio.UnaryStreamMultiCallable[_inventory_service_pb2.WatchInventoryRequest, _inventory_service_pb2.WatchInventoryResponse]  # type: ignore[assignment]
     """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-    their versions, none twice; a caller that reads slowly gets the newest state and not those between.
+    their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
     """
 
 class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -135,6 +143,10 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
+    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
+    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
     """
 
     @_abc_1.abstractmethod
@@ -238,7 +250,7 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inventory_service_pb2.WatchInventoryResponse], _abc.AsyncIterator[_inventory_service_pb2.WatchInventoryResponse]]:
         """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-        their versions, none twice; a caller that reads slowly gets the newest state and not those between.
+        their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
         """
 
 def add_InventoryServiceServicer_to_server(servicer: InventoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -43,7 +43,9 @@ _EVERY = 0.001
 # A change that takes longer than this is lost.
 _LOST_SECONDS = 30.0
 _INSERT_STOCK = "INSERT INTO cache_sidecar.inventory (product_id, available) SELECT id, 10 FROM unnest(%s::text[]) AS id"
-_UPDATE_STOCK = "UPDATE cache_sidecar.inventory SET available = available + 1 WHERE product_id = %s RETURNING version"
+# Returns the version of the stock: see migrations/catalog/0007.
+_UPDATE_STOCK = """UPDATE cache_sidecar.inventory SET available = available + 1 WHERE product_id = %s
+                   RETURNING 10000 * epoch + steps"""
 
 Change = Callable[[int, str], Awaitable[int]]
 """Changes a product, given the number of the change, and returns the version once that is acknowledged or committed."""

@@ -10,7 +10,7 @@ from grpc import StatusCode
 
 from cache_sidecar.services import inventory_watch
 from cache_sidecar.services.inventory_watch import Watcher, Watches
-from cache_sidecar.store.inventory import InventoryStore, row_ids
+from cache_sidecar.store.inventory import InventoryStore
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Source
 from cache_sidecar.tiers.stock import Stocks, Total
 from cache_sidecar.v1 import inventory_service_pb2 as pb
@@ -99,20 +99,21 @@ async def test_a_burst_ends_in_the_newest_state_and_no_state_comes_twice(stock: 
         assert len(states) == len(set(states)) <= 51 * 3
 
 
-async def test_a_slow_reader_gets_the_newest_state(open_shop: Open) -> None:
+async def test_a_slow_reader_gets_the_newest_state(open_shop: Open, database: str) -> None:
     async with open_shop() as shop:
         room, ids = Stockroom(shop.channel), [new_id() for _ in range(3)]
         for id in ids:
             await room.set(id, 0)
         assert shop.sidecar.app is not None
-        rows = shop.sidecar.app._datasets["inventory"]
-        watches = Watches(Stocks(rows, row_ids=row_ids), InventoryStore(shop.sidecar.app._database))
+        watches = Watches(shop.sidecar.app._stocks, InventoryStore(shop.sidecar.app._database))
         states = watches.watch(ids, ())
         assert {(await anext(states))[0] for _ in ids} == set(ids)
         # Nobody asks for the next state from here on, as when no buffer takes any more.
         for available in range(1, 21):
             for id in ids:
-                watches.changed(id, int((await room.set(id, available)).etag, 16))
+                await room.set(id, available)
+                ((version,),) = await query(database, "SELECT version FROM cache_sidecar.inventory WHERE id = %s", id)
+                watches.changed(id, version)
         assert {(id, total.available) for id, total in [await anext(states) for _ in ids]} == {(id, 20) for id in ids}
         await states.aclose()  # type: ignore[attr-defined]  # a generator
 
@@ -149,6 +150,9 @@ async def test_a_stock_that_is_deleted_by_another_program(open_shop: Open, datab
             await watch.until_last(id, None)
             await room.set(id, 9)
             await watch.until_last(id, (9, 0))
+            versions = [reply.cache.version for reply in watch.seen]
+            assert len(versions) == 3
+            assert versions == sorted(set(versions))
 
 
 async def test_without_redis_changes_are_seen_by_looking(
@@ -181,7 +185,7 @@ async def test_a_watch_that_cannot_begin_says_so(open_shop: Open) -> None:
 def _total(version: int, *numbers: int) -> Total:
     from cache_sidecar.tiers.stock import Part, Stock  # noqa: PLC0415
 
-    parts = [Part("a", Stock(available, 0, 1, 0, 0), version) for available in numbers]
+    parts = [Part("a", Stock(available, 0, 1, 0, 0, version, 0), version) for available in numbers]
     return Total(parts, [Answer(b"" if parts else None, Source.L2, version, 0.0, stale=False)])
 
 
@@ -206,7 +210,7 @@ async def test_too_much_news_to_remember_means_looking_at_everything(monkeypatch
     monkeypatch.setattr(inventory_watch, "MAX_PENDING", 2)
     async with database_of(database) as opened:
         store = InventoryStore(opened)
-        watcher = Watcher((), ["c"], stocks=Stocks(None, row_ids=lambda *_: []), store=store)  # type: ignore[arg-type]
+        watcher = Watcher((), ["c"], stocks=Stocks(None, row_ids=lambda *_: [], load_whole=None), store=store)  # type: ignore[arg-type]
         assert [state async for state in watcher.look()] == []
         for id in ("a", "a", "b"):
             watcher.changed(id, 1)
@@ -217,7 +221,7 @@ async def test_too_much_news_to_remember_means_looking_at_everything(monkeypatch
 
 async def test_trust_that_ends_makes_every_watcher_look(database: str) -> None:
     async with database_of(database) as opened:
-        watches = Watches(Stocks(None, row_ids=lambda *_: []), InventoryStore(opened))  # type: ignore[arg-type]
+        watches = Watches(Stocks(None, row_ids=lambda *_: [], load_whole=None), InventoryStore(opened))  # type: ignore[arg-type]
         assert len(watches._untrusted) == PARTITIONS
         watcher = Watcher(["a"], (), stocks=watches._stocks, store=watches._store)
         watches._watchers.add(watcher)

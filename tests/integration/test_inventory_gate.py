@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import UUID
 
 import grpc
 import psycopg
@@ -11,7 +13,9 @@ from psycopg import sql
 
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.store.inventory import every_row
 from cache_sidecar.store.outbox import RelayStore
+from cache_sidecar.store.reservation import ReservationStore
 from cache_sidecar.tiers.gate import TURNS
 from tests.contract.shop import refusal, refused
 from tests.integration.test_relay import leading
@@ -167,3 +171,36 @@ async def test_without_redis_and_postgresql_there_is_no_answer(namespace: str) -
     async with in_process(away, trusted=False) as running:
         refusal = await refused(Stockroom(running.channel).reserve({"a": 1}))
         assert (refusal.reason, refusal.metadata) == ("TIER_UNAVAILABLE", {"tier": "PostgreSQL"})
+
+
+async def test_what_was_granted_before_an_epoch_is_known_when_it_begins_and_not_before(room: Stockroom, database: str) -> None:
+    """In one epoch, a grant of another bucket with a smaller number may be committed later."""
+    take = "SELECT grant_version FROM cache_sidecar.take('a', %s, 1, %s)"
+    long_ago = datetime(2000, 1, 1, tzinfo=UTC)
+    await room.set("a", 10, bucket_count=2)
+    made = [await room.reserve({"b": 1}) for _ in range(2) if await room.set("b", 9)]
+    requests = {
+        row[0]: row[1]
+        for row in await query(database, "SELECT reservation_id::text, request_id FROM cache_sidecar.reservations")
+    }
+    async with database_of(database) as opened:
+        store = ReservationStore(opened)
+
+        async def before() -> set[UUID]:
+            return {grant.request_id for grant in await store.grants({every_row("a"): 0}, long_ago)}
+
+        async with await psycopg.AsyncConnection.connect(database) as slow:
+            await slow.execute(take, [0, made[0].reservation_id])
+            await query(database, take, 1, made[1].reservation_id)
+            assert await before() == set()
+            await slow.commit()
+        assert await before() == set()
+        for one in made:
+            await room.commit(one.reservation_id)
+        await room.set("a", 0, bucket_count=1)
+        assert await before() == set(requests.values())
+        (epoch,) = (await query(database, "SELECT epoch FROM cache_sidecar.inventory WHERE id = 'a'"))[0]
+        assert await store.grants({every_row("a"): epoch}, long_ago) == []
+        # Also when nothing is left of the stock.
+        await query(database, "DELETE FROM cache_sidecar.inventory WHERE product_id = 'a'")
+        assert await before() == set(requests.values())

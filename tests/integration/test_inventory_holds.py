@@ -12,7 +12,7 @@ from cache_sidecar.relay.holds import Holds
 from cache_sidecar.store.reservation import HoldStore
 from tests.contract.shop import refused
 from tests.sidecars import in_process, process, settings_for, until
-from tests.stockroom import EXPIRED, Stockroom, database_of, query
+from tests.stockroom import EXPIRED, Stockroom, database_of, expire, moment, query
 
 # As if everything had been reserved an hour ago.
 LONG_AGO = "UPDATE cache_sidecar.reservations SET expire_time = now() - interval '45 minutes' WHERE state = 'held'"
@@ -93,3 +93,25 @@ async def test_two_relays_share_the_work(valkey_cluster: ValkeyCluster, database
         counts.append(await relays[0].step())
         assert sum(counts) == 40
         assert await room.numbers("a", bypass=True) == (40, 0)
+
+
+@pytest.mark.parametrize("end", ["commit", "release", "expire"])
+async def test_a_reservation_ends_although_its_stock_was_deleted_and_made_anew(
+    valkey_cluster: ValkeyCluster, database: str, namespace: str, end: str
+) -> None:
+    async with in_process(settings_for(",".join(valkey_cluster.addresses), database, namespace)) as sidecar:
+        room = Stockroom(sidecar.channel)
+        for others in (0, 4):
+            await room.set("a", 5)
+            held = await room.reserve({"a": 3})
+            await query(database, "DELETE FROM cache_sidecar.inventory")
+            await room.set("a", 7)
+            # Those who reserve of the new stock keep what they have.
+            kept = [await room.reserve({"a": 1}, hold=86_400) for _ in range(others)]
+            if end == "expire":
+                assert await expire(database, at=moment(held.expire_time, after=1)) == 1
+            else:
+                await getattr(room, end)(held.reservation_id)
+            assert await room.numbers("a", bypass=True) == (7 - others, others)
+            for one in kept:
+                await room.commit(one.reservation_id)

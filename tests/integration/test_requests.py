@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import LiteralString
 from uuid import uuid4
 
 import pytest
 
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import AlreadyExists, EtagMismatch, NotFound, RequestIdReused
+from cache_sidecar.errors import AlreadyExists, EtagMismatch, NotFound, RequestIdReused, TierFailed
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Database, Written
 from cache_sidecar.store.product import ProductRow, ProductStore
@@ -43,6 +44,28 @@ async def test_race_21_a_repeat_whose_work_would_succeed_changes_nothing(opened:
     await opened.write(key(), Creation("a", b"first"))
     again = await opened.write(key(), Creation("b", b"second"))
     assert again.reply == b"first"
+    assert await effects(database) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO cache_sidecar.inventory (product_id, available) VALUES ('a', -1)",
+        "SELECT 9223372036854775807 + 1",
+        "DO $$ BEGIN RAISE EXCEPTION 'the rows do not allow it'; END $$",
+    ],
+)
+async def test_a_repeat_whose_work_the_rows_no_longer_allow_gets_the_first_reply(
+    opened: Database, database: str, statement: LiteralString
+) -> None:
+    async def fail(connection: Connection) -> Written:
+        await connection.execute(statement)
+        raise AssertionError
+
+    with pytest.raises(TierFailed):
+        await opened.write(key(), fail)
+    await opened.write(key(), Creation("a", b"first"))
+    assert (await opened.write(key(), fail)).reply == b"first"
     assert await effects(database) == (1, 1, 1)
 
 

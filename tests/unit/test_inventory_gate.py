@@ -1,16 +1,18 @@
 """The gate, before a shelf whose numbers the test sets."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from uuid import uuid4
 
 import pytest
 
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.errors import Failure, OutOfStock, Overloaded, Tier, TierFailed
-from cache_sidecar.store.inventory import row_ids
+from cache_sidecar.store.inventory import every_row, row_ids
+from cache_sidecar.store.reservation import Grant
 from cache_sidecar.tiers import gate as gate_module
-from cache_sidecar.tiers.gate import Gate, Paced
+from cache_sidecar.tiers.gate import Gate, Known, Paced
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Source
 from cache_sidecar.tiers.sold_out import SoldOut
@@ -26,19 +28,24 @@ class Shelf(Stocks):
         self.source = Source.L2
         self.reads = 0
         self.failure: TierFailed | None = None
+        self.stale = False
+        self.store_reads = 0
 
-    async def get_many(self, product_ids: Iterable[str], _wanted: Freshness = ANY) -> dict[str, Total]:
-        """Returns what is on the shelf now."""
+    async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Total]:
+        """Returns what is on the shelf now; while Redis is behind it says that there is nothing."""
         ids = list(product_ids)
         self.reads += bool(ids)
+        self.store_reads += wanted.bypass
         await asyncio.sleep(0)
         if self.failure:
             raise self.failure
-        return {id: self._total(id) for id in ids}
+        return {id: self._total(id, stale=self.stale and not wanted.bypass) for id in ids}
 
-    def _total(self, id: str) -> Total:
-        answer = Answer(b"", self.source, 1, 0.0, stale=False)
-        return Total([Part(id, Stock(self.available[id], 0, 1, 0, 0), 1)] if id in self.available else [], [answer])
+    def _total(self, id: str, *, stale: bool) -> Total:
+        answer = Answer(b"", self.source, 1, 0.0, stale=stale)
+        if stale:
+            return Total([Part(id, Stock(0, 0, 1, 0, 0, 0, 0), 1)], [answer])
+        return Total([Part(id, Stock(self.available[id], 0, 1, 0, 0, 0, 0), 1)] if id in self.available else [], [answer])
 
 
 async def _no_grants(*_: object) -> list[object]:
@@ -47,7 +54,7 @@ async def _no_grants(*_: object) -> list[object]:
 
 def gate_of(shelf: Shelf, **more: int) -> Gate:
     grants = Grants(_no_grants, max_grants=10, clock=ManualClock())  # type: ignore[arg-type]  # there are none
-    return Gate(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, **more)
+    return Gate(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, every_row=every_row, **more)
 
 
 async def admitted(gate: Gate, **items: int) -> None:
@@ -102,7 +109,7 @@ async def test_news_of_too_little_refuses_those_who_wait() -> None:
     async def first() -> None:
         async with gate.admit({"a": 1}, uuid4()):
             await go.wait()
-            gate.learn("a", [Part("a", Stock(1, 0, 1, 0, 0), 9)])
+            gate.learn("a", [Part("a", Stock(1, 0, 1, 0, 0, 0, 0), 9)])
 
     holder = asyncio.get_running_loop().create_task(first())
     await until(lambda: "a" in gate._lines)
@@ -202,3 +209,38 @@ async def test_a_read_that_fails_fails_for_all_who_share_it_and_is_tried_again(m
     shelf.failure = None
     shelf.available["a"] = 4
     assert (await paced.read(1)).available == 4
+
+
+async def test_nobody_is_refused_by_a_redis_that_is_told_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "PACE", 0.01)
+    shelf = Shelf(a=3)
+    shelf.stale = True
+    gate = gate_of(shelf)
+    await asyncio.gather(*(admitted(gate, a=3) for _ in range(20)))
+    assert shelf.store_reads == 1
+    with pytest.raises(OutOfStock) as refused:
+        await admitted(gate, a=4)
+    assert (refused.value.available, shelf.store_reads) == (3, 2)
+    # What Redis says counts again when it is told in time.
+    shelf.stale = False
+    with pytest.raises(OutOfStock):
+        await admitted(gate, a=4)
+    assert (shelf.store_reads, gate._paced) == (2, {})
+
+
+async def test_a_request_that_was_granted_something_of_a_bucket_that_is_gone_is_let_through() -> None:
+    granted, asked = uuid4(), []
+
+    async def load(after: Mapping[str, int], _since: datetime) -> list[Grant]:
+        asked.append(dict(after))
+        return [Grant(every_row("a"), 5, granted)] if every_row("a") in after else []
+
+    shelf = Shelf()
+    grants = Grants(load, max_grants=10, clock=ManualClock())
+    gate = Gate(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, every_row=every_row)
+    # The bucket there is now granted nothing since it was set, in epoch 9.
+    known = Known([Part("a", Stock(0, 0, 1, 0, 0, 9, 1), 10)])
+    await gate._refuse("a", known, granted)
+    with pytest.raises(OutOfStock):
+        await gate._refuse("a", known, uuid4())
+    assert asked == [{every_row("a"): 0}]

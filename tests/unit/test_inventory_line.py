@@ -15,7 +15,7 @@ async def queue(line: Line, *quantities: int) -> list[asyncio.Task[Known | None]
 
 
 def known(available: int) -> Known:
-    return Known([Part("a", Stock(available, 0, 1, 0, 0), 1)])
+    return Known([Part("a", Stock(available, 0, 1, 0, 0, 0, 0), 1)])
 
 
 async def settle() -> None:
@@ -112,4 +112,4 @@ async def test_somebody_called_out_who_goes_away_has_no_turn_to_pass_on() -> Non
 @pytest.mark.parametrize("bounds", [{"turns": 0}, {"max_waiting": 0}])
 def test_bounds_have_to_make_sense(bounds: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Gate(None, None, None, **bounds)  # type: ignore[arg-type]
+        Gate(None, None, None, every_row=str, **bounds)  # type: ignore[arg-type]

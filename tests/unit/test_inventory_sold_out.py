@@ -18,8 +18,10 @@ class Held:
         for partition in range(PARTITIONS):
             self.l1.set_trusted(partition, True, now=0.0)
 
-    def put(self, id: str, available: int, version: int, *, buckets: int = 1, generation: int | None = None) -> bool:
-        record = Record(version, 0.0, Stock(available, 7, buckets, 3, 0).pack())
+    def put(
+        self, id: str, available: int, version: int, *, buckets: int = 1, epoch: int = 5, generation: int | None = None
+    ) -> bool:
+        record = Record(version, 0.0, Stock(available, 7, buckets, 3, 0, epoch, 1).pack())
         return self.l1.put(
             id, record, generation=self.l1.generation(id) if generation is None else generation, timer=self.clock.now() + 60
         )
@@ -99,12 +101,33 @@ def test_a_product_of_several_rows_is_sold_out_when_all_of_them_are(held: Held) 
     assert not held.knows("a")
 
 
+def test_rows_of_before_and_after_a_change_of_the_buckets_say_nothing(held: Held) -> None:
+    first, second = row_ids("a", 2)
+    held.put(first, 0, 5, buckets=2, epoch=4)
+    held.put(second, 0, 6, buckets=2, epoch=3)
+    assert not held.knows("a")
+    held.put(second, 0, 7, buckets=2, epoch=4)
+    assert held.knows("a")
+
+
+def test_while_redis_is_told_too_late_it_says_nothing(held: Held) -> None:
+    held.put("a", 0, 5)
+    held.l1.set_behind(True)
+    assert not held.knows("a")
+    held.l1.set_behind(False)
+    assert held.knows("a")
+
+
+def test_what_another_version_packed_is_not_remembered(held: Held) -> None:
+    assert not held.l1.put("a", Record(5, 0.0, b"\x01"), generation=held.l1.generation("a"), timer=0.0)
+
+
 def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     shadow = [False]
     l1 = SoldOut(row_ids=row_ids, clock=ManualClock(1000.0), in_shadow=lambda: shadow[0])
     l1.set_trusted(partition_of("a"), True, now=0.0)
     generation = l1.generation("a")
-    assert l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0).pack()), generation=generation, timer=0.0)
+    assert l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
     assert l1.parts("a")
     shadow[0] = True
     assert not l1.parts("a")
@@ -112,4 +135,4 @@ def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     assert l1.parts("a")
     l1.clear()
     assert not l1.parts("a")
-    assert not l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0).pack()), generation=generation, timer=0.0)
+    assert not l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
