@@ -117,7 +117,8 @@ class SessionService(SessionServiceServicer):
 
         async def update(connection: Connection) -> Written:
             nonlocal row
-            row = await self._store.update(connection, session_hash, change)
+            joins = given.user_id if "user_id" in paths else ""
+            row = await self._store.update(connection, session_hash, change, joins=joins)
             return Written(pb.UpdateSessionResponse(session=self._message(row)).SerializeToString(), session_hash, row.version)
 
         async def tell(written: Written) -> None:
