@@ -57,7 +57,8 @@ class Writer:
         async def wanted_at_once(connection: Connection, key: RequestKey) -> Written | None:
             return await at_once(connection, key) if at_once is not None and is_wanted else None
 
-        attempt = self._run(None if request is None else key_of(request), wanted_work, tell, None if at_once is None else wanted_at_once)
+        key = None if request is None else key_of(request)
+        attempt = self._run(key, wanted_work, tell, None if at_once is None else wanted_at_once)
         task = asyncio.get_running_loop().create_task(attempt)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -62,7 +62,8 @@ def remembered(write: str) -> str:
     return f"""WITH written AS ({write}),
         remembered AS (
             INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
-            SELECT %s, %s, %s, %s, %s || convert_to(lpad(to_hex(version), 16, '0'), 'UTF8'), ARRAY[id], ARRAY[version] FROM written)
+            SELECT %s, %s, %s, %s, %s || convert_to(lpad(to_hex(version), 16, '0'), 'UTF8'), ARRAY[id], ARRAY[version]
+            FROM written)
         SELECT version FROM written"""
 
 

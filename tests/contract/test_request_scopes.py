@@ -12,6 +12,7 @@ from cache_sidecar.v1 import inventory_service_pb2 as stock
 from cache_sidecar.v1 import product_service_pb2 as products
 from cache_sidecar.v1 import session_service_pb2 as sessions
 from cache_sidecar.v1.cart_pb2 import Cart, CartChange
+from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from tests.contract.shop import Shop, new_id, product, refused
@@ -157,7 +158,7 @@ async def _create_product(_: Sidecar, _user: str, id: str) -> Message:
 
 async def _update_product(sidecar: Sidecar, user: str, id: str) -> Message:
     created = await sidecar.call(await _create_product(sidecar, user, new_request()))
-    return products.UpdateProductRequest(product={"product_id": created.product.product_id, "title": "new"}, request_id=id)
+    return products.UpdateProductRequest(product=Product(product_id=created.product.product_id, title="new"), request_id=id)
 
 
 async def _delete_product(sidecar: Sidecar, user: str, id: str) -> Message:
@@ -201,7 +202,7 @@ async def test_somebody_elses_request_id_does_not_matter(first: Sidecar, second:
             assert again == reply
 
 
-@pytest.mark.parametrize("make", (*OF_A_USER, *OF_THE_SHOP))
+@pytest.mark.parametrize("make", [*OF_A_USER, *OF_THE_SHOP])
 async def test_upper_and_lower_case_are_one_request(first: Sidecar, second: Sidecar, make: Make) -> None:
     lower = await make(first, new_user(), new_request())
     upper = type(lower)()
