@@ -55,10 +55,11 @@ class InventoryStore:
         return [InventoryRow(*row) for row in rows]
 
     async def lock(self, connection: Connection, product_id: str) -> list[InventoryRow]:
-        """Locks the rows of a product, bucket 0 first, and returns them; none when it has no stock."""
-        cursor = await connection.execute(
-            f"SELECT {_COLUMNS} FROM cache_sidecar.inventory WHERE product_id = %s ORDER BY bucket FOR UPDATE", [product_id]
-        )
+        """Locks the stock of a product, and returns its rows, bucket 0 first; none when it has no stock.
+
+        Until the transaction ends nobody changes the rows, nor inserts others, also where there were none.
+        """
+        cursor = await connection.execute(f"SELECT {_COLUMNS} FROM cache_sidecar.lock_stock(%s)", [product_id])
         return [InventoryRow(*row) for row in await cursor.fetchall()]
 
     async def spread(self, connection: Connection, product_id: str, *, available: int, buckets: int) -> list[InventoryRow]:
