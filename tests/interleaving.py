@@ -30,6 +30,7 @@ class Actor:
         "It came to a gate, or ended."
         self._gate = asyncio.Event()
         self._is_free = False
+        self.deadlocks = 0
         self._pid = 0
         "Of the process of PostgreSQL that works for it."
         self.task: asyncio.Future[Any]
@@ -115,7 +116,13 @@ class Held:
 
         async def held_connection(work: Any) -> Any:
             actor = _acting.get()
-            return await with_connection(work if actor is None else lambda connection: work(Connection(connection, actor)))
+            if actor is None:
+                return await with_connection(work)
+            try:
+                return await with_connection(lambda connection: work(Connection(connection, actor)))
+            except psycopg.errors.DeadlockDetected:
+                actor.deadlocks += 1
+                raise
 
         database.write = held_write  # type: ignore[assignment,method-assign]
         database._with_connection = held_connection  # type: ignore[method-assign]
