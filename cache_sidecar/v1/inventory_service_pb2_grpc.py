@@ -32,6 +32,10 @@ class InventoryServiceStub:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
+    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
+    another user is another request. Upper and lower case are one id.
     """
 
     def __init__(self, channel):
@@ -104,6 +108,10 @@ class InventoryServiceServicer:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
+    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
+    another user is another request. Upper and lower case are one id.
     """
 
     def GetInventory(self, request, context):
@@ -265,6 +273,10 @@ class InventoryService:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
+    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
+    another user is another request. Upper and lower case are one id.
     """
 
     @staticmethod
