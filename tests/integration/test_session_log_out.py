@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.services.session import hash_of
@@ -29,6 +30,9 @@ ADDITIONS = ["create", "log in", "import", "SQL insert", "SQL update"]
 
 @pytest.fixture
 async def customers(valkey: ValkeyServer, database: str, namespace: str) -> AsyncIterator[tuple[Customer, Customer]]:
+    """Two sidecars. Who waits in a circle waits until his call ends: PostgreSQL does not look for that here."""
+    name = conninfo_to_dict(database)["dbname"]
+    await run(database, f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '1h'")
     settings = settings_for(valkey.address, database, namespace, redis_mode="single", postgres_timeout=20.0)
     async with in_process(settings, trusted=False) as one, in_process(settings, trusted=False) as other:
         yield Customer(one), Customer(other)
