@@ -1,8 +1,8 @@
-"""The guards of the coherence contract's 25 races, and a way to see that each is needed:
+"""The guards of the coherence contract's 25 races, and of two calls at once, and a way to see that each is needed:
 
-    .venv/bin/python -m tests.guards [RACE ...]
+    .venv/bin/python -m tests.guards [RACE|pairs ...]
 
-takes them out one by one, in a copy of the code, and expects the race's test to fail. With all of them it takes minutes. That
+takes them out one by one, in a copy of the code, and expects the test to fail. With all of them it takes minutes. That
 this list fits the code and the guide is looked at by `unit/test_guards.py`.
 """
 
@@ -24,6 +24,7 @@ class Guard(NamedTuple):
     """What keeps one race from doing harm."""
 
     race: int
+    "0 for what lets two calls meet in PostgreSQL."
     says: str
     file: str
     "Below cache_sidecar."
@@ -340,6 +341,67 @@ GUARDS = (
     ),
 )
 
+_PAIR = "test_pairs.py::test_two_calls_at_once_are_one_after_the_other"
+_LOG_OUT = "test_session_log_out.py::test_a_session_that_is_added_while_all_are_ended_comes_after_that"
+PAIRS = (
+    Guard(
+        0,
+        "a stock is locked by its bucket 0, and read in a second statement",
+        "store/inventory.py",
+        'f"SELECT {_COLUMNS} FROM cache_sidecar.lock_stock(%s)", [product_id]',
+        'f"SELECT {_COLUMNS} FROM cache_sidecar.inventory WHERE product_id = %s ORDER BY bucket FOR UPDATE", [product_id]',
+        f"{_PAIR}[stock-in_two_buckets-set_to_5_buckets-add]",
+    ),
+    Guard(
+        0,
+        "ending all sessions of a user waits for rotations",
+        "store/session.py",
+        "await connection.execute(_LOCK_USER, [user_id, True])",
+        "pass",
+        f"{_PAIR}[session-used-rotate-log_out_everywhere]",
+    ),
+    Guard(
+        0,
+        "and for repeats of a creation",
+        "store/session.py",
+        "await connection.execute(_LOCK_USER, [user_id, True])",
+        "pass",
+        f"{_PAIR}[session-used-repeat_creation-log_out_everywhere]",
+    ),
+    Guard(
+        0,
+        "a rotation locks the user before the session",
+        "store/session.py",
+        "SELECT user_id, cache_sidecar.lock_user_sessions(user_id, exclusive => false)",
+        "SELECT user_id, NULL",
+        f"{_PAIR}[session-used-rotate-log_out_everywhere]",
+    ),
+    Guard(
+        0,
+        "and begins again when the session became another user's",
+        "store/session.py",
+        "if current.user_id != owner:",
+        "if False:",
+        "test_session_log_out.py::test_a_rotation_of_a_session_that_becomes_another_users_waits_for_that_user",
+    ),
+    Guard(
+        0,
+        "whoever inserts a session waits for the end of all of the user's",
+        "store/migrations/user/0005_ending_all_sessions.sql",
+        "FOR EACH ROW WHEN (NEW.user_id <> '')\n",
+        "FOR EACH ROW WHEN (false)\n",
+        f"{_LOG_OUT}[import]",
+    ),
+    Guard(
+        0,
+        "and so does whoever gives a session to the user",
+        "store/migrations/user/0005_ending_all_sessions.sql",
+        "WHEN (NEW.user_id <> '' AND NEW.user_id <> OLD.user_id)",
+        "WHEN (false)",
+        f"{_LOG_OUT}[SQL update]",
+    ),
+)
+
 
 def fails_without(guard: Guard, copy: Path) -> bool:
     """Takes a guard out of a copy of the code, runs its test there, and says whether it failed."""
@@ -366,11 +428,12 @@ def main(wanted: Sequence[str]) -> int:
                 shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, copy / name)
-        for guard in GUARDS:
-            if not wanted or str(guard.race) in wanted:
+        for guard in (*GUARDS, *PAIRS):
+            name = str(guard.race or "pairs")
+            if not wanted or name in wanted:
                 is_needed = fails_without(guard, copy)
                 needless += not is_needed
-                print(f"{guard.race:2} {'fails' if is_needed else 'PASSES'} without: {guard.says}", flush=True)
+                print(f"{name:>5} {'fails' if is_needed else 'PASSES'} without: {guard.says}", flush=True)
     return 1 if needless else 0
 
 

@@ -59,9 +59,9 @@ class Creation:
         return Written(self.reply, self.id, await insert(connection, self.id), b"entry")
 
 
-def key(number: int = 1, *, method: str = "Create", fingerprint: bytes = b"same") -> RequestKey:
+def key(number: int = 1, *, scope: str = "", method: str = "Create", fingerprint: bytes = b"same") -> RequestKey:
     """Returns the key of a request."""
-    return RequestKey(f"00000000-0000-0000-0000-{number:012}", method, fingerprint)
+    return RequestKey(scope, f"00000000-0000-0000-0000-{number:012}", method, fingerprint)
 
 
 async def remember(database: str, region: str, position: int, *, settled: int | None = None) -> None:

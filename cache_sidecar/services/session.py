@@ -20,7 +20,7 @@ from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.services import pages, session_fields
 from cache_sidecar.services.freshness import deadline, describe, metadata
 from cache_sidecar.services.touches import Touches
-from cache_sidecar.services.writing import Mutation, Writer
+from cache_sidecar.services.writing import Mutation, Writer, key_of
 from cache_sidecar.store import requests
 from cache_sidecar.store.pool import Changed, Connection, Written
 from cache_sidecar.store.requests import FirstReply
@@ -117,7 +117,8 @@ class SessionService(SessionServiceServicer):
 
         async def update(connection: Connection) -> Written:
             nonlocal row
-            row = await self._store.update(connection, session_hash, change)
+            joins = given.user_id if "user_id" in paths else ""
+            row = await self._store.update(connection, session_hash, change, joins=joins)
             return Written(pb.UpdateSessionResponse(session=self._message(row)).SerializeToString(), session_hash, row.version)
 
         async def tell(written: Written) -> None:
@@ -224,15 +225,16 @@ class SessionService(SessionServiceServicer):
 
     async def _issue(self, request: Mutation, make: Make) -> _Issued:
         """Gives a session an id. The ledger keeps its hash, and a repeat gives the session of that hash another one."""
-        issued = await self._issue_once(request, make)
+        issued, key = await self._issue_once(request, make), key_of(request)
         if issued is not None:
             return issued
+        assert key is not None, "without a request_id nothing is a repeat"
 
         async def again(connection: Connection, new_hash: str) -> tuple[SessionRow, Mapping[str, int]]:
-            current = (await requests.locked_reply(connection, request.request_id)).decode()
+            current = (await requests.locked_reply(connection, key)).decode()
             row, ended = await self._store.rotate(connection, current, new_hash, self._going_on)
             first = FirstReply(new_hash.encode(), {new_hash: row.version, current: ended})
-            await requests.replace(connection, request.request_id, first)
+            await requests.replace(connection, key, first)
             return row, {current: ended}
 
         issued = await self._issue_once(None, again)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
 from cache_sidecar.errors import DeadlineExceeded
 from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, Written
@@ -57,7 +57,8 @@ class Writer:
         async def wanted_at_once(connection: Connection, key: RequestKey) -> Written | None:
             return await at_once(connection, key) if at_once is not None and is_wanted else None
 
-        attempt = self._run(_key(request), wanted_work, tell, None if at_once is None else wanted_at_once)
+        key = None if request is None else key_of(request)
+        attempt = self._run(key, wanted_work, tell, None if at_once is None else wanted_at_once)
         task = asyncio.get_running_loop().create_task(attempt)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -78,8 +79,30 @@ class Writer:
         await asyncio.gather(*self._running, return_exceptions=True)
 
 
-def _key(request: Mutation | None) -> RequestKey | None:
-    if request is None or not request.request_id:
+def key_of(request: Mutation) -> RequestKey | None:
+    """Returns what a request is remembered by; None when it has no request_id, and each repeat is a request of its own."""
+    if not request.request_id:
         return None
+    # RFC 9562: upper and lower case are one UUID, and so one request.
+    request.request_id = request.request_id.lower()
     content = request.SerializeToString(deterministic=True)
-    return RequestKey(request.request_id, type(request).__name__, sha256(content).digest())
+    return RequestKey(_scope(request), request.request_id, type(request).__name__, sha256(content).digest())
+
+
+def _scope(request: Any) -> str:
+    """Returns whose request_id it is, so that nobody's can collide with another's.
+
+    That is the user a request names, the session or reservation that it is about, or the client of a session before a login.
+    The catalogue and its stock are nobody's: the shop writes them, which is one scope.
+    """
+    for whose in (request, getattr(request, "cart", None)):
+        if user_id := getattr(whose, "user_id", ""):
+            return f"user {user_id}"
+    for which in (request, getattr(request, "session", None)):
+        if session_id := getattr(which, "session_id", ""):
+            return f"session {sha256(session_id.encode()).hexdigest()}"
+    if reservation_id := getattr(request, "reservation_id", ""):
+        return f"reservation {reservation_id.lower()}"
+    if (client := getattr(request, "client", None)) is not None:
+        return f"client {sha256(client.SerializeToString(deterministic=True)).hexdigest()}"
+    return "shop"

@@ -127,8 +127,8 @@ class RelayStore:
         )
         ((requests,),) = await self._database.fetch(
             """WITH gone AS (
-                   DELETE FROM cache_sidecar.requests WHERE request_id IN (
-                       SELECT request_id FROM cache_sidecar.requests
+                   DELETE FROM cache_sidecar.requests WHERE (request_id, scope) IN (
+                       SELECT request_id, scope FROM cache_sidecar.requests
                        WHERE create_time < now() - make_interval(secs => %s) ORDER BY create_time LIMIT 10000)
                    RETURNING 1)
                SELECT count(*) FROM gone""",

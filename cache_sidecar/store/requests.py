@@ -12,6 +12,8 @@ from cache_sidecar.errors import RequestIdReused
 class RequestKey(NamedTuple):
     """Identifies a request that may be repeated."""
 
+    scope: str
+    "What else has to be the same for a request_id to be the same one."
     request_id: str
     method: str
     fingerprint: bytes
@@ -29,7 +31,9 @@ class FirstReply(NamedTuple):
 async def first_reply(connection: AsyncConnection[TupleRow], key: RequestKey) -> FirstReply | None:
     """Returns what the request led to before, or None. Raises RequestIdReused when it was another request."""
     cursor = await connection.execute(
-        "SELECT method, fingerprint, reply, ids, versions FROM cache_sidecar.requests WHERE request_id = %s", [key.request_id]
+        """SELECT method, fingerprint, reply, ids, versions FROM cache_sidecar.requests
+           WHERE scope = %s AND request_id = %s""",
+        [key.scope, key.request_id],
     )
     row = await cursor.fetchone()
     if row is None:
@@ -43,9 +47,9 @@ async def first_reply(connection: AsyncConnection[TupleRow], key: RequestKey) ->
 async def remember(connection: AsyncConnection[TupleRow], key: RequestKey, first: FirstReply) -> None:
     """Writes the reply, in the transaction that does the work. Raises UniqueViolation when the request was done before."""
     await connection.execute(
-        """INSERT INTO cache_sidecar.requests (request_id, method, fingerprint, reply, ids, versions)
-           VALUES (%s, %s, %s, %s, %s, %s)""",
-        [key.request_id, key.method, key.fingerprint, first.reply, list(first.versions), list(first.versions.values())],
+        """INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
+           VALUES (%s, %s, %s, %s, %s, %s, %s)""",
+        [*key, first.reply, list(first.versions), list(first.versions.values())],
     )
 
 
@@ -57,22 +61,25 @@ def remembered(write: str) -> str:
     """
     return f"""WITH written AS ({write}),
         remembered AS (
-            INSERT INTO cache_sidecar.requests (request_id, method, fingerprint, reply, ids, versions)
-            SELECT %s, %s, %s, %s || convert_to(lpad(to_hex(version), 16, '0'), 'UTF8'), ARRAY[id], ARRAY[version] FROM written)
+            INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
+            SELECT %s, %s, %s, %s, %s || convert_to(lpad(to_hex(version), 16, '0'), 'UTF8'), ARRAY[id], ARRAY[version]
+            FROM written)
         SELECT version FROM written"""
 
 
-async def locked_reply(connection: AsyncConnection[TupleRow], request_id: str) -> bytes:
+async def locked_reply(connection: AsyncConnection[TupleRow], key: RequestKey) -> bytes:
     """Returns a reply that is in the ledger, and locks it until the end of the transaction."""
-    cursor = await connection.execute("SELECT reply FROM cache_sidecar.requests WHERE request_id = %s FOR UPDATE", [request_id])
+    cursor = await connection.execute(
+        "SELECT reply FROM cache_sidecar.requests WHERE scope = %s AND request_id = %s FOR UPDATE", [key.scope, key.request_id]
+    )
     row = await cursor.fetchone()
     assert row is not None, "it was there a moment ago, and is kept for a day"
     return bytes(row[0])
 
 
-async def replace(connection: AsyncConnection[TupleRow], request_id: str, first: FirstReply) -> None:
+async def replace(connection: AsyncConnection[TupleRow], key: RequestKey, first: FirstReply) -> None:
     """Writes another reply over one that is in the ledger: for replies that must not be given twice."""
     await connection.execute(
-        "UPDATE cache_sidecar.requests SET reply = %s, ids = %s, versions = %s WHERE request_id = %s",
-        [first.reply, list(first.versions), list(first.versions.values()), request_id],
+        "UPDATE cache_sidecar.requests SET reply = %s, ids = %s, versions = %s WHERE scope = %s AND request_id = %s",
+        [first.reply, list(first.versions), list(first.versions.values()), key.scope, key.request_id],
     )

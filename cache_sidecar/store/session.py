@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from cache_sidecar.errors import NotFound
+from cache_sidecar.errors import Failure, NotFound, Tier, TierFailed
 from cache_sidecar.store.pool import Connection, Database
 
 # Rows that one statement purges.
@@ -42,6 +42,7 @@ _INSERT = f"""INSERT INTO cache_sidecar.sessions ({", ".join(_INSERTED)})
 _UPDATED = ("user_id", "attributes", "ip_address", "user_agent", "update_time", "use_time")
 _UPDATE = f"""UPDATE cache_sidecar.sessions SET {", ".join(f"{column} = %s" for column in _UPDATED)}
     WHERE session_hash = %s RETURNING {_COLUMNS}"""
+_LOCK_USER = "SELECT cache_sidecar.lock_user_sessions(%s, exclusive => %s)"
 _END = "UPDATE cache_sidecar.sessions SET delete_time = %s WHERE"
 _TOUCH = """
     WITH used AS (SELECT * FROM unnest(%s::text[], %s::timestamptz[]) AS used (session_hash, use_at)),
@@ -94,8 +95,16 @@ class SessionStore:
         cursor = await connection.execute(_INSERT, values)
         return _row(await cursor.fetchone())
 
-    async def update(self, connection: Connection, session_hash: str, change: Callable[[SessionRow], SessionRow]) -> SessionRow:
-        """Locks a session, changes it, and returns it as changed. Raises NotFound, and whatever `change` raises."""
+    async def update(
+        self, connection: Connection, session_hash: str, change: Callable[[SessionRow], SessionRow], *, joins: str = ""
+    ) -> SessionRow:
+        """Locks a session, changes it, and returns it as changed. Raises NotFound, and whatever `change` raises.
+
+        `joins` is the user whose session it becomes, if the change says so.
+        """
+        if joins:
+            # Before the row, in the order that everybody locks in: the trigger would wait for the user with the row locked.
+            await connection.execute(_LOCK_USER, [joins, False])
         changed = change(await self._locked(connection, session_hash))
         values: list[object] = [getattr(changed, column) for column in _UPDATED]
         values[_UPDATED.index("attributes")] = Jsonb(changed.attributes)
@@ -115,13 +124,26 @@ class SessionStore:
     async def rotate(
         self, connection: Connection, session_hash: str, new_hash: str, change: Callable[[SessionRow], SessionRow]
     ) -> tuple[SessionRow, int]:
-        """Ends a session and goes on with it, as changed, under another hash; returns that, and the version of the end."""
-        current = change(await self._locked(connection, session_hash))
+        """Ends a session and goes on with it, as changed, under another hash; returns that, and the version of the end.
+
+        Raises NotFound, whatever `change` raises, and TierFailed when the session became another user's meanwhile.
+        """
+        owner = await self._lock_owner(connection, session_hash)
+        current = await self._locked(connection, session_hash)
+        if current.user_id != owner:
+            # To lock the other user now, with the row locked, could wait in a circle; a new transaction begins with that user.
+            raise TierFailed(Tier.STORE, Failure.CONFLICT, "the session became another user's")
+        current = change(current)
         ended = await self.end(connection, session_hash, current.update_time)
         return await self.create(connection, current._replace(session_hash=new_hash)), ended
 
     async def end_all(self, connection: Connection, user_id: str, now: datetime) -> int:
-        """Ends all of a user's sessions, and returns how many."""
+        """Ends all of a user's sessions, and returns how many: every one that was added before, and none that is added later.
+
+        Whoever adds a session is waited for, or waits. The statement that ends them comes after that wait: one that began
+        before it would not see what was committed during it.
+        """
+        await connection.execute(_LOCK_USER, [user_id, True])
         cursor = await connection.execute(f"{_END} user_id = %s AND user_id <> '' AND delete_time IS NULL", [now, user_id])
         return cursor.rowcount
 
@@ -145,6 +167,16 @@ class SessionStore:
         """Deletes rows of sessions that are over so long, and returns how many: at most PURGE."""
         rows = await self._database.fetch(_PURGE, [unused_since, deleted_before])
         return int(rows[0][0])
+
+    async def _lock_owner(self, connection: Connection, session_hash: str) -> str:
+        """Returns whose a session is, once nobody ends all sessions of that user, and until the end of the transaction."""
+        cursor = await connection.execute(
+            """SELECT user_id, cache_sidecar.lock_user_sessions(user_id, exclusive => false)
+               FROM cache_sidecar.sessions WHERE session_hash = %s""",
+            [session_hash],
+        )
+        found = await cursor.fetchone()
+        return str(found[0]) if found else ""
 
     async def _locked(self, connection: Connection, session_hash: str) -> SessionRow:
         cursor = await connection.execute(

@@ -39,6 +39,9 @@ class CartServiceStub:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
     """
 
     def __init__(self, channel):
@@ -113,6 +116,9 @@ class CartServiceServicer:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
     """
 
     def GetCart(self, request, context):
@@ -265,6 +271,9 @@ class CartService:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
     """
 
     @staticmethod

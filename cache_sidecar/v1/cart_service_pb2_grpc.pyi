@@ -40,6 +40,9 @@ class CartServiceStub:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
     """
 
     @_typing.overload
@@ -92,6 +95,9 @@ class CartServiceAsyncStub(CartServiceStub):
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -140,6 +146,9 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
     """
 
     @_abc_1.abstractmethod

@@ -37,6 +37,10 @@ class InventoryServiceStub:
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
     away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
+
+    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
+    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
+    another user is another request. Upper and lower case are one id.
     """
 
     @_typing.overload
@@ -94,6 +98,10 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
     away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
+
+    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
+    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
+    another user is another request. Upper and lower case are one id.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -147,6 +155,10 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
     away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
+
+    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
+    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
+    another user is another request. Upper and lower case are one id.
     """
 
     @_abc_1.abstractmethod

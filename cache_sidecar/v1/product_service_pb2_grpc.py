@@ -30,6 +30,9 @@ class ProductServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. Upper and lower case are one id.
     """
 
     def __init__(self, channel):
@@ -80,6 +83,9 @@ class ProductServiceServicer:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. Upper and lower case are one id.
     """
 
     def GetProduct(self, request, context):
@@ -185,6 +191,9 @@ class ProductService:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. Upper and lower case are one id.
     """
 
     @staticmethod

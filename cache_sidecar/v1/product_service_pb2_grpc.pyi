@@ -31,6 +31,9 @@ class ProductServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. Upper and lower case are one id.
     """
 
     @_typing.overload
@@ -63,6 +66,9 @@ class ProductServiceAsyncStub(ProductServiceStub):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. Upper and lower case are one id.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -91,6 +97,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
+    REQUEST_ID_REUSED. Upper and lower case are one id.
     """
 
     @_abc_1.abstractmethod

@@ -38,6 +38,10 @@ class SessionServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
+    is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
+    The same id of anybody else is another request. Upper and lower case are one id.
     """
 
     @_typing.overload
@@ -68,7 +72,10 @@ class SessionServiceStub:
     may be up to 5 minutes early.
     """
     DeleteUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]
-    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them. UNAVAILABLE with
+    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
+    or a repeated creation made of one of them meanwhile. What adds a session to the user's, which is CreateSession,
+    RotateSession, an UpdateSession that changes user_id, or an import, comes before or after as a whole: before, it is ended
+    and counted; after, CreateSession makes one that is alive, and RotateSession is NOT_FOUND. UNAVAILABLE with
     reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them
     until it is, by a repeat of this call (with or without the same request_id), or by the relay.
     """
@@ -86,6 +93,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
+    is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
+    The same id of anybody else is another request. Upper and lower case are one id.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -113,7 +124,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     may be up to 5 minutes early.
     """
     DeleteUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]  # type: ignore[assignment]
-    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them. UNAVAILABLE with
+    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
+    or a repeated creation made of one of them meanwhile. What adds a session to the user's, which is CreateSession,
+    RotateSession, an UpdateSession that changes user_id, or an import, comes before or after as a whole: before, it is ended
+    and counted; after, CreateSession makes one that is alive, and RotateSession is NOT_FOUND. UNAVAILABLE with
     reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them
     until it is, by a repeat of this call (with or without the same request_id), or by the relay.
     """
@@ -130,6 +144,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
+    is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
+    The same id of anybody else is another request. Upper and lower case are one id.
     """
 
     @_abc_1.abstractmethod
@@ -203,7 +221,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteUserSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteUserSessionsResponse, _abc.Awaitable[_session_service_pb2.DeleteUserSessionsResponse]]:
-        """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them. UNAVAILABLE with
+        """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
+        or a repeated creation made of one of them meanwhile. What adds a session to the user's, which is CreateSession,
+        RotateSession, an UpdateSession that changes user_id, or an import, comes before or after as a whole: before, it is ended
+        and counted; after, CreateSession makes one that is alive, and RotateSession is NOT_FOUND. UNAVAILABLE with
         reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them
         until it is, by a repeat of this call (with or without the same request_id), or by the relay.
         """

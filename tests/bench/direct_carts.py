@@ -28,8 +28,8 @@ _LOCK = "SELECT items, version FROM cache_sidecar.carts WHERE user_id = %s FOR U
 _INSERT = "INSERT INTO cache_sidecar.carts (user_id, items) VALUES (%(user_id)s, %(items)s) RETURNING update_time, version"
 _UPDATE = """UPDATE cache_sidecar.carts SET items = %(items)s, update_time = now() WHERE user_id = %(user_id)s
              RETURNING update_time, version"""
-_LEDGER = """INSERT INTO cache_sidecar.requests (request_id, method, fingerprint, reply, ids, versions)
-             VALUES (%s, 'AddCartItemRequest', %s, %s, %s, %s)"""
+_LEDGER = """INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
+             VALUES (%s, %s, 'AddCartItemRequest', %s, %s, %s, %s)"""
 
 
 async def _redis_reads(addresses: Sequence[str]) -> list[Read]:
@@ -69,7 +69,7 @@ async def _add(connection: psycopg.AsyncConnection[Any], user_id: str, product_i
         assert written is not None
         reply = _reply(user_id, items, written[1])
         fingerprint = sha256(request.SerializeToString(deterministic=True)).digest()
-        await connection.execute(_LEDGER, [request.request_id, fingerprint, reply, [user_id], [written[1]]])
+        await connection.execute(_LEDGER, [f"user {user_id}", request.request_id, fingerprint, reply, [user_id], [written[1]]])
     return reply
 
 

@@ -175,8 +175,10 @@ async def test_a_repeated_creation_gives_another_id_to_the_same_session(open_sho
             assert [await gone(customer, id) for id in ids] == [True, True, False]
         rows = await _rows(database, "SELECT user_id FROM cache_sidecar.sessions WHERE delete_time IS NULL")
         assert rows == [("ann",)]
-        refusal = await refused(first.create("bob", same))
+        refusal = await refused(first.create("ann", same, a="2"))
         assert refusal.reason == "REQUEST_ID_REUSED"
+        await first.create("bob", same)
+        assert not await gone(second, ids[-1])
 
 
 async def test_a_repeated_rotation_gives_yet_another_id(customers: tuple[Customer, Customer]) -> None:

@@ -171,9 +171,9 @@ async def test_killed_between_the_row_and_the_commit(scene: Scene) -> None:
     change = await _begin(scene)
     async with await psycopg.AsyncConnection.connect(scene.database) as holder:
         await holder.execute(
-            """INSERT INTO cache_sidecar.requests (request_id, method, fingerprint, reply, ids, versions)
-               VALUES (%s, '', '', '', '{}', '{}')""",
-            [change.request.request_id],
+            """INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
+               VALUES (%s, %s, '', '', '', '{}', '{}')""",
+            [f"user {change.user}", change.request.request_id],
         )
         _go(scene, change)
         await until(lambda: _waits_for_a_lock(scene))

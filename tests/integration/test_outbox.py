@@ -331,11 +331,11 @@ async def test_a_position_is_never_given_twice(outbox: Outbox, opened: Database,
 
 
 async def test_first_replies_are_pruned_by_age(opened: Database, database: str) -> None:
-    columns = "(request_id, method, fingerprint, reply, ids, versions, create_time)"
+    columns = "(scope, request_id, method, fingerprint, reply, ids, versions, create_time)"
     await run(
         database,
         f"""INSERT INTO cache_sidecar.requests {columns}
-            SELECT gen_random_uuid(), 'm', '', '', '{{}}', '{{}}', now() - make_interval(hours => n)
+            SELECT '', gen_random_uuid(), 'm', '', '', '{{}}', '{{}}', now() - make_interval(hours => n)
             FROM generate_series(0, 3) AS n""",
     )
     await keep(opened, requests=3600 * 1.5)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.guards import GUARDS, ROOT, Guard
+from tests.guards import GUARDS, PAIRS, ROOT, Guard
 
 RACES = 25
 
@@ -19,6 +19,13 @@ def test_a_guard_is_where_the_list_says_and_its_test_is_named_by_the_race(guard:
     module, _, name = guard.test.partition("::")
     assert name.startswith(f"test_race_{guard.race:02}_")
     assert f"async def {name}(" in (ROOT / "tests/integration" / module).read_text()
+
+
+@pytest.mark.parametrize("guard", PAIRS, ids=lambda guard: guard.says.replace(" ", "_"))
+def test_a_guard_of_two_calls_is_where_the_list_says(guard: Guard) -> None:
+    assert (ROOT / "cache_sidecar" / guard.file).read_text().count(guard.text) == 1
+    module, _, name = guard.test.partition("::")
+    assert f"async def {name.partition('[')[0]}(" in (ROOT / "tests/integration" / module).read_text()
 
 
 def test_the_guide_s_table_is_this_list() -> None:

@@ -1,0 +1,158 @@
+"""Two calls at once, through two sidecars, each held before every statement that it sends to PostgreSQL in a write.
+
+A schedule says who goes on when: that order of statements is made, not hoped for. Whoever waits for a lock of the other is
+found waiting, and goes on by himself when the other lets go.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from contextvars import ContextVar
+from typing import Any
+
+import psycopg
+
+from cache_sidecar.app import App
+from cache_sidecar.store.pool import Database
+
+# Seconds after which a call that neither ended nor came to a gate may be waiting for a lock: then PostgreSQL is asked.
+LOOK = 0.005
+# Seconds that two calls may take together.
+PATIENCE = 30.0
+
+
+class Actor:
+    """One call, in steps: its statements, its commit, and taking what it did to Redis."""
+
+    def __init__(self, watching: psycopg.AsyncConnection[Any]) -> None:
+        self._watching = watching
+        self._changed = asyncio.Event()
+        "It came to a gate, or ended."
+        self._gate = asyncio.Event()
+        self._is_free = False
+        self.deadlocks = 0
+        self._pid = 0
+        "Of the process of PostgreSQL that works for it."
+        self.task: asyncio.Future[Any]
+
+    def begin(self, call: Awaitable[Any]) -> None:
+        """Begins the call, which stops before its first statement."""
+        self.task = asyncio.ensure_future(call)
+        self.task.add_done_callback(lambda _: self._changed.set())
+
+    async def passed(self, connection: psycopg.AsyncConnection[Any] | None = None) -> None:
+        """Returns when the schedule lets it send the next statement, on a connection, or tell Redis."""
+        self._pid = connection.info.backend_pid if connection is not None else 0
+        if not self._is_free:
+            self._gate.clear()
+            self._changed.set()
+            await self._gate.wait()
+
+    async def steps(self, count: int | None) -> bool:
+        """Takes so many steps, or all of them. Returns whether it took as many: not so if it ended, or waits for the other."""
+        await self._settled()
+        if count is None:
+            self._is_free, count = True, 1
+        for _ in range(count):
+            if self.task.done() or await self._is_waiting():
+                return False
+            self._changed.clear()
+            self._gate.set()
+            await self._settled()
+        return True
+
+    async def _settled(self) -> None:
+        """Returns when it is at a gate, at its end, or waits for a lock."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._changed.wait()
+                    return
+            if await self._is_waiting():
+                return
+
+    async def _is_waiting(self) -> bool:
+        if self._changed.is_set() or not self._pid:
+            return False
+        cursor = await self._watching.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", [self._pid])
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+
+async def meet(first: Actor, second: Actor, steps: int) -> bool:
+    """Lets the first of two calls that have begun take so many steps, the second go as far as it gets, and then both to the end.
+
+    What they lead to is in their tasks. Returns whether the first went on after the second.
+    """
+    went_on = await first.steps(steps) and not first.task.done()
+    for actor in (second, first, second):
+        await actor.steps(None)
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.wait([first.task, second.task])
+    return went_on
+
+
+_acting: ContextVar[Actor | None] = ContextVar("acting", default=None)
+
+
+class Held:
+    """The writes of a sidecar, held for the call that is made through it."""
+
+    def __init__(self, app: App) -> None:
+        self.actor: Actor | None = None
+        "Who acts; None when nobody is held."
+        for store in app._stores.values():
+            self._hold(store.database)
+
+    def _hold(self, database: Database) -> None:
+        write, with_connection = database.write, database._with_connection
+
+        async def held_write(*arguments: Any) -> Any:
+            _acting.set(self.actor)
+            written = await write(*arguments)
+            if self.actor is not None:
+                await self.actor.passed()
+            return written
+
+        async def held_connection(work: Any) -> Any:
+            actor = _acting.get()
+            if actor is None:
+                return await with_connection(work)
+            try:
+                return await with_connection(lambda connection: work(Connection(connection, actor)))
+            except psycopg.errors.DeadlockDetected:
+                actor.deadlocks += 1
+                raise
+
+        database.write = held_write  # type: ignore[assignment,method-assign]
+        database._with_connection = held_connection  # type: ignore[method-assign]
+
+
+class Connection:
+    """A connection whose statements are steps of an actor."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], actor: Actor) -> None:
+        self._connection = connection
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def execute(self, *arguments: Any) -> Any:
+        """Is a step."""
+        await self._actor.passed(self._connection)
+        return await self._connection.execute(*arguments)
+
+    @contextlib.asynccontextmanager
+    async def cursor(self) -> AsyncIterator[Any]:
+        """What a cursor is used for is one step."""
+        await self._actor.passed(self._connection)
+        async with self._connection.cursor() as cursor:
+            yield cursor
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Ends with a step, the commit."""
+        async with self._connection.transaction():
+            yield
+            await self._actor.passed(self._connection)
