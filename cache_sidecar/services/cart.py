@@ -13,6 +13,7 @@ from cache_sidecar.services import cart_items, pages
 from cache_sidecar.services.cart_items import Items, Limits
 from cache_sidecar.services.changes import Changes
 from cache_sidecar.services.freshness import metadata, wanted
+from cache_sidecar.services.wire import field
 from cache_sidecar.services.writing import Mutation, Writer
 from cache_sidecar.store.cart import CartRow, CartStore, Change, Item
 from cache_sidecar.store.pool import Changed, Connection, Written
@@ -28,8 +29,9 @@ DATASET = "cart"
 # Bytes of a cart that still fits into the details of a status, beside the rest of the trailers.
 MAX_IN_DETAILS = 3000
 _FROM_STORE = Freshness(bypass=True)
-# Behind a serialized reply, and followed by an etag of 16 characters, this adds the etag to its cart.
-_ETAG_FOLLOWS = pb.GetCartResponse(cart=Cart(etag="0" * 16)).SerializeToString().removesuffix(b"0" * 16)
+# The etag of a cart that was written has always as many characters, so that its length is known before it is.
+_ETAG_SIZE = 16
+_ETAG_LATER = field(Cart.ETAG_FIELD_NUMBER, b"0" * _ETAG_SIZE)
 
 
 class CartService(CartServiceServicer):
@@ -212,10 +214,10 @@ def _written(row: CartRow) -> Written:
 
 
 def _all_but_etag(row: CartRow) -> bytes:
-    """Returns what becomes the entry of a cart, and the reply to its change, with an etag behind it."""
+    """Returns what becomes the entry of a cart, and the reply to its change, once the etag's characters are put behind it."""
     cart = message(row)
     cart.ClearField("etag")
-    return pb.GetCartResponse(cart=cart).SerializeToString() + _ETAG_FOLLOWS
+    return field(pb.GetCartResponse.CART_FIELD_NUMBER, cart.SerializeToString(), _ETAG_LATER)[:-_ETAG_SIZE]
 
 
 def _line(item: Item) -> CartItem:
@@ -240,7 +242,7 @@ def _applied(change: CartChange, items: Items, limits: Limits) -> Items:
 
 
 def _etag(row: CartRow) -> str:
-    return f"{row.version:016x}" if row.version else "0"
+    return f"{row.version:0{_ETAG_SIZE}x}" if row.version else "0"
 
 
 def _check_etag(current: CartRow, given: str) -> None:

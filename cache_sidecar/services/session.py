@@ -20,6 +20,7 @@ from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.services import pages, session_fields
 from cache_sidecar.services.freshness import deadline, describe, metadata
 from cache_sidecar.services.touches import Touches
+from cache_sidecar.services.wire import field
 from cache_sidecar.services.writing import Mutation, Writer
 from cache_sidecar.store import requests
 from cache_sidecar.store.pool import Changed, Connection, Written
@@ -89,11 +90,13 @@ class SessionService(SessionServiceServicer):
     async def GetSession(  # type: ignore[override]  # replies are serialized here
         self, request: pb.GetSessionRequest, context: Context
     ) -> bytes:
-        """Returns the cached reply with expiry and metadata appended: on the wire, that is how two messages are merged."""
+        """Returns the cached session with its expiry put behind its other fields, and the metadata of the reply."""
         answer, until = await self._use(hash_of(request.session_id), Freshness(until=deadline(context)))
-        rest = pb.GetSessionResponse(session=Session(expire_time=_timestamp(_moment(until))))
-        describe(answer, rest.cache)
-        return (answer.value or b"") + rest.SerializeToString()
+        expiry = field(Session.EXPIRE_TIME_FIELD_NUMBER, _timestamp(_moment(until)).SerializeToString())
+        reply = pb.GetSessionResponse()
+        describe(answer, reply.cache)
+        session = field(pb.GetSessionResponse.SESSION_FIELD_NUMBER, answer.value or b"", expiry)
+        return session + reply.SerializeToString()
 
     async def TouchSession(self, request: pb.TouchSessionRequest, context: Context) -> pb.TouchSessionResponse:
         """Is a read whose content nobody wants."""
@@ -312,8 +315,8 @@ def writes(store: SessionStore, sessions: Dataset) -> Callable[[Mapping[str, flo
 
 
 def entry(row: SessionRow) -> bytes:
-    """Returns what caches keep of a session: the reply of GetSession, without what use alone changes."""
-    return pb.GetSessionResponse(session=message(row)).SerializeToString()
+    """Returns what caches keep of a session: the message, without what use alone changes."""
+    return message(row).SerializeToString()
 
 
 def message(row: SessionRow) -> Session:
