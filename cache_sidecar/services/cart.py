@@ -10,6 +10,7 @@ from google.type.money_pb2 import Money
 
 from cache_sidecar.errors import EtagMismatch, InvalidRequest
 from cache_sidecar.services import cart_items, pages
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.cart_items import Items, Limits
 from cache_sidecar.services.changes import Changes
 from cache_sidecar.services.freshness import metadata, wanted
@@ -37,8 +38,11 @@ _ETAG_LATER = field(Cart.ETAG_FIELD_NUMBER, b"0" * _ETAG_SIZE)
 class CartService(CartServiceServicer):
     """Reads carts through the tiers, and has PostgreSQL decide what every change makes of them."""
 
-    def __init__(self, carts: Dataset, *, store: CartStore, writer: Writer, changes: Changes, limits: Limits) -> None:
+    def __init__(
+        self, carts: Dataset, *, store: CartStore, writer: Writer, changes: Changes, limits: Limits, bound: Bound
+    ) -> None:
         self._carts = carts
+        self._bound = bound
         self._store = store
         self._writer = writer
         self._changes = changes
@@ -133,17 +137,18 @@ class CartService(CartServiceServicer):
     async def ListAbandonedCarts(
         self, request: pb.ListAbandonedCartsRequest, context: Context
     ) -> pb.ListAbandonedCartsResponse:
-        """Asks for one cart more than fits, to know whether there is another page. All pages look back from one moment."""
+        """Asks for one cart more than is wanted, to know whether there is another page. All pages look back from one moment."""
         size = pages.size(request.page_size)
         listing = f"abandoned {request.idle_for.ToNanoseconds()}"
         before, after = _place(pages.after(request.page_token, listing))
         seconds = request.idle_for.ToNanoseconds() / 1e9
-        before, rows = await self._store.idle(seconds, before=before, after=after, limit=size + 1)
-        page = rows[:size]
+        before, found = await self._store.idle(seconds, before=before, after=after, limit=size + 1, max_bytes=self._bound.room)
+        page = self._bound.page(found, size, message)
+        newest = max((row.version for row in page.rows), default=0)
         return pb.ListAbandonedCartsResponse(
-            carts=map(message, page),
-            next_page_token=pages.token(_place_of(before, page[-1]), listing) if len(rows) > size else "",
-            cache=metadata(Answer(None, Source.STORE, max((row.version for row in page), default=0), 0.0, stale=False)),
+            carts=page.messages,
+            next_page_token="" if page.is_last else pages.token(_place_of(before, page.rows[-1]), listing),
+            cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
         )
 
     async def WatchCart(self, request: pb.WatchCartRequest, context: Context) -> AsyncIterator[pb.WatchCartResponse]:
@@ -161,8 +166,13 @@ class CartService(CartServiceServicer):
         async def work(connection: Connection) -> Written:
             return _written(await self._store.change(connection, user_id, change))
 
+        def beginning(row: CartRow) -> bytes:
+            reply = _all_but_etag(row)
+            self._bound.check_resource(len(reply) + _ETAG_SIZE)
+            return reply
+
         async def at_once(connection: Connection, key: RequestKey) -> Written | None:
-            done = await self._store.change_at_once(connection, key, user_id, change, _all_but_etag)
+            done = await self._store.change_at_once(connection, key, user_id, change, beginning)
             if done is None:
                 return None
             version, reply = done

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from psycopg.types.json import Jsonb
 
 from cache_sidecar.errors import NotFound
+from cache_sidecar.store import pages
+from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
 
 # Rows that one statement purges.
@@ -76,16 +78,22 @@ class SessionStore:
         return [SessionRow(*row) for row in rows]
 
     async def page(
-        self, user_id: str, *, now: datetime, unused: timedelta, after: tuple[datetime, str] | None, limit: int
-    ) -> list[SessionRow]:
-        """Returns the next of a user's sessions that may not be over, the newest first."""
+        self,
+        user_id: str,
+        *,
+        now: datetime,
+        unused: timedelta,
+        after: tuple[datetime, str] | None,
+        limit: int,
+        max_bytes: int,
+    ) -> Page[SessionRow]:
+        """Returns the next of a user's sessions that may not be over, the newest first; see `pages.fetch`."""
         further = "AND (create_time, session_hash) < (%s, %s)" if after else ""
-        rows = await self._database.fetch(
-            f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND use_time > %s AND end_time > %s
-                {further} ORDER BY create_time DESC, session_hash DESC LIMIT %s""",
-            [user_id, now - unused, now, *(after or ()), limit],
-        )
-        return [SessionRow(*row) for row in rows]
+        query = f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND use_time > %s AND end_time > %s
+            {further} ORDER BY create_time DESC, session_hash DESC LIMIT %s"""
+        parameters = [user_id, now - unused, now, *(after or ()), limit]
+        rows, there = await pages.fetch(self._database, query, parameters, max_bytes=max_bytes)
+        return Page([SessionRow(*row) for row in rows], there)
 
     async def create(self, connection: Connection, row: SessionRow) -> SessionRow:
         """Inserts a session; its version is PostgreSQL's."""

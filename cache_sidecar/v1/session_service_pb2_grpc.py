@@ -36,7 +36,8 @@ class SessionServiceStub:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
     """
 
     def __init__(self, channel):
@@ -98,7 +99,8 @@ class SessionServiceServicer:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
     """
 
     def CreateSession(self, request, context):
@@ -149,7 +151,7 @@ class SessionServiceServicer:
 
     def ListUserSessions(self, request, context):
         """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-        may be up to 5 minutes early.
+        may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,7 +228,8 @@ class SessionService:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
     """
 
     @staticmethod

@@ -37,7 +37,8 @@ class SessionServiceStub:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
     """
 
     @_typing.overload
@@ -65,7 +66,7 @@ class SessionServiceStub:
     """
     ListUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListUserSessionsRequest, _session_service_pb2.ListUserSessionsResponse]
     """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-    may be up to 5 minutes early.
+    may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
     """
     DeleteUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]
     """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them. UNAVAILABLE with
@@ -85,7 +86,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -110,7 +112,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     ListUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListUserSessionsRequest, _session_service_pb2.ListUserSessionsResponse]  # type: ignore[assignment]
     """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-    may be up to 5 minutes early.
+    may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
     """
     DeleteUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]  # type: ignore[assignment]
     """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them. UNAVAILABLE with
@@ -129,7 +131,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
     """
 
     @_abc_1.abstractmethod
@@ -194,7 +197,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListUserSessionsResponse, _abc.Awaitable[_session_service_pb2.ListUserSessionsResponse]]:
         """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-        may be up to 5 minutes early.
+        may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
         """
 
     @_abc_1.abstractmethod

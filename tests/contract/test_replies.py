@@ -161,12 +161,7 @@ async def products(first: Strict, second: Strict) -> None:
     assert (
         await first.refused(service, "UpdateProduct", product={"product_id": "a", "title": "x", "etag": "0"}) == "ETAG_MISMATCH"
     )
-    await first.watch(
-        service,
-        "WatchProducts",
-        2,
-        after_version=int(created.etag, 16),
-    )
+    await first.watch(service, "WatchProducts", 2, after_version=int(created.etag, 16))
     await twice(first, service, "DeleteProduct", product_id="c")
 
 
@@ -255,7 +250,7 @@ async def inventory(first: Strict, second: Strict) -> None:
     made = (await first(service, "ReserveInventory", request_id=new_request(), **reserving)).reservation
     await twice(first, service, "ReleaseReservation", reservation_id=made.reservation_id)
     assert len((await first(service, "ListReservations")).reservations) == 2
-    await first.watch(service, "WatchInventory", 2, product_ids=["a", "nobody"])
+    await first.watch(service, "WatchInventory", 3, product_ids=["a", "nobody"])
 
 
 async def the_rest(first: Strict) -> None:
