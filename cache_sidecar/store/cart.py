@@ -47,6 +47,8 @@ _CREATED = remembered("""INSERT INTO cache_sidecar.carts (user_id, items, create
     ON CONFLICT DO NOTHING RETURNING user_id AS id, version""")
 _CHANGED = remembered("""UPDATE cache_sidecar.carts SET items = %s, update_time = %s WHERE user_id = %s AND version = %s
     RETURNING user_id AS id, version""")
+# Bytes of a row, see `pages.fetch`.
+_SIZE = "200 + pg_column_size(items || '[]'::jsonb)"
 
 
 class CartStore:
@@ -71,7 +73,7 @@ class CartStore:
         further = "AND (update_time, user_id) > (%s, %s)" if after else ""
         query = f"{_SELECT} WHERE items <> '[]' AND update_time <= %s {further} ORDER BY update_time, user_id LIMIT %s"
         parameters = [before, *(after or ()), limit]
-        rows, there = await pages.fetch(self._database, query, parameters, max_bytes=max_bytes)
+        rows, there = await pages.fetch(self._database, query, parameters, size=_SIZE, max_bytes=max_bytes)
         return before, Page(list(map(_row, rows)), there)
 
     async def change_at_once(

@@ -16,15 +16,18 @@ class Page(NamedTuple, Generic[R]):
     "How many rows there were, up to the limit asked for; those that were not fetched are for the next page."
 
 
-async def fetch(database: Database, query: str, parameters: Sequence[Any], *, max_bytes: int) -> Page[tuple[Any, ...]]:
-    """Returns the rows of an ordered and limited query, until they have so many bytes as text: the last may go beyond.
+async def fetch(
+    database: Database, query: str, parameters: Sequence[Any], *, size: str, max_bytes: int
+) -> Page[tuple[Any, ...]]:
+    """Returns the rows of an ordered and limited query, until they have so many bytes: the last may go beyond.
 
-    A row's text is about as long as its message. Values that PostgreSQL keeps apart are not copied to find that out.
+    `size` is an SQL expression that says about how many bytes one of them has. It has to see through compression:
+    `octet_length` of a text does, without unpacking it; `pg_column_size` does not, unless something is appended to the value.
     """
     rows = await database.fetch(
         f"""SELECT * FROM (
                 SELECT page.*, count(*) OVER () AS there,
-                    sum(octet_length(page::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(page::text) AS bytes_before
+                    sum({size}) OVER (ROWS UNBOUNDED PRECEDING) - ({size}) AS bytes_before
                 FROM ({query}) AS page) AS measured
             WHERE bytes_before < %s""",
         [*parameters, max_bytes],

@@ -40,6 +40,9 @@ _INSERT = f"""INSERT INTO cache_sidecar.products ({", ".join(_WRITTEN)})
 _UPDATE = f"""UPDATE cache_sidecar.products SET update_time = now(), {", ".join(f"{c} = %s" for c in _WRITTEN[1:])}
     WHERE product_id = %s RETURNING {_COLUMNS}"""
 _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.products"
+# Bytes of a row, see `pages.fetch`.
+_SIZE = """200 + octet_length(title) + octet_length(description) + pg_column_size(categories || '{}'::text[])
+    + pg_column_size(image_uris || '{}'::text[]) + pg_column_size(attributes || '{}'::jsonb)"""
 
 
 class ProductStore:
@@ -58,7 +61,7 @@ class ProductStore:
         of_category = "AND categories @> ARRAY[%s]" if category else ""
         parameters = [after, category, limit] if category else [after, limit]
         query = f"{_SELECT} WHERE product_id > %s {of_category} ORDER BY product_id LIMIT %s"
-        rows, there = await pages.fetch(self._database, query, parameters, max_bytes=max_bytes)
+        rows, there = await pages.fetch(self._database, query, parameters, size=_SIZE, max_bytes=max_bytes)
         return Page([ProductRow(*row) for row in rows], there)
 
     async def create(self, connection: Connection, row: ProductRow) -> ProductRow:

@@ -134,7 +134,9 @@ class ReservationStore:
         given = {condition: value for condition, value in wanted.items() if value}
         where = f"WHERE {' AND '.join(given)}" if given else ""
         query = f"{_ROW} {where} ORDER BY r.reservation_id DESC LIMIT %s"
-        rows, there = await pages.fetch(self._database, query, [*given.values(), limit], max_bytes=max_bytes)
+        rows, there = await pages.fetch(
+            self._database, query, [*given.values(), limit], size="pg_column_size(page)", max_bytes=max_bytes
+        )
         return Page(list(map(_row, rows)), there)
 
     async def grants(self, after: Mapping[str, int], since: datetime) -> list[Grant]:

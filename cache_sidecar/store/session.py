@@ -64,6 +64,8 @@ _PURGE = f"""
         LIMIT {PURGE} FOR UPDATE OF sessions SKIP LOCKED),
     gone AS (DELETE FROM cache_sidecar.sessions USING over WHERE sessions.session_hash = over.session_hash RETURNING 1)
     SELECT count(*) FROM gone"""
+# Bytes of a row, see `pages.fetch`.
+_SIZE = "400 + octet_length(user_agent) + pg_column_size(attributes || '{}'::jsonb)"
 
 
 class SessionStore:
@@ -92,7 +94,7 @@ class SessionStore:
         query = f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND use_time > %s AND end_time > %s
             {further} ORDER BY create_time DESC, session_hash DESC LIMIT %s"""
         parameters = [user_id, now - unused, now, *(after or ()), limit]
-        rows, there = await pages.fetch(self._database, query, parameters, max_bytes=max_bytes)
+        rows, there = await pages.fetch(self._database, query, parameters, size=_SIZE, max_bytes=max_bytes)
         return Page([SessionRow(*row) for row in rows], there)
 
     async def create(self, connection: Connection, row: SessionRow) -> SessionRow:
