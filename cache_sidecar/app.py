@@ -16,6 +16,7 @@ from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.server import Server
 from cache_sidecar.services import cart, hits, product, session, stock
 from cache_sidecar.services.admin import AdminService, Degraded
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.cart import CartService
 from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.services.changes import Changes
@@ -88,6 +89,7 @@ class App:
         self._engine = choose(settings.engine, listen_socket=settings.listen_socket)
         self._is_serving = False
         self._clock = clock or SystemClock()
+        self._bound = Bound(settings.max_message_bytes)
         self._policy = LivePolicy(settings.policy_file, clock=self._clock)
         self._connection = Connection(settings)
         names = Names(settings.namespace)
@@ -140,6 +142,7 @@ class App:
             max_calls=settings.max_concurrent_calls,
             max_calls_each=settings.max_dataset_calls,
             max_streams=settings.max_streams,
+            max_reply=settings.max_message_bytes,
             access=self._access,
         )
         self._tls = Tls.of(settings)
@@ -147,7 +150,13 @@ class App:
         self.server.add(
             "cache_sidecar.v1.ProductService",
             product_service_pb2_grpc.add_ProductServiceServicer_to_server,
-            ProductService(self._datasets[product.DATASET], store=products, writer=self._writer, changes=self._changes),
+            ProductService(
+                self._datasets[product.DATASET],
+                store=products,
+                writer=self._writer,
+                changes=self._changes,
+                bound=self._bound,
+            ),
             priority=Priority.NORMAL,
             hits={"GetProduct": hits.by_id(self._datasets[product.DATASET])},
         )
@@ -246,7 +255,7 @@ class App:
         breaker = Breaker(Tier.STORE, clock=self._clock)
         guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=size * STORE_WAITING, breaker=breaker)
         database = Database(dsn, size=size, timeout=timeout, prepare=self._settings.postgres_prepare, guard=guard)
-        return _Store(database, Writer(database), Changes(Outbox(database)), breaker)
+        return _Store(database, Writer(database, bound=self._bound), Changes(Outbox(database)), breaker)
 
     def _sessions(self) -> SessionService:
         database, writer, *_ = self._stores[self._settings.database("user")]
@@ -260,14 +269,14 @@ class App:
             window=lambda: in_force().touch_window,
             clock=self._clock,
         )
-        return SessionService(dataset, store=store, writer=writer, touches=self._touches, clock=self._clock)
+        return SessionService(dataset, store=store, writer=writer, touches=self._touches, clock=self._clock, bound=self._bound)
 
     def _carts(self) -> CartService:
         database, writer, changes, _ = self._stores[self._settings.database("user")]
         store = CartStore(database)
         dataset = self._sliding(cart.DATASET, cart.loader(store), joins=True, same=cart.same)
         limits = Limits(items=self._settings.cart_max_items, quantity=self._settings.cart_max_quantity)
-        return CartService(dataset, store=store, writer=writer, changes=changes, limits=limits)
+        return CartService(dataset, store=store, writer=writer, changes=changes, limits=limits, bound=self._bound)
 
     def _sliding(self, name: str, load: Load, *, joins: bool, same: Same = operator.eq) -> Dataset:
         self._datasets[name] = SlidingDataset(
@@ -295,6 +304,7 @@ class App:
             gate=Gate(stocks, sold_out, self._grants, every_row=every_row),
             watches=watches,
             clock=self._clock,
+            bound=self._bound,
         )
 
     def _dataset(

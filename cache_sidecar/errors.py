@@ -105,6 +105,17 @@ class LimitReached(RequestError):
 
 
 @dataclass
+class ReplyTooLarge(RequestError):
+    """A reply would be larger than clients take; sizes in bytes."""
+
+    size: int
+    limit: int
+
+    def __str__(self) -> str:
+        return f"the reply would have {self.size} bytes, and max_message_bytes allows {self.limit}: ask for less at once"
+
+
+@dataclass
 class RevocationPending(RequestError):
     """What was ended in PostgreSQL may still be accepted by other sidecars."""
 

@@ -104,8 +104,8 @@ class Settings(BaseSettings):
     "Of them, those for one dataset, such as carts; one more is refused, so that the other datasets are served."
     max_streams: int = Field(200, ge=1)
     "Watch streams in progress; one more is refused with RESOURCE_EXHAUSTED."
-    max_message_bytes: int = Field(4 * MIB, ge=1024, le=64 * MIB)
-    "Size of a request or reply, in bytes."
+    max_message_bytes: int = Field(4 * MIB, ge=8192, le=64 * MIB)
+    "Size of a request or reply, in bytes; clients take replies of 4 MiB unless they are told otherwise."
     drain_seconds: float = Field(10.0, ge=0, le=600)
     "Seconds that calls in progress get to finish when the sidecar stops."
     max_connection_age: float = Field(0.0, ge=0, le=30 * 86400)

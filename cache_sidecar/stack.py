@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from cache_sidecar import status, telemetry
 from cache_sidecar.access import Access
 from cache_sidecar.admission import Admission, Door
-from cache_sidecar.errors import Draining, InvalidRequest, Overloaded, RequestError, SidecarError
+from cache_sidecar.errors import Draining, InvalidRequest, Overloaded, ReplyTooLarge, RequestError, SidecarError
 from cache_sidecar.validation import validate
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,12 +37,18 @@ class _Stream:
 class Stack:
     """Wraps the methods of services, and knows which calls are in progress."""
 
-    def __init__(self, *, max_calls: int, max_calls_each: int, max_streams: int, access: Access | None = None) -> None:
-        """`max_calls_each` is for the calls that pass one door; without `access` whoever can connect may call."""
+    def __init__(
+        self, *, max_calls: int, max_calls_each: int, max_streams: int, max_reply: int, access: Access | None = None
+    ) -> None:
+        """`max_calls_each` is for the calls that pass one door, `max_reply` in bytes.
+
+        Without `access` whoever can connect may call.
+        """
         if max_streams < 1:
             raise ValueError("max_streams must be at least 1")
         self.admission = Admission(max_calls, each=max_calls_each)
         self._max_streams = max_streams
+        self._max_reply = max_reply
         self._access = access
         self._streams: set[_Stream] = set()
         self._draining = False
@@ -87,7 +93,7 @@ class Stack:
             call = self._unary(method, parse, handler.unary_unary)
             if door is not None:
                 call = _through(door, method, call)
-            call = _hit_or(call, hit) if hit else call
+            call = self._hit_or(call, hit) if hit else call
             return grpc.unary_unary_rpc_method_handler(_checked(access, method, call) if access else call)
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(self._stream(method, parse, handler.unary_stream, access))
@@ -101,7 +107,7 @@ class Stack:
         async def call(data: bytes, context: Context) -> bytes:
             try:
                 reply = await behaviour(parse(data), context)
-                return reply if type(reply) is bytes else reply.SerializeToString()
+                return self._bounded(reply if type(reply) is bytes else reply.SerializeToString())
             except Exception as error:  # noqa: BLE001  # the table knows them all
                 await _refuse(method, error, context)
 
@@ -122,10 +128,16 @@ class Stack:
                 if access is not None:
                     access.check(context)
                 self._admit_stream()
+                request = parse(data)
                 self._streams.add(stream)
-                async for reply in behaviour(parse(data), context):
+                # At once, whenever the first reply comes: some callers wait for it to know that they are served.
+                stream.is_waiting = False
+                await context.send_initial_metadata(())
+                self._check_draining()
+                stream.is_waiting = True
+                async for reply in behaviour(request, context):
                     stream.is_waiting = False
-                    yield reply.SerializeToString()
+                    yield self._bounded(reply.SerializeToString())
                     self._check_draining()
                     stream.is_waiting = True
             except asyncio.CancelledError:
@@ -139,6 +151,23 @@ class Stack:
                 self._streams.discard(stream)
 
         return call
+
+    def _bounded(self, reply: bytes) -> bytes:
+        """Lets no reply pass that clients don't take; services refuse what would be larger before they put it together."""
+        if len(reply) > self._max_reply:
+            raise ReplyTooLarge(len(reply), self._max_reply)
+        return reply
+
+    def _hit_or(
+        self, call: Callable[[bytes, Context], Awaitable[bytes]], hit: Hit
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        max_reply = self._max_reply
+
+        async def hit_or_call(data: bytes, context: Context) -> bytes:
+            reply = hit(data)
+            return reply if reply and len(reply) <= max_reply else await call(data, context)
+
+        return hit_or_call
 
     def _admit_stream(self) -> None:
         self._check_draining()
@@ -199,13 +228,6 @@ def _checked(
         return await call(data, context)
 
     return checked
-
-
-def _hit_or(call: Callable[[bytes, Context], Awaitable[bytes]], hit: Hit) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def hit_or_call(data: bytes, context: Context) -> bytes:
-        return hit(data) or await call(data, context)
-
-    return hit_or_call
 
 
 def _parser(deserialize: Callable[[bytes], Message]) -> Callable[[bytes], Message]:

@@ -93,6 +93,10 @@ TABLE: dict[_E, Callable[..., status_pb2.Status]] = {
         Code.ABORTED, str(e), "ETAG_MISMATCH", *e.details, resource=e.resource, id=e.id, etag=e.current
     ),
     errors.LimitReached: lambda e: _status(Code.FAILED_PRECONDITION, str(e), "LIMIT_REACHED", what=e.what, limit=str(e.limit)),
+    # Not RESOURCE_EXHAUSTED, as gRPC itself says it: that is for overload, and worth another try.
+    errors.ReplyTooLarge: lambda e: _status(
+        Code.FAILED_PRECONDITION, str(e), "REPLY_TOO_LARGE", size=str(e.size), limit=str(e.limit)
+    ),
     errors.RevocationPending: lambda e: _status(Code.UNAVAILABLE, str(e), "REVOCATION_PENDING", _retry(1.0)),
     errors.RequestIdReused: lambda e: _status(
         Code.INVALID_ARGUMENT,

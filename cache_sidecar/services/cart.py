@@ -10,9 +10,11 @@ from google.type.money_pb2 import Money
 
 from cache_sidecar.errors import EtagMismatch, InvalidRequest
 from cache_sidecar.services import cart_items, pages
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.cart_items import Items, Limits
 from cache_sidecar.services.changes import Changes
 from cache_sidecar.services.freshness import metadata, wanted
+from cache_sidecar.services.wire import field
 from cache_sidecar.services.writing import Mutation, Writer
 from cache_sidecar.store.cart import CartRow, CartStore, Change, Item
 from cache_sidecar.store.pool import Changed, Connection, Written
@@ -28,15 +30,19 @@ DATASET = "cart"
 # Bytes of a cart that still fits into the details of a status, beside the rest of the trailers.
 MAX_IN_DETAILS = 3000
 _FROM_STORE = Freshness(bypass=True)
-# Behind a serialized reply, and followed by an etag of 16 characters, this adds the etag to its cart.
-_ETAG_FOLLOWS = pb.GetCartResponse(cart=Cart(etag="0" * 16)).SerializeToString().removesuffix(b"0" * 16)
+# The etag of a cart that was written has always as many characters, so that its length is known before it is.
+_ETAG_SIZE = 16
+_ETAG_LATER = field(Cart.ETAG_FIELD_NUMBER, b"0" * _ETAG_SIZE)
 
 
 class CartService(CartServiceServicer):
     """Reads carts through the tiers, and has PostgreSQL decide what every change makes of them."""
 
-    def __init__(self, carts: Dataset, *, store: CartStore, writer: Writer, changes: Changes, limits: Limits) -> None:
+    def __init__(
+        self, carts: Dataset, *, store: CartStore, writer: Writer, changes: Changes, limits: Limits, bound: Bound
+    ) -> None:
         self._carts = carts
+        self._bound = bound
         self._store = store
         self._writer = writer
         self._changes = changes
@@ -131,17 +137,18 @@ class CartService(CartServiceServicer):
     async def ListAbandonedCarts(
         self, request: pb.ListAbandonedCartsRequest, context: Context
     ) -> pb.ListAbandonedCartsResponse:
-        """Asks for one cart more than fits, to know whether there is another page. All pages look back from one moment."""
+        """Asks for one cart more than is wanted, to know whether there is another page. All pages look back from one moment."""
         size = pages.size(request.page_size)
         listing = f"abandoned {request.idle_for.ToNanoseconds()}"
         before, after = _place(pages.after(request.page_token, listing))
         seconds = request.idle_for.ToNanoseconds() / 1e9
-        before, rows = await self._store.idle(seconds, before=before, after=after, limit=size + 1)
-        page = rows[:size]
+        before, found = await self._store.idle(seconds, before=before, after=after, limit=size + 1, max_bytes=self._bound.room)
+        page = self._bound.page(found, size, message)
+        newest = max((row.version for row in page.rows), default=0)
         return pb.ListAbandonedCartsResponse(
-            carts=map(message, page),
-            next_page_token=pages.token(_place_of(before, page[-1]), listing) if len(rows) > size else "",
-            cache=metadata(Answer(None, Source.STORE, max((row.version for row in page), default=0), 0.0, stale=False)),
+            carts=page.messages,
+            next_page_token="" if page.is_last else pages.token(_place_of(before, page.rows[-1]), listing),
+            cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
         )
 
     async def WatchCart(self, request: pb.WatchCartRequest, context: Context) -> AsyncIterator[pb.WatchCartResponse]:
@@ -159,8 +166,13 @@ class CartService(CartServiceServicer):
         async def work(connection: Connection) -> Written:
             return _written(await self._store.change(connection, user_id, change))
 
+        def beginning(row: CartRow) -> bytes:
+            reply = _all_but_etag(row)
+            self._bound.check_resource(len(reply) + _ETAG_SIZE)
+            return reply
+
         async def at_once(connection: Connection, key: RequestKey) -> Written | None:
-            done = await self._store.change_at_once(connection, key, user_id, change, _all_but_etag)
+            done = await self._store.change_at_once(connection, key, user_id, change, beginning)
             if done is None:
                 return None
             version, reply = done
@@ -212,10 +224,10 @@ def _written(row: CartRow) -> Written:
 
 
 def _all_but_etag(row: CartRow) -> bytes:
-    """Returns what becomes the entry of a cart, and the reply to its change, with an etag behind it."""
+    """Returns what becomes the entry of a cart, and the reply to its change, once the etag's characters are put behind it."""
     cart = message(row)
     cart.ClearField("etag")
-    return pb.GetCartResponse(cart=cart).SerializeToString() + _ETAG_FOLLOWS
+    return field(pb.GetCartResponse.CART_FIELD_NUMBER, cart.SerializeToString(), _ETAG_LATER)[:-_ETAG_SIZE]
 
 
 def _line(item: Item) -> CartItem:
@@ -240,7 +252,7 @@ def _applied(change: CartChange, items: Items, limits: Limits) -> Items:
 
 
 def _etag(row: CartRow) -> str:
-    return f"{row.version:016x}" if row.version else "0"
+    return f"{row.version:0{_ETAG_SIZE}x}" if row.version else "0"
 
 
 def _check_etag(current: CartRow, given: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from cache_sidecar import telemetry
 from cache_sidecar.errors import ChangesExpired, TierFailed, WatchTooSlow
@@ -15,6 +16,13 @@ PAGE = 1000
 POLL = 1.0
 # Watchers that ask PostgreSQL where they begin and what they missed, at once: all streams of an application begin together.
 BEGINNING = 2
+
+
+class Started(NamedTuple):
+    """Where a watch starts: it tells every change after the one with this version, of whatever dataset."""
+
+    version: int
+    "0 when that one is not kept, or there was none: then nobody can resume there."
 
 
 class Changes:
@@ -33,16 +41,19 @@ class Changes:
         """Says that there is something new to read."""
         self._woken.set()
 
-    async def watch(self, dataset: str, after_version: int) -> AsyncIterator[Change]:
-        """Yields the changes of a dataset after the one with a version, or from now on for 0.
+    async def watch(self, dataset: str, after_version: int) -> AsyncIterator[Started | Change]:
+        """Yields where it starts, then the changes of a dataset after the one with a version, or from now on for 0.
 
+        What is committed once the start was yielded is told; what is read from then on has all that was committed before it.
         Raises ChangesExpired when that change is no longer kept, WatchTooSlow when the caller falls too far behind.
         """
         async with self._beginning:
             position = await self._outbox.position(after_version)
+            started = Started(after_version or await self._outbox.version(position))
         watcher = _Every(dataset)
         joined_at = await self._join(watcher)
         try:
+            yield started
             async for change in self._missed(dataset, position, joined_at, after_version):
                 yield change
             while (told := await watcher.queue.get()) is not None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import BucketsInUse, EtagMismatch, InvalidRequest, NotFound, OutOfStock
 from cache_sidecar.services import stock
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.freshness import metadata_of_all, wanted
 from cache_sidecar.services.inventory_watch import Watches
 from cache_sidecar.services.reservation import Context, ReservationMethods
@@ -34,8 +35,9 @@ class InventoryService(ReservationMethods):
         gate: Gate,
         watches: Watches,
         clock: Clock,
+        bound: Bound,
     ) -> None:
-        super().__init__(rows, reservations=reservations, writer=writer, gate=gate, clock=clock)
+        super().__init__(rows, reservations=reservations, writer=writer, gate=gate, clock=clock, bound=bound)
         self._stocks = stocks
         self._store = store
         self._watches = watches
@@ -49,11 +51,12 @@ class InventoryService(ReservationMethods):
 
     async def BatchGetInventory(self, request: pb.BatchGetInventoryRequest, context: Context) -> pb.BatchGetInventoryResponse:
         """Reads all products together."""
-        totals = await self._stocks.get_many(request.product_ids, wanted(request.options, context))
-        found = [id for id in request.product_ids if totals[id].parts]
+        ids = list(dict.fromkeys(request.product_ids))
+        totals = await self._stocks.get_many(ids, wanted(request.options, context))
+        found = [id for id in ids if totals[id].parts]
         return pb.BatchGetInventoryResponse(
             inventories=[stock.message(id, totals[id].parts) for id in found],
-            missing=[id for id in request.product_ids if not totals[id].parts],
+            missing=[id for id in ids if not totals[id].parts],
             inventory_caches=[stock.metadata(totals[id]) for id in found],
             cache=metadata_of_all(
                 (answer for total in totals.values() for answer in total.answers),
@@ -106,7 +109,8 @@ class InventoryService(ReservationMethods):
             yield pb.WatchInventoryResponse(
                 product_id=product_id,
                 inventory=stock.message(product_id, total.parts) if total.parts else None,
-                cache=stock.metadata(total),
+                # There is none when a watch of categories starts in which nothing has a stock yet.
+                cache=stock.metadata(total) if total.answers else None,
             )
 
 

@@ -37,12 +37,15 @@ class Watches:
     async def watch(self, product_ids: Collection[str], categories: Sequence[str]) -> AsyncIterator[State]:
         """Yields the stock of products, and of all products of categories, each time it is news.
 
+        Before that it yields one state of no product, with the answers of all that come first: the watch has started.
         Raises TierFailed or Overloaded when even the first look fails; later ones are repeated until they succeed.
         """
         watcher = Watcher(product_ids, categories, stocks=self._stocks, store=self._store)
         self._watchers.add(watcher)
         try:
-            async for state in watcher.look():
+            first = [state async for state in watcher.look()]
+            yield "", Total((), [answer for _, total in first for answer in total.answers])
+            for state in first:
                 yield state
             while True:
                 await watcher.news(seconds=POLL if self._untrusted else None)

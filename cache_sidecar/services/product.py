@@ -9,7 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound
 from cache_sidecar.services import pages
-from cache_sidecar.services.changes import Changes
+from cache_sidecar.services.bounds import Bound
+from cache_sidecar.services.changes import Changes, Started
 from cache_sidecar.services.freshness import describe, metadata, metadata_of_all, wanted
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Written
@@ -30,8 +31,9 @@ KINDS = {"created": pb.CHANGE_KIND_CREATED, "updated": pb.CHANGE_KIND_UPDATED, "
 class ProductService(ProductServiceServicer):
     """Reads products through the tiers, and writes them through to PostgreSQL."""
 
-    def __init__(self, products: Dataset, *, store: ProductStore, writer: Writer, changes: Changes) -> None:
+    def __init__(self, products: Dataset, *, store: ProductStore, writer: Writer, changes: Changes, bound: Bound) -> None:
         self._products = products
+        self._bound = bound
         self._store = store
         self._writer = writer
         self._changes = changes
@@ -51,25 +53,28 @@ class ProductService(ProductServiceServicer):
         self, request: pb.BatchGetProductsRequest, context: Context
     ) -> bytes:
         """Returns the cached replies one after the other: on the wire, that is what a repeated field is."""
-        answers = await self._products.get_many(request.product_ids, wanted(request.options, context))
-        found = [answer for id in request.product_ids if (answer := answers[id]).value is not None]
+        ids = list(dict.fromkeys(request.product_ids))
+        answers = await self._products.get_many(ids, wanted(request.options, context))
+        found = [answer for id in ids if (answer := answers[id]).value is not None]
         rest = pb.BatchGetProductsResponse(
-            missing=[id for id in request.product_ids if answers[id].value is None],
+            missing=[id for id in ids if answers[id].value is None],
             product_caches=map(metadata, found),
             cache=metadata_of_all(answers.values()),
         )
-        return b"".join([*(answer.value or b"" for answer in found), rest.SerializeToString()])
+        parts = [*(answer.value or b"" for answer in found), rest.SerializeToString()]
+        self._bound.check(sum(map(len, parts)))
+        return b"".join(parts)
 
     async def ListProducts(self, request: pb.ListProductsRequest, context: Context) -> pb.ListProductsResponse:
-        """Asks for one product more than fits, to know whether there is another page."""
+        """Asks for one product more than is wanted, to know whether there is another page."""
         size = pages.size(request.page_size)
         after = pages.after(request.page_token, request.category)
-        rows = await self._store.page(after=after, category=request.category, limit=size + 1)
-        page = rows[:size]
-        newest = max((row.version for row in page), default=0)
+        found = await self._store.page(after=after, category=request.category, limit=size + 1, max_bytes=self._bound.room)
+        page = self._bound.page(found, size, message)
+        newest = max((row.version for row in page.rows), default=0)
         return pb.ListProductsResponse(
-            products=map(message, page),
-            next_page_token=pages.token(page[-1].product_id, request.category) if len(rows) > size else "",
+            products=page.messages,
+            next_page_token="" if page.is_last else pages.token(page.rows[-1].product_id, request.category),
             cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
         )
 
@@ -118,13 +123,16 @@ class ProductService(ProductServiceServicer):
         self, request: pb.WatchProductsRequest, context: Context
     ) -> AsyncIterator[pb.WatchProductsResponse]:
         """Passes on what the outbox says."""
-        async for change in self._changes.watch(DATASET, request.after_version):
-            yield pb.WatchProductsResponse(
-                product_id=change.id,
-                version=change.version,
-                kind=KINDS[change.kind],
-                change_time=_timestamp(change.change_time),
-            )
+        async for told in self._changes.watch(DATASET, request.after_version):
+            if isinstance(told, Started):
+                yield pb.WatchProductsResponse(version=told.version, kind=pb.CHANGE_KIND_WATCH_STARTED)
+            else:
+                yield pb.WatchProductsResponse(
+                    product_id=told.id,
+                    version=told.version,
+                    kind=KINDS[told.kind],
+                    change_time=_timestamp(told.change_time),
+                )
 
 
 def loader(store: ProductStore) -> Load:

@@ -23,7 +23,7 @@ def servicer(services: Sequence[str]) -> ReflectionServicer:
 
 def register(servicer: ReflectionServicer, server: Any) -> None:
     """Registers it under both names."""
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

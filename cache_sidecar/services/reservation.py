@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import InvalidRequest, OutOfStock, ReservationEnded
 from cache_sidecar.services import pages, stock
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.stock import timestamp, written
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Written
@@ -25,7 +26,7 @@ from cache_sidecar.v1.inventory_service_pb2_grpc import InventoryServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 HOLD = timedelta(minutes=15)
-# A page of reservations, each of up to 1,000 items, has to fit into a message.
+# Reservations of a page, each of up to 1,000 items.
 MAX_PAGE = 100
 STATES = {
     HELD: inventory_pb2.RESERVATION_STATE_HELD,
@@ -50,8 +51,18 @@ class _Ending(Protocol):
 class ReservationMethods(InventoryServiceServicer):
     """Makes, changes and reads reservations."""
 
-    def __init__(self, rows: Dataset, *, reservations: ReservationStore, writer: Writer, gate: Gate, clock: Clock) -> None:
+    def __init__(
+        self,
+        rows: Dataset,
+        *,
+        reservations: ReservationStore,
+        writer: Writer,
+        gate: Gate,
+        clock: Clock,
+        bound: Bound,
+    ) -> None:
         self._rows = rows
+        self._bound = bound
         self._reservations = reservations
         self._writer = writer
         self._gate = gate
@@ -134,16 +145,18 @@ class ReservationMethods(InventoryServiceServicer):
         return pb.GetReservationResponse(reservation=_message(await self._reservations.get(request.reservation_id)))
 
     async def ListReservations(self, request: pb.ListReservationsRequest, context: Context) -> pb.ListReservationsResponse:
-        """Asks for one reservation more than fits, to know whether there is another page."""
+        """Asks for one reservation more than is wanted, to know whether there is another page."""
         size = min(pages.size(request.page_size), MAX_PAGE)
         state = _NAMES.get(request.state, "")
         listing = f"reservations {state} {request.user_id}"
         before = _uuid(pages.after(request.page_token, listing))
-        rows = await self._reservations.page(before=before, user_id=request.user_id, state=state, limit=size + 1)
-        page = rows[:size]
+        found = await self._reservations.page(
+            before=before, user_id=request.user_id, state=state, limit=size + 1, max_bytes=self._bound.room
+        )
+        page = self._bound.page(found, size, _message)
         return pb.ListReservationsResponse(
-            reservations=map(_message, page),
-            next_page_token=pages.token(str(page[-1].reservation_id), listing) if len(rows) > size else "",
+            reservations=page.messages,
+            next_page_token="" if page.is_last else pages.token(str(page.rows[-1].reservation_id), listing),
         )
 
     def _now(self) -> datetime:

@@ -18,8 +18,10 @@ from cache_sidecar.clock import Clock
 from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.services import pages, session_fields
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.freshness import deadline, describe, metadata
 from cache_sidecar.services.touches import Touches
+from cache_sidecar.services.wire import field
 from cache_sidecar.services.writing import Mutation, Writer, key_of
 from cache_sidecar.store import requests
 from cache_sidecar.store.pool import Changed, Connection, Written
@@ -57,8 +59,18 @@ class _Issued(NamedTuple):
 class SessionService(SessionServiceServicer):
     """Reads sessions through Redis, and writes them through to PostgreSQL."""
 
-    def __init__(self, sessions: Dataset, *, store: SessionStore, writer: Writer, touches: Touches, clock: Clock) -> None:
+    def __init__(
+        self,
+        sessions: Dataset,
+        *,
+        store: SessionStore,
+        writer: Writer,
+        touches: Touches,
+        clock: Clock,
+        bound: Bound,
+    ) -> None:
         self._sessions = sessions
+        self._bound = bound
         self._store = store
         self._writer = writer
         self._touches = touches
@@ -89,11 +101,13 @@ class SessionService(SessionServiceServicer):
     async def GetSession(  # type: ignore[override]  # replies are serialized here
         self, request: pb.GetSessionRequest, context: Context
     ) -> bytes:
-        """Returns the cached reply with expiry and metadata appended: on the wire, that is how two messages are merged."""
+        """Returns the cached session with its expiry put behind its other fields, and the metadata of the reply."""
         answer, until = await self._use(hash_of(request.session_id), Freshness(until=deadline(context)))
-        rest = pb.GetSessionResponse(session=Session(expire_time=_timestamp(_moment(until))))
-        describe(answer, rest.cache)
-        return (answer.value or b"") + rest.SerializeToString()
+        expiry = field(Session.EXPIRE_TIME_FIELD_NUMBER, _timestamp(_moment(until)).SerializeToString())
+        reply = pb.GetSessionResponse()
+        describe(answer, reply.cache)
+        session = field(pb.GetSessionResponse.SESSION_FIELD_NUMBER, answer.value or b"", expiry)
+        return session + reply.SerializeToString()
 
     async def TouchSession(self, request: pb.TouchSessionRequest, context: Context) -> pb.TouchSessionResponse:
         """Is a read whose content nobody wants."""
@@ -158,16 +172,18 @@ class SessionService(SessionServiceServicer):
         return pb.DeleteSessionResponse(revocation_pending=not is_told)
 
     async def ListUserSessions(self, request: pb.ListUserSessionsRequest, context: Context) -> pb.ListUserSessionsResponse:
-        """Asks for one session more than fits, to know whether there is another page."""
+        """Asks for one session more than is wanted, to know whether there is another page."""
         size = pages.size(request.page_size)
         after = _place(pages.after(request.page_token, request.user_id))
         now, unused = _moment(self._clock.now()), _unused(self._sessions.policy())
-        rows = await self._store.page(request.user_id, now=now, unused=unused, after=after, limit=size + 1)
-        page = rows[:size]
-        newest = max((row.version for row in page), default=0)
+        found = await self._store.page(
+            request.user_id, now=now, unused=unused, after=after, limit=size + 1, max_bytes=self._bound.room
+        )
+        page = self._bound.page(found, size, self._message)
+        newest = max((row.version for row in page.rows), default=0)
         return pb.ListUserSessionsResponse(
-            sessions=map(self._message, page),
-            next_page_token=pages.token(_place_of(page[-1]), request.user_id) if len(rows) > size else "",
+            sessions=page.messages,
+            next_page_token="" if page.is_last else pages.token(_place_of(page.rows[-1]), request.user_id),
             cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
         )
 
@@ -250,7 +266,7 @@ class SessionService(SessionServiceServicer):
             nonlocal row
             row, ended = await make(connection, hash_of(session_id))
             also = [Changed(session_hash, version) for session_hash, version in ended.items()]
-            return Written(row.session_hash.encode(), row.session_hash, row.version, also=also)
+            return Written(row.session_hash.encode(), row.session_hash, row.version, entry(row), also)
 
         async def tell(written: Written) -> None:
             nonlocal is_told
@@ -314,8 +330,8 @@ def writes(store: SessionStore, sessions: Dataset) -> Callable[[Mapping[str, flo
 
 
 def entry(row: SessionRow) -> bytes:
-    """Returns what caches keep of a session: the reply of GetSession, without what use alone changes."""
-    return pb.GetSessionResponse(session=message(row)).SerializeToString()
+    """Returns what caches keep of a session: the message, without what use alone changes."""
+    return message(row).SerializeToString()
 
 
 def message(row: SessionRow) -> Session:

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from cache_sidecar.errors import DeadlineExceeded
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, Written
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.dataset import Dataset
@@ -26,8 +27,10 @@ class Mutation(Protocol):
 class Writer:
     """Writes through: PostgreSQL commits, then the caches hear of it, then the caller."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, bound: Bound) -> None:
+        """Nothing is written that `bound` would not let anybody read."""
         self._database = database
+        self._bound = bound
         self._running: set[asyncio.Task[Written]] = set()
 
     async def write(self, dataset: Dataset, request: Mutation, work: Work, at_once: AtOnce | None = None) -> bytes:
@@ -52,7 +55,9 @@ class Writer:
         async def wanted_work(connection: Connection) -> Written:
             if not is_wanted:
                 raise DeadlineExceeded
-            return await work(connection)
+            written = await work(connection)
+            self._bound.check_written(written)  # what is raised here rolls the transaction back
+            return written
 
         async def wanted_at_once(connection: Connection, key: RequestKey) -> Written | None:
             return await at_once(connection, key) if at_once is not None and is_wanted else None

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
 
+from cache_sidecar.store import pages
+from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
 from cache_sidecar.store.requests import RequestKey, remembered
 
@@ -45,6 +47,8 @@ _CREATED = remembered("""INSERT INTO cache_sidecar.carts (user_id, items, create
     ON CONFLICT DO NOTHING RETURNING user_id AS id, version""")
 _CHANGED = remembered("""UPDATE cache_sidecar.carts SET items = %s, update_time = %s WHERE user_id = %s AND version = %s
     RETURNING user_id AS id, version""")
+# Bytes of a row, see `pages.fetch`.
+_SIZE = "200 + pg_column_size(items || '[]'::jsonb)"
 
 
 class CartStore:
@@ -58,20 +62,19 @@ class CartStore:
         return list(map(_row, await self._database.fetch(f"{_SELECT} WHERE user_id = ANY(%s)", [list(user_ids)])))
 
     async def idle(
-        self, seconds: float, *, before: datetime | None, after: tuple[datetime, str] | None, limit: int
-    ) -> tuple[datetime, list[CartRow]]:
-        """Returns the next carts with lines that were last changed so long ago, the longest unchanged first.
+        self, seconds: float, *, before: datetime | None, after: tuple[datetime, str] | None, limit: int, max_bytes: int
+    ) -> tuple[datetime, Page[CartRow]]:
+        """Returns the next carts with lines that were last changed so long ago, the longest unchanged first; see `pages.fetch`.
 
         `before` is the moment that the first page returned, and `after` what the last cart of the page before says.
         """
         if before is None:
             ((before,),) = await self._database.fetch("SELECT now() - make_interval(secs => %s)", [seconds])
         further = "AND (update_time, user_id) > (%s, %s)" if after else ""
-        rows = await self._database.fetch(
-            f"{_SELECT} WHERE items <> '[]' AND update_time <= %s {further} ORDER BY update_time, user_id LIMIT %s",
-            [before, *(after or ()), limit],
-        )
-        return before, list(map(_row, rows))
+        query = f"{_SELECT} WHERE items <> '[]' AND update_time <= %s {further} ORDER BY update_time, user_id LIMIT %s"
+        parameters = [before, *(after or ()), limit]
+        rows, there = await pages.fetch(self._database, query, parameters, size=_SIZE, max_bytes=max_bytes)
+        return before, Page(list(map(_row, rows)), there)
 
     async def change_at_once(
         self, connection: Connection, key: RequestKey, user_id: str, change: Change, reply: Callable[[CartRow], bytes]

@@ -66,6 +66,11 @@ class Outbox:
             raise ChangesExpired(after_version)
         return int(rows[0][0])
 
+    async def version(self, position: int) -> int:
+        """Returns the version of the change at a position, to resume after it; 0 when none is kept there, or none came yet."""
+        rows = await self._database.fetch("SELECT version FROM cache_sidecar.outbox WHERE position = %s", [position])
+        return int(rows[0][0]) if rows else 0
+
     async def is_kept(self, position: int) -> bool:
         """Returns whether the change at a position, and so every later one, is still kept."""
         return bool(await self._database.fetch("SELECT 1 FROM cache_sidecar.outbox WHERE position = %s", [position]))

@@ -8,6 +8,8 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from cache_sidecar.errors import AlreadyExists, NotFound
+from cache_sidecar.store import pages
+from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
 
 
@@ -38,6 +40,9 @@ _INSERT = f"""INSERT INTO cache_sidecar.products ({", ".join(_WRITTEN)})
 _UPDATE = f"""UPDATE cache_sidecar.products SET update_time = now(), {", ".join(f"{c} = %s" for c in _WRITTEN[1:])}
     WHERE product_id = %s RETURNING {_COLUMNS}"""
 _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.products"
+# Bytes of a row, see `pages.fetch`.
+_SIZE = """200 + octet_length(title) + octet_length(description) + pg_column_size(categories || '{}'::text[])
+    + pg_column_size(image_uris || '{}'::text[]) + pg_column_size(attributes || '{}'::jsonb)"""
 
 
 class ProductStore:
@@ -51,14 +56,13 @@ class ProductStore:
         rows = await self._database.fetch(f"{_SELECT} WHERE product_id = ANY(%s)", [list(product_ids)])
         return [ProductRow(*row) for row in rows]
 
-    async def page(self, *, after: str, category: str, limit: int) -> list[ProductRow]:
-        """Returns the next products by id, of one category or, if that is empty, of all."""
+    async def page(self, *, after: str, category: str, limit: int, max_bytes: int) -> Page[ProductRow]:
+        """Returns the next products by id, of one category or, if that is empty, of all; see `pages.fetch`."""
         of_category = "AND categories @> ARRAY[%s]" if category else ""
         parameters = [after, category, limit] if category else [after, limit]
-        rows = await self._database.fetch(
-            f"{_SELECT} WHERE product_id > %s {of_category} ORDER BY product_id LIMIT %s", parameters
-        )
-        return [ProductRow(*row) for row in rows]
+        query = f"{_SELECT} WHERE product_id > %s {of_category} ORDER BY product_id LIMIT %s"
+        rows, there = await pages.fetch(self._database, query, parameters, size=_SIZE, max_bytes=max_bytes)
+        return Page([ProductRow(*row) for row in rows], there)
 
     async def create(self, connection: Connection, row: ProductRow) -> ProductRow:
         """Inserts a product; its times and version are PostgreSQL's. Raises AlreadyExists."""

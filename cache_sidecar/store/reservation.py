@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from cache_sidecar.errors import NotFound
+from cache_sidecar.store import pages
 from cache_sidecar.store.inventory import MAX_BUCKETS, InventoryRow, columns, is_every_row, split_id
+from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
 
 HELD, COMMITTED, RELEASED, EXPIRED = "held", "committed", "released", "expired"
@@ -123,13 +125,19 @@ class ReservationStore:
         """Returns a reservation. Raises NotFound."""
         return _one(await self._database.fetch(f"{_ROW} WHERE r.reservation_id = %s", [reservation_id]), reservation_id)
 
-    async def page(self, *, before: str, user_id: str, state: str, limit: int) -> list[ReservationRow]:
-        """Returns the next reservations, the newest first, of one user and in one state, or, where empty, of all."""
+    async def page(self, *, before: str, user_id: str, state: str, limit: int, max_bytes: int) -> Page[ReservationRow]:
+        """Returns the next reservations, the newest first, of one user and in one state, or, where empty, of all.
+
+        See `pages.fetch`.
+        """
         wanted = {"r.reservation_id < %s": before, "r.user_id = %s": user_id, "r.state = %s": state}
         given = {condition: value for condition, value in wanted.items() if value}
         where = f"WHERE {' AND '.join(given)}" if given else ""
-        rows = await self._database.fetch(f"{_ROW} {where} ORDER BY r.reservation_id DESC LIMIT %s", [*given.values(), limit])
-        return [_row(row) for row in rows]
+        query = f"{_ROW} {where} ORDER BY r.reservation_id DESC LIMIT %s"
+        rows, there = await pages.fetch(
+            self._database, query, [*given.values(), limit], size="pg_column_size(page)", max_bytes=max_bytes
+        )
+        return Page(list(map(_row, rows)), there)
 
     async def grants(self, after: Mapping[str, int], since: datetime) -> list[Grant]:
         """Returns who took something from rows of the inventory, after a grant_version of each row and since a time.

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from psycopg.types.json import Jsonb
 
 from cache_sidecar.errors import Failure, NotFound, Tier, TierFailed
+from cache_sidecar.store import pages
+from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
 
 # Rows that one statement purges.
@@ -63,6 +65,8 @@ _PURGE = f"""
         LIMIT {PURGE} FOR UPDATE OF sessions SKIP LOCKED),
     gone AS (DELETE FROM cache_sidecar.sessions USING over WHERE sessions.session_hash = over.session_hash RETURNING 1)
     SELECT count(*) FROM gone"""
+# Bytes of a row, see `pages.fetch`.
+_SIZE = "400 + octet_length(user_agent) + pg_column_size(attributes || '{}'::jsonb)"
 
 
 class SessionStore:
@@ -77,16 +81,22 @@ class SessionStore:
         return [SessionRow(*row) for row in rows]
 
     async def page(
-        self, user_id: str, *, now: datetime, unused: timedelta, after: tuple[datetime, str] | None, limit: int
-    ) -> list[SessionRow]:
-        """Returns the next of a user's sessions that may not be over, the newest first."""
+        self,
+        user_id: str,
+        *,
+        now: datetime,
+        unused: timedelta,
+        after: tuple[datetime, str] | None,
+        limit: int,
+        max_bytes: int,
+    ) -> Page[SessionRow]:
+        """Returns the next of a user's sessions that may not be over, the newest first; see `pages.fetch`."""
         further = "AND (create_time, session_hash) < (%s, %s)" if after else ""
-        rows = await self._database.fetch(
-            f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND use_time > %s AND end_time > %s
-                {further} ORDER BY create_time DESC, session_hash DESC LIMIT %s""",
-            [user_id, now - unused, now, *(after or ()), limit],
-        )
-        return [SessionRow(*row) for row in rows]
+        query = f"""{_SELECT} WHERE user_id = %s AND user_id <> '' AND delete_time IS NULL AND use_time > %s AND end_time > %s
+            {further} ORDER BY create_time DESC, session_hash DESC LIMIT %s"""
+        parameters = [user_id, now - unused, now, *(after or ()), limit]
+        rows, there = await pages.fetch(self._database, query, parameters, size=_SIZE, max_bytes=max_bytes)
+        return Page([SessionRow(*row) for row in rows], there)
 
     async def create(self, connection: Connection, row: SessionRow) -> SessionRow:
         """Inserts a session; its version is PostgreSQL's."""

@@ -2,11 +2,11 @@
 
 offset  bytes  content
 0     16  version, hexadecimal: the Redis function compares it as a string, as Lua's numbers end at 2^53
-16      2  layout, `01`; `02` for a record whose expiry every read puts off
+16      2  layout, `01`; `03` for a record whose expiry every read puts off (`02` was one with other values)
 18      1  kind: v value, d deleted, n none, i invalidated, l lease; f in answers only, a lease instead of something foreign
 19     12  read_at in milliseconds, hexadecimal
 31      8  CRC-32 of the bytes before it and of the value, hexadecimal
-39         the value; in layout 02 after 36 bytes that the Redis function changes:
+39         the value; in layout 03 after 36 bytes that the Redis function changes:
 39     12  the last use in milliseconds, hexadecimal
 51     12  the end, however it is used; all f when there is none
 63     12  the use that PostgreSQL knows of
@@ -17,7 +17,7 @@ from zlib import crc32
 
 from cache_sidecar.tiers.ports import Expiry, Record
 
-LAYOUT, SLIDING = b"01", b"02"
+LAYOUT, SLIDING = b"01", b"03"
 HEADER, SLIDING_HEADER = 39, 75
 _VALUE, _DELETED, _NONE, _INVALIDATED, _LEASE, _FOREIGN = b"v", b"d", b"n", b"i", b"l", b"f"
 _NO_END = 0xFFFFFFFFFFFF

@@ -139,7 +139,7 @@ local function drop_partition(keys, args)
   return 1
 end
 
--- Where a record of the layout 02 keeps its times (see codec.py): its last use, its end, and the use PostgreSQL knows of.
+-- Where a record of the layout 03 keeps its times (see codec.py): its last use, its end, and the use PostgreSQL knows of.
 local USED, END, STORED, SLIDING = 39, 51, 63, 75
 local NO_END = 'ffffffffffff'
 
@@ -168,7 +168,7 @@ local function slide(keys, args)
     redis.call('SET', keys[1], args[5], 'PX', args[6])
     return value and foreign(args[5]) or args[5]
   end
-  if #value < SLIDING or string.sub(value, VERSION + 1, VERSION + 3) ~= '02v' then
+  if #value < SLIDING or string.sub(value, VERSION + 1, VERSION + 3) ~= '03v' then
     return value
   end
   if is_over(value, args[2], args[1]) then
@@ -206,7 +206,7 @@ local function fill(keys, args)
     end
   elseif version_of(head) > version then
     return 0
-  elseif version_of(head) == version and string.sub(head, VERSION + 1, VERSION + 3) == '02v' then
+  elseif version_of(head) == version and string.sub(head, VERSION + 1, VERSION + 3) == '03v' then
     if is_over(head, args[5], args[3]) and string.sub(head, END + 1, STORED) ~= NO_END then
       return 0
     end

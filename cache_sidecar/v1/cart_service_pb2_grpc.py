@@ -38,7 +38,9 @@ class CartServiceStub:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing.
+    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
+    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
+    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
@@ -115,7 +117,9 @@ class CartServiceServicer:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing.
+    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
+    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
+    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
@@ -182,14 +186,15 @@ class CartServiceServicer:
 
     def ListAbandonedCarts(self, request, context):
         """Returns a page of the carts that have lines and were not changed for some time, the longest unchanged first; always
-        from PostgreSQL.
+        from PostgreSQL. A page has fewer than asked for when more would not fit into a reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCart(self, request, context):
-        """Streams a cart: as it is, then again after each change. A reader who is slow gets the newest cart next, and not those
+        """Streams a cart: as it is, then again after each change. The watch starts at the `cache.version` of the first message, and
+        misses no change after it, so nothing has to be read beside. A reader who is slow gets the newest cart next, and not those
         between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -270,7 +275,9 @@ class CartService:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing.
+    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
+    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
+    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.

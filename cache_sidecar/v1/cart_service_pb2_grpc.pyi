@@ -39,7 +39,9 @@ class CartServiceStub:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing.
+    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
+    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
+    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
@@ -73,10 +75,11 @@ class CartServiceStub:
     """Makes several changes, in their order, all or none."""
     ListAbandonedCarts: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.ListAbandonedCartsRequest, _cart_service_pb2.ListAbandonedCartsResponse]
     """Returns a page of the carts that have lines and were not changed for some time, the longest unchanged first; always
-    from PostgreSQL.
+    from PostgreSQL. A page has fewer than asked for when more would not fit into a reply.
     """
     WatchCart: _grpc.UnaryStreamMultiCallable[_cart_service_pb2.WatchCartRequest, _cart_service_pb2.WatchCartResponse]
-    """Streams a cart: as it is, then again after each change. A reader who is slow gets the newest cart next, and not those
+    """Streams a cart: as it is, then again after each change. The watch starts at the `cache.version` of the first message, and
+    misses no change after it, so nothing has to be read beside. A reader who is slow gets the newest cart next, and not those
     between.
     """
 
@@ -94,7 +97,9 @@ class CartServiceAsyncStub(CartServiceStub):
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing.
+    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
+    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
+    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
@@ -125,10 +130,11 @@ class CartServiceAsyncStub(CartServiceStub):
     """Makes several changes, in their order, all or none."""
     ListAbandonedCarts: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.ListAbandonedCartsRequest, _cart_service_pb2.ListAbandonedCartsResponse]  # type: ignore[assignment]
     """Returns a page of the carts that have lines and were not changed for some time, the longest unchanged first; always
-    from PostgreSQL.
+    from PostgreSQL. A page has fewer than asked for when more would not fit into a reply.
     """
     WatchCart: _aio.UnaryStreamMultiCallable[_cart_service_pb2.WatchCartRequest, _cart_service_pb2.WatchCartResponse]  # type: ignore[assignment]
-    """Streams a cart: as it is, then again after each change. A reader who is slow gets the newest cart next, and not those
+    """Streams a cart: as it is, then again after each change. The watch starts at the `cache.version` of the first message, and
+    misses no change after it, so nothing has to be read beside. A reader who is slow gets the newest cart next, and not those
     between.
     """
 
@@ -145,7 +151,9 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing.
+    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
+    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
+    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
@@ -228,7 +236,7 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.ListAbandonedCartsResponse, _abc.Awaitable[_cart_service_pb2.ListAbandonedCartsResponse]]:
         """Returns a page of the carts that have lines and were not changed for some time, the longest unchanged first; always
-        from PostgreSQL.
+        from PostgreSQL. A page has fewer than asked for when more would not fit into a reply.
         """
 
     @_abc_1.abstractmethod
@@ -237,7 +245,8 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.WatchCartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cart_service_pb2.WatchCartResponse], _abc.AsyncIterator[_cart_service_pb2.WatchCartResponse]]:
-        """Streams a cart: as it is, then again after each change. A reader who is slow gets the newest cart next, and not those
+        """Streams a cart: as it is, then again after each change. The watch starts at the `cache.version` of the first message, and
+        misses no change after it, so nothing has to be read beside. A reader who is slow gets the newest cart next, and not those
         between.
         """
 

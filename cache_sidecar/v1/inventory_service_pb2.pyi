@@ -89,7 +89,7 @@ class BatchGetInventoryRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which ones: 1 to 500. One that is named twice is returned twice."""
+        """Which ones: 1 to 500. One that is named several times is returned once, where it is named first."""
 
     @_builtins.property
     def options(self) -> _cache_pb2.ReadOptions:
@@ -639,7 +639,7 @@ Global___WatchInventoryRequest: _TypeAlias = WatchInventoryRequest  # noqa: Y015
 
 @_typing.final
 class WatchInventoryResponse(_message.Message):
-    """The stock of one product, as it is or as it changed."""
+    """The start of the watch, or the stock of one product, as it is or as it changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -647,7 +647,7 @@ class WatchInventoryResponse(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
-    """The product."""
+    """The product; empty at the start."""
     @_builtins.property
     def inventory(self) -> _inventory_pb2.Inventory:
         """Its stock; not set when it has none, or none any more."""

@@ -31,7 +31,8 @@ class InventoryServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE as in ProductService.
 
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
@@ -111,7 +112,8 @@ class InventoryServiceServicer:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE as in ProductService.
 
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
@@ -131,6 +133,7 @@ class InventoryServiceServicer:
 
     def BatchGetInventory(self, request, context):
         """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
+        FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,15 +197,19 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReservations(self, request, context):
-        """Returns a page of reservations, the newest first, always from PostgreSQL.
+        """Returns a page of reservations, the newest first, always from PostgreSQL. A page has fewer than asked for when more
+        would not fit into a reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchInventory(self, request, context):
-        """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-        their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
+        """Streams the stock of products: first as it is, then as it changes. Before that comes one message without a product_id: the
+        watch has started, and its `cache.version` is the newest version among the states that follow it and say how things are;
+        0 when there are none. No change that is committed after it is missed, so nothing has to be read beside. The states of one
+        product come in the order of their versions, each greater than the one before; a caller that reads slowly gets the newest
+        state and not those between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,7 +287,8 @@ class InventoryService:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE as in ProductService.
 
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is

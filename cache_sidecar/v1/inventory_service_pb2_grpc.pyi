@@ -32,7 +32,8 @@ class InventoryServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE as in ProductService.
 
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
@@ -50,7 +51,9 @@ class InventoryServiceStub:
     GetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.GetInventoryRequest, _inventory_service_pb2.GetInventoryResponse]
     """Returns the stock of one product. NOT_FOUND when the product has none, not even an empty one."""
     BatchGetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchGetInventoryRequest, _inventory_service_pb2.BatchGetInventoryResponse]
-    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`."""
+    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
+    """
     SetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.SetInventoryRequest, _inventory_service_pb2.SetInventoryResponse]
     """Sets how many pieces can be reserved, whatever it was before; what is reserved stays so. Makes the stock of a product
     that has none. ABORTED when `etag` is given and no longer the current one. FAILED_PRECONDITION with reason
@@ -80,10 +83,15 @@ class InventoryServiceStub:
     GetReservation: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.GetReservationRequest, _inventory_service_pb2.GetReservationResponse]
     """Returns a reservation, always from PostgreSQL. NOT_FOUND when there is none."""
     ListReservations: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ListReservationsRequest, _inventory_service_pb2.ListReservationsResponse]
-    """Returns a page of reservations, the newest first, always from PostgreSQL."""
+    """Returns a page of reservations, the newest first, always from PostgreSQL. A page has fewer than asked for when more
+    would not fit into a reply.
+    """
     WatchInventory: _grpc.UnaryStreamMultiCallable[_inventory_service_pb2.WatchInventoryRequest, _inventory_service_pb2.WatchInventoryResponse]
-    """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-    their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
+    """Streams the stock of products: first as it is, then as it changes. Before that comes one message without a product_id: the
+    watch has started, and its `cache.version` is the newest version among the states that follow it and say how things are;
+    0 when there are none. No change that is committed after it is missed, so nothing has to be read beside. The states of one
+    product come in the order of their versions, each greater than the one before; a caller that reads slowly gets the newest
+    state and not those between.
     """
 
 @_typing.type_check_only
@@ -93,7 +101,8 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE as in ProductService.
 
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
@@ -108,7 +117,9 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     GetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.GetInventoryRequest, _inventory_service_pb2.GetInventoryResponse]  # type: ignore[assignment]
     """Returns the stock of one product. NOT_FOUND when the product has none, not even an empty one."""
     BatchGetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchGetInventoryRequest, _inventory_service_pb2.BatchGetInventoryResponse]  # type: ignore[assignment]
-    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`."""
+    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
+    """
     SetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.SetInventoryRequest, _inventory_service_pb2.SetInventoryResponse]  # type: ignore[assignment]
     """Sets how many pieces can be reserved, whatever it was before; what is reserved stays so. Makes the stock of a product
     that has none. ABORTED when `etag` is given and no longer the current one. FAILED_PRECONDITION with reason
@@ -138,10 +149,15 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     GetReservation: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.GetReservationRequest, _inventory_service_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Returns a reservation, always from PostgreSQL. NOT_FOUND when there is none."""
     ListReservations: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ListReservationsRequest, _inventory_service_pb2.ListReservationsResponse]  # type: ignore[assignment]
-    """Returns a page of reservations, the newest first, always from PostgreSQL."""
+    """Returns a page of reservations, the newest first, always from PostgreSQL. A page has fewer than asked for when more
+    would not fit into a reply.
+    """
     WatchInventory: _aio.UnaryStreamMultiCallable[_inventory_service_pb2.WatchInventoryRequest, _inventory_service_pb2.WatchInventoryResponse]  # type: ignore[assignment]
-    """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-    their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
+    """Streams the stock of products: first as it is, then as it changes. Before that comes one message without a product_id: the
+    watch has started, and its `cache.version` is the newest version among the states that follow it and say how things are;
+    0 when there are none. No change that is committed after it is missed, so nothing has to be read beside. The states of one
+    product come in the order of their versions, each greater than the one before; a caller that reads slowly gets the newest
+    state and not those between.
     """
 
 class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -150,7 +166,8 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE as in ProductService.
 
     A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
     made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
@@ -175,7 +192,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.BatchGetInventoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.BatchGetInventoryResponse, _abc.Awaitable[_inventory_service_pb2.BatchGetInventoryResponse]]:
-        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`."""
+        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
+        FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
+        """
 
     @_abc_1.abstractmethod
     def SetInventory(
@@ -253,7 +272,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.ListReservationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.ListReservationsResponse, _abc.Awaitable[_inventory_service_pb2.ListReservationsResponse]]:
-        """Returns a page of reservations, the newest first, always from PostgreSQL."""
+        """Returns a page of reservations, the newest first, always from PostgreSQL. A page has fewer than asked for when more
+        would not fit into a reply.
+        """
 
     @_abc_1.abstractmethod
     def WatchInventory(
@@ -261,8 +282,11 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.WatchInventoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inventory_service_pb2.WatchInventoryResponse], _abc.AsyncIterator[_inventory_service_pb2.WatchInventoryResponse]]:
-        """Streams the stock of products: first as it is, then as it changes. The states of one product come in the order of
-        their versions, each greater than the one before; a caller that reads slowly gets the newest state and not those between.
+        """Streams the stock of products: first as it is, then as it changes. Before that comes one message without a product_id: the
+        watch has started, and its `cache.version` is the newest version among the states that follow it and say how things are;
+        0 when there are none. No change that is committed after it is missed, so nothing has to be read beside. The states of one
+        product come in the order of their versions, each greater than the one before; a caller that reads slowly gets the newest
+        state and not those between.
         """
 
 def add_InventoryServiceServicer_to_server(servicer: InventoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

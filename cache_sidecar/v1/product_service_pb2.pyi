@@ -37,6 +37,8 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     """It was changed."""
     CHANGE_KIND_DELETED: _ChangeKind.ValueType  # 3
     """It was deleted."""
+    CHANGE_KIND_WATCH_STARTED: _ChangeKind.ValueType  # 4
+    """Nothing was changed: a watch starts here."""
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
     """What happened to a resource."""
@@ -49,6 +51,8 @@ CHANGE_KIND_UPDATED: ChangeKind.ValueType  # 2
 """It was changed."""
 CHANGE_KIND_DELETED: ChangeKind.ValueType  # 3
 """It was deleted."""
+CHANGE_KIND_WATCH_STARTED: ChangeKind.ValueType  # 4
+"""Nothing was changed: a watch starts here."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 @_typing.final
@@ -119,7 +123,7 @@ class BatchGetProductsRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which ones: 1 to 500. One that is named twice is returned twice."""
+        """Which ones: 1 to 500. One that is named several times is returned once, where it is named first."""
 
     @_builtins.property
     def options(self) -> _cache_pb2.ReadOptions:
@@ -417,7 +421,9 @@ class WatchProductsRequest(_message.Message):
 
     AFTER_VERSION_FIELD_NUMBER: _builtins.int
     after_version: _builtins.int
-    """Resume after the change with this version, as received from an earlier watch. 0 starts with the present."""
+    """Resume after the change with this version, as received from an earlier watch. 0 starts with the present: what happened
+    before the first message has to be read.
+    """
     def __init__(
         self,
         *,
@@ -433,7 +439,7 @@ Global___WatchProductsRequest: _TypeAlias = WatchProductsRequest  # noqa: Y015
 
 @_typing.final
 class WatchProductsResponse(_message.Message):
-    """One committed change. Changes of one product arrive in the order of their versions."""
+    """The start of the watch, or one committed change. Changes of one product arrive in the order of their versions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -442,14 +448,16 @@ class WatchProductsResponse(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
-    """Which product."""
+    """Which product; empty at the start."""
     version: _builtins.int
-    """The version the change made; resume after it with `after_version`."""
+    """The version the change made; resume after it with `after_version`. At the start, `after_version`, or the version of the
+    last change before the present, of a product or of anything else; 0 when that change is no longer kept.
+    """
     kind: Global___ChangeKind.ValueType
     """What happened."""
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was committed, as PostgreSQL saw it."""
+        """When it was committed, as PostgreSQL saw it; not set at the start."""
 
     def __init__(
         self,

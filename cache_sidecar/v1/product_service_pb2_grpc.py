@@ -33,6 +33,10 @@ class ProductServiceStub:
 
     A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. Upper and lower case are one id.
+
+    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
+    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
+    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
     """
 
     def __init__(self, channel):
@@ -86,6 +90,10 @@ class ProductServiceServicer:
 
     A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. Upper and lower case are one id.
+
+    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
+    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
+    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
     """
 
     def GetProduct(self, request, context):
@@ -96,14 +104,16 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetProducts(self, request, context):
-        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`.
+        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
+        with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProducts(self, request, context):
-        """Returns a page of products, ordered by product_id, always from PostgreSQL.
+        """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
+        would not fit into a reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +142,15 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchProducts(self, request, context):
-        """Streams every committed change of the catalogue. OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
+        """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and says where the
+        watch starts; every change that is committed after it was sent is told.
+
+        To hold a copy of the catalogue without a gap: watch, wait for the first message, read all pages of ListProducts, then
+        apply the changes that the watch tells, except those whose version is not above the one that was read (the `etag` is the
+        version in hexadecimal). When the stream ends, watch again with `after_version` set to the last version received, that of
+        the first message included, and go on; where that is 0, or the reply is CHANGES_EXPIRED, begin anew.
+
+        OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
         `after_version` are no longer kept: read the catalogue again and watch from the present. ABORTED with reason
         WATCH_TOO_SLOW when the caller reads too slowly; resume from the last version received.
         """
@@ -194,6 +212,10 @@ class ProductService:
 
     A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. Upper and lower case are one id.
+
+    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
+    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
+    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
     """
 
     @staticmethod

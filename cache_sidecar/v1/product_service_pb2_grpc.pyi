@@ -34,6 +34,10 @@ class ProductServiceStub:
 
     A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. Upper and lower case are one id.
+
+    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
+    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
+    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
     """
 
     @_typing.overload
@@ -43,9 +47,13 @@ class ProductServiceStub:
     GetProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]
     """Returns one product. NOT_FOUND when there is none."""
     BatchGetProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`."""
+    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
+    """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]
-    """Returns a page of products, ordered by product_id, always from PostgreSQL."""
+    """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
+    would not fit into a reply.
+    """
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]
     """Creates a product. ALREADY_EXISTS when the product_id is taken."""
     UpdateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.UpdateProductRequest, _product_service_pb2.UpdateProductResponse]
@@ -55,7 +63,15 @@ class ProductServiceStub:
     DeleteProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _product_service_pb2.DeleteProductResponse]
     """Deletes a product. NOT_FOUND when there is none, ABORTED when `etag` is given and no longer the current one."""
     WatchProducts: _grpc.UnaryStreamMultiCallable[_product_service_pb2.WatchProductsRequest, _product_service_pb2.WatchProductsResponse]
-    """Streams every committed change of the catalogue. OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
+    """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and says where the
+    watch starts; every change that is committed after it was sent is told.
+
+    To hold a copy of the catalogue without a gap: watch, wait for the first message, read all pages of ListProducts, then
+    apply the changes that the watch tells, except those whose version is not above the one that was read (the `etag` is the
+    version in hexadecimal). When the stream ends, watch again with `after_version` set to the last version received, that of
+    the first message included, and go on; where that is 0, or the reply is CHANGES_EXPIRED, begin anew.
+
+    OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
     `after_version` are no longer kept: read the catalogue again and watch from the present. ABORTED with reason
     WATCH_TOO_SLOW when the caller reads too slowly; resume from the last version received.
     """
@@ -69,15 +85,23 @@ class ProductServiceAsyncStub(ProductServiceStub):
 
     A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. Upper and lower case are one id.
+
+    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
+    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
+    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]  # type: ignore[assignment]
     """Returns one product. NOT_FOUND when there is none."""
     BatchGetProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]  # type: ignore[assignment]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`."""
+    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
+    with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
+    """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]  # type: ignore[assignment]
-    """Returns a page of products, ordered by product_id, always from PostgreSQL."""
+    """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
+    would not fit into a reply.
+    """
     CreateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]  # type: ignore[assignment]
     """Creates a product. ALREADY_EXISTS when the product_id is taken."""
     UpdateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.UpdateProductRequest, _product_service_pb2.UpdateProductResponse]  # type: ignore[assignment]
@@ -87,7 +111,15 @@ class ProductServiceAsyncStub(ProductServiceStub):
     DeleteProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _product_service_pb2.DeleteProductResponse]  # type: ignore[assignment]
     """Deletes a product. NOT_FOUND when there is none, ABORTED when `etag` is given and no longer the current one."""
     WatchProducts: _aio.UnaryStreamMultiCallable[_product_service_pb2.WatchProductsRequest, _product_service_pb2.WatchProductsResponse]  # type: ignore[assignment]
-    """Streams every committed change of the catalogue. OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
+    """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and says where the
+    watch starts; every change that is committed after it was sent is told.
+
+    To hold a copy of the catalogue without a gap: watch, wait for the first message, read all pages of ListProducts, then
+    apply the changes that the watch tells, except those whose version is not above the one that was read (the `etag` is the
+    version in hexadecimal). When the stream ends, watch again with `after_version` set to the last version received, that of
+    the first message included, and go on; where that is 0, or the reply is CHANGES_EXPIRED, begin anew.
+
+    OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
     `after_version` are no longer kept: read the catalogue again and watch from the present. ABORTED with reason
     WATCH_TOO_SLOW when the caller reads too slowly; resume from the last version received.
     """
@@ -100,6 +132,10 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. Upper and lower case are one id.
+
+    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
+    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
+    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
     """
 
     @_abc_1.abstractmethod
@@ -116,7 +152,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.BatchGetProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.BatchGetProductsResponse, _abc.Awaitable[_product_service_pb2.BatchGetProductsResponse]]:
-        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`."""
+        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
+        with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
+        """
 
     @_abc_1.abstractmethod
     def ListProducts(
@@ -124,7 +162,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.ListProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.ListProductsResponse, _abc.Awaitable[_product_service_pb2.ListProductsResponse]]:
-        """Returns a page of products, ordered by product_id, always from PostgreSQL."""
+        """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
+        would not fit into a reply.
+        """
 
     @_abc_1.abstractmethod
     def CreateProduct(
@@ -158,7 +198,15 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.WatchProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_product_service_pb2.WatchProductsResponse], _abc.AsyncIterator[_product_service_pb2.WatchProductsResponse]]:
-        """Streams every committed change of the catalogue. OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
+        """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and says where the
+        watch starts; every change that is committed after it was sent is told.
+
+        To hold a copy of the catalogue without a gap: watch, wait for the first message, read all pages of ListProducts, then
+        apply the changes that the watch tells, except those whose version is not above the one that was read (the `etag` is the
+        version in hexadecimal). When the stream ends, watch again with `after_version` set to the last version received, that of
+        the first message included, and go on; where that is 0, or the reply is CHANGES_EXPIRED, begin anew.
+
+        OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
         `after_version` are no longer kept: read the catalogue again and watch from the present. ABORTED with reason
         WATCH_TOO_SLOW when the caller reads too slowly; resume from the last version received.
         """

@@ -36,7 +36,8 @@ class SessionServiceStub:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
 
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
@@ -102,7 +103,8 @@ class SessionServiceServicer:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
 
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
@@ -157,7 +159,7 @@ class SessionServiceServicer:
 
     def ListUserSessions(self, request, context):
         """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-        may be up to 5 minutes early.
+        may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +239,8 @@ class SessionService:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
 
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.

@@ -37,7 +37,8 @@ class SessionServiceStub:
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
 
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
@@ -69,7 +70,7 @@ class SessionServiceStub:
     """
     ListUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListUserSessionsRequest, _session_service_pb2.ListUserSessionsResponse]
     """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-    may be up to 5 minutes early.
+    may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
     """
     DeleteUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]
     """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
@@ -92,7 +93,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
 
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
@@ -121,7 +123,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     ListUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListUserSessionsRequest, _session_service_pb2.ListUserSessionsResponse]  # type: ignore[assignment]
     """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-    may be up to 5 minutes early.
+    may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
     """
     DeleteUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]  # type: ignore[assignment]
     """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
@@ -143,7 +145,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
+    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
 
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
@@ -212,7 +215,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListUserSessionsResponse, _abc.Awaitable[_session_service_pb2.ListUserSessionsResponse]]:
         """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-        may be up to 5 minutes early.
+        may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
         """
 
     @_abc_1.abstractmethod

@@ -36,11 +36,17 @@ class Watching:
     def __init__(self, call: Any) -> None:
         self.call = call
         self.seen: list[pb.WatchInventoryResponse] = []
+        self.started: pb.WatchInventoryResponse | None = None
+        "Its first message."
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
     async def _read(self) -> None:
         async for reply in self.call:
-            self.seen.append(reply)
+            assert bool(reply.product_id) == (self.started is not None), "it begins with one of no product"
+            if self.started is None:
+                self.started = reply
+            else:
+                self.seen.append(reply)
 
     def last(self, product_id: str) -> tuple[int, int] | None:
         """Returns the newest numbers of a product; None when it has no stock."""
@@ -107,6 +113,7 @@ async def test_a_slow_reader_gets_the_newest_state(open_shop: Open, database: st
         assert shop.sidecar.app is not None
         watches = Watches(shop.sidecar.app._stocks, InventoryStore(shop.sidecar.app._database))
         states = watches.watch(ids, ())
+        assert (await anext(states))[0] == ""
         assert {(await anext(states))[0] for _ in ids} == set(ids)
         # Nobody asks for the next state from here on, as when no buffer takes any more.
         for available in range(1, 21):

@@ -18,6 +18,7 @@ from tests.contract.shop import Shop, refusal
 from tests.sidecars import DEADLINE, until
 
 CREATED, UPDATED, DELETED = pb.CHANGE_KIND_CREATED, pb.CHANGE_KIND_UPDATED, pb.CHANGE_KIND_DELETED
+STARTED = pb.CHANGE_KIND_WATCH_STARTED
 METHOD = "/cache_sidecar.v1.ProductService/WatchProducts"
 
 
@@ -27,13 +28,19 @@ class Watch:
     def __init__(self, call: Any) -> None:
         self.call = call
         self.changes: list[pb.WatchProductsResponse] = []
+        self.started: pb.WatchProductsResponse | None = None
+        "Its first message."
         self.error: grpc.aio.AioRpcError | None = None
         self._task = asyncio.get_running_loop().create_task(self._read())
 
     async def _read(self) -> None:
         try:
-            async for change in self.call:
-                self.changes.append(change)
+            async for told in self.call:
+                assert (told.kind == STARTED) == (self.started is None), "it begins with that, and only then"
+                if self.started is None:
+                    self.started = told
+                else:
+                    self.changes.append(told)
         except grpc.aio.AioRpcError as error:
             self.error = error
 
@@ -41,6 +48,12 @@ class Watch:
         """Waits for so many changes, and returns the product and kind of each."""
         await until(lambda: len(self.changes) >= count or self.error)
         return [(change.product_id, change.kind) for change in self.changes]
+
+    async def start(self) -> int:
+        """Waits for the first message, and returns the version that it says."""
+        await until(lambda: self.started or self.error)
+        assert self.started is not None
+        return self.started.version
 
     async def ended(self) -> grpc.aio.AioRpcError:
         """Waits for the end of the stream, and returns how it ended."""
@@ -205,7 +218,8 @@ async def test_a_slow_reader_is_told_and_resumes_without_loss(open_shop: Open, d
             10,
             "changes arrive faster than they are read: resume from the last version received",
         )
-        received = parsed(reply.body)
+        start, *received = parsed(reply.body)
+        assert start.kind == STARTED
         assert 2000 <= len(received) < count
         async with watching(shop, received[-1].version) as resumed:
             await resumed.told(count - len(received))

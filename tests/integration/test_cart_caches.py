@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
 
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyServer
+from cache_sidecar.services.session import hash_of
 from cache_sidecar.settings import Settings
+from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import Record
 from cache_sidecar.v1 import cart_service_pb2 as pb
+from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from tests.customers import L2, STORE, Customer, cart_key, item, lines, new_request, new_user
 from tests.gates import Gate
 from tests.proxy import Proxy
@@ -55,7 +59,7 @@ GARBAGE = [
     b"hello",
     b"\xff" * 200,
     b"0" * 75,
-    b"%016x02v" % 2**60 + b"g" * 200,
+    b"%016x03v" % 2**60 + b"g" * 200,
     b"%016x01l" % 2**60,
 ]
 
@@ -71,6 +75,27 @@ async def test_an_unreadable_copy_is_read_from_postgresql_and_mended(
     assert (reply.cart, reply.cache.source) == (cart, STORE)
     cart = await other.add(user, item("b"))
     assert await other.cart(user) == cart
+
+
+async def test_a_copy_in_the_layout_of_before_is_counted_as_unreadable_and_mended(
+    other: Customer, redis: Redis, namespace: str
+) -> None:
+    user = new_user()
+    cart = await other.add(user, item("a", 2))
+    session_id = await other.create(user, theme="dark")
+    keys = [cart_key(namespace, user), Names(namespace).key("session", hash_of(session_id))]
+    for key in keys:
+        record = await redis.get(key)
+        assert record[16:18] == b"03"
+        # Its checksum, which covers the layout, was right.
+        head = record[:16] + b"02" + record[18:31]
+        await redis.set(key, head + b"%08x" % crc32(record[75:], crc32(head)) + record[39:])
+    reply, session = await other.read(user), await other.session(session_id)
+    assert (reply.cart, reply.cache.source) == (cart, STORE)
+    assert (session.session.attributes, session.cache.source) == ({"theme": "dark"}, STORE)
+    stats = (await other.admin.GetStats(GetStatsRequest())).tiers
+    assert {row.dataset: row.unreadable for row in stats if row.unreadable} == {"cart": 1, "session": 1}
+    assert [(await redis.get(key))[16:18] for key in keys] == [b"03"] * 2
 
 
 async def test_a_copy_cut_short_or_changed_is_read_from_postgresql(other: Customer, redis: Redis, namespace: str) -> None:

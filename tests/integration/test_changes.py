@@ -8,7 +8,7 @@ import pytest
 
 from cache_sidecar.errors import ChangesExpired, TierFailed, WatchTooSlow
 from cache_sidecar.services import changes as module
-from cache_sidecar.services.changes import Changes
+from cache_sidecar.services.changes import Changes, Started
 from cache_sidecar.store.outbox import Change, Outbox, RelayStore
 from cache_sidecar.store.pool import Database
 from tests.gates import Gate
@@ -32,12 +32,17 @@ class Watcher:
 
     def __init__(self, changes: Changes, after: int = 0, dataset: str = "product") -> None:
         self.seen: list[Change] = []
+        self.started: Started | None = None
         self.stream = changes.watch(dataset, after)
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         async for change in self.stream:
-            self.seen.append(change)
+            if isinstance(change, Started):
+                assert self.started is None
+                self.started = change
+            else:
+                self.seen.append(change)
 
     async def saw(self, *ids: str) -> None:
         await until(lambda: len(self.seen) >= len(ids) or self.task.done())
@@ -47,6 +52,11 @@ class Watcher:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         await self.stream.aclose()  # type: ignore[attr-defined]
+
+
+def _id(told: Started | Change) -> str:
+    assert isinstance(told, Change)
+    return told.id
 
 
 async def insert(database: str, *ids: str) -> int:
@@ -169,6 +179,7 @@ async def test_who_reads_too_slowly_is_told_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(module, "MAX_BEHIND", 3)
     slow = changes.watch("product", 0)
+    assert isinstance(await anext(slow), Started)
     first = asyncio.create_task(anext(slow))
     await joined(changes)
     monkeypatch.setattr(module, "MAX_BEHIND", 1000)
@@ -177,12 +188,12 @@ async def test_who_reads_too_slowly_is_told_and_the_others_go_on(
     monkeypatch.setattr(module, "MAX_BEHIND", 3)
     await insert(database, "a")
     changes.wake()
-    assert (await first).id == "a"
+    assert _id(await first) == "a"
     for id in "bcdefgh":
         await insert(database, id)
         changes.wake()
         await until(lambda: not fast.task.done() and fast.seen and fast.seen[-1].id == id)  # noqa: B023
-    assert [(await anext(slow)).id for _ in range(3)] == ["b", "c", "d"]
+    assert [_id(await anext(slow)) for _ in range(3)] == ["b", "c", "d"]
     with pytest.raises(WatchTooSlow):
         await anext(slow)
     await fast.saw(*"abcdefgh")
@@ -236,11 +247,12 @@ async def test_what_is_pruned_while_a_watcher_catches_up_is_told_not_skipped(
     first = await insert(database, "a")
     await insert(database, "b", "c", "d", "e", "f")
     stream = changes.watch("product", first)
-    assert (await anext(stream)).id == "b"
+    assert await anext(stream) == Started(first)
+    assert _id(await anext(stream)) == "b"
     newest = (await Outbox(opened).after(0, limit=10))[-1]
     await remember(database, "eu", newest.position)
     await run(database, "DELETE FROM cache_sidecar.outbox WHERE id IN ('a', 'b', 'c', 'd')")
-    assert (await anext(stream)).id == "c"
+    assert _id(await anext(stream)) == "c"
     with pytest.raises(ChangesExpired):
         await anext(stream)
 
@@ -274,3 +286,81 @@ async def test_watchers_that_begin_together_leave_postgresql_to_others(
         await watcher.saw("b")
     for watcher in [anchor, *watchers]:
         await watcher.stop()
+
+
+# Where a watch starts
+
+
+def hold(outbox: Outbox, query: str, number: int, after: bool, patch: pytest.MonkeyPatch) -> Gate:
+    """Returns a closed gate before, or behind, one of the calls of a query."""
+    gate, ask, calls = Gate(), getattr(outbox, query), 0
+    gate.close()
+
+    async def held(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        is_it = calls == number
+        if is_it and not after:
+            await gate.passed()
+        found = await ask(*arguments)
+        if is_it and after:
+            await gate.passed()
+        return found
+
+    patch.setattr(outbox, query, held)
+    return gate
+
+
+# The second position is that of the reader of all watchers, which starts with the first one.
+STEPS = [("position", 1), ("version", 1), ("position", 2)]
+MOMENTS = [(query, number, after) for query, number in STEPS for after in (False, True)]
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, "started", "listed"], ids=str)
+async def test_what_is_committed_while_a_watch_starts_is_listed_or_told(
+    changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch, moment: tuple[str, int, bool] | str
+) -> None:
+    await insert(database, "a")
+    gate = hold(changes._outbox, *moment, monkeypatch) if isinstance(moment, tuple) else Gate()
+    stream = changes.watch("product", 0)
+    starting = asyncio.ensure_future(anext(stream))
+    if isinstance(moment, tuple):
+        await gate.reached()
+        await insert(database, "b")
+        gate.open()
+    assert isinstance(await starting, Started)
+    if moment == "started":
+        await insert(database, "b")
+    listed = {id for (id,) in await run(database, "SELECT product_id FROM cache_sidecar.products")}
+    if moment == "listed":
+        await insert(database, "b")
+    await insert(database, "last")
+    changes.wake()
+    told: list[str] = []
+    while "last" not in told:
+        told.append(_id(await anext(stream)))
+    assert listed | set(told) == {"a", "b", "last"}
+    assert "a" not in told
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_watch_can_be_resumed_where_it_started(changes: Changes, opened: Database, database: str) -> None:
+    assert await _start(changes) == 0, "there was no change yet"
+    newest = await insert(database, "a", "b")
+    start = await _start(changes)
+    assert start == newest
+    await insert(database, "c")
+    resumed = Watcher(changes, start)
+    await resumed.saw("c")
+    assert resumed.started == Started(start)
+    await resumed.stop()
+    await run(database, "DELETE FROM cache_sidecar.outbox")
+    assert await _start(changes) == 0, "nothing is kept that could be resumed after"
+
+
+async def _start(changes: Changes) -> int:
+    watcher = Watcher(changes)
+    await until(lambda: watcher.started)
+    await watcher.stop()
+    assert watcher.started is not None
+    return watcher.started.version

@@ -10,6 +10,7 @@ import pytest
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.errors import AlreadyExists, EtagMismatch, NotFound, RequestIdReused, TierFailed
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Database, Written
 from cache_sidecar.store.product import ProductRow, ProductStore
@@ -186,7 +187,7 @@ def creation_request() -> pb.CreateProductRequest:
 
 async def test_a_write_whose_caller_left_is_finished(opened: Database, valkey_cluster: ValkeyCluster, namespace: str) -> None:
     async with open_case(",".join(valkey_cluster.addresses), namespace, clock=ManualClock()) as case:
-        writer, gate = Writer(opened), Gate()
+        writer, gate = Writer(opened, bound=Bound(1 << 20)), Gate()
         gate.close()
 
         async def work(connection: Connection) -> Written:
@@ -211,7 +212,7 @@ async def test_a_repeat_through_another_sidecar_ends_what_that_one_held(
     """The first sidecar died between the commit and Redis; whoever repeats the request reads what it wrote."""
     nodes = ",".join(valkey_cluster.addresses)
     async with open_database(database) as store, open_case(nodes, namespace) as case:
-        request, writer = creation_request(), Writer(store)
+        request, writer = creation_request(), Writer(store, bound=Bound(1 << 20))
         assert (await case.get("a"))[0] is None
         async with open_case("127.0.0.1:1", namespace) as dead:
             await writer.write(dead.dataset, request, Creation("a"))
@@ -225,7 +226,7 @@ async def test_a_request_without_an_id_is_done_each_time(
     opened: Database, valkey_cluster: ValkeyCluster, namespace: str
 ) -> None:
     async with open_case(",".join(valkey_cluster.addresses), namespace) as case:
-        writer = Writer(opened)
+        writer = Writer(opened, bound=Bound(1 << 20))
         for id in "ab":
             await writer.write(case.dataset, pb.CreateProductRequest(), Creation(id))
         assert await case.dataset.get_many("ab") != {}

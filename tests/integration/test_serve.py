@@ -67,6 +67,7 @@ async def test_sigterm_lets_calls_finish_tells_streams_and_takes_no_more(serve: 
         product = await shop.create()
         id = product.product_id
         watch = shop.products.WatchProducts(pb.WatchProductsRequest(after_version=int(product.etag, 16)))
+        assert (await watch.read()).kind == pb.CHANGE_KIND_WATCH_STARTED
         health = health_pb2_grpc.HealthStub(shop.channel).Watch(health_pb2.HealthCheckRequest())
         assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
         async with await psycopg.AsyncConnection.connect(database) as blocker:

@@ -115,6 +115,7 @@ async def test_a_watch_on_one_hears_what_the_other_writes(shops: tuple[Shop, Sho
     call = second.products.WatchProducts(pb.WatchProductsRequest(after_version=int(created.etag, 16)))
     id = new_id()
     await first.create(id)
-    change = await call.read()
+    start, change = await call.read(), await call.read()
+    assert (start.product_id, start.kind) == ("", pb.CHANGE_KIND_WATCH_STARTED)
     assert (change.product_id, change.kind) == (id, pb.CHANGE_KIND_CREATED)
     call.cancel()

@@ -149,7 +149,7 @@ async def test_the_stack_asks_first_and_only_for_the_methods_named() -> None:
     engine = Engine()
     # The same bytes are a request for one product and for a batch of one.
     known = {asking("a"): b"a hit"}
-    Stack(max_calls=1, max_calls_each=1, max_streams=1).register(
+    Stack(max_calls=1, max_calls_each=1, max_streams=1, max_reply=1 << 20).register(
         add_ProductServiceServicer_to_server, Whole(), engine, hits={"GetProduct": known.get}
     )
     get, batch_get = engine.handlers["GetProduct"].unary_unary, engine.handlers["BatchGetProducts"].unary_unary

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from cache_sidecar.errors import DeadlineExceeded
+from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Written
 from tests.gates import Gate
+
+BOUND = Bound(1 << 20)
 
 
 class Line:
@@ -51,7 +54,7 @@ async def leave(writing: "asyncio.Task[Written]") -> None:
 
 async def test_a_write_that_stands_in_line_is_not_begun_when_its_caller_leaves() -> None:
     line, told = Line(), Told()
-    writer = Writer(line)  # type: ignore[arg-type]
+    writer = Writer(line, bound=BOUND)  # type: ignore[arg-type]
     line.before.close()
     writing = asyncio.create_task(writer.run(None, work, told))
     await line.before.reached()
@@ -64,7 +67,7 @@ async def test_a_write_that_stands_in_line_is_not_begun_when_its_caller_leaves()
 
 async def test_a_write_that_was_begun_is_told_when_its_caller_leaves() -> None:
     line, told = Line(), Told()
-    writer = Writer(line)  # type: ignore[arg-type]
+    writer = Writer(line, bound=BOUND)  # type: ignore[arg-type]
     line.after.close()
     writing = asyncio.create_task(writer.run(None, work, told))
     await line.after.reached()

@@ -115,13 +115,23 @@ impl Entries {
 
     /// Returns an entry, and counts the use; also of what is not here.
     pub fn use_(&mut self, id: &[u8]) -> Option<&mut Entry> {
+        self.use_again(id).map(|(entry, _)| entry)
+    }
+
+    /// As `use_`, and returns the number of the entry's use before.
+    pub fn use_again(&mut self, id: &[u8]) -> Option<(&mut Entry, u64)> {
         let hash = self.hasher.hash_one(id);
         self.sketch.count(hash);
         let index = self.index(hash, id)?;
         self.uses += 1;
         let slot = &mut self.slots[index];
-        slot.used = self.uses;
-        Some(&mut slot.entry)
+        let before = std::mem::replace(&mut slot.used, self.uses);
+        Some((&mut slot.entry, before))
+    }
+
+    /// Returns the number of the last use.
+    pub fn uses(&self) -> u64 {
+        self.uses
     }
 
     /// Returns an entry.

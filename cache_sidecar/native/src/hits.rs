@@ -30,6 +30,8 @@ pub struct Shape {
 pub struct Hits {
     pub shape: Shape,
     pub l1: Arc<L1>,
+    /// Bytes of a reply's message; one that could have more is for Python, which refuses it.
+    pub max_reply: usize,
     pub served: AtomicU64,
     pub latency: Latency,
 }
@@ -41,8 +43,8 @@ pub struct Reply {
 }
 
 impl Hits {
-    pub fn new(shape: Shape, l1: Arc<L1>) -> Self {
-        Hits { shape, l1, served: AtomicU64::new(0), latency: Latency::default() }
+    pub fn new(shape: Shape, l1: Arc<L1>, max_reply: usize) -> Self {
+        Hits { shape, l1, max_reply, served: AtomicU64::new(0), latency: Latency::default() }
     }
 
     /// Answers a request's message; None when it is for Python: a miss, an option this does not know, a broken message.
@@ -56,9 +58,13 @@ impl Hits {
     fn one(&self, request: &Request<'_>, now: f64) -> Option<Reply> {
         let mut body = vec![0; FRAME];
         let wants_python = self.l1.serve(&request.ids, now, request.freshness, |value, served| {
-            body.reserve_exact(value.len() + METADATA);
-            body.extend_from_slice(value);
-            put_metadata(&mut body, self.shape.cache, served);
+            let fits = value.len() + METADATA <= self.max_reply;
+            if fits {
+                body.reserve_exact(value.len() + METADATA);
+                body.extend_from_slice(value);
+                put_metadata(&mut body, self.shape.cache, served);
+            }
+            fits
         })?;
         wire::close_frame(&mut body, FRAME);
         Some(Reply { body, wants_python })
@@ -70,6 +76,10 @@ impl Hits {
         let mut each = Vec::with_capacity(request.ids.len() * METADATA);
         let mut whole = Served { version: 0, age: 0.0, stale: false };
         let wants_python = self.l1.serve(&request.ids, now, request.freshness, |value, served| {
+            // With the metadata of this one, and of the batch.
+            if body.len() - FRAME + value.len() + each.len() + 2 * METADATA > self.max_reply {
+                return false;
+            }
             body.extend_from_slice(value);
             put_metadata(&mut each, self.shape.caches, served);
             whole = Served {
@@ -77,6 +87,7 @@ impl Hits {
                 age: whole.age.max(served.age),
                 stale: whole.stale || served.stale,
             };
+            true
         })?;
         body.reserve_exact(each.len() + METADATA);
         body.extend_from_slice(&each);
@@ -171,7 +182,7 @@ mod tests {
             let value = [b"\x0a\x01", id.as_bytes()].concat();
             assert!(l1.put(id, Entry::new(id, Some(&value), version, NOW - 1.5, NOW), 0));
         }
-        Hits::new(shape, Arc::new(l1))
+        Hits::new(shape, Arc::new(l1), 1 << 20)
     }
 
     fn answer(hits: &Hits, message: &[u8]) -> Option<Vec<u8>> {
@@ -191,6 +202,31 @@ mod tests {
         let (first, second) = (metadata(b"\xac\x02"), metadata(b"\x01"));
         let expected = [&b"\x0a\x01b\x0a\x01a\x72\x0f"[..], &first, b"\x72\x0e", &second, b"\x7a\x0f", &first].concat();
         assert_eq!(answer(&hits(BATCH), b"\x0a\x01b\x0a\x01a"), Some(expected));
+    }
+
+    #[test]
+    fn answers_an_id_that_is_named_often_once() {
+        let hits = hits(BATCH);
+        let once = answer(&hits, b"\x0a\x01a\x0a\x01b");
+        assert_eq!(answer(&hits, b"\x0a\x01a\x0a\x01b\x0a\x01a"), once);
+        assert_eq!(hits.l1.stats().hits, 4);
+    }
+
+    #[test]
+    fn leaves_a_reply_that_may_be_too_large_to_python() {
+        const A: &[u8] = b"\x0a\x01a";
+        const BOTH: &[u8] = b"\x0a\x01a\x0a\x01b";
+        for (shape, message, max_reply, is_hit) in [
+            (ONE, A, 3 + METADATA, true),
+            (ONE, A, 2 + METADATA, false),
+            (BATCH, A, 3 + 2 * METADATA, true),
+            (BATCH, A, 2 + 2 * METADATA, false),
+            (BATCH, BOTH, 6 + 16 + 2 * METADATA, true),
+            (BATCH, BOTH, 5 + 16 + 2 * METADATA, false),
+        ] {
+            let hits = Hits { max_reply, ..hits(shape) };
+            assert_eq!(answer(&hits, message).is_some(), is_hit, "{max_reply}");
+        }
     }
 
     #[test]

@@ -169,14 +169,14 @@ impl L1 {
         state.live(id.as_bytes()).map(take)
     }
 
-    /// Serves all of the ids, or none: `serve` is given each value with what is to be said of it. Returns whether Python has
-    /// something to do: to refresh, or to say what is no longer trusted.
+    /// Serves all of the ids, each once, or none: `serve` is given each value with what is to be said of it, and says whether
+    /// it can take more. Returns whether Python has something to do: to refresh, or to say what is no longer trusted.
     pub fn serve<'a>(
         &self,
         ids: &[&'a [u8]],
         now: f64,
         wanted: Freshness,
-        mut serve: impl FnMut(&[u8], Served),
+        mut serve: impl FnMut(&[u8], Served) -> bool,
     ) -> Option<bool> {
         let mut state = self.state.lock();
         let State { entries, partitions, rules, behind, trusted_until, .. } = &mut *state;
@@ -184,18 +184,25 @@ impl L1 {
         let doubt = Doubt { behind: *behind, lapsed };
         let mut due: Vec<&'a [u8]> = Vec::new();
         let mut first = None;
+        let (uses, mut served_ids) = (entries.uses(), 0);
         for &id in ids {
-            let entry = entries.use_(id)?;
+            let (entry, last_use) = entries.use_again(id)?;
+            if last_use > uses {
+                continue; // named before
+            }
             let (served, is_due) = verdict(entry, &partitions[usize::from(entry.partition)], rules, doubt, now, wanted)?;
             if is_due {
                 entry.asked_at = now;
                 due.push(id);
             }
-            serve(entry.value()?, served);
+            if !serve(entry.value()?, served) {
+                return None;
+            }
             first.get_or_insert(served);
+            served_ids += 1;
         }
-        state.hits += ids.len() as u64;
-        if let (true, Some(first)) = (state.sampler.is_due(ids.len() as u64), first) {
+        state.hits += served_ids;
+        if let (true, Some(first)) = (state.sampler.is_due(served_ids), first) {
             state.sampler.take(ids[0], first);
         }
         let is_first = state.wanted.is_empty() && !due.is_empty();
@@ -387,7 +394,11 @@ mod tests {
     fn serve(l1: &L1, ids: &[&str], now: f64, max_age: Option<f64>) -> Option<Vec<Served>> {
         let ids: Vec<_> = ids.iter().map(|id| id.as_bytes()).collect();
         let mut served = Vec::new();
-        l1.serve(&ids, now, Freshness { max_age }, |_, one| served.push(one)).map(|_| served)
+        l1.serve(&ids, now, Freshness { max_age }, |_, one| {
+            served.push(one);
+            true
+        })
+        .map(|_| served)
     }
 
     fn plain(age: f64) -> Option<Vec<Served>> {
@@ -442,13 +453,13 @@ mod tests {
             serve(&l1, &["a"], NOW, None).map(|served| served[0].stale)
         };
         assert_eq!((stale_after(1), stale_after(6)), (Some(true), None));
-        assert_eq!(l1.serve(&[b"a"], NOW, Freshness::default(), |_, _| ()), None);
+        assert_eq!(l1.serve(&[b"a"], NOW, Freshness::default(), |_, _| true), None);
         l1.set_trusted_until(Some(Instant::now() - Duration::from_secs(1)));
-        assert_eq!(l1.serve(&[b"a"], NOW, Freshness::default(), |_, _| ()), Some(true));
+        assert_eq!(l1.serve(&[b"a"], NOW, Freshness::default(), |_, _| true), Some(true));
         for trusted in [Some(Instant::now() + Duration::from_secs(3600)), None] {
             l1.set_trusted_until(trusted);
             assert_eq!(serve(&l1, &["a"], NOW, None), plain(1.0));
-            assert_eq!(l1.serve(&[b"a"], NOW, Freshness::default(), |_, _| ()), Some(false));
+            assert_eq!(l1.serve(&[b"a"], NOW, Freshness::default(), |_, _| true), Some(false));
         }
     }
 

@@ -229,7 +229,7 @@ impl Front {
     fn new(private: PathBuf, max_message: usize, methods: Vec<Described<'_>>, lifetimes: Lifetimes) -> PyResult<Self> {
         let methods = methods.into_iter().enumerate().map(|(number, (path, hits))| {
             let hits = hits.map(|(l1, ids, options, cache, caches, max_ids)| {
-                Arc::new(Hits::new(Shape { ids, options, cache, caches, max_ids }, l1.0.clone()))
+                Arc::new(Hits::new(Shape { ids, options, cache, caches, max_ids }, l1.0.clone(), max_message))
             });
             (path, Arc::new(Method { number, hits }))
         });
