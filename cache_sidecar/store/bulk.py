@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
+from cache_sidecar.store.connection import Connection
 
 # Seconds.
 _CONNECT_TIMEOUT = 10
@@ -25,13 +26,12 @@ class Bulk:
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._connection: psycopg.AsyncConnection[Any]
+        self._connection: Connection
 
     async def __aenter__(self) -> Self:
         with _failures():
-            self._connection = await psycopg.AsyncConnection.connect(
+            self._connection = await Connection.connect(
                 self._dsn,
-                autocommit=True,
                 connect_timeout=_CONNECT_TIMEOUT,
                 application_name="cache_sidecar import",
                 # Poolers that hand out another connection for each transaction know nothing of prepared statements.
@@ -56,7 +56,7 @@ class Bulk:
         not written, so it makes no change event. Raises ServerUnreachable, or InputError for what PostgreSQL refuses.
         """
         with _failures():
-            async with self._connection.transaction():
+            async with self._connection.begin():
                 await self._connection.execute(self._incoming(columns))
                 names = sql.SQL(", ").join(map(sql.Identifier, columns))
                 async with self._connection.cursor() as cursor:
