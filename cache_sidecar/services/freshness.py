@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from cache_sidecar.tiers import ports
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness
 from cache_sidecar.v1.cache_pb2 import CacheMetadata, ReadOptions, Source
 
@@ -50,5 +51,8 @@ def metadata(answer: Answer) -> CacheMetadata:
 
 def metadata_of_all(answers: Iterable[Answer]) -> CacheMetadata:
     """Returns the metadata of a reply made of several answers: the least fresh of each."""
-    _, sources, versions, ages, stale, _ = zip(*answers, strict=True)
+    known = list(answers)
+    if not known:  # none of the rows can be read
+        return metadata(Answer(None, ports.Source.STORE, 0, 0.0, stale=False))
+    _, sources, versions, ages, stale, _ = zip(*known, strict=True)
     return metadata(Answer(None, source=max(sources), version=max(versions), age=max(ages), stale=any(stale)))

@@ -52,10 +52,11 @@ class InventoryService(ReservationMethods):
     async def BatchGetInventory(self, request: pb.BatchGetInventoryRequest, context: Context) -> pb.BatchGetInventoryResponse:
         """Reads all products together."""
         totals = await self._stocks.get_many(request.product_ids, wanted(request.options, context))
-        found = [id for id in request.product_ids if totals[id].parts]
+        known = [id for id in request.product_ids if id in totals]
+        found = [id for id in known if totals[id].parts]
         return pb.BatchGetInventoryResponse(
             inventories=[stock.message(id, totals[id].parts) for id in found],
-            missing=[id for id in request.product_ids if not totals[id].parts],
+            missing=[id for id in known if not totals[id].parts],
             inventory_caches=[metadata_of_all(totals[id].answers) for id in found],
             cache=metadata_of_all(answer for total in totals.values() for answer in total.answers),
         )

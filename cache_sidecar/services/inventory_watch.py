@@ -154,7 +154,7 @@ class Watcher:
     async def _read(self, announced: dict[str, int]) -> list[State]:
         """Returns what is news among products, by version; none older than the version announced."""
         totals = await self._stocks.get_many(announced)
-        behind = [id for id, version in announced.items() if totals[id].version < version]
+        behind = [id for id, version in announced.items() if id in totals and totals[id].version < version]
         if behind:
             totals |= await self._stocks.get_many(behind, _FROM_STORE)
         news = [(id, total) for id, total in totals.items() if _is_news(total, self._sent.get(id))]

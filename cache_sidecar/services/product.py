@@ -8,14 +8,14 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound
-from cache_sidecar.services import pages
+from cache_sidecar.services import pages, rows
 from cache_sidecar.services.changes import Changes
 from cache_sidecar.services.freshness import describe, metadata, metadata_of_all, wanted
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Written
 from cache_sidecar.store.product import ProductRow, ProductStore
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.ports import Answer, Load, Row, Source
+from cache_sidecar.tiers.ports import Answer, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceServicer
@@ -52,9 +52,9 @@ class ProductService(ProductServiceServicer):
     ) -> bytes:
         """Returns the cached replies one after the other: on the wire, that is what a repeated field is."""
         answers = await self._products.get_many(request.product_ids, wanted(request.options, context))
-        found = [answer for id in request.product_ids if (answer := answers[id]).value is not None]
+        found = [answer for id in request.product_ids if id in answers and (answer := answers[id]).value is not None]
         rest = pb.BatchGetProductsResponse(
-            missing=[id for id in request.product_ids if answers[id].value is None],
+            missing=[id for id in request.product_ids if id in answers and answers[id].value is None],
             product_caches=map(metadata, found),
             cache=metadata_of_all(answers.values()),
         )
@@ -64,12 +64,12 @@ class ProductService(ProductServiceServicer):
         """Asks for one product more than fits, to know whether there is another page."""
         size = pages.size(request.page_size)
         after = pages.after(request.page_token, request.category)
-        rows = await self._store.page(after=after, category=request.category, limit=size + 1)
-        page = rows[:size]
+        found = await self._store.page(after=after, category=request.category, limit=size + 1)
+        page = found[:size]
         newest = max((row.version for row in page), default=0)
         return pb.ListProductsResponse(
-            products=map(message, page),
-            next_page_token=pages.token(page[-1].product_id, request.category) if len(rows) > size else "",
+            products=rows.readable(page, message, self._products),
+            next_page_token=pages.token(page[-1].product_id, request.category) if len(found) > size else "",
             cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
         )
 
@@ -94,7 +94,8 @@ class ProductService(ProductServiceServicer):
 
         def change(current: ProductRow) -> ProductRow:
             _check_etag(current, product.etag)
-            return _row(_changed(message(current), product, fields))
+            present = rows.read_alone(current, message, resource="product", id=current.product_id)
+            return _row(_changed(present, product, fields))
 
         async def update(connection: Connection) -> Written:
             row = await self._store.update(connection, product.product_id, change)
@@ -130,10 +131,14 @@ class ProductService(ProductServiceServicer):
 def loader(store: ProductStore) -> Load:
     """Returns what the dataset loads products with."""
 
-    async def load(ids: Sequence[str]) -> dict[str, Row]:
-        return {row.product_id: Row(row.version, entry(row)) for row in await store.load(ids)}
+    async def load(ids: Sequence[str]) -> dict[str, Row | UnreadableRow]:
+        return {row.product_id: rows.read(row, _found) for row in await store.load(ids)}
 
     return load
+
+
+def _found(row: ProductRow) -> Row:
+    return Row(row.version, entry(row))
 
 
 def entry(row: ProductRow) -> bytes:

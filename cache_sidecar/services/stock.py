@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cache_sidecar.services import rows
 from cache_sidecar.store.inventory import InventoryRow, InventoryStore
 from cache_sidecar.store.pool import Changed, Written
-from cache_sidecar.tiers.ports import Load, Row
+from cache_sidecar.tiers.ports import Load, Row, UnreadableRow
 from cache_sidecar.tiers.stock import Part, Stock
 from cache_sidecar.v1.inventory_pb2 import Inventory
 
@@ -20,10 +21,14 @@ _MICROSECOND = timedelta(microseconds=1)
 def loader(store: InventoryStore) -> Load:
     """Returns what the dataset loads rows of the inventory with."""
 
-    async def load(ids: Sequence[str]) -> dict[str, Row]:
-        return {row.id: Row(row.version, part(row).stock.pack()) for row in await store.load(ids)}
+    async def load(ids: Sequence[str]) -> dict[str, Row | UnreadableRow]:
+        return {row.id: rows.read(row, _found) for row in await store.load(ids)}
 
     return load
+
+
+def _found(row: InventoryRow) -> Row:
+    return Row(row.version, part(row).stock.pack())
 
 
 def part(row: InventoryRow) -> Part:

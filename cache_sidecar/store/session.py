@@ -8,6 +8,7 @@ from psycopg.types.json import Jsonb
 
 from cache_sidecar.errors import NotFound
 from cache_sidecar.store.pool import Connection, Database
+from cache_sidecar.store.values import Micros, checked
 
 # Rows that one statement purges.
 PURGE = 1000
@@ -31,7 +32,8 @@ class SessionRow(NamedTuple):
 
     def is_over(self, now: datetime, unused: timedelta) -> bool:
         """Whether it is certainly over: ended, or nothing was heard of a use for so long."""
-        return self.delete_time is not None or now >= min(self.use_time + unused, self.end_time)
+        # A use may be written as late as time goes: nothing is added to it.
+        return self.delete_time is not None or now - self.use_time >= unused or now >= self.end_time
 
 
 _COLUMNS = ", ".join(SessionRow._fields)
@@ -76,7 +78,7 @@ class SessionStore:
         return [SessionRow(*row) for row in rows]
 
     async def page(
-        self, user_id: str, *, now: datetime, unused: timedelta, after: tuple[datetime, str] | None, limit: int
+        self, user_id: str, *, now: datetime, unused: timedelta, after: tuple[Micros, str] | None, limit: int
     ) -> list[SessionRow]:
         """Returns the next of a user's sessions that may not be over, the newest first."""
         further = "AND (create_time, session_hash) < (%s, %s)" if after else ""
@@ -153,7 +155,7 @@ class SessionStore:
         row = await cursor.fetchone()
         if row is None:
             raise not_found(session_hash)
-        return SessionRow(*row)
+        return checked(SessionRow(*row), "session", not_found(session_hash).id)
 
 
 def not_found(session_hash: str) -> NotFound:

@@ -6,13 +6,17 @@ whoever uses it learns that its row cannot be read. So one row never costs those
 
 import struct
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.adapt import AdaptersMap, Dumper, Loader
 from psycopg.pq import Format
 from psycopg.types.datetime import DateBinaryLoader, TimestampBinaryLoader
 from psycopg.types.json import JsonbBinaryLoader, JsonBinaryLoader
+
+from cache_sidecar.errors import DataLoss
+
+R = TypeVar("R", bound=tuple[object, ...])
 
 # PostgreSQL counts microseconds from here.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -34,12 +38,28 @@ class Micros(NamedTuple):
     value: int
 
 
-def micros(time: datetime | Unreadable | None) -> int:
-    """Returns what PostgreSQL counts for a timestamptz that it returned."""
+def micros(time: datetime | Unreadable | None) -> Micros:
+    """Returns what PostgreSQL counts for a timestamptz that it returned, whatever Python makes of it."""
     if isinstance(time, Unreadable):
-        return time.micros
+        return Micros(time.micros)
     assert time is not None, "the column has a value in every row"
-    return (time - _EPOCH) // _MICROSECOND
+    return Micros((time - _EPOCH) // _MICROSECOND)
+
+
+def micros_from(text: str) -> Micros:
+    """Returns what was written into a page token. Raises ValueError for what is no timestamptz."""
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("more than a timestamptz holds")
+    return Micros(value)
+
+
+def checked(row: R, resource: str, id: str) -> R:
+    """Returns a row that is about to be changed. Raises DataLoss if something in it cannot be read."""
+    for value in row:
+        if isinstance(value, Unreadable):
+            raise DataLoss(resource, id, value.why)
+    return row
 
 
 class _Timestamptz(Loader):

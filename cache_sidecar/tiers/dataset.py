@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import DeadlineExceeded, Operation, Overloaded, RequestError, TierFailed
+from cache_sidecar.errors import DataLoss, DeadlineExceeded, Operation, Overloaded, RequestError, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.counters import TierStats
@@ -104,11 +104,17 @@ class Dataset(Loader):
         return record, max(0.0, now - record.read_at)
 
     async def get(self, id: str, wanted: Freshness = ANY) -> Answer:
-        """Returns what there is of an id. Raises TierFailed when no tier can tell, Overloaded when too many ids wait."""
-        return self._from_l1(id, wanted) or (await self._read_on([id], wanted))[id]
+        """Returns what there is of an id.
+
+        Raises TierFailed when no tier can tell, Overloaded when too many ids wait, DataLoss for a row that cannot be read.
+        """
+        answer = self._from_l1(id, wanted) or (await self._read_on([id], wanted)).get(id)
+        if answer is None:
+            raise DataLoss(self.name, id)
+        return answer
 
     async def get_many(self, ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Answer]:
-        """Returns what there is of each id; errors as of `get`."""
+        """Returns what there is of each id, and leaves out those whose rows cannot be read; other errors as of `get`."""
         answers: dict[str, Answer] = {}
         missed = []
         for id in dict.fromkeys(ids):
@@ -382,7 +388,7 @@ class Dataset(Loader):
                 evictions=l1.evictions if source is Source.L1 else 0,
                 loads=loads.get(source, 0),
                 coalesced=coalesced.get(source, 0),
-                unreadable=self._l2_tier.unreadable.get(self.name, 0) if source is Source.L2 else 0,
+                unreadable=self._l2_tier.unreadable.get(self.name, 0) if source is Source.L2 else counters.unreadable,
             )
             for source, counters in self.counters.items()
         }

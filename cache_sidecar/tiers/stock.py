@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
+from cache_sidecar.errors import DataLoss
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Source
 
@@ -92,10 +93,13 @@ class Stocks:
 
     async def get(self, product_id: str, wanted: Freshness = ANY) -> Total:
         """Returns the stock of a product; errors as of `Dataset.get`."""
-        return (await self.get_many([product_id], wanted))[product_id]
+        total = (await self.get_many([product_id], wanted)).get(product_id)
+        if total is None:
+            raise DataLoss("inventory", product_id)
+        return total
 
     async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Total]:
-        """Returns the stock of each product; errors as of `Dataset.get`."""
+        """Returns the stock of each product, and leaves out those with rows that cannot be read; errors as of `Dataset.get`."""
         firsts = await self._rows.get_many(product_ids, wanted)
         totals = {product_id: _total(product_id, answer) for product_id, answer in firsts.items()}
         spread = {
@@ -106,6 +110,9 @@ class Stocks:
         if spread:
             others = await self._rows.get_many([id for ids in spread.values() for id in ids], wanted)
             for product_id, ids in spread.items():
+                if any(id not in others for id in ids):
+                    del totals[product_id]  # a part would pass for the whole
+                    continue
                 totals[product_id] = _sum([totals[product_id], *(_total(id, others[id]) for id in ids)])
         return totals
 
