@@ -65,7 +65,7 @@ class CartLines:
     Remembers a hash of every user, to notice a cart that comes in pieces: the later one would replace the earlier.
     """
 
-    def __init__(self, limits: Limits, now: Now) -> None:
+    def __init__(self, limits: Limits, now: Now = SystemClock.now) -> None:
         self._limits = limits
         self._now = now
         self._user_id: str | None = None
@@ -87,7 +87,7 @@ class CartLines:
         return {"user_id": user_id, "items": _column(items)} | times
 
 
-def from_json(value: Mapping[str, Any], limits: Limits, now: Now) -> Cart:
+def from_json(value: Mapping[str, Any], limits: Limits, now: Now = SystemClock.now) -> Cart:
     """Returns the columns of a cart in a JSON object, named as in the proto or its JSON mapping. Raises Refused."""
     value = named(value, known=_CART_FIELDS, ignored=_IGNORED)
     lines = value.get("items")

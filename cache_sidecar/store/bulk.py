@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Self
 import psycopg
 from psycopg import sql
 
-from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
+from cache_sidecar.errors import InputError, RowsRefused, ServerUnreachable, SettingsError
 from cache_sidecar.store.connection import Connection
 
 # Seconds.
 _CONNECT_TIMEOUT = 10
+# What PostgreSQL says of a value, of a constraint, or by a shop's own trigger.
+_OF_A_ROW = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.RaiseException)
 
 
 class Bulk:
@@ -53,7 +55,8 @@ class Bulk:
         """Writes rows in one transaction, and returns how many are new or changed by it; no key may be there twice.
 
         Columns that are not given keep their value, or get their default in a new row. A row that is the same already is
-        not written, so it makes no change event. Raises ServerUnreachable, or InputError for what PostgreSQL refuses.
+        not written, so it makes no change event. Raises ServerUnreachable, RowsRefused when one of the rows cannot be written,
+        or InputError for what PostgreSQL refuses of all of them.
         """
         with _failures():
             async with self._connection.begin():
@@ -178,6 +181,8 @@ def _failures() -> Iterator[None]:
         raise SettingsError("the database has no schema cache_sidecar yet: run `cache-sidecar migrate` first") from None
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise ServerUnreachable(f"PostgreSQL cannot be used: {_first_line(error)}") from None
+    except _OF_A_ROW as error:
+        raise RowsRefused(f"PostgreSQL refused the rows: {_first_line(error)}") from None
     except psycopg.Error as error:
         raise InputError(f"PostgreSQL refused the rows: {_first_line(error)}") from None
 

@@ -141,7 +141,14 @@ def _items(lines: Any) -> Any:
         items = tuple(Item(**line) for line in lines)
     except TypeError:
         return Unreadable("lines of a cart that lack a field, or have others")
-    for item in items:
-        if tuple(map(type, item)) != _TYPES or not all(type(value) is str for value in item.options.values()):
-            return Unreadable("lines of a cart with values of another type")
-    return items
+    return items if all(map(_is_item, items)) else Unreadable("lines of a cart with values of another type or size")
+
+
+def _is_item(item: Item) -> bool:
+    return (
+        tuple(map(type, item)) == _TYPES
+        and abs(item.quantity) < 2**31
+        and abs(item.price_units) < 2**63
+        and abs(item.price_nanos) < 2**31
+        and all(type(value) is str for value in item.options.values())
+    )

@@ -173,6 +173,15 @@ class Database:
 
         return await self._guard.run(attempt, Operation.READ)
 
+    async def ping(self) -> None:
+        """Returns when the server answers. Raises TierFailed; past the guard, which asks for it."""
+
+        async def nothing(connection: Connection) -> None:
+            await connection.execute("SELECT")
+
+        with _failures():
+            await self._with_connection(nothing)
+
     async def write(self, key: RequestKey | None, work: Work, at_once: AtOnce | None = None) -> Written:
         """Runs `work` in a transaction with the ledger's row, and returns what it wrote, once it is committed.
 

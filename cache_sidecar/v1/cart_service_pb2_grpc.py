@@ -39,6 +39,9 @@ class CartServiceStub:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel):
@@ -113,6 +116,9 @@ class CartServiceServicer:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def GetCart(self, request, context):
@@ -265,6 +271,9 @@ class CartService:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @staticmethod

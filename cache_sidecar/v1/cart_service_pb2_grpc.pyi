@@ -40,6 +40,9 @@ class CartServiceStub:
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_typing.overload
@@ -92,6 +95,9 @@ class CartServiceAsyncStub(CartServiceStub):
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -140,6 +146,9 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
     too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
     could answer. A change that is refused changes nothing.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_abc_1.abstractmethod

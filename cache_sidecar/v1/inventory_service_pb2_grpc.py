@@ -32,6 +32,9 @@ class InventoryServiceStub:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a
+    time outside of the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     def __init__(self, channel):
@@ -104,6 +107,9 @@ class InventoryServiceServicer:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a
+    time outside of the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     def GetInventory(self, request, context):
@@ -114,7 +120,8 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetInventory(self, request, context):
-        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
+        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`, those
+        whose rows cannot be read are in neither.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,6 +272,9 @@ class InventoryService:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a
+    time outside of the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     @staticmethod

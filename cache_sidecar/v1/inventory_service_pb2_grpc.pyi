@@ -33,6 +33,9 @@ class InventoryServiceStub:
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a
+    time outside of the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     @_typing.overload
@@ -42,7 +45,9 @@ class InventoryServiceStub:
     GetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.GetInventoryRequest, _inventory_service_pb2.GetInventoryResponse]
     """Returns the stock of one product. NOT_FOUND when the product has none, not even an empty one."""
     BatchGetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchGetInventoryRequest, _inventory_service_pb2.BatchGetInventoryResponse]
-    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`."""
+    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`, those
+    whose rows cannot be read are in neither.
+    """
     SetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.SetInventoryRequest, _inventory_service_pb2.SetInventoryResponse]
     """Sets how many pieces can be reserved, whatever it was before; what is reserved stays so. Makes the stock of a product
     that has none. ABORTED when `etag` is given and no longer the current one. FAILED_PRECONDITION with reason
@@ -86,13 +91,18 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a
+    time outside of the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.GetInventoryRequest, _inventory_service_pb2.GetInventoryResponse]  # type: ignore[assignment]
     """Returns the stock of one product. NOT_FOUND when the product has none, not even an empty one."""
     BatchGetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchGetInventoryRequest, _inventory_service_pb2.BatchGetInventoryResponse]  # type: ignore[assignment]
-    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`."""
+    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`, those
+    whose rows cannot be read are in neither.
+    """
     SetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.SetInventoryRequest, _inventory_service_pb2.SetInventoryResponse]  # type: ignore[assignment]
     """Sets how many pieces can be reserved, whatever it was before; what is reserved stays so. Makes the stock of a product
     that has none. ABORTED when `etag` is given and no longer the current one. FAILED_PRECONDITION with reason
@@ -135,6 +145,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
     or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a
+    time outside of the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     @_abc_1.abstractmethod
@@ -151,7 +164,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.BatchGetInventoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.BatchGetInventoryResponse, _abc.Awaitable[_inventory_service_pb2.BatchGetInventoryResponse]]:
-        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`."""
+        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`, those
+        whose rows cannot be read are in neither.
+        """
 
     @_abc_1.abstractmethod
     def SetInventory(

@@ -30,6 +30,9 @@ class ProductServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     def __init__(self, channel):
@@ -80,6 +83,9 @@ class ProductServiceServicer:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     def GetProduct(self, request, context):
@@ -90,7 +96,8 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetProducts(self, request, context):
-        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`.
+        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, those
+        whose rows cannot be read are in neither.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,6 +192,9 @@ class ProductService:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     @staticmethod

@@ -31,6 +31,9 @@ class ProductServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     @_typing.overload
@@ -40,7 +43,9 @@ class ProductServiceStub:
     GetProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]
     """Returns one product. NOT_FOUND when there is none."""
     BatchGetProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`."""
+    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, those
+    whose rows cannot be read are in neither.
+    """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]
     """Returns a page of products, ordered by product_id, always from PostgreSQL."""
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]
@@ -63,13 +68,18 @@ class ProductServiceAsyncStub(ProductServiceStub):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]  # type: ignore[assignment]
     """Returns one product. NOT_FOUND when there is none."""
     BatchGetProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]  # type: ignore[assignment]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`."""
+    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, those
+    whose rows cannot be read are in neither.
+    """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]  # type: ignore[assignment]
     """Returns a page of products, ordered by product_id, always from PostgreSQL."""
     CreateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]  # type: ignore[assignment]
@@ -91,6 +101,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     @_abc_1.abstractmethod
@@ -107,7 +120,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.BatchGetProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.BatchGetProductsResponse, _abc.Awaitable[_product_service_pb2.BatchGetProductsResponse]]:
-        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`."""
+        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, those
+        whose rows cannot be read are in neither.
+        """
 
     @_abc_1.abstractmethod
     def ListProducts(

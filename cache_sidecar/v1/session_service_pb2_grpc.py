@@ -37,6 +37,9 @@ class SessionServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel):
@@ -99,6 +102,9 @@ class SessionServiceServicer:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def CreateSession(self, request, context):
@@ -227,6 +233,9 @@ class SessionService:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @staticmethod

@@ -38,6 +38,9 @@ class SessionServiceStub:
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_typing.overload
@@ -86,6 +89,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -130,6 +136,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
     sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_abc_1.abstractmethod

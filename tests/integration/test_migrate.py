@@ -84,7 +84,7 @@ async def test_roles_that_share_a_database_are_migrated_together_or_not_at_all(
 ) -> None:
     broken = Migration("9999_broken", "SELECT 1/0")
     monkeypatch.setattr(module, "migrations", lambda role: migrations(role) + ([broken] if role == "user" else []))
-    with pytest.raises(InputError, match="9999_broken .* left as it was"):
+    with pytest.raises(InputError, match=r"9999_broken .* left as it was"):
         await migrate(empty, *ROLES)
     assert await run(empty, "SELECT 1 FROM pg_namespace WHERE nspname = 'cache_sidecar'") == []
     monkeypatch.undo()
