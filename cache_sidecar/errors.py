@@ -17,10 +17,6 @@ class InputError(SidecarError):
     """A file or argument somebody gave cannot be used."""
 
 
-class RowsRefused(InputError):
-    """PostgreSQL refuses something in one of several rows."""
-
-
 class ServerUnreachable(SidecarError):
     """A server that a command needs does not answer."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from cache_sidecar.errors import InputError, RowsRefused, ServerUnreachable
+from cache_sidecar.errors import InputError, ServerUnreachable
 from cache_sidecar.importer import online_retail, products
 from cache_sidecar.importer.progress import Progress
 from cache_sidecar.importer.reading import CSV, JSON_LINES, Dialects, Reading
@@ -16,7 +16,7 @@ from cache_sidecar.importer.records import Refused, Rejection, Row
 from cache_sidecar.importer.rejects import Rejects, default_path
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.source import Source
-from cache_sidecar.store.bulk import Bulk, BulkProducts
+from cache_sidecar.store.bulk import Bulk, BulkProducts, RowsRefused
 
 # Rows in one transaction. What is lost when an import is killed, and what others wait for when they write the same rows.
 BATCH_ROWS = 5000

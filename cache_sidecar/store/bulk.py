@@ -8,13 +8,17 @@ from typing import Any, ClassVar, Self
 import psycopg
 from psycopg import sql
 
-from cache_sidecar.errors import InputError, RowsRefused, ServerUnreachable, SettingsError
+from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
 from cache_sidecar.store.connection import Connection
 
 # Seconds.
 _CONNECT_TIMEOUT = 10
 # What PostgreSQL says of a value, of a constraint, or by a shop's own trigger.
 _OF_A_ROW = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.RaiseException)
+
+
+class RowsRefused(InputError):
+    """PostgreSQL refuses something in one of several rows."""
 
 
 class Bulk:

@@ -60,9 +60,9 @@ def _set(where: str, *, local: bool) -> str:
         WHERE {where} AND coalesce(current_setting(name, true) = instead_of, current_setting(name, true) <> value)"""
 
 
-_SETTLE = f"SELECT pg_backend_pid() = %s, ARRAY({_set('pg_backend_pid() = %s', local=False)})"
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE"
-_BEGIN_POOLED = f"{_BEGIN}; {_set('true', local=True)}"
+_SETTLE = f"SELECT pg_backend_pid() = %s, pg_is_in_recovery(), ARRAY({_set('pg_backend_pid() = %s', local=False)})"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_SET = _set("true", local=True)
 
 
 class Connection(AsyncConnection[TupleRow]):
@@ -70,6 +70,7 @@ class Connection(AsyncConnection[TupleRow]):
 
     is_pooled = False
     "Whether the server's session is ours for a transaction only."
+    _begin = _BEGIN
     statement: str = ""
     "The last statement of `execute`."
 
@@ -86,7 +87,11 @@ class Connection(AsyncConnection[TupleRow]):
         except BaseException:
             await connection.close()
             raise
-        connection.is_pooled = found is not None and not found[0]
+        is_ours, is_standby, _ = found or (True, False, [])
+        if not is_ours:
+            connection.is_pooled = True
+            # A standby takes no such wish, not even for a transaction that only reads.
+            connection._begin = f"{_BEGIN}{'' if is_standby else ' READ WRITE'} NOT DEFERRABLE; {_SET}"  # noqa: SLF001
         return connection
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> AsyncCursor[TupleRow]:
@@ -106,7 +111,7 @@ class Connection(AsyncConnection[TupleRow]):
 
         An exception that comes out of the commit itself leaves open whether it was, if it is the connection that broke.
         """
-        await self.script(_BEGIN_POOLED if self.is_pooled else _BEGIN)
+        await self.script(self._begin)
         try:
             yield
         except BaseException:

@@ -221,35 +221,35 @@ class Database:
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._slots:
-            async with self._connection() as (connection, is_new):
+            async with self._connection() as (taken, is_new):
                 try:
-                    return await work(connection)
+                    return await work(taken.connection)
                 except psycopg.Error as error:
-                    if not self._is_outdated(error, connection, is_new=is_new):
-                        self._refused(error, connection)
+                    if not self._is_outdated(error, taken, is_new=is_new):
+                        self._refused(error, taken.connection)
                         raise
             # What that session remembers holds no longer, and nothing was committed: once more, on one that is newer.
-            async with self._connection() as (connection, _):
+            async with self._connection() as (taken, _):
                 try:
-                    return await work(connection)
+                    return await work(taken.connection)
                 except psycopg.Error as error:
-                    self._refused(error, connection)
+                    self._refused(error, taken.connection)
                     raise
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[tuple[Connection, bool]]:
+    async def _connection(self) -> AsyncIterator[tuple[_Free, bool]]:
         """A connection, and whether it is a new one."""
         if not self._is_open:
             raise TierFailed(Tier.STORE, Failure.UNREACHABLE, "the sidecar is stopping")
-        now = asyncio.get_running_loop().time()
+        now, generation = asyncio.get_running_loop().time(), self._generation
         taken = await self._taken(now)
         is_new = taken is None
         if taken is None:
             connection = await Connection.connect(self._dsn, **self._options)
             until = now + LIFETIME * random.uniform(0.9, 1.0)  # noqa: S311  # nobody gains by guessing it
-            taken = _Free(connection, now, until, self._generation)
+            taken = _Free(connection, now, until, generation)
         try:
-            yield taken.connection, is_new
+            yield taken, is_new
         finally:
             await self._given_back(taken)
 
@@ -282,23 +282,26 @@ class Database:
             else:
                 await self._free.popleft().connection.close()
 
-    def _is_outdated(self, error: psycopg.Error, connection: Connection, *, is_new: bool) -> bool:
+    def _is_outdated(self, error: psycopg.Error, used: _Free, *, is_new: bool) -> bool:
         """Whether work that failed so may succeed on a newer connection; then none of the present ones is used again."""
-        is_read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
         if not isinstance(error, _OUTDATED) and error.diag.source_file not in _OUTDATED_IN:
             return False
+        if used.generation != self._generation:
+            return True  # another's work found it out
         # Of several hosts in the DSN another one may be the primary by now, so that is always looked for. Anything else that a
         # new connection was told too is no fault of the old ones: they would be replaced for every call.
-        if not is_read_only and (is_new or self._was_refused(error, connection)):
+        was_refused = self._was_refused(error, used.connection)
+        if not isinstance(error, psycopg.errors.ReadOnlySqlTransaction) and (is_new or was_refused):
             return False
-        if not connection.closed and connection.is_pooled and isinstance(error, _UNPREPARED):
+        if used.connection.is_pooled and isinstance(error, _UNPREPARED):
             self._options["prepare_threshold"] = None  # a pooler that does not know of prepared statements
         self._generation += 1
-        telemetry.log.warning(
-            "statements are run on new connections from now on: what the old ones remember holds no longer",
-            statement=_shown(connection.statement),
-            error=_words(error),
-        )
+        if not was_refused:
+            telemetry.log.warning(
+                "statements are run on new connections from now on: what the old ones remember holds no longer",
+                statement=_shown(used.connection.statement),
+                error=_words(error),
+            )
         return not is_new
 
     def _refused(self, error: psycopg.Error, connection: Connection) -> None:
@@ -345,7 +348,7 @@ def _shown(statement: str) -> str:
 def _words(error: psycopg.Error) -> str:
     """Returns what PostgreSQL says, unless it quotes values: those are customers'."""
     name = type(error).__name__
-    if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.RaiseException):
         return name
     return f"{name}: {error.diag.message_primary or (str(error).splitlines() or [''])[0]}"
 

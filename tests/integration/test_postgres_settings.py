@@ -17,16 +17,19 @@ from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.errors import TierFailed
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.store import connection as module
 from cache_sidecar.store.bulk import BulkCarts
 from cache_sidecar.store.connection import SETTINGS, Connection
 from cache_sidecar.store.outbox import Outbox
+from cache_sidecar.store.pool import Written
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.v1 import product_service_pb2, session_service_pb2
 from tests.conftest import ChoosePorts
 from tests.contract.shop import Shop
 from tests.customers import Customer, item, lines, new_user
+from tests.failure.outages.standby import standby_of
 from tests.sidecars import in_process, settings_for, until
 from tests.stockroom import EXPIRED, Stockroom
 from tests.stores import open_database, run
@@ -246,3 +249,32 @@ async def test_nor_behind_pgbouncer(
         assert await run(f"{pgbouncer}?client_encoding=UTF8", f"SHOW {name}") == [(FOUND[name],)], (
             "nothing of ours is left for others"
         )
+
+
+# A standby
+
+
+async def test_a_standby_is_read_and_refuses_writes_as_such(
+    processes: Processes, choose_ports: ChoosePorts, pooled: bool
+) -> None:
+    """Behind a pooler, too: no standby takes the wish to write, not even for a transaction that only reads."""
+    first, second = choose_ports(2)
+    folder = processes.state.path / f"primary-{uuid4().hex[:8]}"
+    primary = Postgres(processes, folder, first, settings={"fsync": "off"}, role="postgres-primary")
+    await primary.start()
+    standby = await standby_of(primary, processes, folder.with_name(f"{folder.name}-standby"), second)
+    try:
+        async with open_database(standby.dsn("postgres")) as database:
+            assert await database.fetch("SELECT 1", []) == [(1,)]
+
+            async def work(connection: Connection) -> Written:
+                await connection.execute("CREATE TABLE public.x ()")
+                return Written(b"", "", 0)
+
+            with pytest.raises(TierFailed, match="read-only transaction"):
+                await database.write(None, work)
+            await run(standby.dsn("postgres"), "SELECT pg_promote()")
+            assert (await database.write(None, work)).reply == b"", "the same sessions write once it is the primary"
+    finally:
+        await standby.stop()
+        await primary.stop()
