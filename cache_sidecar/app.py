@@ -255,6 +255,7 @@ class App:
         breaker = Breaker(Tier.STORE, clock=self._clock)
         guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=size * STORE_WAITING, breaker=breaker)
         database = Database(dsn, size=size, timeout=timeout, prepare=self._settings.postgres_prepare, guard=guard)
+        guard.probe = database.ping
         return _Store(database, Writer(database, bound=self._bound), Changes(Outbox(database)), breaker)
 
     def _sessions(self) -> SessionService:

@@ -116,9 +116,17 @@ def migrate(config_file: str | None) -> None:
     loaded = settings.load(config_file, redis=False)
     from cache_sidecar.store.migrate import migrate as apply  # noqa: PLC0415
 
-    for role in settings.ROLES:
-        for name in uvloop.run(apply(loaded.database(role), role)):
-            click.echo(f"{role}: applied {name}")
+    migrated: list[str] = []
+    for dsn, roles in loaded.databases().items():
+        try:
+            names = uvloop.run(apply(dsn, *roles))
+        except (InputError, ServerUnreachable) as error:
+            if migrated:
+                raise type(error)(f"{error} (what was migrated before stays so: {', '.join(migrated)})") from None
+            raise
+        for name in names:
+            click.echo(f"{', '.join(roles)}: applied {name}")
+        migrated += roles
     click.echo("The databases are up to date.")
 
 

@@ -69,6 +69,19 @@ class NotFound(RequestError):
 
 
 @dataclass
+class DataLoss(RequestError):
+    """There is such a resource, but PostgreSQL holds something in its row that no caller can be told."""
+
+    resource: str
+    id: str
+    why: str = ""
+    "What cannot be read, without saying what is there."
+
+    def __str__(self) -> str:
+        return f"the row of {self.resource} {self.id!r} cannot be read: {self.why or 'mend it in PostgreSQL'}"
+
+
+@dataclass
 class AlreadyExists(RequestError):
     """The id of a new resource is taken."""
 

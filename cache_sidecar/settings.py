@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     postgres_timeout: float = Field(2.0, gt=0, le=60)
     "Seconds that one piece of work in PostgreSQL may take."
     postgres_prepare: bool = True
-    "Whether statements are prepared; turn it off behind a PgBouncer before 1.21 in transaction mode."
+    "Whether statements are prepared; turn it off behind a PgBouncer before 1.21 in transaction mode, or it is found out."
 
     l1_max_bytes: int = Field(160 * MIB, ge=MIB)
     "Memory for cached entries, overhead included, in bytes."

@@ -88,6 +88,7 @@ TABLE: dict[_E, Callable[..., status_pb2.Status]] = {
     errors.ClientNotAllowed: lambda e: _status(Code.PERMISSION_DENIED, str(e), "CLIENT_NOT_ALLOWED", client=e.names),
     errors.InvalidRequest: _invalid,
     errors.NotFound: lambda e: _status(Code.NOT_FOUND, str(e), "NOT_FOUND", resource=e.resource, id=e.id),
+    errors.DataLoss: lambda e: _status(Code.DATA_LOSS, str(e), "UNREADABLE_ROW", resource=e.resource, id=e.id),
     errors.AlreadyExists: lambda e: _status(Code.ALREADY_EXISTS, str(e), "ALREADY_EXISTS", resource=e.resource, id=e.id),
     errors.EtagMismatch: lambda e: _status(
         Code.ABORTED, str(e), "ETAG_MISMATCH", *e.details, resource=e.resource, id=e.id, etag=e.current

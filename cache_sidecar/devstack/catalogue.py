@@ -4,9 +4,9 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import psycopg
+from cache_sidecar.store.connection import Connection
 
 SEED = 20101201
 CURRENCY = "EUR"
@@ -272,7 +272,7 @@ async def fill(dsn: str, *, count: int, progress: Callable[[int], None]) -> int:
     included; a product of the user's that has a demo product's id is left alone. Writes no outbox rows: what nobody
     could read yet, no cache can hold. That needs a superuser. `progress` is told the number of products made so far.
     """
-    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+    async with await Connection.connect(dsn) as connection, connection.begin():
         present = await _present(connection)
         if present >= count:
             return 0
@@ -285,14 +285,14 @@ async def fill(dsn: str, *, count: int, progress: Callable[[int], None]) -> int:
         return added.rowcount
 
 
-async def _present(connection: psycopg.AsyncConnection[Any]) -> int:
+async def _present(connection: Connection) -> int:
     """Returns how many products were filled in before."""
     cursor = await connection.execute("SELECT obj_description('cache_sidecar.products'::regclass, 'pg_class')")
     (comment,) = await cursor.fetchone() or (None,)
     return int(comment.removeprefix(_MARK)) if comment and comment.startswith(_MARK) else 0
 
 
-async def _copy(connection: psycopg.AsyncConnection[Any], rows: Iterator[DemoProduct], progress: Callable[[int], None]) -> None:
+async def _copy(connection: Connection, rows: Iterator[DemoProduct], progress: Callable[[int], None]) -> None:
     async with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         made = 0
         for made, row in enumerate(rows, start=1):

@@ -30,6 +30,7 @@ from cache_sidecar.devstack.wheels import postgres_programs, valkey_server
 from cache_sidecar.engine.choice import choose
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
 from cache_sidecar.settings import ROLES, split_address
+from cache_sidecar.store.connection import Connection
 from cache_sidecar.store.migrate import migrate
 
 INTERRUPTED = 130
@@ -220,7 +221,7 @@ class Stack:
         await self._postgres.start()
         for folder in self._postgres.opened:
             self._console.print(f"Opened {folder} for passage (chmod o+x): PostgreSQL does not run as root.", soft_wrap=True)
-        applied = [name for role in ROLES for name in await migrate(self._postgres.dsn(), role)]
+        applied = await migrate(self._postgres.dsn(), *ROLES)
         await self._forget_other_regions()
         step.done(f"PostgreSQL {POSTGRES_VERSION} on 127.0.0.1:{self._postgres.port}, {_applied(applied)}")
         step, count = steps.begin("Demo catalogue"), self._options.products
@@ -229,7 +230,7 @@ class Stack:
 
     async def _forget_other_regions(self) -> None:
         """Forgets those of an earlier start: changes are kept until every region that is known was told of them."""
-        async with await psycopg.AsyncConnection.connect(self._postgres.dsn(), autocommit=True) as connection:
+        async with await Connection.connect(self._postgres.dsn()) as connection:
             names = [each.name for each in self._regions]
             await connection.execute("DELETE FROM cache_sidecar.relays WHERE region <> ALL(%s)", [names])
 

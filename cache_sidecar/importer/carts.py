@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.errors import InvalidRequest, LimitReached
 from cache_sidecar.importer.fields import check_id, check_text, named
-from cache_sidecar.importer.moments import moment
+from cache_sidecar.importer.moments import past_moment
 from cache_sidecar.importer.prices import price_columns
 from cache_sidecar.importer.progress import Progress
 from cache_sidecar.importer.reading import CSV, JSON_LINES, Columns
@@ -33,18 +34,27 @@ _IGNORED = {"etag", "totals"}
 _WHOLE = re.compile("[0-9]{1,10}")
 
 Cart = dict[str, Any]
+Now = Callable[[], float]
 
 
 async def import_carts(
-    *, source: str, dsn: str, format: str | None, rejects: Path | None, progress: Progress | None, limits: Limits
+    *,
+    source: str,
+    dsn: str,
+    format: str | None,
+    rejects: Path | None,
+    progress: Progress | None,
+    limits: Limits,
+    clock: Clock | None = None,
 ) -> ImportReport:
     """Imports carts; see `importer.run.import_rows`. A cart that was changed since its update_time stays as it is."""
-    lines = CartLines(limits)
+    now = (clock or SystemClock()).now
+    lines = CartLines(limits, now)
     carts = Noun(
         name="carts",
         bulk=BulkCarts,
         dialects={CSV: CSV_COLUMNS},
-        rules={CSV: lines.add, JSON_LINES: lambda value: from_json(value, limits)},
+        rules={CSV: lines.add, JSON_LINES: lambda value: from_json(value, limits, now)},
     )
     return await import_rows(carts, source=source, dsn=dsn, format=format, rejects=rejects, progress=progress)
 
@@ -55,8 +65,9 @@ class CartLines:
     Remembers a hash of every user, to notice a cart that comes in pieces: the later one would replace the earlier.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, now: Now = SystemClock.now) -> None:
         self._limits = limits
+        self._now = now
         self._user_id: str | None = None
         self._items: Items = ()
         self._seen: set[int] = set()
@@ -69,21 +80,21 @@ class CartLines:
             raise Refused("not_adjacent", "is of a cart whose other lines came before those of another: order them by user_id")
         quantity, price = values["quantity"], price_columns(values["unit_price"], values["currency_code"])
         item = _item(values["product_id"], int(quantity) if _WHOLE.fullmatch(quantity) else quantity, price, _options(values))
-        times = _times(values)
+        times = _times(values, self._now)
         items = _added(self._items if user_id == self._user_id else (), [item], self._limits)
         self._user_id, self._items = user_id, items
         self._seen.add(hash(user_id))
         return {"user_id": user_id, "items": _column(items)} | times
 
 
-def from_json(value: Mapping[str, Any], limits: Limits) -> Cart:
+def from_json(value: Mapping[str, Any], limits: Limits, now: Now = SystemClock.now) -> Cart:
     """Returns the columns of a cart in a JSON object, named as in the proto or its JSON mapping. Raises Refused."""
     value = named(value, known=_CART_FIELDS, ignored=_IGNORED)
     lines = value.get("items")
     if not isinstance(lines, list):
         raise Refused("wrong_type", "needs a list as items")
     items = _added((), [_json_item(line) for line in lines], limits)
-    return {"user_id": check_id("user_id", value.get("user_id")), "items": _column(items)} | _times(value)
+    return {"user_id": check_id("user_id", value.get("user_id")), "items": _column(items)} | _times(value, now)
 
 
 def _json_item(line: Any) -> Item:
@@ -129,5 +140,8 @@ def _options(values: Mapping[str, str]) -> Any:
         raise Refused("options", f'has options that are no JSON object such as {{"size": "M"}}: {short(cell)}') from None
 
 
-def _times(value: Mapping[str, Any]) -> dict[str, datetime]:
-    return {name: moment(name, value[name]) for name in ("create_time", "update_time") if value.get(name) not in (None, "")}
+def _times(value: Mapping[str, Any], now: Now) -> dict[str, datetime]:
+    """Returns when it was made and changed. Never in the future: a later import would win over what customers do until then."""
+    latest = datetime.fromtimestamp(now(), UTC)
+    given = {name: value[name] for name in ("create_time", "update_time") if value.get(name) not in (None, "")}
+    return {name: past_moment(name, text, latest) for name, text in given.items()}

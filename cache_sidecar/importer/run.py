@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from cache_sidecar.importer.records import Refused, Rejection, Row
 from cache_sidecar.importer.rejects import Rejects, default_path
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.source import Source
-from cache_sidecar.store.bulk import Bulk, BulkProducts
+from cache_sidecar.store.bulk import Bulk, BulkProducts, RowsRefused
 
 # Rows in one transaction. What is lost when an import is killed, and what others wait for when they write the same rows.
 BATCH_ROWS = 5000
@@ -111,13 +111,15 @@ class _Target:
         self._rejects = rejects
         self.report = report
         self._batch: dict[str, Columns] = {}
+        self._records: dict[str, Row] = {}
+        "Where the rows of the batch are in the input; not of those that were deduced from several."
 
     def reject(self, rejection: Rejection) -> None:
         """Counts and keeps a row that is not imported."""
         self.report.count(rejection)
         self._rejects.add(rejection._replace(message="", raw=b"") if self._is_secret else rejection)
 
-    async def add(self, row: Columns) -> None:
+    async def add(self, row: Columns, record: Row | None = None) -> None:
         """Takes a row; of several with one id the last one counts, in what it says."""
         key = row[self._bulk.key]
         earlier = self._batch.get(key)
@@ -125,17 +127,37 @@ class _Target:
         if earlier is None and len(self._batch) >= BATCH_ROWS:
             await self.flush()
         self._batch[key] = earlier | row if earlier else row
+        if record is not None:
+            self._records[key] = record
 
     async def flush(self) -> None:
         """Writes what was taken."""
         groups: defaultdict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         for row in self._batch.values():
             groups[tuple(row)].append(tuple(row.values()))
-        self._batch = {}
         for columns, rows in groups.items():
+            await self._write(columns, rows)
+        self._batch, self._records = {}, {}
+
+    async def _write(self, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        try:
             written = await self._bulk.upsert(columns, rows)
-            self.report.written += written
-            self.report.unchanged += len(rows) - written
+        except RowsRefused as error:
+            if len(rows) == 1:
+                self._refused(rows[0][columns.index(self._bulk.key)], error)
+                return
+            # One of them costs none of the others: it is looked for by halves.
+            half = len(rows) // 2
+            await self._write(columns, rows[:half])
+            await self._write(columns, rows[half:])
+            return
+        self.report.written += written
+        self.report.unchanged += len(rows) - written
+
+    def _refused(self, key: str, error: RowsRefused) -> None:
+        record = self._records.get(key)
+        number, raw = (record.number, record.raw) if record is not None else (0, str(key).encode())
+        self.reject(Rejection(number, "refused", str(error), raw))
 
 
 async def _counted(
@@ -175,8 +197,8 @@ async def _import(records: AsyncIterator[Row | Rejection], noun: Noun, target: _
     format = target.report.format
     if format in noun.rules:
         rule = noun.rules[format]
-        async for columns in _accepted(records, lambda row: rule(row.values), target):
-            await target.add(columns)
+        async for record, columns in _accepted(records, lambda row: rule(row.values), target):
+            await target.add(columns, record)
     else:
         gathering = noun.gatherings[format]()
         async for _ in _accepted(records, gathering.add, target):
@@ -189,8 +211,10 @@ async def _import(records: AsyncIterator[Row | Rejection], noun: Noun, target: _
     await target.flush()
 
 
-async def _accepted(records: AsyncIterator[Row | Rejection], work: Callable[[Row], T], target: _Target) -> AsyncIterator[T]:
-    """Yields what `work` makes of each row; what it refuses, and what was no row, goes to the rejects."""
+async def _accepted(
+    records: AsyncIterator[Row | Rejection], work: Callable[[Row], T], target: _Target
+) -> AsyncIterator[tuple[Row, T]]:
+    """Yields each row with what `work` makes of it; what it refuses, and what was no row, goes to the rejects."""
     async for record in records:
         if isinstance(record, Rejection):
             target.reject(record)
@@ -200,4 +224,4 @@ async def _accepted(records: AsyncIterator[Row | Rejection], work: Callable[[Row
         except Refused as refused:
             target.reject(refused.rejection(record.number, record.raw))
         else:
-            yield done
+            yield record, done

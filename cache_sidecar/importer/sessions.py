@@ -8,7 +8,7 @@ from typing import Any
 
 from cache_sidecar.clock import Clock, SystemClock
 from cache_sidecar.importer.fields import check_printable, check_text, named
-from cache_sidecar.importer.moments import moment
+from cache_sidecar.importer.moments import LAST, moment, past_moment
 from cache_sidecar.importer.products import MAX_ATTRIBUTE_KEY_CHARACTERS, MAX_ITEM_CHARACTERS, MAX_ITEMS
 from cache_sidecar.importer.progress import Progress
 from cache_sidecar.importer.reading import CSV, JSON_LINES, Columns
@@ -80,14 +80,16 @@ class SessionRules:
 
     def _times(self, given: Mapping[str, Any]) -> dict[str, datetime]:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
-        create_time = moment("create_time", given["create_time"]) if "create_time" in given else now
-        end_time = create_time + timedelta(seconds=self._policy.max_lifetime or 100 * 365 * 86400)
+        # None was made in the future: it would outlive max_lifetime.
+        create_time = past_moment("create_time", given["create_time"], now) if "create_time" in given else now
+        longest = timedelta(seconds=self._policy.max_lifetime or 100 * 365 * 86400)
+        end_time = create_time + min(longest, LAST - create_time)
         unused = timedelta(seconds=self._policy.l2_ttl)
         expire_time = moment("expire_time", given["expire_time"]) if "expire_time" in given else now + unused
         if min(expire_time, end_time) <= now:
             raise Refused("expired", "is of a session that is over", left_out=True)
-        # As if it was used when an expiry like that follows from it.
-        return {"create_time": create_time, "use_time": expire_time - unused, "end_time": end_time}
+        # As if it was used when an expiry like that follows from it. What never expires does so at its end.
+        return {"create_time": create_time, "use_time": min(expire_time, end_time) - unused, "end_time": end_time}
 
 
 def _hash(session_id: Any) -> str:

@@ -54,21 +54,22 @@ class Bound:
         entries = [written.entry, *(change.entry for change in written.also)]
         self.check_resource(max(len(written.reply), *(len(entry or b"") for entry in entries)))
 
-    def page(self, page: Page[R], size: int, message: Callable[[R], M]) -> Fitting[R, M]:
+    def page(self, page: Page[R], size: int, message: Callable[[R], M | None]) -> Fitting[R, M]:
         """Makes the messages of a page of up to `size` rows, as many as fit.
 
-        A row whose message fits into no reply is left out: else nobody would get to those behind it.
+        A row is left out that has no message, as it cannot be read, or one that fits into no reply: else nobody would get to
+        those behind it.
         """
         messages: list[M] = []
         done, left = 0, self.room
         for row in page.rows[:size]:
             made = message(row)
-            bytes_ = made.ByteSize() + _HEAD
-            if bytes_ > self.room:
-                self._log(bytes_, made)
-            elif bytes_ > left:
+            bytes_ = made.ByteSize() + _HEAD if made is not None else 0
+            if bytes_ > left and bytes_ <= self.room:
                 break
-            else:
+            if made is not None and bytes_ > self.room:
+                self._log(bytes_, made)
+            elif made is not None:
                 messages.append(made)
                 left -= bytes_
             done += 1

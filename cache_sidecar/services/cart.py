@@ -1,7 +1,7 @@
 """CartService: what somebody is about to buy."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
 from cache_sidecar.errors import EtagMismatch, InvalidRequest
-from cache_sidecar.services import cart_items, pages
+from cache_sidecar.services import cart_items, pages, rows
 from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.cart_items import Items, Limits
 from cache_sidecar.services.changes import Changes
@@ -19,8 +19,9 @@ from cache_sidecar.services.writing import Mutation, Writer
 from cache_sidecar.store.cart import CartRow, CartStore, Change, Item
 from cache_sidecar.store.pool import Changed, Connection, Written
 from cache_sidecar.store.requests import RequestKey
+from cache_sidecar.store.values import Micros, micros, micros_from
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, Source
+from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart, CartChange, CartItem
 from cache_sidecar.v1.cart_service_pb2_grpc import CartServiceServicer
@@ -143,7 +144,7 @@ class CartService(CartServiceServicer):
         before, after = _place(pages.after(request.page_token, listing))
         seconds = request.idle_for.ToNanoseconds() / 1e9
         before, found = await self._store.idle(seconds, before=before, after=after, limit=size + 1, max_bytes=self._bound.room)
-        page = self._bound.page(found, size, message)
+        page = self._bound.page(found, size, rows.readable(message, self._carts))
         newest = max((row.version for row in page.rows), default=0)
         return pb.ListAbandonedCartsResponse(
             carts=page.messages,
@@ -184,10 +185,14 @@ class CartService(CartServiceServicer):
 def loader(store: CartStore) -> Load:
     """Returns what the dataset loads carts with."""
 
-    async def load(ids: Sequence[str]) -> dict[str, Row]:
-        return {row.user_id: Row(row.version, entry(row)) for row in await store.load(ids)}
+    async def load(ids: Sequence[str]) -> dict[str, Row | UnreadableRow]:
+        return {row.user_id: rows.read(row, _found) for row in await store.load(ids)}
 
     return load
+
+
+def _found(row: CartRow) -> Row:
+    return Row(row.version, entry(row))
 
 
 def entry(row: CartRow) -> bytes:
@@ -270,26 +275,16 @@ def _timestamp(time: datetime | None) -> Timestamp | None:
     return stamp
 
 
-def _place_of(before: datetime, last: CartRow) -> str:
+def _place_of(before: Micros, last: CartRow) -> str:
     """Returns where a page ends: the moment the pages look back from, and the last cart's own."""
-    assert last.update_time is not None, "a row of the table has one"
-    return f"{_micros(before)} {_micros(last.update_time)} {last.user_id}"
+    return f"{before.value} {micros(last.update_time).value} {last.user_id}"
 
 
-def _place(token: str) -> tuple[datetime | None, tuple[datetime, str] | None]:
+def _place(token: str) -> tuple[Micros | None, tuple[Micros, str] | None]:
     if not token:
         return None, None
     try:
         before, update_time, user_id = token.split(" ", 2)
-        return _moment(before), (_moment(update_time), user_id)
-    except (ValueError, OverflowError):
+        return micros_from(before), (micros_from(update_time), user_id)
+    except ValueError:
         raise InvalidRequest({"page_token": "must be the next_page_token of a page of the same listing"}) from None
-
-
-def _micros(time: datetime) -> int:
-    return int(time.timestamp()) * 1_000_000 + time.microsecond
-
-
-def _moment(micros: str) -> datetime:
-    seconds, rest = divmod(int(micros), 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from cache_sidecar.tiers import ports
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness
 from cache_sidecar.v1.cache_pb2 import CacheMetadata, ReadOptions, Source
 
@@ -50,6 +51,9 @@ def metadata(answer: Answer) -> CacheMetadata:
 
 def metadata_of_all(answers: Iterable[Answer], *, version: int | None = None) -> CacheMetadata:
     """Returns the metadata of a reply made of several answers: the least fresh of each, the newest version if none is given."""
-    _, sources, versions, ages, stale, _ = zip(*answers, strict=True)
+    known = list(answers)
+    if not known:  # none of the rows can be read
+        return metadata(Answer(None, ports.Source.STORE, 0, 0.0, stale=False))
+    _, sources, versions, ages, stale, _ = zip(*known, strict=True)
     newest = max(versions) if version is None else version
     return metadata(Answer(None, source=max(sources), version=newest, age=max(ages), stale=any(stale)))

@@ -53,14 +53,15 @@ class InventoryService(ReservationMethods):
         """Reads all products together."""
         ids = list(dict.fromkeys(request.product_ids))
         totals = await self._stocks.get_many(ids, wanted(request.options, context))
-        found = [id for id in ids if totals[id].parts]
+        known = [id for id in ids if id in totals]
+        found = [id for id in known if totals[id].parts]
         return pb.BatchGetInventoryResponse(
             inventories=[stock.message(id, totals[id].parts) for id in found],
-            missing=[id for id in ids if not totals[id].parts],
+            missing=[id for id in known if not totals[id].parts],
             inventory_caches=[stock.metadata(totals[id]) for id in found],
             cache=metadata_of_all(
                 (answer for total in totals.values() for answer in total.answers),
-                version=max(total.version for total in totals.values()),
+                version=max((total.version for total in totals.values()), default=0),
             ),
         )
 

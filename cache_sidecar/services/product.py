@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound
-from cache_sidecar.services import pages
+from cache_sidecar.services import pages, rows
 from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.changes import Changes, Started
 from cache_sidecar.services.freshness import describe, metadata, metadata_of_all, wanted
@@ -16,7 +16,7 @@ from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Written
 from cache_sidecar.store.product import ProductRow, ProductStore
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.ports import Answer, Load, Row, Source
+from cache_sidecar.tiers.ports import Answer, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceServicer
@@ -55,9 +55,9 @@ class ProductService(ProductServiceServicer):
         """Returns the cached replies one after the other: on the wire, that is what a repeated field is."""
         ids = list(dict.fromkeys(request.product_ids))
         answers = await self._products.get_many(ids, wanted(request.options, context))
-        found = [answer for id in ids if (answer := answers[id]).value is not None]
+        found = [answer for id in ids if id in answers and (answer := answers[id]).value is not None]
         rest = pb.BatchGetProductsResponse(
-            missing=[id for id in ids if answers[id].value is None],
+            missing=[id for id in ids if id in answers and answers[id].value is None],
             product_caches=map(metadata, found),
             cache=metadata_of_all(answers.values()),
         )
@@ -70,7 +70,7 @@ class ProductService(ProductServiceServicer):
         size = pages.size(request.page_size)
         after = pages.after(request.page_token, request.category)
         found = await self._store.page(after=after, category=request.category, limit=size + 1, max_bytes=self._bound.room)
-        page = self._bound.page(found, size, message)
+        page = self._bound.page(found, size, rows.readable(message, self._products))
         newest = max((row.version for row in page.rows), default=0)
         return pb.ListProductsResponse(
             products=page.messages,
@@ -99,7 +99,8 @@ class ProductService(ProductServiceServicer):
 
         def change(current: ProductRow) -> ProductRow:
             _check_etag(current, product.etag)
-            return _row(_changed(message(current), product, fields))
+            present = rows.read_alone(current, message, resource="product", id=current.product_id)
+            return _row(_changed(present, product, fields))
 
         async def update(connection: Connection) -> Written:
             row = await self._store.update(connection, product.product_id, change)
@@ -138,10 +139,14 @@ class ProductService(ProductServiceServicer):
 def loader(store: ProductStore) -> Load:
     """Returns what the dataset loads products with."""
 
-    async def load(ids: Sequence[str]) -> dict[str, Row]:
-        return {row.product_id: Row(row.version, entry(row)) for row in await store.load(ids)}
+    async def load(ids: Sequence[str]) -> dict[str, Row | UnreadableRow]:
+        return {row.product_id: rows.read(row, _found) for row in await store.load(ids)}
 
     return load
+
+
+def _found(row: ProductRow) -> Row:
+    return Row(row.version, entry(row))
 
 
 def entry(row: ProductRow) -> bytes:

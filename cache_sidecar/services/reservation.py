@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import InvalidRequest, OutOfStock, ReservationEnded
-from cache_sidecar.services import pages, stock
+from cache_sidecar.services import pages, rows, stock
 from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.stock import timestamp, written
 from cache_sidecar.services.writing import Writer
@@ -132,17 +132,19 @@ class ReservationMethods(InventoryServiceServicer):
         id, at = request.reservation_id, self._now()
 
         async def end(connection: Connection) -> Written:
-            rows = await self._reservations.end(connection, id, state, at)
+            ended = await self._reservations.end(connection, id, state, at)
             row = await self._reservations.current(connection, id)
             _check(row, fine)
             # Whoever did it before may have died before Redis, or this sidecar, heard of it.
-            return written(reply(reservation=_message(row)), rows or await self._reservations.stock(connection, id))
+            return written(reply(reservation=_message(row)), ended or await self._reservations.stock(connection, id))
 
         return await self._writer.write(self._rows, request, end)
 
     async def GetReservation(self, request: pb.GetReservationRequest, context: Context) -> pb.GetReservationResponse:
         """Reads what PostgreSQL holds."""
-        return pb.GetReservationResponse(reservation=_message(await self._reservations.get(request.reservation_id)))
+        row = await self._reservations.get(request.reservation_id)
+        reservation = rows.read_alone(row, _message, resource="reservation", id=request.reservation_id)
+        return pb.GetReservationResponse(reservation=reservation)
 
     async def ListReservations(self, request: pb.ListReservationsRequest, context: Context) -> pb.ListReservationsResponse:
         """Asks for one reservation more than is wanted, to know whether there is another page."""
@@ -153,7 +155,7 @@ class ReservationMethods(InventoryServiceServicer):
         found = await self._reservations.page(
             before=before, user_id=request.user_id, state=state, limit=size + 1, max_bytes=self._bound.room
         )
-        page = self._bound.page(found, size, _message)
+        page = self._bound.page(found, size, rows.readable(_message, self._rows))
         return pb.ListReservationsResponse(
             reservations=page.messages,
             next_page_token="" if page.is_last else pages.token(str(page.rows[-1].reservation_id), listing),

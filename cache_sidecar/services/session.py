@@ -15,9 +15,9 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
+from cache_sidecar.errors import DataLoss, EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
 from cache_sidecar.policy import DatasetPolicy
-from cache_sidecar.services import pages, session_fields
+from cache_sidecar.services import pages, rows, session_fields
 from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.freshness import deadline, describe, metadata
 from cache_sidecar.services.touches import Touches
@@ -27,8 +27,9 @@ from cache_sidecar.store import requests
 from cache_sidecar.store.pool import Changed, Connection, Written
 from cache_sidecar.store.requests import FirstReply
 from cache_sidecar.store.session import SessionRow, SessionStore, not_found
+from cache_sidecar.store.values import Micros, micros, micros_from
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.ports import ANY, Answer, Expiry, Freshness, Load, Record, Row, Source
+from cache_sidecar.tiers.ports import ANY, Answer, Expiry, Freshness, Load, Record, Row, Source, UnreadableRow
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from cache_sidecar.v1.session_service_pb2_grpc import SessionServiceServicer
@@ -179,7 +180,7 @@ class SessionService(SessionServiceServicer):
         found = await self._store.page(
             request.user_id, now=now, unused=unused, after=after, limit=size + 1, max_bytes=self._bound.room
         )
-        page = self._bound.page(found, size, self._message)
+        page = self._bound.page(found, size, rows.readable(self._message, self._sessions))
         newest = max((row.version for row in page.rows), default=0)
         return pb.ListUserSessionsResponse(
             sessions=page.messages,
@@ -215,7 +216,10 @@ class SessionService(SessionServiceServicer):
 
     async def _use(self, session_hash: str, wanted: Freshness = ANY) -> tuple[Answer, float]:
         """Reads a session, which puts off its expiry; returns when that is from now on. Raises NotFound."""
-        answer = await self._sessions.get(session_hash, wanted)
+        try:
+            answer = await self._sessions.get(session_hash, wanted)
+        except DataLoss:
+            raise DataLoss("session", not_found(session_hash).id) from None
         if answer.value is None or answer.expiry is None:
             raise not_found(session_hash)
         self._touches.add(session_hash, answer.expiry)
@@ -296,10 +300,10 @@ def hash_of(session_id: str) -> str:
 def loader(store: SessionStore, *, policy: Callable[[], DatasetPolicy], clock: Clock) -> Load:
     """Returns what the dataset loads sessions with: each load is a use, which puts off their expiry."""
 
-    async def load(hashes: Sequence[str]) -> dict[str, Row]:
-        rows = await store.load(hashes)
-        now = clock.now()
-        return {row.session_hash: found for row in rows if (found := _found(row, now, policy())) is not None}
+    async def load(hashes: Sequence[str]) -> dict[str, Row | UnreadableRow]:
+        found, now = await store.load(hashes), clock.now()
+        read = {row.session_hash: rows.read(row, lambda row: _found(row, now, policy())) for row in found}
+        return {session_hash: row for session_hash, row in read.items() if row is not None}
 
     return load
 
@@ -377,14 +381,14 @@ def _timestamp(time: datetime) -> Timestamp:
 
 
 def _place_of(last: SessionRow) -> str:
-    return f"{last.create_time.isoformat()} {last.session_hash}"
+    return f"{micros(last.create_time).value} {last.session_hash}"
 
 
-def _place(token: str) -> tuple[datetime, str] | None:
+def _place(token: str) -> tuple[Micros, str] | None:
     if not token:
         return None
     try:
         create_time, session_hash = token.split(" ", 1)
-        return datetime.fromisoformat(create_time), session_hash
+        return micros_from(create_time), session_hash
     except ValueError:
         raise InvalidRequest({"page_token": "must be the next_page_token of a page of the same listing"}) from None

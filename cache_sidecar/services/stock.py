@@ -7,10 +7,11 @@ from zlib import crc32
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cache_sidecar.services import rows
 from cache_sidecar.services.freshness import metadata_of_all
 from cache_sidecar.store.inventory import InventoryRow, InventoryStore
 from cache_sidecar.store.pool import Changed, Written
-from cache_sidecar.tiers.ports import Load, Row
+from cache_sidecar.tiers.ports import Load, Row, UnreadableRow
 from cache_sidecar.tiers.stock import Part, Stock, Total, version_of
 from cache_sidecar.v1.cache_pb2 import CacheMetadata
 from cache_sidecar.v1.inventory_pb2 import Inventory
@@ -23,8 +24,8 @@ _MICROSECOND = timedelta(microseconds=1)
 def loader(store: InventoryStore) -> Load:
     """Returns what the dataset loads rows of the inventory with."""
 
-    async def load(ids: Sequence[str]) -> dict[str, Row]:
-        return {row.id: Row(row.version, part(row).stock.pack()) for row in await store.load(ids)}
+    async def load(ids: Sequence[str]) -> dict[str, Row | UnreadableRow]:
+        return {row.id: rows.read(row, _found) for row in await store.load(ids)}
 
     return load
 
@@ -32,10 +33,14 @@ def loader(store: InventoryStore) -> Load:
 def whole_loader(store: InventoryStore) -> Load:
     """Returns what all rows of products are loaded with, by one statement."""
 
-    async def load(product_ids: Sequence[str]) -> dict[str, Row]:
-        return {row.id: Row(row.version, part(row).stock.pack()) for row in await store.load_whole(product_ids)}
+    async def load(product_ids: Sequence[str]) -> dict[str, Row | UnreadableRow]:
+        return {row.id: rows.read(row, _found) for row in await store.load_whole(product_ids)}
 
     return load
+
+
+def _found(row: InventoryRow) -> Row:
+    return Row(row.version, part(row).stock.pack())
 
 
 def part(row: InventoryRow) -> Part:

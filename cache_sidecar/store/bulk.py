@@ -9,9 +9,16 @@ import psycopg
 from psycopg import sql
 
 from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
+from cache_sidecar.store.connection import Connection
 
 # Seconds.
 _CONNECT_TIMEOUT = 10
+# What PostgreSQL says of a value, of a constraint, or by a shop's own trigger.
+_OF_A_ROW = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.RaiseException)
+
+
+class RowsRefused(InputError):
+    """PostgreSQL refuses something in one of several rows."""
 
 
 class Bulk:
@@ -25,13 +32,12 @@ class Bulk:
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._connection: psycopg.AsyncConnection[Any]
+        self._connection: Connection
 
     async def __aenter__(self) -> Self:
         with _failures():
-            self._connection = await psycopg.AsyncConnection.connect(
+            self._connection = await Connection.connect(
                 self._dsn,
-                autocommit=True,
                 connect_timeout=_CONNECT_TIMEOUT,
                 application_name="cache_sidecar import",
                 # Poolers that hand out another connection for each transaction know nothing of prepared statements.
@@ -53,10 +59,11 @@ class Bulk:
         """Writes rows in one transaction, and returns how many are new or changed by it; no key may be there twice.
 
         Columns that are not given keep their value, or get their default in a new row. A row that is the same already is
-        not written, so it makes no change event. Raises ServerUnreachable, or InputError for what PostgreSQL refuses.
+        not written, so it makes no change event. Raises ServerUnreachable, RowsRefused when one of the rows cannot be written,
+        or InputError for what PostgreSQL refuses of all of them.
         """
         with _failures():
-            async with self._connection.transaction():
+            async with self._connection.begin():
                 await self._connection.execute(self._incoming(columns))
                 names = sql.SQL(", ").join(map(sql.Identifier, columns))
                 async with self._connection.cursor() as cursor:
@@ -178,6 +185,8 @@ def _failures() -> Iterator[None]:
         raise SettingsError("the database has no schema cache_sidecar yet: run `cache-sidecar migrate` first") from None
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise ServerUnreachable(f"PostgreSQL cannot be used: {_first_line(error)}") from None
+    except _OF_A_ROW as error:
+        raise RowsRefused(f"PostgreSQL refused the rows: {_first_line(error)}") from None
     except psycopg.Error as error:
         raise InputError(f"PostgreSQL refused the rows: {_first_line(error)}") from None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg.types.json import Jsonb
 
@@ -10,6 +10,7 @@ from cache_sidecar.store import pages
 from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
 from cache_sidecar.store.requests import RequestKey, remembered
+from cache_sidecar.store.values import Micros, Unreadable, checked, micros
 
 
 class Item(NamedTuple):
@@ -34,6 +35,8 @@ class CartRow(NamedTuple):
 
 
 Change = Callable[[CartRow], Sequence[Item]]
+_TYPES = (str, int, int, int, str, dict)
+"Of an item's fields."
 
 _COLUMNS = ", ".join(CartRow._fields)
 _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.carts"
@@ -62,14 +65,15 @@ class CartStore:
         return list(map(_row, await self._database.fetch(f"{_SELECT} WHERE user_id = ANY(%s)", [list(user_ids)])))
 
     async def idle(
-        self, seconds: float, *, before: datetime | None, after: tuple[datetime, str] | None, limit: int, max_bytes: int
-    ) -> tuple[datetime, Page[CartRow]]:
+        self, seconds: float, *, before: Micros | None, after: tuple[Micros, str] | None, limit: int, max_bytes: int
+    ) -> tuple[Micros, Page[CartRow]]:
         """Returns the next carts with lines that were last changed so long ago, the longest unchanged first; see `pages.fetch`.
 
         `before` is the moment that the first page returned, and `after` what the last cart of the page before says.
         """
         if before is None:
-            ((before,),) = await self._database.fetch("SELECT now() - make_interval(secs => %s)", [seconds])
+            ((moment,),) = await self._database.fetch("SELECT now() - make_interval(secs => %s)", [seconds])
+            before = micros(moment)
         further = "AND (update_time, user_id) > (%s, %s)" if after else ""
         query = f"{_SELECT} WHERE items <> '[]' AND update_time <= %s {further} ORDER BY update_time, user_id LIMIT %s"
         parameters = [before, *(after or ()), limit]
@@ -87,7 +91,7 @@ class CartStore:
         """
         cursor = await connection.execute(_NOW, [user_id])
         now, *found = await cursor.fetchone() or ()
-        current = _row(found) if found[0] is not None else CartRow(user_id)
+        current = checked(_row(found), "cart", user_id) if found[0] is not None else CartRow(user_id)
         items = change(current)
         if items == current.items:
             return None
@@ -109,7 +113,7 @@ class CartStore:
         while True:
             cursor = await connection.execute(_LOCK, [user_id])
             found = await cursor.fetchone()
-            current = _row(found) if found else CartRow(user_id)
+            current = checked(_row(found), "cart", user_id) if found else CartRow(user_id)
             items = change(current)
             if items == current.items:
                 return current
@@ -127,6 +131,27 @@ class CartStore:
         )
 
 
-def _row(found: Sequence[object]) -> CartRow:
+def _row(found: Sequence[Any]) -> CartRow:
     user_id, items, *rest = found
-    return CartRow(user_id, tuple(Item(**item) for item in items), *rest)  # type: ignore[arg-type,attr-defined]
+    return CartRow(user_id, _items(items), *rest)
+
+
+def _items(lines: Any) -> Any:
+    """Returns the lines, or Unreadable when somebody wrote something else into the column."""
+    if isinstance(lines, Unreadable):
+        return lines
+    try:
+        items = tuple(Item(**line) for line in lines)
+    except TypeError:
+        return Unreadable("lines of a cart that lack a field, or have others")
+    return items if all(map(_is_item, items)) else Unreadable("lines of a cart with values of another type or size")
+
+
+def _is_item(item: Item) -> bool:
+    return (
+        tuple(map(type, item)) == _TYPES
+        and abs(item.quantity) < 2**31
+        and abs(item.price_units) < 2**63
+        and abs(item.price_nanos) < 2**31
+        and all(type(value) is str for value in item.options.values())
+    )

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from cache_sidecar.errors import SidecarError
+from cache_sidecar.store.connection import Connection
 
 # Seconds between two signs of life, between two attempts to lead, and without a sign after which a leader is given up.
 BEAT = 0.5
@@ -65,11 +66,9 @@ class Leadership:
         finally:
             await _close(connection)
 
-    async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
+    async def _connected(self) -> Connection:
         with _lost():
-            connection = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, connect_timeout=2, application_name="cache_sidecar_relay", **_TCP
-            )
+            connection = await Connection.connect(self._dsn, connect_timeout=2, application_name="cache_sidecar_relay", **_TCP)
         try:
             with _lost():
                 await connection.execute("LISTEN cache_sidecar_outbox")
@@ -78,7 +77,7 @@ class Leadership:
             raise
         return connection
 
-    async def _elected(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    async def _elected(self, connection: Connection) -> None:
         while True:
             cursor = await connection.execute(_TRY, [self._region])
             if await cursor.fetchone() == (True,):
@@ -90,7 +89,7 @@ class Leadership:
 class Term:
     """The time for which a relay leads. Methods raise LeadershipLost once that is over."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def wait(self, seconds: float) -> None:
@@ -127,6 +126,6 @@ def _lost() -> Iterator[None]:
         raise LeadershipLost(f"PostgreSQL: {str(error).strip() or type(error).__name__}") from error
 
 
-async def _close(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+async def _close(connection: Connection) -> None:
     with contextlib.suppress(psycopg.Error, OSError):
         await connection.close()

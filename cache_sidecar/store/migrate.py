@@ -5,11 +5,12 @@ Those in `migrations/shared` come first, once per database: roles that are the s
 
 import hashlib
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 
 from cache_sidecar.errors import InputError, ServerUnreachable
+from cache_sidecar.store.connection import Connection
 from cache_sidecar.store.pool import check_dsn
 
 SHARED = "shared"
@@ -45,28 +46,50 @@ def migrations(role: str) -> list[Migration]:
     return [Migration(file.name.removesuffix(".sql"), file.read_text()) for file in files]
 
 
-async def migrate(dsn: str, role: str) -> list[str]:
-    """Applies what is missing of the shared migrations and of a role's, all or nothing, and returns its names.
+async def migrate(dsn: str, *roles: str) -> list[str]:
+    """Applies what is missing of the shared migrations and of the roles', and returns its names.
 
-    Raises ServerUnreachable, or InputError when the database was migrated by another version of the same files, or refuses.
+    All of it is one transaction: what fails leaves the database as it was, without the schema if it had none. Raises
+    ServerUnreachable, or InputError when the database was migrated by another version of the same files, or refuses.
     """
     check_dsn(dsn)
+    names = ", ".join(roles)
     try:
-        connection = await psycopg.AsyncConnection.connect(dsn, connect_timeout=10)
+        connection = await Connection.connect(dsn, connect_timeout=10, prepare_threshold=None)
     except psycopg.OperationalError as error:
-        raise ServerUnreachable(f"PostgreSQL ({role}) cannot be reached: {_first_line(error)}") from None
+        raise ServerUnreachable(f"PostgreSQL ({names}) cannot be reached: {_first_line(error)}") from None
+    except psycopg.Error as error:
+        raise InputError(f"the database ({names}) cannot be used: {_first_line(error)}") from None
     async with connection:
         try:
-            await connection.execute(_LOCK)
-            await connection.execute(_LEDGER)
-            return [*await _apply(connection, SHARED), *await _apply(connection, role)]
+            await _check_encoding(connection, names)
+            async with connection.begin():
+                await connection.execute(_LOCK)
+                await connection.script(_LEDGER)
+                return [name for role in (SHARED, *roles) for name in await _apply(connection, role)]
         except psycopg.errors.InsufficientPrivilege as error:
             raise InputError(f"the database user may not migrate: {_first_line(error)}") from None
         except psycopg.OperationalError as error:
-            raise ServerUnreachable(f"PostgreSQL ({role}) went away while migrating: {_first_line(error)}") from None
+            raise ServerUnreachable(
+                f"PostgreSQL ({names}) went away while migrating: {_first_line(error)}; run it again for what is missing"
+            ) from None
+        except psycopg.Error as error:
+            raise InputError(
+                f"the database ({names}) cannot be migrated, and is left as it was: {_first_line(error)}"
+            ) from None
 
 
-async def _apply(connection: psycopg.AsyncConnection[tuple[Any, ...]], role: str) -> list[str]:
+async def _check_encoding(connection: Connection, names: str) -> None:
+    cursor = await connection.execute("SELECT current_setting('server_encoding'), current_database()")
+    encoding, database = await cursor.fetchone() or ("", "")
+    if encoding != "UTF8":
+        raise InputError(
+            f"the database {database!r} ({names}) has the encoding {encoding}, which lacks characters that shops use: "
+            "make one with ENCODING 'UTF8' TEMPLATE template0; nothing was changed"
+        )
+
+
+async def _apply(connection: Connection, role: str) -> list[str]:
     cursor = await connection.execute("SELECT name, digest FROM cache_sidecar.migrations WHERE role = %s", [role])
     applied: dict[str, str] = dict(await cursor.fetchall())
     names = []
@@ -87,9 +110,9 @@ async def _apply(connection: psycopg.AsyncConnection[tuple[Any, ...]], role: str
     return names
 
 
-async def _run(connection: psycopg.AsyncConnection[tuple[Any, ...]], migration: Migration) -> None:
+async def _run(connection: Connection, migration: Migration) -> None:
     try:
-        await connection.execute(migration.sql)
+        await connection.script(migration.sql)
     except (psycopg.errors.InsufficientPrivilege, psycopg.OperationalError):
         raise
     except psycopg.Error as error:

@@ -1,24 +1,32 @@
-"""A bounded pool of connections to one PostgreSQL, whose failures are TierFailed."""
+"""A bounded pool of connections to one PostgreSQL, whose failures are TierFailed.
+
+Its callers connect: with a server that is away, nothing goes on behind them, nothing piles up, and each is told in the server's
+own words. So there is nothing that an outage, however long, could fill or end for good.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+import random
+import select
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
+from cache_sidecar import telemetry
+from cache_sidecar.background import ended
 from cache_sidecar.errors import Failure, Operation, ReadOnly, RequestError, SettingsError, Tier, TierFailed
 from cache_sidecar.store import requests
+from cache_sidecar.store.connection import Connection
 from cache_sidecar.store.requests import FirstReply, RequestKey
 
+__all__ = ["AtOnce", "Changed", "Connection", "Database", "Guard", "Work", "Written", "check_dsn"]
+
 T = TypeVar("T")
-Connection = AsyncConnection[TupleRow]
-# Callers that may wait for a connection, per connection.
-WAITING_PER_CONNECTION = 64
 # What PostgreSQL says of work that the rows, as they are now, do not allow: a constraint, a value, or a function of ours.
 _NOT_NOW = (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.RaiseException)
 # What psycopg raises when the server or the way to it is gone, rather than the statement being wrong.
@@ -28,12 +36,30 @@ _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailu
 # What PostgreSQL says of a view that it cannot write through, in any language; and where it does: the code says too little.
 _NOT_UPDATABLE = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.FeatureNotSupported)
 _VIEWS = {"rewriteHandler.c", "execMain.c"}
-# Seconds after which a connection that was not needed is closed.
+# What a session remembers that is no longer true: plans and types of before a table was replaced, prepared statements that a
+# pooler keeps on another connection, that the server is a primary, a transaction that was left behind. All of it the server
+# says of a statement, so nothing was committed.
+_OUTDATED = (
+    psycopg.errors.DatatypeMismatch,
+    psycopg.errors.DuplicatePreparedStatement,
+    psycopg.errors.InFailedSqlTransaction,
+    psycopg.errors.InternalError_,  # "cache lookup failed", "could not open relation with OID"
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+# "cached plan must not change result type"; "attribute 3 of type has been dropped".
+_OUTDATED_IN = {"plancache.c", "execExprInterp.c"}
+_UNPREPARED = (psycopg.errors.DuplicatePreparedStatement, psycopg.errors.InvalidSqlStatementName)
+# Seconds after which a connection that was not needed is closed, all but one.
 IDLE = 10.0
+# Seconds after which a connection is replaced; spread, so that those opened together are not all replaced together.
+LIFETIME = 3600.0
 # Seconds that the server gets to end a statement whose caller left.
 _GRACE = 1.0
-# Seconds between two looks, of a caller who waits for a connection, whether the server accepts any.
-_LOOK = 0.05
+# Seconds in which a statement that PostgreSQL refuses is logged once, statements remembered for that, and how much of one.
+_SAID_FOR = 60.0
+_SAID = 100
+_SHOWN = 300
 
 
 class Changed(NamedTuple):
@@ -81,50 +107,56 @@ class Guard(Protocol):
         ...
 
 
+class _Free(NamedTuple):
+    """A connection that nobody uses."""
+
+    connection: Connection
+    since: float
+    "In the event loop's time, as all times here."
+    until: float
+    "When it is to be replaced."
+    generation: int
+
+
 class Database:
     """One PostgreSQL."""
 
     def __init__(self, dsn: str, *, size: int, timeout: float, prepare: bool, guard: Guard) -> None:
+        """`guard` bounds who waits for one of the `size` connections, and for how long."""
         if size < 1 or timeout <= 0:
             raise ValueError("size and timeout must be positive")
         check_dsn(dsn)
+        self._dsn = dsn
         self._guard = guard
-        self._timeout = timeout
-        self._refusals = 0
-        "Attempts to connect that failed."
+        self._options: dict[str, Any] = {
+            "prepare_threshold": 5 if prepare else None,
+            "application_name": "cache_sidecar",
+            "connect_timeout": max(2, int(timeout)),
+        }
         self._running: set[asyncio.Task[Any]] = set()
-        self._pool = AsyncConnectionPool(
-            dsn,
-            min_size=1,
-            max_size=size,
-            max_waiting=size * WAITING_PER_CONNECTION,
-            timeout=timeout,
-            # What a burst opened is closed again, one at a time.
-            max_idle=IDLE,
-            # Connections are not checked when taken: with dead ones that takes minutes. `_use` checks them all at once.
-            check=None,
-            # Nobody but callers makes the pool try again: one connection at a time, as often as the guard lets them through.
-            reconnect_timeout=0.0,
-            connection_class=_telling(self._refused),
-            open=False,
-            name="cache_sidecar",
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": 5 if prepare else None,
-                "application_name": "cache_sidecar",
-                "connect_timeout": max(2, int(timeout)),
-            },
-        )
+        self._slots = asyncio.Semaphore(size)
+        self._free: deque[_Free] = deque()
+        "The longest unused first."
+        self._generation = 0
+        "Connections of an earlier one are not used again."
+        self._is_open = False
+        self._sweeping: asyncio.Task[None] | None = None
+        self._said: dict[str, float] = {}
+        "When what PostgreSQL refuses was logged, by error and statement."
 
     async def open(self) -> None:
-        """Starts connecting; returns at once, whether or not the server answers."""
-        await self._pool.open()
+        """Lets work in, whether or not the server answers: it is connected to when it is needed."""
+        self._is_open = True
 
     async def close(self) -> None:
         """Closes all connections, in use or not."""
+        self._is_open = False
         for task in self._running:
             task.cancel()
-        await self._pool.close()
+        if self._sweeping is not None:
+            await ended(self._sweeping)
+        while self._free:
+            await self._free.pop().connection.close()
         if self._running:
             await asyncio.wait(self._running, timeout=_GRACE * 2)
 
@@ -133,14 +165,24 @@ class Database:
 
         async def read(connection: Connection) -> list[TupleRow]:
             # `query` is one of the store's own constants; values travel as parameters.
-            cursor = await connection.execute(query, parameters)
-            return await cursor.fetchall()
+            async with connection.each():
+                cursor = await connection.execute(query, parameters)
+                return await cursor.fetchall()
 
         async def attempt() -> list[TupleRow]:
             with _failures():
                 return await self._with_connection(read)
 
         return await self._guard.run(attempt, Operation.READ)
+
+    async def ping(self) -> None:
+        """Returns when the server answers. Raises TierFailed; past the guard, which asks for it."""
+
+        async def nothing(connection: Connection) -> None:
+            await connection.execute("SELECT")
+
+        with _failures():
+            await self._with_connection(nothing)
 
     async def write(self, key: RequestKey | None, work: Work, at_once: AtOnce | None = None) -> Written:
         """Runs `work` in a transaction with the ledger's row, and returns what it wrote, once it is committed.
@@ -180,36 +222,107 @@ class Database:
             raise
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        connection, is_dead = await self._taken(), False
-        try:
-            async with connection:
-                return await work(connection)
-        except psycopg.errors.ReadOnlySqlTransaction:
-            # It was a primary when it was connected to; of several hosts in the DSN another one may be it by now.
-            await self._pool.drain()
-            raise
-        except psycopg.Error:
-            is_dead = connection.closed
-            raise
-        finally:
-            await self._pool.putconn(connection)
-            if is_dead:
-                # Others are likely to be dead, too: found out here, for all callers, and not by one of them each.
-                await self._pool.check()
-
-    async def _taken(self) -> Connection:
-        """Waits for a connection, unless the server accepts none."""
-        loop = asyncio.get_running_loop()
-        until, refusals = loop.time() + self._timeout, self._refusals
-        while True:
-            try:
-                return await self._pool.getconn(timeout=_LOOK)
-            except PoolTimeout:
-                if self._refusals > refusals or loop.time() >= until:
+        async with self._slots:
+            async with self._connection() as (taken, is_new):
+                try:
+                    return await work(taken.connection)
+                except psycopg.Error as error:
+                    if not self._is_outdated(error, taken, is_new=is_new):
+                        self._refused(error, taken.connection)
+                        raise
+            # What that session remembers holds no longer, and nothing was committed: once more, on one that is newer.
+            async with self._connection() as (taken, _):
+                try:
+                    return await work(taken.connection)
+                except psycopg.Error as error:
+                    self._refused(error, taken.connection)
                     raise
 
-    def _refused(self) -> None:
-        self._refusals += 1
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[tuple[_Free, bool]]:
+        """A connection, and whether it is a new one."""
+        if not self._is_open:
+            raise TierFailed(Tier.STORE, Failure.UNREACHABLE, "the sidecar is stopping")
+        now, generation = asyncio.get_running_loop().time(), self._generation
+        taken = await self._taken(now)
+        is_new = taken is None
+        if taken is None:
+            connection = await Connection.connect(self._dsn, **self._options)
+            until = now + LIFETIME * random.uniform(0.9, 1.0)  # noqa: S311  # nobody gains by guessing it
+            taken = _Free(connection, now, until, generation)
+        try:
+            yield taken, is_new
+        finally:
+            await self._given_back(taken)
+
+    async def _taken(self, now: float) -> _Free | None:
+        """Takes one that is free and alive, if there is any: the one used last."""
+        while self._free:
+            free = self._free.pop()
+            # A server that ended it while nobody looked has said so: after a restart no work meets a dead connection.
+            if free.generation == self._generation and now < free.until and not _has_news(free.connection):
+                return free
+            await free.connection.close()
+        return None
+
+    async def _given_back(self, used: _Free) -> None:
+        loop = asyncio.get_running_loop()
+        is_idle = used.connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if not (is_idle and self._is_open and used.generation == self._generation):
+            await used.connection.close()
+            return
+        self._free.append(used._replace(since=loop.time()))
+        if len(self._free) > 1 and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = loop.create_task(self._close_unused())
+
+    async def _close_unused(self) -> None:
+        """Closes what a burst opened, and nobody used since; one connection is always kept."""
+        loop = asyncio.get_running_loop()
+        while len(self._free) > 1:
+            if (left := self._free[0].since + IDLE - loop.time()) > 0:
+                await asyncio.sleep(left)
+            else:
+                await self._free.popleft().connection.close()
+
+    def _is_outdated(self, error: psycopg.Error, used: _Free, *, is_new: bool) -> bool:
+        """Whether work that failed so may succeed on a newer connection; then none of the present ones is used again."""
+        if not isinstance(error, _OUTDATED) and error.diag.source_file not in _OUTDATED_IN:
+            return False
+        if used.generation != self._generation:
+            return True  # another's work found it out
+        # Of several hosts in the DSN another one may be the primary by now, so that is always looked for. Anything else that a
+        # new connection was told too is no fault of the old ones: they would be replaced for every call.
+        was_refused = self._was_refused(error, used.connection)
+        if not isinstance(error, psycopg.errors.ReadOnlySqlTransaction) and (is_new or was_refused):
+            return False
+        if used.connection.is_pooled and isinstance(error, _UNPREPARED):
+            self._options["prepare_threshold"] = None  # a pooler that does not know of prepared statements
+        self._generation += 1
+        if not was_refused:
+            telemetry.log.warning(
+                "statements are run on new connections from now on: what the old ones remember holds no longer",
+                statement=_shown(used.connection.statement),
+                error=_words(error),
+            )
+        return not is_new
+
+    def _refused(self, error: psycopg.Error, connection: Connection) -> None:
+        """Logs what PostgreSQL says of a statement that it refuses; once a minute, as it is refused to every caller."""
+        if _failure_of(error) is not Failure.REFUSED or isinstance(error, psycopg.errors.UniqueViolation) or _is_view(error):
+            return
+        if not self._was_refused(error, connection):
+            telemetry.log.error("PostgreSQL refuses a statement", statement=_shown(connection.statement), error=_words(error))
+        if len(self._said) >= _SAID:
+            self._said.clear()
+        self._said.setdefault(_key(error, connection), asyncio.get_running_loop().time())
+
+    def _was_refused(self, error: psycopg.Error, connection: Connection) -> bool:
+        key = _key(error, connection)
+        said_at = self._said.get(key)
+        if said_at is not None and said_at + _SAID_FOR <= asyncio.get_running_loop().time():
+            del self._said[key]
+            return False
+        return said_at is not None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
@@ -217,27 +330,38 @@ class Database:
             task.exception()  # of one whose caller left, nobody wants to know
 
 
-def _telling(refused: Callable[[], None]) -> type[Connection]:
-    """Returns a class that tells of every attempt to connect that failed."""
+def _has_news(connection: Connection) -> bool:
+    """Whether the server said something unasked: mostly, that it ends the connection."""
+    if connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
 
-    class Telling(AsyncConnection[TupleRow]):
-        @classmethod
-        async def connect(cls, conninfo: str = "", **options: Any) -> Any:
-            try:
-                return await super().connect(conninfo, **options)
-            except psycopg.Error:
-                refused()
-                raise
 
-    return Telling
+def _key(error: psycopg.Error, connection: Connection) -> str:
+    return f"{error.sqlstate} {connection.statement}"
+
+
+def _shown(statement: str) -> str:
+    return " ".join(statement.split())[:_SHOWN]
+
+
+def _words(error: psycopg.Error) -> str:
+    """Returns what PostgreSQL says, unless it quotes values: those are customers'."""
+    name = type(error).__name__
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.RaiseException):
+        return name
+    return f"{name}: {error.diag.message_primary or (str(error).splitlines() or [''])[0]}"
 
 
 async def _write(connection: Connection, key: RequestKey | None, work: Work, at_once: AtOnce | None) -> Written:
     if key is not None and at_once is not None:
-        written = await at_once(connection, key)
+        async with connection.each():
+            written = await at_once(connection, key)
         if written is not None:
             return written
-    async with connection.transaction():
+    async with connection.begin():
         written = await work(connection)
         if key is not None:
             versions = {change.id: change.version for change in written.changes}
@@ -246,7 +370,10 @@ async def _write(connection: Connection, key: RequestKey | None, work: Work, at_
 
 
 async def _first_reply(connection: Connection, key: RequestKey | None) -> FirstReply | None:
-    return await requests.first_reply(connection, key) if key is not None else None
+    if key is None:
+        return None
+    async with connection.each():
+        return await requests.first_reply(connection, key)
 
 
 @contextmanager
@@ -254,27 +381,24 @@ def _failures() -> Iterator[None]:
     """Turns what psycopg raises for a server that is gone, slow or busy into TierFailed."""
     try:
         yield
-    except TooManyRequests as error:
-        raise TierFailed(Tier.STORE, Failure.BUSY, str(error)) from error
-    except _CONFLICTS as error:
-        raise TierFailed(Tier.STORE, Failure.CONFLICT, str(error)) from error
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
-        raise TierFailed(Tier.STORE, Failure.TIMEOUT, str(error)) from error
-    except (PoolTimeout, PoolClosed) as error:
-        raise TierFailed(Tier.STORE, Failure.UNREACHABLE, str(error)) from error
     except psycopg.Error as error:
-        if error.diag.source_file in _VIEWS and isinstance(error, _NOT_UPDATABLE):
+        if _is_view(error):
             raise ReadOnly(str(error).splitlines()[0]) from error
-        failure = Failure.UNREACHABLE if _is_connection_lost(error) else Failure.REFUSED
-        raise TierFailed(Tier.STORE, failure, str(error)) from error
+        raise TierFailed(Tier.STORE, _failure_of(error), str(error)) from error
 
 
-def _is_connection_lost(error: psycopg.Error) -> bool:
-    """Whether it is the connection that broke, and not the statement."""
-    if isinstance(error, PoolTimeout | PoolClosed | TooManyRequests) or not isinstance(error, _GONE):
-        return False
+def _failure_of(error: psycopg.Error) -> Failure:
+    if isinstance(error, _CONFLICTS):
+        return Failure.CONFLICT
+    if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
+        return Failure.TIMEOUT
     # An error that the server tells has a code: 08 is a connection, 57P a server that stops or starts.
-    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+    is_gone = isinstance(error, _GONE) and (error.sqlstate is None or error.sqlstate.startswith(("08", "57P")))
+    return Failure.UNREACHABLE if is_gone else Failure.REFUSED
+
+
+def _is_view(error: psycopg.Error) -> bool:
+    return isinstance(error, _NOT_UPDATABLE) and error.diag.source_file in _VIEWS
 
 
 def check_dsn(dsn: str) -> None:

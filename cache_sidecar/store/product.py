@@ -11,6 +11,7 @@ from cache_sidecar.errors import AlreadyExists, NotFound
 from cache_sidecar.store import pages
 from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
+from cache_sidecar.store.values import checked
 
 
 class ProductRow(NamedTuple):
@@ -99,7 +100,7 @@ class ProductStore:
         row = await cursor.fetchone()
         if row is None:
             raise NotFound("product", product_id)
-        return ProductRow(*row)
+        return checked(ProductRow(*row), "product", product_id)
 
 
 def _values(row: ProductRow) -> list[object]:

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-
 from cache_sidecar.errors import RequestIdReused
+from cache_sidecar.store.connection import Connection
 
 
 class RequestKey(NamedTuple):
@@ -28,7 +26,7 @@ class FirstReply(NamedTuple):
     "The ids it changed, each with the version that made."
 
 
-async def first_reply(connection: AsyncConnection[TupleRow], key: RequestKey) -> FirstReply | None:
+async def first_reply(connection: Connection, key: RequestKey) -> FirstReply | None:
     """Returns what the request led to before, or None. Raises RequestIdReused when it was another request."""
     cursor = await connection.execute(
         """SELECT method, fingerprint, reply, ids, versions FROM cache_sidecar.requests
@@ -44,7 +42,7 @@ async def first_reply(connection: AsyncConnection[TupleRow], key: RequestKey) ->
     return FirstReply(reply, dict(zip(ids, versions, strict=True)))
 
 
-async def remember(connection: AsyncConnection[TupleRow], key: RequestKey, first: FirstReply) -> None:
+async def remember(connection: Connection, key: RequestKey, first: FirstReply) -> None:
     """Writes the reply, in the transaction that does the work. Raises UniqueViolation when the request was done before."""
     await connection.execute(
         """INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
@@ -67,7 +65,7 @@ def remembered(write: str) -> str:
         SELECT version FROM written"""
 
 
-async def locked_reply(connection: AsyncConnection[TupleRow], key: RequestKey) -> bytes:
+async def locked_reply(connection: Connection, key: RequestKey) -> bytes:
     """Returns a reply that is in the ledger, and locks it until the end of the transaction."""
     cursor = await connection.execute(
         "SELECT reply FROM cache_sidecar.requests WHERE scope = %s AND request_id = %s FOR UPDATE", [key.scope, key.request_id]
@@ -77,7 +75,7 @@ async def locked_reply(connection: AsyncConnection[TupleRow], key: RequestKey) -
     return bytes(row[0])
 
 
-async def replace(connection: AsyncConnection[TupleRow], key: RequestKey, first: FirstReply) -> None:
+async def replace(connection: Connection, key: RequestKey, first: FirstReply) -> None:
     """Writes another reply over one that is in the ledger: for replies that must not be given twice."""
     await connection.execute(
         "UPDATE cache_sidecar.requests SET reply = %s, ids = %s, versions = %s WHERE scope = %s AND request_id = %s",

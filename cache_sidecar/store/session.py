@@ -10,6 +10,7 @@ from cache_sidecar.errors import Failure, NotFound, Tier, TierFailed
 from cache_sidecar.store import pages
 from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database
+from cache_sidecar.store.values import Micros, checked
 
 # Rows that one statement purges.
 PURGE = 1000
@@ -33,7 +34,8 @@ class SessionRow(NamedTuple):
 
     def is_over(self, now: datetime, unused: timedelta) -> bool:
         """Whether it is certainly over: ended, or nothing was heard of a use for so long."""
-        return self.delete_time is not None or now >= min(self.use_time + unused, self.end_time)
+        # A use may be written as late as time goes: nothing is added to it.
+        return self.delete_time is not None or now - self.use_time >= unused or now >= self.end_time
 
 
 _COLUMNS = ", ".join(SessionRow._fields)
@@ -86,7 +88,7 @@ class SessionStore:
         *,
         now: datetime,
         unused: timedelta,
-        after: tuple[datetime, str] | None,
+        after: tuple[Micros, str] | None,
         limit: int,
         max_bytes: int,
     ) -> Page[SessionRow]:
@@ -195,7 +197,7 @@ class SessionStore:
         row = await cursor.fetchone()
         if row is None:
             raise not_found(session_hash)
-        return SessionRow(*row)
+        return checked(SessionRow(*row), "session", not_found(session_hash).id)
 
 
 def not_found(session_hash: str) -> NotFound:

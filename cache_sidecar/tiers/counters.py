@@ -12,6 +12,7 @@ class TierCounters:
     misses: int = 0
     fills: int = 0
     errors: int = 0
+    unreadable: int = 0
 
 
 class TierStats(NamedTuple):

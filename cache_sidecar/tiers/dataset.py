@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import DeadlineExceeded, Operation, Overloaded, RequestError, TierFailed
+from cache_sidecar.errors import DataLoss, DeadlineExceeded, Operation, Overloaded, RequestError, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.counters import TierStats
@@ -31,7 +31,7 @@ from cache_sidecar.tiers.failure import Action, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.loader import MAX_BATCH, MAX_WAITING, NOTHING, STORE_BATCHES, Loader
-from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Row, Source
+from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Row, Source, UnreadableRow
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
 from cache_sidecar.tiers.sampler import Sample, Sampler
 from cache_sidecar.tiers.shadow import Same
@@ -104,11 +104,17 @@ class Dataset(Loader):
         return record, max(0.0, now - record.read_at)
 
     async def get(self, id: str, wanted: Freshness = ANY) -> Answer:
-        """Returns what there is of an id. Raises TierFailed when no tier can tell, Overloaded when too many ids wait."""
-        return self._from_l1(id, wanted) or (await self._read_on([id], wanted))[id]
+        """Returns what there is of an id.
+
+        Raises TierFailed when no tier can tell, Overloaded when too many ids wait, DataLoss for a row that cannot be read.
+        """
+        answer = self._from_l1(id, wanted) or (await self._read_on([id], wanted)).get(id)
+        if answer is None:
+            raise DataLoss(self.name, id)
+        return answer
 
     async def get_many(self, ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Answer]:
-        """Returns what there is of each id; errors as of `get`."""
+        """Returns what there is of each id, and leaves out those whose rows cannot be read; other errors as of `get`."""
         answers: dict[str, Answer] = {}
         missed = []
         for id in dict.fromkeys(ids):
@@ -212,8 +218,10 @@ class Dataset(Loader):
         self.counters[Source.STORE].hits += len(records)
         return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
 
-    async def read_together(self, load: Callable[[], Awaitable[Mapping[str, Row]]]) -> dict[str, Answer]:
+    async def read_together(self, load: Callable[[], Awaitable[Mapping[str, Row | UnreadableRow]]]) -> dict[str, Answer | None]:
         """Returns what one load of the caller's own finds, all of it as of one moment; errors as of the load.
+
+        None stands for a row that cannot be read.
 
         What Redis holds of that in an older version is replaced behind the reply. What it does not hold it still lacks: without
         a lease, nobody knows whether that is out of date by the time it gets there.
@@ -225,11 +233,16 @@ class Dataset(Loader):
             self.counters[Source.STORE].errors += 1
             raise
         self.counters[Source.STORE].hits += len(rows)
-        records = {id: self._read_record(row, read_at) for id, row in rows.items()}
+        records: dict[str, Record] = {}
+        for id, row in rows.items():
+            if isinstance(row, UnreadableRow):
+                self.note_unreadable(row)
+            else:
+                records[id] = self._read_record(row, read_at)
         unread = set(self.rollout.past(list(records)))
         self._behind.start(self._fill_l2({id: record for id, record in records.items() if id not in unread}, {}))
         now = self._clock.now()
-        return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
+        return dict.fromkeys(rows) | {id: _answer(record, Source.STORE, now) for id, record in records.items()}
 
     async def _would_answer(self, ids: list[str]) -> dict[str, Answer]:
         """Returns what reads are answered with when it is not PostgreSQL alone that answers."""
@@ -401,7 +414,7 @@ class Dataset(Loader):
                 evictions=l1.evictions if source is Source.L1 else 0,
                 loads=loads.get(source, 0),
                 coalesced=coalesced.get(source, 0),
-                unreadable=self._l2_tier.unreadable.get(self.name, 0) if source is Source.L2 else 0,
+                unreadable=self._l2_tier.unreadable.get(self.name, 0) if source is Source.L2 else counters.unreadable,
             )
             for source, counters in self.counters.items()
         }

@@ -24,7 +24,7 @@ from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
-from cache_sidecar.errors import OutOfStock, Overloaded
+from cache_sidecar.errors import DataLoss, OutOfStock, Overloaded
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.ports import Freshness, Source
 from cache_sidecar.tiers.sold_out import SoldOut
@@ -252,6 +252,8 @@ class Gate:
             totals[product_id] = total
             if total.source is not Source.STORE:
                 self._paced.pop(product_id, None)
+        if unreadable := [product_id for product_id in items if product_id not in totals]:
+            raise DataLoss("inventory", unreadable[0])
         return totals
 
     async def _read(self, product_id: str) -> Total:

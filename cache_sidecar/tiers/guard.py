@@ -17,6 +17,8 @@ T = TypeVar("T")
 # Seconds before the second try; twice as long before each further one, half of it by chance (Brooker, Exponential Backoff And
 # Jitter, 2015).
 BACKOFF = 0.02
+# Seconds that the one caller waits whose turn it is to see whether a tier is back.
+PROBED_IN = 0.05
 
 
 class Guard:
@@ -36,10 +38,16 @@ class Guard:
         self._breaker = breaker
         self._inside = 0
         self.errors = 0
+        self.probe: Callable[[], Awaitable[object]] | None = None
+        """Asks the tier for next to nothing. While the breaker is open that is how it is found out whether the tier is back:
+        of one that hangs no caller learns it by waiting himself. Without it, one caller at a time is let through."""
+        self._probing: asyncio.Task[None] | None = None
 
     async def run(self, work: Callable[[], Awaitable[T]], operation: Operation = Operation.READ) -> T:
         """Returns the work's result. Raises TierFailed: what the work raised, or that it may not or could not run."""
         is_trial = self._admit()
+        if is_trial and self.probe is not None:
+            await self._until_probed()
         self._inside += 1
         began = False
         try:
@@ -62,6 +70,28 @@ class Guard:
         if self._breaker is not None:
             self._breaker.succeeded()
         return result
+
+    async def _until_probed(self) -> None:
+        """Returns when the tier is back; raises TierFailed when that is not known in a moment."""
+        assert self._breaker is not None
+        assert self.probe is not None
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.get_running_loop().create_task(self._probed(self.probe, self._breaker))
+        await asyncio.wait({self._probing}, timeout=PROBED_IN)
+        if self._breaker.is_open:
+            self.errors += 1
+            raise TierFailed(self._tier, Failure.UNREACHABLE)
+
+    async def _probed(self, probe: Callable[[], Awaitable[object]], breaker: Breaker) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                await probe()
+        except TimeoutError:
+            breaker.failed(Failure.TIMEOUT)
+        except TierFailed as error:
+            breaker.failed(error.failure)
+        else:
+            breaker.succeeded()
 
     async def _tried(self, work: Callable[[], Awaitable[T]], operation: Operation) -> T:
         tried, pause = 1, BACKOFF

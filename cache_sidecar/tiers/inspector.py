@@ -14,7 +14,7 @@ from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.ports import Load, Row
+from cache_sidecar.tiers.ports import Load, Row, UnreadableRow
 from cache_sidecar.tiers.sampler import Sample
 
 # Seconds between two looks at what was sampled.
@@ -76,6 +76,8 @@ class Inspector:
         now = self._clock.now()
         for sample in samples:
             row = rows.get(sample.id)
+            if isinstance(row, UnreadableRow):
+                continue
             if sample.is_there if row is None else row.version > sample.version:
                 if len(self._doubts) < MAX_DOUBTS:
                     self._doubts.append(_Doubt(now, sample, row))

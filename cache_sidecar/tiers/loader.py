@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import Operation, TierFailed
 from cache_sidecar.policy import DatasetPolicy
@@ -19,7 +20,7 @@ from cache_sidecar.tiers.counters import TierCounters
 from cache_sidecar.tiers.failure import Action, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.leases import Leases
-from cache_sidecar.tiers.ports import ANY, L1, L2, Leased, Load, Record, Row, Source
+from cache_sidecar.tiers.ports import ANY, L1, L2, Leased, Load, Record, Row, Source, UnreadableRow
 from cache_sidecar.tiers.written import Written
 
 # Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
@@ -33,6 +34,8 @@ REFRESH_CLAIM = 3.0
 PROLONG_CLAIM = 10.0
 # Weight of the last load in what a load is expected to take.
 RECENT = 0.2
+# Seconds between two lines in the log on rows that cannot be read.
+SAY_UNREADABLE_EVERY = 60.0
 NOTHING = Leased({}, {})
 
 
@@ -70,6 +73,7 @@ class Loader:
         self._leases = Leases(self._l2.get)
         self._written = Written()
         self._load_seconds = 0.0
+        self._say_unreadable_at = 0.0
         self.counters = {source: TierCounters() for source in Source}
 
     async def _read_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
@@ -116,7 +120,27 @@ class Loader:
             self.counters[Source.STORE].errors += 1
             raise
         self._load_seconds += RECENT * (self._clock.now() - read_at - self._load_seconds)
-        return {id: self._read_record(rows[id], read_at) if id in rows else Record(0, read_at, None) for id in ids}
+        records = {}
+        for id in ids:
+            row = rows.get(id)
+            if isinstance(row, UnreadableRow):
+                # Neither what it is nor that there is none: no cache keeps it, and who asks for it alone is told.
+                self.note_unreadable(row)
+            else:
+                records[id] = Record(0, read_at, None) if row is None else self._read_record(row, read_at)
+        return records
+
+    def note_unreadable(self, row: UnreadableRow) -> None:
+        """Counts a row that cannot be read, and was left out; the first in a minute is logged."""
+        self.counters[Source.STORE].unreadable += 1
+        if self._clock.now() >= self._say_unreadable_at:
+            self._say_unreadable_at = self._clock.now() + SAY_UNREADABLE_EVERY
+            telemetry.log.error(
+                "a row in PostgreSQL cannot be read, and is left out",
+                dataset=self.name,
+                error=row.why,
+                since_start=self.counters[Source.STORE].unreadable,
+            )
 
     def _read_record(self, row: Row, read_at: float) -> Record:
         return Record(row.version, read_at, row.value)

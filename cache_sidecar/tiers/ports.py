@@ -320,7 +320,13 @@ class Row(NamedTuple):
     expiry: Expiry | None = None
 
 
-Load = Callable[[Sequence[str]], Awaitable[Mapping[str, Row]]]
+class UnreadableRow(NamedTuple):
+    """Stands for a row that PostgreSQL holds, with something in it that nobody can be told."""
+
+    why: str
+
+
+Load = Callable[[Sequence[str]], Awaitable[Mapping[str, Row | UnreadableRow]]]
 """Reads ids from PostgreSQL; those without a row are left out. Raises TierFailed."""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, Self
 
-from cache_sidecar.errors import DeadlineExceeded
+from cache_sidecar.errors import DataLoss, DeadlineExceeded
 from cache_sidecar.tiers.batch import Batch
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Load, Source
@@ -141,10 +141,13 @@ class Stocks:
 
     async def get(self, product_id: str, wanted: Freshness = ANY) -> Total:
         """Returns the stock of a product; errors as of `Dataset.get`."""
-        return (await self.get_many([product_id], wanted))[product_id]
+        total = (await self.get_many([product_id], wanted)).get(product_id)
+        if total is None:
+            raise DataLoss("inventory", product_id)
+        return total
 
     async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Total]:
-        """Returns the stock of each product, whole; errors as of `Dataset.get`."""
+        """Returns the stock of each product, whole; none of one with a row that cannot be read. Errors as of `Dataset.get`."""
         firsts = await self._rows.get_many(product_ids, wanted)
         totals: dict[str, Total] = {}
         spread: dict[str, Sequence[str]] = {}
@@ -160,7 +163,7 @@ class Stocks:
         if spread:
             others = await self._rows.get_many([id for ids in spread.values() for id in ids[1:]], wanted) | firsts
             for product_id, ids in spread.items():
-                total = _total([(id, others[id]) for id in ids])
+                total = _total([(id, others[id]) for id in ids]) if all(id in others for id in ids) else None
                 if total is not None and belong_together(total.parts):
                     totals[product_id] = total
                 else:
@@ -175,13 +178,12 @@ class Stocks:
             raise DeadlineExceeded from None
 
     async def _read_whole(self, product_ids: Sequence[str]) -> dict[str, Total]:
-        answers = await self._rows.read_together(partial(self._load_whole, product_ids))
+        rows = await self._rows.read_together(partial(self._load_whole, product_ids))
         totals = {}
         for product_id in product_ids:
-            total = _total([(product_id, answers.get(product_id, _NOTHING))])
+            total = _total([(product_id, rows.get(product_id, _NOTHING))])
             if total is not None and total.parts:
-                ids = self._row_ids(product_id, total.buckets)
-                total = _total([(id, answers[id]) for id in ids if id in answers])
+                total = _total([(id, rows[id]) for id in self._row_ids(product_id, total.buckets) if id in rows])
             if total is not None:
                 totals[product_id] = total
         return totals
@@ -191,13 +193,16 @@ class Stocks:
         await self._whole.close()
 
 
-def _total(answers: Sequence[tuple[str, Answer]]) -> Total | None:
+def _total(rows: Sequence[tuple[str, Answer | None]]) -> Total | None:
     """Returns what rows come to, without those that there are none of; None when one cannot be read."""
-    parts = []
-    for id, answer in answers:
+    parts, answers = [], []
+    for id, answer in rows:
+        if answer is None:
+            return None
+        answers.append(answer)
         if answer.value is not None:
             stock = Stock.unpack(answer.value)
             if stock is None:
                 return None
             parts.append(Part(id, stock, answer.version))
-    return Total(parts, [answer for _, answer in answers])
+    return Total(parts, answers)

@@ -283,7 +283,9 @@ class TierStats(_message.Message):
     errors: _builtins.int
     """Operations that failed."""
     unreadable: _builtins.int
-    """Values that are no records, or of another version, and are taken for nothing (L2 only)."""
+    """L2: values that are no records, or of another version, and are taken for nothing. Store: rows that were left out, as they
+    hold what no message can, counted each time.
+    """
     def __init__(
         self,
         *,

@@ -44,6 +44,9 @@ class CartServiceStub:
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel):
@@ -123,6 +126,9 @@ class CartServiceServicer:
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def GetCart(self, request, context):
@@ -281,6 +287,9 @@ class CartService:
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @staticmethod

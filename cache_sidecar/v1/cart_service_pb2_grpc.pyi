@@ -45,6 +45,9 @@ class CartServiceStub:
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_typing.overload
@@ -103,6 +106,9 @@ class CartServiceAsyncStub(CartServiceStub):
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -157,6 +163,9 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
     REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_abc_1.abstractmethod

@@ -41,6 +41,9 @@ class InventoryServiceStub:
     A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
     shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
     another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     def __init__(self, channel):
@@ -122,6 +125,9 @@ class InventoryServiceServicer:
     A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
     shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
     another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     def GetInventory(self, request, context):
@@ -132,8 +138,9 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetInventory(self, request, context):
-        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
-        FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
+        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`,
+        and those whose rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than
+        fits into a reply: ask for fewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -297,6 +304,9 @@ class InventoryService:
     A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
     shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
     another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     @staticmethod

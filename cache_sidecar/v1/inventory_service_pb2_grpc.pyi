@@ -42,6 +42,9 @@ class InventoryServiceStub:
     A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
     shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
     another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     @_typing.overload
@@ -51,8 +54,9 @@ class InventoryServiceStub:
     GetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.GetInventoryRequest, _inventory_service_pb2.GetInventoryResponse]
     """Returns the stock of one product. NOT_FOUND when the product has none, not even an empty one."""
     BatchGetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchGetInventoryRequest, _inventory_service_pb2.BatchGetInventoryResponse]
-    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
-    FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
+    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`,
+    and those whose rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than
+    fits into a reply: ask for fewer.
     """
     SetInventory: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.SetInventoryRequest, _inventory_service_pb2.SetInventoryResponse]
     """Sets how many pieces can be reserved, whatever it was before; what is reserved stays so. Makes the stock of a product
@@ -111,14 +115,18 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
     shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
     another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.GetInventoryRequest, _inventory_service_pb2.GetInventoryResponse]  # type: ignore[assignment]
     """Returns the stock of one product. NOT_FOUND when the product has none, not even an empty one."""
     BatchGetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchGetInventoryRequest, _inventory_service_pb2.BatchGetInventoryResponse]  # type: ignore[assignment]
-    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
-    FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
+    """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`,
+    and those whose rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than
+    fits into a reply: ask for fewer.
     """
     SetInventory: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.SetInventoryRequest, _inventory_service_pb2.SetInventoryResponse]  # type: ignore[assignment]
     """Sets how many pieces can be reserved, whatever it was before; what is reserved stays so. Makes the stock of a product
@@ -176,6 +184,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
     shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
     another user is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings, batches and watches leave it out.
     """
 
     @_abc_1.abstractmethod
@@ -192,8 +203,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.BatchGetInventoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.BatchGetInventoryResponse, _abc.Awaitable[_inventory_service_pb2.BatchGetInventoryResponse]]:
-        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`.
-        FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than fits into a reply: ask for fewer.
+        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`,
+        and those whose rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than
+        fits into a reply: ask for fewer.
         """
 
     @_abc_1.abstractmethod

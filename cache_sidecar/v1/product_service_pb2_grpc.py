@@ -37,6 +37,9 @@ class ProductServiceStub:
     No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
     accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
     error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     def __init__(self, channel):
@@ -94,6 +97,9 @@ class ProductServiceServicer:
     No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
     accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
     error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     def GetProduct(self, request, context):
@@ -104,8 +110,9 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetProducts(self, request, context):
-        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
-        with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
+        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, and those whose
+        rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when they are more than fits into a reply:
+        ask for fewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,6 +223,9 @@ class ProductService:
     No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
     accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
     error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     @staticmethod

@@ -38,6 +38,9 @@ class ProductServiceStub:
     No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
     accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
     error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     @_typing.overload
@@ -47,8 +50,9 @@ class ProductServiceStub:
     GetProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]
     """Returns one product. NOT_FOUND when there is none."""
     BatchGetProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
-    with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
+    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, and those whose
+    rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when they are more than fits into a reply:
+    ask for fewer.
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]
     """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
@@ -89,14 +93,18 @@ class ProductServiceAsyncStub(ProductServiceStub):
     No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
     accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
     error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]  # type: ignore[assignment]
     """Returns one product. NOT_FOUND when there is none."""
     BatchGetProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]  # type: ignore[assignment]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
-    with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
+    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, and those whose
+    rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when they are more than fits into a reply:
+    ask for fewer.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]  # type: ignore[assignment]
     """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
@@ -136,6 +144,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
     No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
     accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
     error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings and batches leave it out.
     """
 
     @_abc_1.abstractmethod
@@ -152,8 +163,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.BatchGetProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.BatchGetProductsResponse, _abc.Awaitable[_product_service_pb2.BatchGetProductsResponse]]:
-        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`. FAILED_PRECONDITION
-        with reason REPLY_TOO_LARGE when they are more than fits into a reply: ask for fewer.
+        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, and those whose
+        rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when they are more than fits into a reply:
+        ask for fewer.
         """
 
     @_abc_1.abstractmethod

@@ -42,6 +42,9 @@ class SessionServiceStub:
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
     The same id of anybody else is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel):
@@ -109,6 +112,9 @@ class SessionServiceServicer:
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
     The same id of anybody else is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def CreateSession(self, request, context):
@@ -245,6 +251,9 @@ class SessionService:
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
     The same id of anybody else is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @staticmethod

@@ -43,6 +43,9 @@ class SessionServiceStub:
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
     The same id of anybody else is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_typing.overload
@@ -99,6 +102,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
     The same id of anybody else is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -151,6 +157,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
     is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
     The same id of anybody else is another request. Upper and lower case are one id.
+
+    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
+    the years 1 to 9999. Listings leave it out.
     """
 
     @_abc_1.abstractmethod

@@ -97,6 +97,46 @@ async def test_a_cart_changed_since_stays_as_it_is(database: str, customer: Cust
     assert await customer.cart("ann", bypass=True) == mine
 
 
+async def test_a_time_in_the_future_wins_over_no_change(database: str, customer: Customer) -> None:
+    """A cart that claims to be changed next year would replace whatever its customer does until then."""
+    head = "user_id,product_id,quantity,unit_price,currency_code,update_time"
+    future = (datetime.now(UTC) + timedelta(days=365)).isoformat()
+    mine = await customer.add("ann", item("mine"))
+    Path("lines.csv").write_text(f"{head}\nann,theirs,1,1,EUR,{future}\n")
+    report = await carts(database, "lines.csv")
+    assert (report.written, dict(report.rejected)) == (0, {"future": 1})
+    assert await customer.cart("ann", bypass=True) == mine
+
+
+async def test_what_postgresql_refuses_of_one_row_costs_none_of_the_others(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await query(database, "ALTER TABLE cache_sidecar.carts ADD CHECK (user_id NOT LIKE 'bad%')")
+    rows = [f"{'bad' if number % 40 == 7 else 'u'}-{number},p,1,1,EUR" for number in range(100)]
+    Path("lines.csv").write_text("\n".join(["user_id,product_id,quantity,unit_price,currency_code", *rows]))
+    report = await carts(database, "lines.csv")
+    assert (report.rows_read, report.written, dict(report.rejected)) == (100, 97, {"refused": 3})
+    rejected = list(csv.DictReader(Path("lines.csv.rejected.csv").read_text().splitlines()))
+    assert [(int(row["line"]), row["raw"]) for row in rejected] == [(n + 2, rows[n]) for n in (7, 47, 87)]
+    assert "violates check constraint" in rejected[0]["message"]
+
+
+async def test_of_sessions_too_and_without_a_word_of_them(database: str) -> None:
+    await query(database, "ALTER TABLE cache_sidecar.sessions ADD CHECK (user_id <> 'bad')")
+    given = [{"session_id": f"s3cret-{user}", "user_id": user} for user in ("ann", "bad", "bob")]
+    Path("sessions.jsonl").write_text("\n".join(map(json.dumps, given)))
+    report = await sessions(database, "sessions.jsonl")
+    assert (report.written, dict(report.rejected)) == (2, {"refused": 1})
+    assert "s3cret" not in Path("sessions.jsonl.rejected.csv").read_text()
+
+
+async def test_what_postgresql_refuses_of_all_rows_ends_the_import_in_a_line(database: str) -> None:
+    await query(database, "ALTER TABLE cache_sidecar.carts DROP COLUMN items")
+    Path("lines.csv").write_text(LINES)
+    with pytest.raises(InputError, match="items"):
+        await carts(database, "lines.csv")
+
+
 async def test_an_imported_change_is_an_event(database: str) -> None:
     Path("lines.csv").write_text(LINES)
     await carts(database, "lines.csv")

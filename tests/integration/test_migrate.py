@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from cache_sidecar.devstack.postgres import Postgres
@@ -76,6 +77,52 @@ async def test_a_migration_that_fails_leaves_nothing(empty: str, monkeypatch: py
     assert await run(empty, "SELECT 1 FROM pg_namespace WHERE nspname = 'cache_sidecar'") == []
     monkeypatch.undo()
     assert await migrate(empty, "catalog")
+
+
+async def test_roles_that_share_a_database_are_migrated_together_or_not_at_all(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Migration("9999_broken", "SELECT 1/0")
+    monkeypatch.setattr(module, "migrations", lambda role: migrations(role) + ([broken] if role == "user" else []))
+    with pytest.raises(InputError, match=r"9999_broken .* left as it was"):
+        await migrate(empty, *ROLES)
+    assert await run(empty, "SELECT 1 FROM pg_namespace WHERE nspname = 'cache_sidecar'") == []
+    monkeypatch.undo()
+    assert len(await migrate(empty, *ROLES)) == len(await applied(empty))
+
+
+@pytest.mark.parametrize("broken", ["a statement", "the commit"])
+async def test_so_it_is_whatever_fails(empty: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_the_end = """CREATE TABLE cache_sidecar.x (id int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+                    INSERT INTO cache_sidecar.x VALUES (1), (1)"""
+    later = Migration("9999_later", at_the_end if broken == "the commit" else "SELECT 'x'::int")
+    monkeypatch.setattr(module, "migrations", lambda role: [*migrations(role), later])
+    with pytest.raises(InputError, match="left as it was") as caught:
+        await migrate(empty, "catalog")
+    assert "\n" not in str(caught.value)
+    assert await run(empty, "SELECT 1 FROM pg_namespace WHERE nspname = 'cache_sidecar'") == []
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_is_not_utf_8_is_refused_in_a_line_and_left_alone(postgres: Postgres, encoding: str) -> None:
+    name = f"encoded_{uuid4().hex[:8]}"
+    await run(postgres.dsn("postgres"), f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        with pytest.raises(InputError, match=f"encoding {encoding}") as caught:
+            await migrate(postgres.dsn(name), *ROLES)
+        assert "\n" not in str(caught.value)
+        assert await run(postgres.dsn(name), "SELECT 1 FROM pg_namespace WHERE nspname = 'cache_sidecar'") == []
+    finally:
+        await run(postgres.dsn("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_whatever_the_database_is_set_to_it_is_migrated(empty: str) -> None:
+    name = empty.rpartition("/")[2]
+    for setting in ("default_transaction_read_only = on", "default_transaction_isolation = serializable", "search_path = ''"):
+        async with await psycopg.AsyncConnection.connect(empty, autocommit=True) as connection:
+            await connection.execute("SET default_transaction_read_only = off")
+            await connection.execute(f"ALTER DATABASE {name} SET {setting}")  # type: ignore[arg-type]
+    assert await migrate(empty, *ROLES)
 
 
 async def test_a_schema_that_somebody_made_already_is_told_in_a_line(empty: str) -> None:

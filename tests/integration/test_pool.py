@@ -1,14 +1,20 @@
 """The pool: bounds, and a server that is slow, gone, or not what it should be."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+import structlog
 
+from cache_sidecar.clock import ManualClock
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.errors import Failure, NotFound, SettingsError, Tier, TierFailed
+from cache_sidecar.store import pool
 from cache_sidecar.store.pool import Connection, Database, Written
+from cache_sidecar.tiers.breaker import BREAK_FOR, Breaker
+from cache_sidecar.tiers.guard import Guard
 from tests.conftest import ChoosePorts
 from tests.gates import Gate
 from tests.proxy import Proxy
@@ -30,6 +36,12 @@ async def own(processes: Processes, choose_ports: ChoosePorts) -> AsyncIterator[
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+def log() -> Iterator[list[dict[str, Any]]]:
+    with structlog.testing.capture_logs() as said:
+        yield said  # type: ignore[misc]
 
 
 async def failure_of(database: Database, query: str = "SELECT 1") -> Failure | None:
@@ -82,20 +94,19 @@ async def test_statements_are_prepared_or_not(database: str, prepare: bool) -> N
         ("SELECT * FROM no_such_table", Failure.REFUSED),
         ("SELECT 1/0", Failure.REFUSED),
         ("not sql", Failure.REFUSED),
-        ("SET statement_timeout = 10; SELECT pg_sleep(60)", Failure.TIMEOUT),
+        ("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)", Failure.TIMEOUT),
     ],
 )
 async def test_what_postgresql_refuses_is_no_defect(database: str, query: str, failure: Failure) -> None:
     async with open_database(database, size=1) as store:
         assert await failure_of(store, query) is failure
-        assert await failure_of(store, "RESET statement_timeout") in (None, Failure.REFUSED)
         assert await failure_of(store) is None
 
 
 async def test_a_statement_that_was_cancelled_is_not_repeated(database: str) -> None:
     async with open_database(database, size=1) as store:
         await run(database, "CREATE SEQUENCE public.attempts")
-        query = "SET statement_timeout = 50; SELECT nextval('attempts'), pg_sleep(60)"
+        query = "SELECT nextval('attempts'), pg_cancel_backend(pg_backend_pid()), pg_sleep(60)"
         assert await failure_of(store, query) is Failure.TIMEOUT
     assert await run(database, "SELECT last_value, is_called FROM attempts") == [(1, True)]
 
@@ -271,3 +282,157 @@ async def test_closing_gives_every_connection_back(database: str) -> None:
         return await run(database, query) == [(0,)]
 
     await until(all_closed)
+
+
+# Long outages
+
+
+@pytest.mark.parametrize("away", ["refusing", "hanging"])
+async def test_no_outage_is_too_long_to_heal_from(database: str, away: str) -> None:
+    """As often as a relay asks in a quarter of an hour: nothing is left that fills up, and each is told why."""
+    clock = ManualClock()
+    async with Proxy(database.rpartition("@")[2].partition("/")[0]) as proxy:
+        guard = Guard(Tier.STORE, timeout=0.01, max_running=2, max_waiting=8, breaker=Breaker(Tier.STORE, clock=clock))
+        store = Database(proxied(database, proxy), size=2, timeout=10.0, prepare=True, guard=guard)
+        await store.open()
+        proxy.cut() if away == "refusing" else proxy.stall()
+        for _ in range(900):
+            clock.advance(BREAK_FOR)
+            assert await failure_of(store) in (Failure.UNREACHABLE, Failure.TIMEOUT)
+        await until(lambda: not store._running)
+        assert (store._slots._value, len(store._free)) == (2, 0)
+        guard.timeout = 10.0
+        await proxy.heal()
+        clock.advance(BREAK_FOR)
+        assert await failure_of(store) is None, "the first who asks is answered"
+        await store.close()
+
+
+async def test_a_server_that_cannot_be_connected_to_is_told_in_its_own_words(database: str) -> None:
+    before, _, after = database.rpartition("/")
+    async with open_database(f"{before}/no_such_database") as store:
+        with pytest.raises(TierFailed, match='database "no_such_database" does not exist'):
+            await store.fetch("SELECT 1", [])
+
+
+async def test_what_a_burst_opened_is_closed_but_for_one(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "IDLE", 0.0)
+    async with open_database(database, size=4) as store:
+        await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.05)", []) for _ in range(4)))
+        await until(lambda: len(store._free) == 1)
+
+
+async def test_a_connection_is_replaced_when_it_is_old(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_database(database, size=1) as store:
+        first = await store.fetch("SELECT pg_backend_pid()", [])
+        assert await store.fetch("SELECT pg_backend_pid()", []) == first
+        monkeypatch.setattr(pool, "LIFETIME", -1.0)
+        store._free[0] = store._free[0]._replace(until=0.0)
+        assert await store.fetch("SELECT pg_backend_pid()", []) != first
+
+
+async def test_a_write_survives_the_restart_of_the_server(own: Postgres) -> None:
+    async with open_database(own.dsn(), size=4) as store:
+        await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.05)", []) for _ in range(4)))
+        await own.restart()
+
+        async def work(connection: Connection) -> Written:
+            await connection.execute("SELECT 1")
+            return Written(b"done", "a", 0)
+
+        assert [(await store.write(None, work)).reply for _ in range(4)] == [b"done"] * 4
+
+
+# What a session remembers, and holds no longer
+
+REPLACE = (
+    "DROP TABLE public.goods; CREATE TABLE public.goods (id bigint, name varchar); INSERT INTO public.goods VALUES (7, 'x')"
+)
+
+
+@pytest.fixture
+async def prepared(database: str) -> AsyncIterator[Database]:
+    """Four connections, each of which prepared a statement on a table that is another one since."""
+    await run(database, "CREATE TABLE public.goods (id int, name text)")
+    async with open_database(database, size=4) as store:
+        for _ in range(8):
+            await asyncio.gather(*(store.fetch("SELECT *, pg_sleep(0.01) FROM public.goods", []) for _ in range(4)))
+            await asyncio.gather(
+                *(store.fetch("SELECT * FROM public.goods WHERE pg_sleep(0.01) IS NOT NULL", []) for _ in range(4))
+            )
+        for _ in range(30):
+            await store.fetch("SELECT * FROM public.goods", [])
+        for statement in REPLACE.split("; "):
+            await run(database, statement)
+        yield store
+
+
+async def test_a_plan_that_no_longer_fits_is_made_anew(prepared: Database, log: list[dict[str, Any]]) -> None:
+    for query in ("SELECT * FROM public.goods", "SELECT * FROM public.goods WHERE pg_sleep(0.01) IS NOT NULL"):
+        for _ in range(4):
+            assert await asyncio.gather(*(prepared.fetch(query, []) for _ in range(4))) == [[(7, "x")]] * 4
+    (said,) = log
+    assert said["log_level"] == "warning"
+    assert said["statement"] == "SELECT * FROM public.goods"
+    assert "cached plan must not change result type" in said["error"]
+
+
+async def test_so_it_is_in_a_write(prepared: Database, database: str) -> None:
+    runs = 0
+
+    async def work(connection: Connection) -> Written:
+        nonlocal runs
+        runs += 1
+        await connection.execute("INSERT INTO public.goods VALUES (8, 'y')")
+        await connection.execute("SELECT * FROM public.goods")
+        return Written(b"done", "a", 1)
+
+    assert (await prepared.write(key(), work)).reply == b"done"
+    assert runs == 2
+    assert await run(database, "SELECT count(*) FROM public.goods") == [(2,)], "the first attempt was rolled back"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["26000", "42P05", "XX000", "42804", "25006"],
+    ids=["no such prepared statement", "prepared already", "cache lookup failed", "type changed", "read only"],
+)
+async def test_whatever_else_goes_away_with_a_new_connection(database: str, code: str) -> None:
+    """Said by a function, of sessions that are older than a moment."""
+    await run(database, "CREATE TABLE public.moment AS SELECT clock_timestamp() AS since WHERE false")
+    await run(
+        database,
+        f"""CREATE FUNCTION public.remember() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) < (SELECT since FROM public.moment) THEN
+                RAISE EXCEPTION 'remembered' USING ERRCODE = '{code}';
+            END IF; RETURN 1; END $$""",
+    )
+    async with open_database(database, size=2) as store:
+        assert await store.fetch("SELECT public.remember()", []) == [(1,)]
+        await run(database, "INSERT INTO public.moment VALUES (clock_timestamp())")
+        assert await store.fetch("SELECT public.remember()", []) == [(1,)]
+
+
+async def test_what_a_new_connection_is_told_too_is_refused_and_said_once(database: str, log: list[dict[str, Any]]) -> None:
+    """It opens no connection for each call."""
+    async with open_database(database, size=1) as store:
+        query = "DO $$ BEGIN RAISE EXCEPTION 'lasting' USING ERRCODE = 'XX000'; END $$"
+        assert [await failure_of(store, query) for _ in range(5)] == [Failure.REFUSED] * 5
+        first = await store.fetch("SELECT pg_backend_pid()", [])
+        assert await failure_of(store, query) is Failure.REFUSED
+        assert await store.fetch("SELECT pg_backend_pid()", []) == first
+    assert [said["log_level"] for said in log] == ["error"]
+    assert (log[0]["statement"], log[0]["error"]) == (query, "InternalError_: lasting")
+
+
+async def test_a_server_that_stays_read_only_is_said_once(database: str, log: list[dict[str, Any]]) -> None:
+    async with open_database(database, size=1) as store:
+        query = "DO $$ BEGIN RAISE EXCEPTION 'cannot write' USING ERRCODE = '25006'; END $$"
+        assert [await failure_of(store, query) for _ in range(5)] == [Failure.REFUSED] * 5
+    assert [said["log_level"] for said in log] == ["warning", "error"]
+
+
+async def test_what_is_logged_quotes_no_values(database: str, log: list[dict[str, Any]]) -> None:
+    async with open_database(database, size=1) as store:
+        assert await failure_of(store, "SELECT 'ann@example.org'::text::int") is Failure.REFUSED
+    assert "ann@example.org" not in log[0]["error"]

@@ -9,6 +9,7 @@ from cache_sidecar.errors import Failure, NotFound, Operation, Tier, TierFailed
 from cache_sidecar.tiers.breaker import BREAK_AFTER, BREAK_FOR, Breaker
 from cache_sidecar.tiers.guard import Guard
 from tests.gates import Gate
+from tests.sidecars import until
 
 LONG = 60.0
 
@@ -349,3 +350,61 @@ async def test_without_a_breaker_every_piece_of_work_runs() -> None:
     await fail(of, times=BREAK_AFTER * 2)
     assert not of.is_open
     assert await of.run(answer) == "answer"
+
+
+# A tier that hangs
+
+
+async def test_with_a_probe_no_caller_waits_for_a_tier_that_hangs() -> None:
+    """Without it, each caller who is let through to see waits for as long as work may take."""
+    clock, gate, probes, started = ManualClock(), Gate(), 0, False
+    of = guard(clock)
+    gate.close()
+
+    async def probe() -> None:
+        nonlocal probes
+        probes += 1
+        await gate.passed()
+
+    async def work() -> None:
+        nonlocal started
+        started = True
+
+    of.probe = probe
+    await trip(of)
+    for _ in range(3):
+        clock.advance(BREAK_FOR)
+        with pytest.raises(TierFailed):
+            await of.run(work)
+    assert (probes, started) == (1, False), "one looks for all of them"
+    gate.open()
+    await until(lambda: not of.is_open)
+    assert await failure_of(of) is None
+
+
+async def test_who_finds_the_tier_back_is_served() -> None:
+    clock = ManualClock()
+    of = guard(clock)
+    of.probe = answer
+    await trip(of)
+    clock.advance(BREAK_FOR)
+    assert await failure_of(of) is None
+    assert not of.is_open
+
+
+@pytest.mark.parametrize("error", [failing(), failing(Failure.TIMEOUT)])
+async def test_a_probe_that_fails_leaves_the_breaker_open(error: TierFailed) -> None:
+    clock, probes = ManualClock(), 0
+    of = guard(clock)
+
+    async def probe() -> None:
+        nonlocal probes
+        probes += 1
+        raise error
+
+    of.probe = probe
+    await trip(of)
+    for _ in range(3):
+        clock.advance(BREAK_FOR)
+        assert await failure_of(of) is Failure.UNREACHABLE
+    assert (probes, of.is_open) == (3, True)

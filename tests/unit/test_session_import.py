@@ -67,6 +67,20 @@ def test_no_session_outlives_its_end(rules: SessionRules) -> None:
     assert columns["end_time"] == NOW + timedelta(minutes=1)
 
 
+@pytest.mark.parametrize("lifetime", [0, 86400])
+def test_what_never_expires_ends_when_the_policy_says(lifetime: float) -> None:
+    policy_ = policy.default()["session"].model_copy(update={"max_lifetime": lifetime})
+    columns = SessionRules(policy_, CLOCK).from_json({"session_id": SECRET, "expire_time": "9999-12-31T23:59:59Z"})
+    assert columns["end_time"] == NOW + timedelta(seconds=lifetime or 100 * 365 * 86400)
+    assert columns["use_time"] + timedelta(seconds=policy_.l2_ttl) == columns["end_time"]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=1), timedelta()])
+def test_a_clock_that_is_ahead_lengthens_no_session(rules: SessionRules, ahead: timedelta) -> None:
+    columns = rules.from_json({"session_id": SECRET, "create_time": (NOW + ahead).isoformat()})
+    assert (columns["create_time"], columns["end_time"]) == (NOW, NOW + timedelta(days=30))
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
@@ -81,6 +95,10 @@ def test_no_session_outlives_its_end(rules: SessionRules) -> None:
         ({"session_id": SECRET, "attributes": {"a": 1}}, "wrong_type"),
         ({"session_id": SECRET, "attributes": {str(n): "" for n in range(65)}}, "attributes"),
         ({"session_id": SECRET, "expire_time": "soon"}, "time"),
+        ({"session_id": SECRET, "expire_time": "9999-12-31T23:59:59-01:00"}, "time"),
+        ({"session_id": SECRET, "expire_time": 46354}, "time"),
+        ({"session_id": SECRET, "create_time": "9999-12-31T23:59:59Z"}, "future"),
+        ({"session_id": SECRET, "create_time": (NOW + timedelta(hours=1)).isoformat()}, "future"),
         ({"session_id": SECRET, "expire_time": "2001-01-01T00:00:00Z"}, "expired"),
         ({"session_id": SECRET, "create_time": "2001-01-01T00:00:00Z"}, "expired"),
     ],

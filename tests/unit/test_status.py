@@ -43,6 +43,7 @@ def retry_after(of: status_pb2.Status) -> float | None:
     [
         (errors.InvalidRequest({"a": "x"}), "INVALID_ARGUMENT", "INVALID_REQUEST", {}, None),
         (errors.NotFound("product", "A1"), "NOT_FOUND", "NOT_FOUND", {"resource": "product", "id": "A1"}, None),
+        (errors.DataLoss("cart", "u"), "DATA_LOSS", "UNREADABLE_ROW", {"resource": "cart", "id": "u"}, None),
         (errors.AlreadyExists("product", "A1"), "ALREADY_EXISTS", "ALREADY_EXISTS", {"resource": "product", "id": "A1"}, None),
         (errors.EtagMismatch("product", "A", "2a"), "ABORTED", "ETAG_MISMATCH", {"etag": "2a", "id": "A"}, None),
         (errors.RequestIdReused("r"), "INVALID_ARGUMENT", "REQUEST_ID_REUSED", {}, None),
