@@ -21,8 +21,8 @@ from tests.stockroom import Stockroom
 
 # What makes the newer version: its records have layouts that the older does not know, and so its functions have another name.
 CHANGES = {
-    "tiers/codec.py": [('LAYOUT, SLIDING = b"01", b"02"', 'LAYOUT, SLIDING = b"03", b"04"')],
-    "tiers/functions.lua": [("'02v'", "'04v'"), ("['01v'] = true, ['01d'] = true", "['03v'] = true, ['03d'] = true")],
+    "tiers/codec.py": [('LAYOUT, SLIDING = b"01", b"03"', 'LAYOUT, SLIDING = b"05", b"06"')],
+    "tiers/functions.lua": [("'03v'", "'06v'"), ("['01v'] = true, ['01d'] = true", "['05v'] = true, ['05d'] = true")],
 }
 
 
