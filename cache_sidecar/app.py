@@ -26,7 +26,7 @@ from cache_sidecar.services.product import ProductService
 from cache_sidecar.services.session import SessionService
 from cache_sidecar.services.touches import Touches
 from cache_sidecar.services.writing import Writer
-from cache_sidecar.settings import Settings
+from cache_sidecar.settings import ROLES, Settings
 from cache_sidecar.stack import Stack
 from cache_sidecar.store.cart import CartStore
 from cache_sidecar.store.inventory import InventoryStore, every_row, product_of, row_ids
@@ -95,9 +95,8 @@ class App:
         names = Names(settings.namespace)
         self._l2 = RedisL2(self._connection, names)
         self._trust = Trust()
-        of_products = self._policy.reader(product.DATASET)
-        fence = Fence(longest=lambda: of_products().staleness_bound, clock=self._clock)
-        self._fenced_l2 = FencedL2(self._connection, names, fence)
+        self._fences = {role: self._fence(names) for role in ROLES}
+        self._l2s = {role: FencedL2(self._connection, names, fence) for role, fence in self._fences.items()}
         # A connection too many is refused at once; two are left for what is not guarded.
         running = max(1, min(L2_RUNNING, settings.redis_max_connections - 2))
         # Twice the time of a command: a shard that hangs must not cost what the others answered. Each has a breaker of its own.
@@ -120,13 +119,10 @@ class App:
         stocks = self._stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids, load_whole=stock.whole_loader(inventory))
         watches = Watches(stocks, inventory)
         followers = self._datasets | {
-            product.DATASET: Followers(fence, self._datasets[product.DATASET]),
             stock.DATASET: Followers(self._datasets[stock.DATASET], watches),
         }
         self._inspector = Inspector(self._datasets[product.DATASET], load_products, clock=self._clock)
-        self._region = Region(
-            RedisSigns(self._connection, names), self._by_role(), fences={"catalog": fence}, clock=self._clock
-        )
+        self._region = Region(RedisSigns(self._connection, names), self._by_role(), fences=self._fences, clock=self._clock)
         self._background = Background()
         self._access = Access.of(settings)
         self.coherence = Coherence(
@@ -136,6 +132,7 @@ class App:
             timeout=settings.redis_timeout,
             trust=self._trust,
             followers=followers,
+            fences=list(self._fences.values()),
             on_message=self._wake,
         )
         stack = Stack(
@@ -246,6 +243,10 @@ class App:
         roles = {"catalog": [product.DATASET, stock.DATASET], "user": [session.DATASET, cart.DATASET]}
         return {role: [self._datasets[name] for name in names] for role, names in roles.items()}
 
+    def _fence(self, names: Names) -> Fence:
+        shards = self._connection.shards
+        return Fence(trust=self._trust, holder=lambda partition: shards.holder(names.slot(partition)), clock=self._clock)
+
     def _wake(self) -> None:
         for store in self._stores.values():
             store.changes.wake()
@@ -264,7 +265,8 @@ class App:
 
         in_force = self._policy.reader(session.DATASET)
         # Once all sessions of a user are ended no read may be answered with what was read before: so they don't join.
-        dataset = self._sliding(session.DATASET, session.loader(store, policy=in_force, clock=self._clock), joins=False)
+        load = session.loader(store, policy=in_force, clock=self._clock)
+        dataset = self._sliding(session.DATASET, load, joins=False, remembers_over=True)
         self._touches = Touches(
             session.writes(store, dataset),
             window=lambda: in_force().touch_window,
@@ -279,15 +281,18 @@ class App:
         limits = Limits(items=self._settings.cart_max_items, quantity=self._settings.cart_max_quantity)
         return CartService(dataset, store=store, writer=writer, changes=changes, limits=limits, bound=self._bound)
 
-    def _sliding(self, name: str, load: Load, *, joins: bool, same: Same = operator.eq) -> Dataset:
+    def _sliding(
+        self, name: str, load: Load, *, joins: bool, remembers_over: bool = False, same: Same = operator.eq
+    ) -> Dataset:
         self._datasets[name] = SlidingDataset(
             name,
-            l2=self._l2,
+            l2=self._l2s["user"],
             load=load,
             l2_guard=self._l2_guard,
             policy=self._policy.reader(name),
             clock=self._clock,
             joins=joins,
+            remembers_over=remembers_over,
             same=same,
             trust=self._trust,
         )
@@ -320,7 +325,7 @@ class App:
         return Dataset(
             name,
             l1=l1,
-            l2=self._fenced_l2,
+            l2=self._l2s["catalog"],
             load=load,
             l2_guard=self._l2_guard,
             policy=self._policy.reader(name),

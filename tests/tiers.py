@@ -21,6 +21,7 @@ from cache_sidecar.tiers.l1 import ClockL1
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Leased, Record, Row, Source, partition_of
+from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.tiers.trust import Trust
 from tests.engines import MakeL1
 from tests.gates import Gate
@@ -50,7 +51,20 @@ async def open_l2(nodes: str, namespace: str, **more: Any) -> AsyncIterator[Redi
 async def fill(l2: RedisL2, dataset: str, records: Mapping[str, Record], *, ttl: float) -> None:
     """Fills as a reader does who found nothing there, or something older."""
     found = await RedisL2.read_leased(l2, dataset, list(records))
-    await RedisL2.fill(l2, dataset, records, found.leases, ttl=ttl, now=0.0)
+    await RedisL2.fill(l2, dataset, records, found.leases, ttl=ttl)
+
+
+async def say(signs: RedisSigns, roles: Sequence[str], moment: float, *, times: int = 1) -> None:
+    """Says in every partition, as a relay does after its look, that all was told up to a moment; and again."""
+    for _ in range(times):
+        await signs.caught_up(roles, moment, await signs.primaries())
+
+
+async def told_until(signs: RedisSigns, *roles: str) -> dict[str, float]:
+    """Returns up to when all partitions say that they were told; without the roles of which none says anything."""
+    found = await signs.marks(roles or ("catalog",))
+    assert all(len(marks) in (0, PARTITIONS) for marks in found.values())
+    return {role: min(mark.moment for mark in marks.values()) for role, marks in found.items() if marks}
 
 
 class Direct:
@@ -133,11 +147,9 @@ class HeldL2(RedisL2):
         await self.after_read.passed()
         return found
 
-    async def fill(
-        self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float, now: float
-    ) -> None:
+    async def fill(self, dataset: str, records: Mapping[str, Record], leases: Mapping[str, bytes], *, ttl: float) -> None:
         await self.before_fill.passed()
-        await super().fill(dataset, records, leases, ttl=ttl, now=now)
+        await super().fill(dataset, records, leases, ttl=ttl)
 
     async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
         await self.before_change.passed()

@@ -39,7 +39,7 @@ class World:
             await stack.aclose()
 
     async def _opened(self, stack: contextlib.AsyncExitStack) -> Customer:
-        return Customer(await stack.enter_async_context(in_process(self._settings, clock=self.clock, trusted=False)))
+        return Customer(await stack.enter_async_context(in_process(self._settings, clock=self.clock)))
 
     # From here on: what the steps call, in their thread
 

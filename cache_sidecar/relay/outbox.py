@@ -3,12 +3,15 @@
 Most were told by their writer already; then Redis keeps what it has, and whoever is told once more finds nothing to drop.
 
 A failover can take Redis back to before it was told. So what was told within the last `REPLAY` seconds is told again when a
-primary is another one than before, and by each new leader, who cannot know.
+primary is another one than before, to what that one holds, and by each new leader, who cannot know, to all.
+
+A shard that cannot be told costs nobody else anything: the others are told of what follows, and their partitions are marked.
+What it is owed is told as soon as it can be; until then `Progress.told` stays where it was, and nothing of it is pruned.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cache_sidecar import telemetry
 from cache_sidecar.backoff import LONGEST, Backoff, Sleep
@@ -17,7 +20,7 @@ from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import Policy
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
-from cache_sidecar.tiers.ports import RelayL2, Signs
+from cache_sidecar.tiers.ports import PARTITIONS, Primary, RelayL2, Signs, partition_of
 
 # Changes told in one go.
 PAGE = 20_000
@@ -62,13 +65,21 @@ class Relay:
         self._clock = clock
         self._sleep = sleep
         self._progress = Progress(0, 0)
-        self._primaries: frozenset[str] | None = None
-        "The replication ids of the primaries that were told; None before the first look of a term."
+        self._told = 0
+        "How far the partitions were told that are owed nothing."
+        self._owed: dict[int, int] = {}
+        "From where the others have to be told."
+        self._failed: TierFailed | None = None
+        "Why some are owed something since the last try."
+        self._histories: dict[tuple[str, int], str] | None = None
+        "What names the history of each primary that was told; None before the first look of a term."
+        self._primaries: Sequence[Primary] = ()
+        "What the last look found."
         self._recent: deque[tuple[float, int]] = deque()
         "How far they were told at moments of the loop's time; those that a failover may undo."
         self._looked_at: float | None = None
         "When the look began that no sign was given for."
-        self._next_look = self._next_prune = 0.0
+        self._next_look = self._next_prune = self._next_try = 0.0
 
     async def run(self, leadership: Leadership) -> None:
         """Relays whenever it is this relay's turn, until cancelled."""
@@ -86,7 +97,7 @@ class Relay:
 
     async def lead(self, term: Term) -> None:
         """Relays until the term is over. Raises LeadershipLost."""
-        self._primaries, self._next_look = None, 0.0
+        self._histories, self._next_look, self._next_try = None, 0.0, 0.0
         is_said = False
         while True:
             began = self._clock.now()
@@ -99,19 +110,26 @@ class Relay:
                     telemetry.log.warning("cannot relay changes; trying again", error=str(error))
                     is_said = True
                 self._next_look = 0.0  # what comes back may be another
-                # Whatever is announced meanwhile: that would be a try for each. All that is untold is told again each time,
-                # also to the primaries that live: the more that is, the longer is the pause.
+                # Whatever is announced meanwhile: that would be a try for each.
                 await self._sleep(min(max(RETRY, self._clock.now() - began), LONGEST))
                 await term.wait(0.0)
             else:
-                is_said = False
+                if self._failed is None:
+                    is_said = False
+                elif not is_said:
+                    telemetry.log.warning(
+                        "cannot relay changes to some shards; trying again",
+                        partitions=len(self._owed),
+                        error=str(self._failed),
+                    )
+                    is_said = True
                 if not is_behind:
                     await term.wait(LOOK_EVERY)
 
     async def turn(self, term: Term) -> bool:
         """Tells Redis of the next changes, and looks at the primaries; returns whether there are more. Raises TierFailed."""
         count = 0
-        if self._primaries is not None:
+        if self._histories is not None:
             # News first: it need not wait for a look, nor for a primary that cannot be looked at.
             count = await self.step(term)
         if await self.look():
@@ -119,53 +137,94 @@ class Relay:
         return count == PAGE
 
     async def look(self) -> bool:
-        """Tells again what may be forgotten when the primaries are not those of the last look; if it is time for a look."""
+        """Finds out which partitions may have forgotten what they were told; if it is time for a look."""
         now, began = asyncio.get_running_loop().time(), self._clock.now()
         if now < self._next_look:
             return False
-        primaries = await self._signs.replication_ids()
-        if primaries != self._primaries:
-            if self._primaries is None:
-                self._progress = await self._store.progress(self._region)
+        self._primaries = await self._signs.primaries()
+        if self._histories is None:
+            self._progress = await self._store.progress(self._region)
+            self._told = self._progress.told
+            self._owed = dict.fromkeys(range(PARTITIONS), self._progress.settled)
             self._recent.clear()
-            await self._replay()
-            self._primaries = primaries
+        histories = self._histories or {}
+        for primary in self._primaries:
+            if primary.history not in (None, histories.get(primary.address)):
+                self._owed.update(dict.fromkeys(primary.partitions, self._progress.settled))
+        # One that does not answer is the same as before until it says otherwise.
+        known = {primary.address: primary.history or histories.get(primary.address) for primary in self._primaries}
+        self._histories = {address: history for address, history in known.items() if history is not None}
         self._recent.append((now, self._progress.told))
         while self._recent and self._recent[0][0] <= now - REPLAY:
             self._progress = self._progress._replace(settled=self._recent.popleft()[1])
         self._next_look, self._looked_at = now + LOOK_EVERY, began
         return True
 
-    async def _replay(self) -> None:
-        position, until = self._progress.settled, self._progress.told
-        while position < until:
-            changes = [change for change in await self._store.after(position, limit=PAGE) if change.position <= until]
-            if not changes:
-                return
-            await self._tell(changes)
-            position = changes[-1].position
-
     async def step(self, term: Term) -> int:
         """Tells Redis of the next changes, then remembers that they are told; returns how many there were."""
-        changes = await self._store.after(self._progress.told, limit=PAGE)
+        await self._make_up()
+        changes = await self._store.after(self._told, limit=PAGE)
         if changes:
-            await self._tell(changes)
-            self._progress = self._progress._replace(told=changes[-1].position)
+            self._take_down(await self._tell(changes), self._told)
+            self._told = changes[-1].position
+        told = min(self._owed.values(), default=self._told)
+        if told > self._progress.told:
+            self._progress = self._progress._replace(told=told)
             await self._store.remember(term, self._region, self._progress)
         if len(changes) < PAGE and self._looked_at is not None:
-            # Of the look, not of now: a primary that took over since then may have been told less.
-            await self._signs.caught_up(self._roles, self._looked_at)
+            # Of the look, and to the nodes of the look: a primary that took over since then may have been told less.
+            answering = [primary for primary in self._primaries if primary.history is not None]
+            marked = [one._replace(partitions=one.partitions.difference(self._owed)) for one in answering]
+            await self._signs.caught_up(self._roles, self._looked_at, marked)
             self._looked_at = None
         return len(changes)
 
-    async def _tell(self, changes: Sequence[Change]) -> None:
+    async def _make_up(self) -> None:
+        """Tells the partitions that are owed something, of the primaries that answer.
+
+        Not more often, whatever is announced meanwhile: all that they are owed is told again each time, and the more that is,
+        the longer is the pause.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if not self._owed or began < self._next_try:
+            return
+        self._failed = None
+        answering = {p for primary in self._primaries if primary.history is not None for p in primary.partitions}
+        due = {partition: position for partition, position in self._owed.items() if partition in answering}
+        position = min(due.values(), default=self._told)
+        while due and position < self._told:
+            changes = [change for change in await self._store.after(position, limit=PAGE) if change.position <= self._told]
+            if not changes:
+                break
+            wanted = [change for change in changes if due.get(partition_of(change.id), self._told) < change.position]
+            failed = await self._tell(wanted)
+            self._take_down(failed, position)
+            for partition in failed:
+                due.pop(partition, None)
+            position = changes[-1].position
+        for partition in due:
+            del self._owed[partition]
+        if self._owed:
+            self._next_try = loop.time() + min(max(RETRY, loop.time() - began), LONGEST)
+
+    def _take_down(self, failed: Mapping[int, TierFailed], position: int) -> None:
+        """Remembers who was not told what follows a position."""
+        for partition, error in failed.items():
+            self._owed.setdefault(partition, position)
+            self._failed = error
+
+    async def _tell(self, changes: Sequence[Change]) -> Mapping[int, TierFailed]:
+        """Returns the partitions that could not be told, each with the reason."""
         # Only the last change of an id matters, and the changes of an id come in the order of their versions.
         latest: dict[str, dict[str, int]] = {}
         for change in changes:
             latest.setdefault(change.dataset, {})[change.id] = change.version
+        failed: dict[int, TierFailed] = {}
         for dataset, versions in latest.items():
             if dataset in self._policy:
-                await self._l2.mark(dataset, versions, ttl=self._policy[dataset].l2_ttl)
+                failed |= await self._l2.mark(dataset, versions, ttl=self._policy[dataset].l2_ttl)
+        return failed
 
     async def _prune(self, term: Term) -> None:
         now = asyncio.get_running_loop().time()

@@ -6,11 +6,12 @@ offset  bytes  content
 18      1  kind: v value, d deleted, n none, i invalidated, l lease; f in answers only, a lease instead of something foreign
 19     12  read_at in milliseconds, hexadecimal
 31      8  CRC-32 of the bytes before it and of the value, hexadecimal
-39         the value; in layout 03 after 36 bytes that the Redis function changes:
+39         the value; in layout 03 after 44 bytes that the Redis function changes:
 39     12  the last use in milliseconds, hexadecimal
 51     12  the end, however it is used; all f when there is none
 63     12  the use that PostgreSQL knows of
-75         the value
+75      8  the history of the node that counted the last use, the beginning of its replication id; zeros when it is not known
+83         the value
 """
 
 from zlib import crc32
@@ -18,9 +19,10 @@ from zlib import crc32
 from cache_sidecar.tiers.ports import Expiry, Record
 
 LAYOUT, SLIDING = b"01", b"03"
-HEADER, SLIDING_HEADER = 39, 75
+HEADER, SLIDING_HEADER = 39, 83
 _VALUE, _DELETED, _NONE, _INVALIDATED, _LEASE, _FOREIGN = b"v", b"d", b"n", b"i", b"l", b"f"
 _NO_END = 0xFFFFFFFFFFFF
+_NO_HISTORY = b"00000000"
 
 
 class Unreadable(Exception):
@@ -70,7 +72,13 @@ def _checksum(head: bytes, value: bytes) -> int:
 
 def _times(expiry: Expiry) -> bytes:
     end = _NO_END if expiry.end is None else round(expiry.end * 1000)
-    return b"%012x%012x%012x" % (round(expiry.used * 1000), end, round(expiry.stored * 1000))
+    times = round(expiry.used * 1000), end, round(expiry.stored * 1000)
+    return b"%012x%012x%012x%b" % (*times, history(expiry.history))
+
+
+def history(name: str) -> bytes:
+    """Returns a history as it stands in a record."""
+    return name.encode() or _NO_HISTORY
 
 
 def milliseconds(moment: float) -> bytes:
@@ -105,4 +113,10 @@ def decode(data: bytes) -> Record | None:
 
 def _expiry(data: bytes) -> Expiry:
     used, end, stored = int(data[39:51], 16), int(data[51:63], 16), int(data[63:75], 16)
-    return Expiry(used / 1000, None if end == _NO_END else end / 1000, stored / 1000)
+    known = data[75:SLIDING_HEADER]
+    return Expiry(
+        used / 1000,
+        None if end == _NO_END else end / 1000,
+        stored / 1000,
+        "" if known == _NO_HISTORY else known.decode("ascii", "replace"),
+    )

@@ -12,7 +12,7 @@ relay tells it; whoever finds Redis away marks its replies stale, and reads past
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -25,6 +25,7 @@ from cache_sidecar.background import ended
 from cache_sidecar.backoff import Backoff
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.fence import Fence
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Follower
@@ -61,6 +62,7 @@ class Coherence:
         timeout: float,
         trust: Trust,
         followers: Mapping[str, Follower],
+        fences: Sequence[Fence] = (),
         on_message: Callable[[], None],
     ) -> None:
         """`timeout` is how many seconds a heartbeat may take."""
@@ -70,6 +72,7 @@ class Coherence:
         self._timeout = timeout
         self._trust = trust
         self._followers = followers
+        self._fences = fences
         self._on_message = on_message
         self._feeds: dict[Address, Feed] = {}
         self._task: asyncio.Task[None] | None = None
@@ -107,12 +110,14 @@ class Coherence:
         for address, held in owners.items():
             if address not in self._feeds:
                 feed = self._feeds[address] = Feed(
+                    address,
                     self._connection.to(address, retry=_AT_ONCE),
                     self._names,
                     held,
                     timeout=self._timeout,
                     trust=self._trust,
                     followers=self._followers,
+                    fences=self._fences,
                     on_message=self._on_message,
                 )
                 feed.start()
@@ -138,6 +143,7 @@ class Feed:
 
     def __init__(
         self,
+        address: Address,
         redis: Redis,
         names: Names,
         partitions: frozenset[int],
@@ -145,9 +151,11 @@ class Feed:
         timeout: float,
         trust: Trust,
         followers: Mapping[str, Follower],
+        fences: Sequence[Fence] = (),
         on_message: Callable[[], None],
         backoff: Backoff | None = None,
     ) -> None:
+        self._address = address
         self._redis = redis
         self._backoff = backoff or Backoff()
         "Before a broken connection is tried again: hundreds of subscriptions each time."
@@ -158,6 +166,7 @@ class Feed:
         self._counters = {p: names.counter(p) for p in partitions}
         self._counts = f"{names.library()[0]}_counts"
         self._followers = followers
+        self._fences = fences
         self._on_message = on_message
         self._task: asyncio.Task[None] | None = None
         self.is_trusted: bool | None = None
@@ -280,6 +289,8 @@ class Feed:
                 for partition, count in counters.items():
                     if count > self._heard[partition]:
                         self._lost(partition, count)
+            # The last one may have lapsed meanwhile, and nobody looked: then this one does not make up for it.
+            self._trust.check()
             if self.is_trusted:
                 self._confirm(began)
                 self._backoff.reset()
@@ -310,6 +321,8 @@ class Feed:
             counters = {p: int(value or 0) for p, value in zip(self._counters, values, strict=True)}
         except ValueError:
             raise TierFailed(Tier.L2, Failure.REFUSED, "a counter of messages holds something else") from None
+        if replication["role"] != "master":
+            raise TierFailed(Tier.L2, Failure.REFUSED, "it is a replica by now")
         return counters, str(replication["master_replid"])
 
     async def _read_state_without_function(self) -> tuple[Any, Any]:
@@ -330,6 +343,11 @@ class Feed:
         if trusted is self.is_trusted:
             return
         self.is_trusted = trusted
+        for fence in self._fences:
+            if trusted:
+                fence.heard(self.partitions, self._address, self._history)
+            else:
+                fence.lost(self.partitions, late=late)
         for follower in self._followers.values():
             for partition in self._counters:
                 follower.set_trusted(partition, trusted, late=late)

@@ -31,7 +31,20 @@ from cache_sidecar.tiers.failure import Action, action
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.loader import MAX_BATCH, MAX_WAITING, NOTHING, STORE_BATCHES, Loader
-from cache_sidecar.tiers.ports import ANY, L1, L2, PARTITIONS, Answer, Freshness, Load, Record, Row, Source, UnreadableRow
+from cache_sidecar.tiers.ports import (
+    ANY,
+    L1,
+    L2,
+    PARTITIONS,
+    Answer,
+    Freshness,
+    Load,
+    Record,
+    Row,
+    Source,
+    UnreadableRow,
+    partition_of,
+)
 from cache_sidecar.tiers.rollout import Rollout, empties_memory
 from cache_sidecar.tiers.sampler import Sample, Sampler
 from cache_sidecar.tiers.shadow import Same
@@ -82,7 +95,8 @@ class Dataset(Loader):
         )
         self._serving: L1 = NO_L1 if policy().shadow else l1
         "What answers from memory: in shadow nothing does, whatever there is."
-        self._is_behind = False
+        self._behind_in = [False] * PARTITIONS
+        "Of each partition, whether Redis is told of changes too late."
         self.sampler = Sampler(lambda: policy().inspect_every, unit)
         self._l1_counters = self.counters[Source.L1]
 
@@ -187,7 +201,7 @@ class Dataset(Loader):
     def _answers_of_l2(self, records: Mapping[str, Record], wanted: Freshness) -> dict[str, Answer]:
         now, policy = self._clock.now(), self.policy()
         answers = {
-            id: _answer(record, Source.L2, now, stale=self._is_behind)
+            id: _answer(record, Source.L2, now, stale=self._behind_in[partition_of(id)])
             for id, record in records.items()
             if decision.l2_serves(record, now=now, policy=policy, wanted=wanted)
         }
@@ -313,14 +327,15 @@ class Dataset(Loader):
             self.changed(id, version)
         stored = self.rollout.without_unread(changes)
         try:
-            ttl = self._l2_ttl(self.policy())
+            ttl, footing = self._l2_ttl(self.policy()), self._l2_tier.footing(versions)
             await self._l2_guard.run(lambda: self._l2_tier.change(self.name, stored, ttl=ttl), Operation.CHANGE)
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
             if action(error, Operation.CHANGE) is not Action.LEAVE_TO_RELAY:
                 raise
             return False
-        return True
+        # An old primary takes what it is told, too, and nobody reads it there.
+        return None not in footing and footing == self._l2_tier.footing(versions)
 
     async def drop(self, ids: Sequence[str]) -> None:
         """Drops ids from every cache. Raises TierFailed when only this sidecar's memory could be emptied."""
@@ -380,10 +395,10 @@ class Dataset(Loader):
         if policy.l2_ttl > old.l2_ttl:
             self._behind.start(self._prolonged(policy.l2_ttl))
 
-    def set_behind(self, behind: bool) -> None:
-        """Says whether the caches of this region are told of changes too late: replies from them then say stale."""
-        self._is_behind = behind
-        self._l1.set_behind(behind)
+    def set_behind(self, partition: int, behind: bool) -> None:
+        """Says whether a partition's caches are told of changes too late: replies from them then say stale."""
+        self._behind_in[partition] = behind
+        self._l1.set_behind(partition, behind)
 
     # Looking in
 

@@ -55,8 +55,7 @@ def l2_serves(record: Record, *, now: float, policy: DatasetPolicy, wanted: Fres
     if wanted.max_age is not None and age > wanted.max_age:
         return False
     if record.expiry is not None:
-        # Of a resource that is over, no other tier knows better.
-        return now < record.expiry.until(policy.l2_ttl) or record.expiry.end is not None
+        return now < record.expiry.until(policy.l2_ttl)
     return age < (policy.negative_ttl if _is_guess(record) else policy.l2_ttl * (1 + policy.jitter))
 
 

@@ -1,61 +1,129 @@
-"""Keeps reads away from what Redis held before an outage, until its relay says that it was brought up to date.
+"""Decides which reads of Redis count, by the reader's own clock.
+
+What a partition holds is known to be up to date as long as its changes are heard from the node that holds it: from a good
+heartbeat's beginning for `coherence.staleness_bound` seconds, see `trust.py`. That is the footing of a read, and it has to be
+there before the read and, the same one, after it. A read that was on its way to a primary that hung may be answered when that
+one wakes up and another has long taken its place; so may one that an old slot map sent there.
 
 Writes go on while a primary is away: PostgreSQL takes them, and the relay tells Redis later. So the primary that answers
 again, or the replica that took its place and may have lost more, holds values that are out of date, and no version says so.
-The relay's sign does: everything committed before a moment was told to the primaries of that moment. From the beginning of an
-outage until a sign younger than its end, reads go past Redis to PostgreSQL.
+The relay's marks do. It writes one into each partition, on the very node that it looked at before, once that node was told of
+everything. The looks of one relay follow each other: of three different marks that were seen on a node since its footing began,
+the look of the last one began after the first one was seen. No clock is compared with another one for that. Until then the
+partition is in doubt, and PostgreSQL answers; without a relay until `Region` has marked its replies stale.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from cache_sidecar.clock import Clock
 from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.names import Names
-from cache_sidecar.tiers.ports import Leased, Record, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Leased, Mark, Record, Times, partition_of
+from cache_sidecar.tiers.shard import Address
+from cache_sidecar.tiers.trust import Trust
 
-# Seconds by which the clock of a relay may be ahead of a sidecar's.
-CLOCKS = 0.1
+# Different marks of one relay that end a doubt.
+MARKS = 3
+# Characters of a replication id that tell it from another.
+HISTORY = 8
+
+
+class Footing(NamedTuple):
+    """What reads of a partition rest on. Another object each time that it is gained anew."""
+
+    address: Address
+    "The node that its changes are heard from."
+    history: str
+    "What names the history of that node: the beginning of its replication id."
 
 
 class Fence:
-    """Which partitions are in doubt; a follower, see `ports.Follower`."""
+    """The footing of each partition, and which are in doubt, of the datasets of one database."""
 
-    def __init__(self, *, longest: Callable[[], float], clock: Clock) -> None:
-        """`longest` is the staleness bound, in seconds: without a sign for so long, replies say stale anyway."""
-        self._longest = longest
+    def __init__(self, *, trust: Trust, holder: Callable[[int], Address | None], clock: Clock) -> None:
+        """`holder` says which node a read of a partition would be sent to."""
+        self._trust = trust
+        self._holder = holder
         self._clock = clock
-        self._lost: dict[int, float] = {}
-        "When the outage began that a partition is in."
-        self._doubted: dict[int, float] = {}
-        "When the outage ended that a partition was in."
+        self._footings: list[Footing | None] = [None] * PARTITIONS
+        self._waiting = dict.fromkeys(range(PARTITIONS), clock.now())
+        "Since when a partition has no footing, or is in doubt, in seconds since the epoch."
+        self._seen: dict[int, dict[str, set[int]]] = {}
+        "Of the partitions that are in doubt: the marks seen, by relay."
+        self._opened: set[int] = set()
+        "Those that are read all the same, as replies say stale."
 
-    def changed(self, id: str, version: int) -> None:
-        """Says nothing of an outage."""
+    # What is heard
 
-    def partition_changed(self, partition: int) -> None:
-        """Says nothing of an outage: messages may be lost while Redis keeps what they were about."""
+    def heard(self, partitions: Iterable[int], address: Address, history: str) -> None:
+        """Every change in partitions is heard, from a node of a history."""
+        for partition in partitions:
+            self._footings[partition] = Footing(address, history[:HISTORY])
+            self._waiting.pop(partition, None)
+            if partition in self._seen:
+                # Changes may be missing that were made while nobody could tell it.
+                self._seen[partition] = {}
+                self._waiting[partition] = self._clock.now()
 
-    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
-        """Takes the beginning and the end of an outage."""
+    def lost(self, partitions: Iterable[int], *, late: float = 0.0) -> None:
+        """Changes may be missed, and that for so many seconds."""
         now = self._clock.now() - late
-        if not trusted:
-            self._lost.setdefault(partition, now)
-        elif self._lost.pop(partition, None) is not None:
-            self._doubted[partition] = now
+        for partition in partitions:
+            if self._footings[partition] is not None:
+                self._footings[partition] = None
+                self._seen[partition] = {}
+                self._waiting[partition] = now
 
-    def told(self, moment: float) -> None:
-        """Takes the relay's sign: what was committed before a moment was told to the primaries of that moment."""
-        for partition in [one for one, since in self._doubted.items() if since + CLOCKS <= moment]:
-            del self._doubted[partition]
+    def marked(self, partition: int, mark: Mark) -> None:
+        """A mark was read from the node of the partition's footing, see `rests`."""
+        seen = self._seen.get(partition)
+        if seen is None or self._footings[partition] is None:
+            return
+        numbers = seen.setdefault(mark.by, set())
+        numbers.add(mark.number)
+        if len(numbers) >= MARKS:
+            del self._seen[partition], self._waiting[partition]
+            self._opened.discard(partition)
 
-    def is_around(self, id: str) -> bool:
-        """Whether Redis may hold something of an id that nobody told it is out of date."""
-        if not self._lost and not self._doubted:
-            return False
+    def waits(self, partition: int) -> float:
+        """Returns for how many seconds PostgreSQL has been answering instead."""
+        since = self._waiting.get(partition)
+        return 0.0 if since is None else self._clock.now() - since
+
+    def open(self, partition: int, *, is_open: bool) -> None:
+        """Lets a partition be read as it is, or no more: its replies say stale."""
+        (self._opened.add if is_open else self._opened.discard)(partition)
+
+    # What reads rest on
+
+    def footing(self, partition: int) -> Footing | None:
+        """Returns what a look at the node of a partition rests on now, be the partition in doubt or not; None for nothing."""
+        if self._trust.clock() >= self._trust.until:
+            self._trust.check()
+        footing = self._footings[partition]
+        return footing if footing is not None and self._holder(partition) == footing.address else None
+
+    def footings(self, ids: Iterable[str]) -> dict[str, Footing | None]:
+        """Returns what reads of those ids rest on that may be read from Redis; None for those that are read all the same."""
+        found: dict[str, Footing | None] = {}
+        for id in ids:
+            partition = partition_of(id)
+            footing = self.footing(partition)
+            if footing is not None and partition not in self._seen:
+                found[id] = footing
+            elif partition in self._opened:
+                found[id] = None
+        return found
+
+    def rests(self, id: str, footing: Footing | None) -> bool:
+        """Whether what was read of an id counts; `footing` is what that rested on when it was sent."""
         partition = partition_of(id)
-        since = self._lost.get(partition) or self._doubted.get(partition)
-        return since is not None and self._clock.now() - since < self._longest()
+        now = self.footing(partition)
+        if footing is None:
+            return partition in self._opened
+        return now is footing and partition not in self._seen
 
 
 class FencedL2(RedisL2):
@@ -67,10 +135,38 @@ class FencedL2(RedisL2):
 
     async def read_leased(self, dataset: str, ids: Sequence[str]) -> Leased:
         """Reads, and takes leases for what is not there; where the fence stands there is nothing, and no lease either."""
-        asked = [id for id in ids if not self._fence.is_around(id)]
-        return await super().read_leased(dataset, asked) if asked else Leased({}, {})
+        footings = self._fence.footings(ids)
+        return self._counted(footings, await super().read_leased(dataset, list(footings))) if footings else Leased({}, {})
+
+    async def slide(self, dataset: str, ids: Sequence[str], times: Times, histories: Mapping[str, str] | None = None) -> Leased:
+        """Reads, and puts off the expiry of what is not over yet; where the fence stands as in `read_leased`."""
+        footings = self._fence.footings(ids)
+        if not footings:
+            return Leased({}, {})
+        histories = {id: footing.history for id, footing in footings.items() if footing is not None}
+        return self._counted(footings, await super().slide(dataset, list(footings), times, histories))
+
+    def _counted(self, footings: Mapping[str, Footing | None], found: Leased) -> Leased:
+        """Returns what was found where the footing is still the one that it was."""
+        doubtful = [id for id, footing in footings.items() if not self._fence.rests(id, footing)]
+        if not doubtful:
+            return found
+        records, leases = dict(found.records), dict(found.leases)
+        for id in doubtful:
+            records.pop(id, None)
+            leases.pop(id, None)
+        return Leased(records, leases, [id for id in found.elsewhere if id not in doubtful])
 
     async def read_doubted(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
         """Returns what is there where the fence stands: for whoever has nothing better, and says that it may be out of date."""
-        doubted = [id for id in ids if self._fence.is_around(id)]
-        return await self.read(dataset, doubted) if doubted else {}
+        doubted = set(ids).difference(self._fence.footings(ids))
+        return await self.read(dataset, list(doubted)) if doubted else {}
+
+    def history(self, id: str) -> str:
+        """Returns the history of the node that an id is held by; nothing when that is not known."""
+        footing = self._fence.footing(partition_of(id))
+        return "" if footing is None else footing.history
+
+    def footing(self, ids: Iterable[str]) -> Sequence[object]:
+        """Returns what a change of those ids rests on; None among it where that is nothing."""
+        return [self._fence.footing(partition_of(id)) for id in ids]

@@ -139,13 +139,12 @@ local function drop_partition(keys, args)
   return 1
 end
 
--- Where a record of the layout 03 keeps its times (see codec.py): its last use, its end, and the use PostgreSQL knows of.
-local USED, END, STORED, SLIDING = 39, 51, 63, 75
-local NO_END = 'ffffffffffff'
+-- Where a record of the layout 03 keeps its times (see codec.py): its last use, its end, the use PostgreSQL knows of, and the
+-- history of the node that counted the last use.
+local USED, END, STORED, HISTORY, SLIDING = 39, 51, 63, 75, 83
 
-local function later(one, other, first, behind)
-  one, other = string.sub(one, first + 1, behind), string.sub(other, first + 1, behind)
-  return one > other and one or other
+local function between(value, first, behind)
+  return string.sub(value, first + 1, behind)
 end
 
 -- How long after its last use a record is over only the caller knows: what was used at `over`, or before, is.
@@ -153,7 +152,7 @@ local function is_over(value, over, now)
   return string.sub(value, USED + 1, END) <= over or string.sub(value, END + 1, STORED) <= now
 end
 
--- KEYS: value key. ARGV: now, over, overdue, time to live in ms, lease, its time to live in ms.
+-- KEYS: value key. ARGV: now, over, overdue, time to live in ms, lease, its time to live in ms, the history of this node.
 -- Returns the value, after noting its use if it is not over; or the lease that stands in its place from now on, as `look` does.
 -- A stored use that is overdue is brought up to date here, and returned as it was: who sees it has to tell PostgreSQL.
 local function slide(keys, args)
@@ -174,11 +173,14 @@ local function slide(keys, args)
   if is_over(value, args[2], args[1]) then
     return value
   end
-  local used, stored = string.sub(value, USED + 1, END), string.sub(value, STORED + 1, SLIDING)
+  local used, stored = between(value, USED, END), between(value, STORED, HISTORY)
   if args[1] > used then
     used = args[1]
     redis.call('SETRANGE', keys[1], USED, used)
     redis.call('PEXPIRE', keys[1], args[4])
+  end
+  if between(value, HISTORY, SLIDING) ~= args[7] then
+    redis.call('SETRANGE', keys[1], HISTORY, args[7])
   end
   if stored <= args[3] and stored < used then
     redis.call('SETRANGE', keys[1], STORED, used)
@@ -186,10 +188,10 @@ local function slide(keys, args)
   return string.sub(value, 1, USED) .. used .. string.sub(value, END + 1)
 end
 
--- KEYS: value key. ARGV: value, time to live in ms, now, lease or nothing, over.
+-- KEYS: value key. ARGV: value, time to live in ms, lease or nothing.
 -- Stores what was read from PostgreSQL since the lease was given, unless anything happened to the key: then what was read may
 -- be out of date, even if what told so is gone by now. Where a record is held, what is newer or as new replaces it, as it was
--- read later; and the later use counts.
+-- read later; and the later use counts, with the history that it was counted under.
 local function fill(keys, args)
   local head = redis.pcall('GETRANGE', keys[1], 0, SLIDING - 1)
   local value, version = args[1], string.sub(args[1], 1, VERSION)
@@ -197,7 +199,7 @@ local function fill(keys, args)
     return 0
   end
   if kind_of(head) == LEASE then
-    if head ~= args[4] then
+    if head ~= args[3] then
       return 0
     end
     if version_of(head) > version then  -- `there is none` of a row whose deletion left only the mark: the next read says it
@@ -207,11 +209,10 @@ local function fill(keys, args)
   elseif version_of(head) > version then
     return 0
   elseif version_of(head) == version and string.sub(head, VERSION + 1, VERSION + 3) == '03v' then
-    if is_over(head, args[5], args[3]) and string.sub(head, END + 1, STORED) ~= NO_END then
-      return 0
-    end
-    value = string.sub(value, 1, USED) .. later(head, value, USED, END) .. string.sub(value, END + 1, STORED)
-      .. later(head, value, STORED, SLIDING) .. string.sub(value, SLIDING + 1)
+    local used = between(head, USED, END) > between(value, USED, END) and head or value
+    local stored = between(head, STORED, HISTORY) > between(value, STORED, HISTORY) and head or value
+    value = string.sub(value, 1, USED) .. between(used, USED, END) .. between(value, END, STORED)
+      .. between(stored, STORED, HISTORY) .. between(used, HISTORY, SLIDING) .. string.sub(value, SLIDING + 1)
   end
   redis.call('SET', keys[1], value, 'PX', args[2])
   return 1

@@ -134,11 +134,11 @@ class ClockL1:
         state.heard = trusted
         state.trusted = trusted and not state.behind
 
-    def set_behind(self, behind: bool) -> None:
+    def set_behind(self, partition: int, behind: bool) -> None:
         """Says whether Redis is told of changes too late: then what is held is served as it is, but marked stale."""
-        for state in self._partitions:
-            state.behind = behind
-            state.trusted = state.heard and not behind
+        state = self._partitions[partition]
+        state.behind = behind
+        state.trusted = state.heard and not behind
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:
         """Changes the bounds, evicting what is over them."""
@@ -191,7 +191,7 @@ class NoL1:
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
         """Has nothing to trust."""
 
-    def set_behind(self, behind: bool) -> None:
+    def set_behind(self, partition: int, behind: bool) -> None:
         """Has nothing to mark."""
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:

@@ -52,12 +52,12 @@ class NativeL1:
         state.trusted = trusted and not state.behind
         self.memory.set_trusted(partition, trusted, now)
 
-    def set_behind(self, behind: bool) -> None:
+    def set_behind(self, partition: int, behind: bool) -> None:
         """Says whether Redis is told of changes too late: then what is held is served as it is, but marked stale."""
-        for state in self._partitions:
-            state.behind = behind
-            state.trusted = state.heard and not behind
-        self.memory.set_behind(behind)
+        state = self._partitions[partition]
+        state.behind = behind
+        state.trusted = state.heard and not behind
+        self.memory.set_behind(partition, behind)
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:
         """Changes the bounds, evicting what is over them."""

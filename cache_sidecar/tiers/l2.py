@@ -108,11 +108,16 @@ class RedisL2:
             self.unreadable[dataset] += 1
             return None
 
-    async def slide(self, dataset: str, ids: Sequence[str], times: Times) -> Leased:
-        """Reads, and puts off the expiry of what is not over yet: one command per id; shards that fail as in `read_leased`."""
+    async def slide(self, dataset: str, ids: Sequence[str], times: Times, histories: Mapping[str, str] | None = None) -> Leased:
+        """Reads, and puts off the expiry of what is not over yet: one command per id; shards that fail as in `read_leased`.
+
+        What is over keeps the history that its last use was counted under.
+        """
+        known = histories or {}
         moments = [codec.milliseconds(moment) for moment in (times.now, times.over, times.overdue)]
         arguments = (*moments, int(times.ttl * 1000), self._lease(), GUARD_MILLISECONDS)
-        replies = await self._replies([_Call("slide", (self._names.key(dataset, id),), arguments) for id in ids])
+        calls = [_Call("slide", (self._names.key(dataset, id),), (*arguments, codec.history(known.get(id, "")))) for id in ids]
+        replies = await self._replies(calls)
         found = {ids[number]: self._lease_or(dataset, value) for number, value in _answered(replies)}
         leases = {id: value for id, value in found.items() if codec.is_lease(value)}
         return Leased(self._records(dataset, ((id, value) for id, value in found.items() if id not in leases)), leases)
@@ -124,18 +129,11 @@ class RedisL2:
         leases: Mapping[str, bytes],
         *,
         ttl: float,
-        now: float,
-        over: float = 0.0,
     ) -> None:
         """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease."""
-        ttl_and_now, until = (_milliseconds(ttl), codec.milliseconds(now)), codec.milliseconds(over)
         await self._call(
             [
-                _Call(
-                    "fill",
-                    (self._names.key(dataset, id),),
-                    (codec.encode(record), *ttl_and_now, leases.get(id, b""), until),
-                )
+                _Call("fill", (self._names.key(dataset, id),), (codec.encode(record), _milliseconds(ttl), leases.get(id, b"")))
                 for id, record in records.items()
             ]
         )
@@ -162,29 +160,35 @@ class RedisL2:
             calls.append(call._replace(when_full=self._telling("change_full", dataset, id, bare, _milliseconds(ttl))))
         await self._call(calls)
 
-    async def mark(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> None:
+    async def mark(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> Mapping[int, TierFailed]:
         """Marks what is older than a version as out of date, and tells every sidecar.
 
-        Where more than MERGE_OVER ids share a partition, one message says that anything in it may have changed.
+        Where more than MERGE_OVER ids share a partition, one message says that anything in it may have changed. Returns the
+        partitions that could not be told, each with the reason.
         """
         by_partition: dict[int, list[str]] = {}
         for id in versions:
             by_partition.setdefault(partition_of(id), []).append(id)
-        calls = []
-        for ids in by_partition.values():
+        calls: list[tuple[int, _Call]] = []
+        for partition, ids in by_partition.items():
             step = MARKED_AT_ONCE if len(ids) > MERGE_OVER else 1
             calls += [
-                self._marking(dataset, {id: versions[id] for id in ids[first : first + step]}, _milliseconds(ttl))
+                (partition, self._marking(dataset, {id: versions[id] for id in ids[first : first + step]}, _milliseconds(ttl)))
                 for first in range(0, len(ids), step)
             ]
-        failed: TierFailed | None = None
+        failed: dict[int, TierFailed] = {}
         for first in range(0, len(calls), CALLS_AT_ONCE):
+            part = calls[first : first + CALLS_AT_ONCE]
             try:
-                await self._call(calls[first : first + CALLS_AT_ONCE])
-            except TierFailed as error:
-                failed = error  # the other shards are told all the same
-        if failed is not None:
-            raise failed
+                replies = await self._replies([call for _, call in part])
+            except TierFailed as error:  # not even who holds what is known, or the functions cannot be loaded
+                replies = [error] * len(part)
+            for (partition, _), reply in zip(part, replies, strict=True):
+                try:
+                    checked(reply)
+                except TierFailed as error:
+                    failed[partition] = error  # the others are told all the same
+        return failed
 
     def _marking(self, dataset: str, versions: Mapping[str, int], milliseconds: int) -> "_Call":
         id, partition = next(iter(versions)), partition_of(next(iter(versions)))
@@ -201,6 +205,14 @@ class RedisL2:
         partition = partition_of(id)
         keys = (self._names.key(dataset, id), self._names.counter(partition))
         return _Call(function, keys, (*arguments, self._names.channel(partition), f"{dataset} {id}"))
+
+    def history(self, id: str) -> str:  # noqa: ARG002
+        """Returns nothing: whoever reads without a fence does not know."""
+        return ""
+
+    def footing(self, ids: Iterable[str]) -> Sequence[object]:  # noqa: ARG002
+        """Returns nothing that could be lost: whoever has no fence takes what Redis says."""
+        return ()
 
     async def drop_all(self, dataset: str) -> int:
         """Removes a dataset, and tells every sidecar to; returns how many keys were held."""

@@ -171,7 +171,7 @@ class Loader:
         await self._release(leases)
 
     async def _put_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes], ttl: float) -> None:
-        await self._l2_tier.fill(self.name, records, leases, ttl=ttl, now=self._clock.now())
+        await self._l2_tier.fill(self.name, records, leases, ttl=ttl)
 
     async def _release(self, leases: Mapping[str, bytes]) -> None:
         if leases:

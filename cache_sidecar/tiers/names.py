@@ -46,9 +46,9 @@ class Names:
         """Returns the channel of a partition's messages."""
         return f"{self.namespace}:inv:{_TAGS[partition]}"
 
-    def told(self, role: str) -> str:
-        """Returns the key that says up to when everything committed in a database was told."""
-        return f"{self.namespace}:told:{role}"
+    def told(self, role: str, partition: int) -> str:
+        """Returns the key that says up to when a partition was told of everything committed in a database."""
+        return f"{self.namespace}:told:{_TAGS[partition]}:{role}"
 
     def slot(self, partition: int) -> int:
         """Returns the cluster slot in which a partition lives."""

@@ -1,11 +1,13 @@
 """What the tiers exchange, and what each of them offers."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
 from typing import NamedTuple, Protocol
 from zlib import crc32
+
+from cache_sidecar.errors import TierFailed
 
 PARTITIONS = 256
 # Seconds that an answer takes to its caller.
@@ -37,6 +39,8 @@ class Expiry(NamedTuple):
     "The resource itself is over then, and this at the latest; None when only the cached copy is."
     stored: float = 0.0
     "The use that PostgreSQL knows of."
+    history: str = ""
+    "The history of the node that counted the last use, 8 hexadecimal digits. Under another one later uses may be lost."
 
     def until(self, ttl: float) -> float:
         """Returns when it is over, if it is not used again for `ttl` seconds."""
@@ -178,7 +182,7 @@ class L1(Protocol):
         """Says whether every invalidation of a partition is known to arrive."""
         ...
 
-    def set_behind(self, behind: bool) -> None:
+    def set_behind(self, partition: int, behind: bool) -> None:
         """Says whether Redis is told of changes too late: then what is held is served as it is, but marked stale."""
         ...
 
@@ -229,13 +233,8 @@ class L2(Protocol):
         leases: Mapping[str, bytes],
         *,
         ttl: float,
-        now: float,
-        over: float = 0.0,
     ) -> None:
-        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease.
-
-        Of records whose expiry every read puts off, those are over that were not used after `over`.
-        """
+        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease."""
         ...
 
     async def release(self, dataset: str, leases: Mapping[str, bytes]) -> None:
@@ -265,36 +264,82 @@ class L2(Protocol):
         """Removes a dataset, and tells every sidecar to; returns how many keys were held."""
         ...
 
+    def footing(self, ids: Iterable[str]) -> Sequence[object]:
+        """Returns what a change of those ids rests on; None among it where that is nothing.
+
+        When it is the same before and after the change, the nodes that were told are those where the ids are read.
+        """
+        ...
+
 
 class RelayL2(Protocol):
-    """The shared cache, as a relay needs it. Methods raise TierFailed."""
+    """The shared cache, as a relay needs it."""
 
-    async def mark(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> None:
-        """Marks what is older than a version as out of date, and tells every sidecar: in few messages, of many ids."""
+    async def mark(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> Mapping[int, TierFailed]:
+        """Marks what is older than a version as out of date, and tells every sidecar: in few messages, of many ids.
+
+        Returns the partitions that could not be told, each with the reason.
+        """
         ...
+
+
+class Primary(NamedTuple):
+    """A primary as a relay's look found it."""
+
+    address: tuple[str, int]
+    history: str | None
+    "What names its history: another one after a failover, or a restart. None when it does not say."
+    partitions: frozenset[int]
+    "What it holds."
+
+
+class Mark(NamedTuple):
+    """What a relay writes into a partition once it was told of everything."""
+
+    moment: float
+    "What was committed before that is told, in seconds since the epoch."
+    by: str
+    "Names the relay."
+    number: int
+    "Grows with its looks."
 
 
 class Signs(Protocol):
-    """What a relay and the sidecars of its region tell each other through Redis. Methods raise TierFailed."""
+    """What a relay and the sidecars of its region tell each other through Redis, in each partition of its own."""
 
-    async def replication_ids(self) -> frozenset[str]:
-        """Returns what names the history of each primary: another one after a failover, or a restart."""
+    async def primaries(self) -> Sequence[Primary]:
+        """Looks at every primary. Raises TierFailed when none answers."""
         ...
 
-    async def caught_up(self, roles: Sequence[str], moment: float) -> None:
-        """Says that Redis was told of whatever was committed before a moment in the databases of those roles."""
+    async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
+        """Says in partitions, on the nodes given, that they were told of what was committed before a moment.
+
+        `roles` are those of the databases. A node that does not take it is left out.
+        """
         ...
 
-    async def told_until(self, roles: Sequence[str]) -> Mapping[str, float]:
-        """Returns the latest such moment of each role, in seconds since the epoch; those without one are left out."""
+    async def marks(self, roles: Sequence[str]) -> Mapping[str, Mapping[int, Mark]]:
+        """Returns the mark of each partition, by role; those without one, or that cannot be asked, are left out.
+
+        Raises TierFailed when none can.
+        """
         ...
 
 
 class SlidingL2(L2, Protocol):
     """The shared cache, for records whose expiry every read puts off. Methods raise TierFailed."""
 
-    async def slide(self, dataset: str, ids: Sequence[str], times: "Times") -> Leased:
-        """Reads, and puts off the expiry of what is not over yet."""
+    async def slide(
+        self, dataset: str, ids: Sequence[str], times: "Times", histories: Mapping[str, str] | None = None
+    ) -> Leased:
+        """Reads, and puts off the expiry of what is not over yet.
+
+        `histories` are those of the nodes that hold the ids, which are kept beside the use, see `Expiry`.
+        """
+        ...
+
+    def history(self, id: str) -> str:
+        """Returns what names the history of the node that holds an id, 8 hexadecimal digits; nothing when it is not known."""
         ...
 
 

@@ -158,6 +158,18 @@ class Shards:
             for shard, reply in zip(shards, replies, strict=True)
         }
 
+    async def ask_node(self, address: Address, commands: Sequence[Command]) -> list[Any]:
+        """Returns what a node answers to commands, refusals among it. Nothing is sent on to another one. Raises TierFailed."""
+        shard = self._known.get(address)
+        if shard is None:
+            raise TierFailed(Tier.L2, Failure.UNREACHABLE, "it is none of the nodes any more")
+        return await self._exchange(shard, commands)
+
+    def holder(self, slot: int) -> Address | None:
+        """Returns which node a command for a slot would be sent to, as far as is known."""
+        shard = self._owners.get(slot)
+        return None if shard is None else shard.address
+
     async def scan(self, pattern: str, *, count: int) -> AsyncIterator[list[bytes]]:
         """Yields the keys of all primaries that match a pattern, about so many at a time."""
         await self.ready()

@@ -86,9 +86,9 @@ class SoldOut(NoL1):
         """Says whether every change in a partition is known to be announced."""
         self._rows.set_trusted(partition, trusted, now=now)
 
-    def set_behind(self, behind: bool) -> None:
-        """Says whether Redis is told of changes too late: then nothing is known to be sold out."""
-        self._rows.set_behind(behind)
+    def set_behind(self, partition: int, behind: bool) -> None:
+        """Says whether Redis is told of a partition's changes too late: then nothing of it is known to be sold out."""
+        self._rows.set_behind(partition, behind)
 
     def stats(self) -> L1Stats:
         """Returns the counters."""

@@ -34,7 +34,10 @@ class CartServiceStub:
 
     A read on the sidecar that acknowledged a change never returns an older cart. Another sidecar reads the change from Redis; when
     Redis could not be told, it may return the older cart until the relay has told Redis, which takes about a second once
-    Redis answers. `options.bypass` reads from PostgreSQL.
+    Redis answers. `options.bypass` reads from PostgreSQL. In a failover of Redis PostgreSQL answers for what a new or an old
+    primary may not know: an older cart is not returned unmarked later than 0.25 s + redis_timeout + 0.1 s (0.6 s by default)
+    after Redis was told; without a relay for `staleness_bound` (10 s) it may be, with cache.stale set. No cart ends with its copy
+    in Redis.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
@@ -95,7 +98,10 @@ class CartServiceAsyncStub(CartServiceStub):
 
     A read on the sidecar that acknowledged a change never returns an older cart. Another sidecar reads the change from Redis; when
     Redis could not be told, it may return the older cart until the relay has told Redis, which takes about a second once
-    Redis answers. `options.bypass` reads from PostgreSQL.
+    Redis answers. `options.bypass` reads from PostgreSQL. In a failover of Redis PostgreSQL answers for what a new or an old
+    primary may not know: an older cart is not returned unmarked later than 0.25 s + redis_timeout + 0.1 s (0.6 s by default)
+    after Redis was told; without a relay for `staleness_bound` (10 s) it may be, with cache.stale set. No cart ends with its copy
+    in Redis.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
@@ -152,7 +158,10 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A read on the sidecar that acknowledged a change never returns an older cart. Another sidecar reads the change from Redis; when
     Redis could not be told, it may return the older cart until the relay has told Redis, which takes about a second once
-    Redis answers. `options.bypass` reads from PostgreSQL.
+    Redis answers. `options.bypass` reads from PostgreSQL. In a failover of Redis PostgreSQL answers for what a new or an old
+    primary may not know: an older cart is not returned unmarked later than 0.25 s + redis_timeout + 0.1 s (0.6 s by default)
+    after Redis was told; without a relay for `staleness_bound` (10 s) it may be, with cache.stale set. No cart ends with its copy
+    in Redis.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
     google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart

@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class InventoryServiceStub:
     """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes.
+    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
+    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
+    (10 s) Redis does, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
@@ -111,7 +113,9 @@ class InventoryServiceStub:
 
 class InventoryServiceServicer:
     """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes.
+    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
+    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
+    (10 s) Redis does, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
@@ -290,7 +294,9 @@ def add_InventoryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InventoryService:
     """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes.
+    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
+    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
+    (10 s) Redis does, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE

@@ -28,7 +28,9 @@ GRPC_VERSION: str
 
 class InventoryServiceStub:
     """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes.
+    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
+    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
+    (10 s) Redis does, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
@@ -101,7 +103,9 @@ class InventoryServiceStub:
 @_typing.type_check_only
 class InventoryServiceAsyncStub(InventoryServiceStub):
     """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes.
+    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
+    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
+    (10 s) Redis does, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
@@ -170,7 +174,9 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
 
 class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes.
+    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
+    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
+    (10 s) Redis does, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE

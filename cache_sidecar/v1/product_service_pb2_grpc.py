@@ -28,6 +28,9 @@ if _version_not_supported:
 class ProductServiceStub:
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
 
+    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
+    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
 
@@ -87,6 +90,9 @@ class ProductServiceStub:
 
 class ProductServiceServicer:
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
+
+    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
+    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
@@ -213,6 +219,9 @@ def add_ProductServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ProductService:
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
+
+    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
+    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.

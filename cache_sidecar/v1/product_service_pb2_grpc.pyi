@@ -29,6 +29,9 @@ GRPC_VERSION: str
 class ProductServiceStub:
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
 
+    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
+    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
 
@@ -84,6 +87,9 @@ class ProductServiceStub:
 class ProductServiceAsyncStub(ProductServiceStub):
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
 
+    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
+    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
 
@@ -134,6 +140,9 @@ class ProductServiceAsyncStub(ProductServiceStub):
 
 class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
+
+    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
+    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.

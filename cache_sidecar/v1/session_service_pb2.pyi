@@ -309,8 +309,9 @@ class DeleteSessionResponse(_message.Message):
 
     REVOCATION_PENDING_FIELD_NUMBER: _builtins.int
     revocation_pending: _builtins.bool
-    """True when Redis could not be told: the session is ended in PostgreSQL and on this sidecar, others may accept it until
-    the relay tells Redis.
+    """True when Redis could not be told, or it is not known that the node that was told is the one that others read: the
+    session is ended in PostgreSQL and on this sidecar, others may accept it until the relay tells Redis. A repeat tells Redis
+    again and says how that went.
     """
     def __init__(
         self,

@@ -32,7 +32,13 @@ class SessionServiceStub:
     What is created, changed or ended is in PostgreSQL before the reply. Use is written there at most once per session in 5
     minutes (a sixth of the expiry, if that is less), and when a sidecar stops. When Redis loses everything, every session that
     was valid is valid, and one that was ended stays ended; one that merely expired less than those 5 minutes ago may be valid
-    again, since PostgreSQL cannot know that it was not used.
+    again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
+    lost: NOT_FOUND is never said by Redis alone for want of use.
+
+    In a failover PostgreSQL answers for what a new or an old primary may not know. An ended session is accepted at most until
+    0.25 s + redis_timeout + 0.1 s (0.6 s by default) after DeleteSession or DeleteUserSessions returned, and only where
+    revocation_pending is true or REVOCATION_PENDING was the reply until the relay has told Redis. Only without a relay for
+    `staleness_bound` (10 s) what Redis holds is answered again, with cache.stale set: whoever must be sure refuses that.
 
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
@@ -91,7 +97,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     What is created, changed or ended is in PostgreSQL before the reply. Use is written there at most once per session in 5
     minutes (a sixth of the expiry, if that is less), and when a sidecar stops. When Redis loses everything, every session that
     was valid is valid, and one that was ended stays ended; one that merely expired less than those 5 minutes ago may be valid
-    again, since PostgreSQL cannot know that it was not used.
+    again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
+    lost: NOT_FOUND is never said by Redis alone for want of use.
+
+    In a failover PostgreSQL answers for what a new or an old primary may not know. An ended session is accepted at most until
+    0.25 s + redis_timeout + 0.1 s (0.6 s by default) after DeleteSession or DeleteUserSessions returned, and only where
+    revocation_pending is true or REVOCATION_PENDING was the reply until the relay has told Redis. Only without a relay for
+    `staleness_bound` (10 s) what Redis holds is answered again, with cache.stale set: whoever must be sure refuses that.
 
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
@@ -146,7 +158,13 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     What is created, changed or ended is in PostgreSQL before the reply. Use is written there at most once per session in 5
     minutes (a sixth of the expiry, if that is less), and when a sidecar stops. When Redis loses everything, every session that
     was valid is valid, and one that was ended stays ended; one that merely expired less than those 5 minutes ago may be valid
-    again, since PostgreSQL cannot know that it was not used.
+    again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
+    lost: NOT_FOUND is never said by Redis alone for want of use.
+
+    In a failover PostgreSQL answers for what a new or an old primary may not know. An ended session is accepted at most until
+    0.25 s + redis_timeout + 0.1 s (0.6 s by default) after DeleteSession or DeleteUserSessions returned, and only where
+    revocation_pending is true or REVOCATION_PENDING was the reply until the relay has told Redis. Only without a relay for
+    `staleness_bound` (10 s) what Redis holds is answered again, with cache.stale set: whoever must be sure refuses that.
 
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 

@@ -25,7 +25,7 @@ from tests.contract.shop import L1, Shop, new_id
 from tests.proxy import Proxy
 from tests.sidecars import in_process, settings_for, until
 from tests.stores import open_database, run
-from tests.tiers import redis_settings
+from tests.tiers import redis_settings, told_until
 
 BOUND = policy.default()["product"].staleness_bound
 PRODUCTS = 20
@@ -155,7 +155,7 @@ async def test_a_region_that_is_cut_off_says_so_and_catches_up_without_loss(
 async def signed(place: Place) -> bool:
     """Says whether the relay has told up to now, as the clock of its region says it."""
     app = place.shop.app
-    told = await RedisSigns(app._connection, app._l2._names).told_until(["catalog"])
+    told = await told_until(RedisSigns(app._connection, app._l2._names))
     return told.get("catalog", 0.0) >= place.clock.now() - 0.01
 
 

@@ -43,14 +43,14 @@ def _settings(redis: str, database: str, namespace: str) -> Settings:
 @pytest.fixture
 async def cut_off(proxy: Proxy, database: str, namespace: str) -> AsyncIterator[Customer]:
     """A sidecar whose way to Redis a test can block."""
-    async with in_process(_settings(proxy.address, database, namespace), trusted=False) as sidecar:
+    async with in_process(_settings(proxy.address, database, namespace)) as sidecar:
         yield Customer(sidecar)
 
 
 @pytest.fixture
 async def other(valkey: ValkeyServer, database: str, namespace: str) -> AsyncIterator[Customer]:
     """A sidecar whose way is free."""
-    async with in_process(_settings(valkey.address, database, namespace), trusted=False) as sidecar:
+    async with in_process(_settings(valkey.address, database, namespace)) as sidecar:
         yield Customer(sidecar)
 
 
@@ -189,7 +189,7 @@ async def test_a_cart_slides_in_redis_and_stays_in_postgresql(
     valkey: ValkeyServer, database: str, namespace: str, redis: Redis
 ) -> None:
     clock, user = ManualClock(), new_user()
-    async with in_process(_settings(valkey.address, database, namespace), clock=clock, trusted=False) as sidecar:
+    async with in_process(_settings(valkey.address, database, namespace), clock=clock) as sidecar:
         customer = Customer(sidecar)
         cart = await customer.add(user, item("a"))
         for _ in range(3):

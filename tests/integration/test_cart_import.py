@@ -38,7 +38,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 async def customer(valkey_cluster: ValkeyCluster, database: str, namespace: str) -> AsyncIterator[Customer]:
     settings = settings_for(",".join(valkey_cluster.addresses), database, namespace)
-    async with in_process(settings, trusted=False) as sidecar:
+    async with in_process(settings) as sidecar:
         yield Customer(sidecar)
 
 

@@ -158,7 +158,7 @@ async def test_concurrent_changes_are_what_postgresqls_order_makes_of_them(
 ) -> None:
     def sidecar(redis: str) -> Any:
         made = settings_for(redis, database, namespace, redis_mode="single", redis_timeout=0.5)
-        return in_process(made, trusted=False)
+        return in_process(made)
 
     async with Proxy(valkey.address) as proxy, sidecar(proxy.address) as one, sidecar(valkey.address) as other:
         first, second = Customer(one), Customer(other)

@@ -21,7 +21,7 @@ WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND w
 @pytest.fixture
 async def customer(valkey: ValkeyServer, database: str, namespace: str) -> AsyncIterator[Customer]:
     settings = settings_for(valkey.address, database, namespace, redis_mode="single", postgres_timeout=20.0)
-    async with in_process(settings, trusted=False) as sidecar:
+    async with in_process(settings) as sidecar:
         yield Customer(sidecar)
 
 

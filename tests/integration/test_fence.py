@@ -1,50 +1,98 @@
 """Redis after an outage: its values are out of date, and are not read before the relay says that they no longer are."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.fence import CLOCKS, Fence, FencedL2
+from cache_sidecar.tiers.fence import Fence, FencedL2
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Record, Row, Source
+from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Record, Row, Source, Times, partition_of
 from cache_sidecar.tiers.region import Region
+from cache_sidecar.tiers.shard import Address, Command, Shard
 from cache_sidecar.tiers.signs import RedisSigns
-from tests.tiers import POLICY
+from cache_sidecar.tiers.trust import Trust
+from tests.gates import Gate
+from tests.tiers import POLICY, say
 
+HISTORY = "0123456789abcdef" * 3
 OLD, NEW = Record(1, 0.0, b"old"), Record(2, 0.0, b"new")
+
+
+def fenced(l2: RedisL2, clock: ManualClock) -> tuple[FencedL2, Fence]:
+    """Returns a fenced L2 whose partitions are heard, from whoever holds them."""
+    shards, names = l2._connection.shards, l2._names
+
+    def holder(partition: int) -> Address | None:
+        return shards.holder(names.slot(partition))
+
+    fence = Fence(trust=Trust(), holder=holder, clock=clock)
+    hear(fence, holder)
+    return FencedL2(l2._connection, names, fence), fence
+
+
+def hear(fence: Fence, holder: Callable[[int], Address | None]) -> None:
+    for partition in range(PARTITIONS):
+        if address := holder(partition):
+            fence.heard([partition], address, HISTORY)
 
 
 async def test_what_a_primary_held_before_an_outage_is_not_read_until_the_relay_told_it_the_rest(l2: RedisL2) -> None:
     clock = ManualClock()
-    fence = Fence(longest=lambda: 10.0, clock=clock)
-    fenced = FencedL2(l2._connection, l2._names, fence)
+    await l2.change("product", {"a": OLD}, ttl=60)
+    found, fence = fenced(l2, clock)
     signs = RedisSigns(l2._connection, l2._names)
     region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock)
-    await l2.change("product", {"a": OLD}, ttl=60)
-    assert (await fenced.read_leased("product", ["a"])).records == {"a": OLD}
-    for trusted in (False, True):
-        clock.advance(1)
-        for partition in range(PARTITIONS):
-            fence.set_trusted(partition, trusted)
-    await signs.caught_up(["catalog"], clock.now() - 1)
-    await region.step()
-    # No record, and no lease: nobody is to wait for the one who reads it from PostgreSQL.
-    assert await fenced.read_leased("product", ["a", "b"]) == ({}, {}, ())
+    assert (await found.read_leased("product", ["a"])).records == {"a": OLD}
+    await say(signs, ["catalog"], clock.now(), times=3)
+    fence.lost(range(PARTITIONS))
+    hear(fence, fence._holder)
+    for _ in range(2):
+        await region.step()
+        # No record, and no lease: nobody is to wait for the one who reads it from PostgreSQL.
+        assert await found.read_leased("product", ["a", "b"]) == ({}, {}, ())
+        assert await found.slide("product", ["a"], Times(0.0, 0.0, 0.0, 1.0)) == ({}, {}, ())
+        await say(signs, ["catalog"], clock.now())
     # What was read there is filled in, over what is older.
-    await fenced.fill("product", {"a": NEW}, {}, ttl=60, now=clock.now())
-    await signs.caught_up(["catalog"], clock.now() + CLOCKS)
+    await found.fill("product", {"a": NEW}, {}, ttl=60)
     await region.step()
-    assert (await fenced.read_leased("product", ["a"])).records == {"a": NEW}
+    assert (await found.read_leased("product", ["a"])).records == {"a": NEW}
+
+
+@pytest.mark.parametrize("function", ["read", "slide"])
+async def test_what_is_answered_after_the_footing_was_lost_does_not_count(l2: RedisL2, function: str) -> None:
+    """The reply is held by the primary's not reading on: it answers when it wakes up."""
+    await l2.change("product", {"a": OLD}, ttl=60)
+    found, fence = fenced(l2, ManualClock())
+    exchange, gate = Shard.exchange, Gate()
+
+    async def held(shard: Shard, commands: Sequence[Command]) -> list[Any]:
+        replies = await exchange(shard, commands)
+        await gate.passed()
+        return replies
+
+    gate.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shard, "exchange", held)
+        times = Times(0.0, 0.0, 0.0, 1.0)
+        work = found.read_leased("product", ["a", "b"]) if function == "read" else found.slide("product", ["a", "b"], times)
+        reading = asyncio.ensure_future(work)
+        await gate.reached()
+        fence.lost([partition_of("a")])
+        gate.open()
+        answer = await reading
+    assert answer.records == {}
+    assert set(answer.leases) == {"b"}, "in another partition"
 
 
 async def test_what_is_in_doubt_is_answered_marked_stale_when_postgresql_cannot_tell(l2: RedisL2) -> None:
     clock, is_there = ManualClock(), True
-    fence = Fence(longest=lambda: 10.0, clock=clock)
     guard = Guard(Tier.L2, timeout=10, max_running=4, max_waiting=4)
 
     async def load(ids: Sequence[str]) -> Mapping[str, Row]:
@@ -52,12 +100,11 @@ async def test_what_is_in_doubt_is_answered_marked_stale_when_postgresql_cannot_
             raise TierFailed(Tier.STORE, Failure.UNREACHABLE)
         return {id: Row(2, b"new") for id in ids}
 
-    fenced = FencedL2(l2._connection, l2._names, fence)
-    products = Dataset("product", l1=NO_L1, l2=fenced, load=load, l2_guard=guard, policy=lambda: POLICY, clock=clock)
+    found, fence = fenced(l2, clock)
+    products = Dataset("product", l1=NO_L1, l2=found, load=load, l2_guard=guard, policy=lambda: POLICY, clock=clock)
     await l2.change("product", {id: Record(1, clock.now(), b"old") for id in "abc"}, ttl=600)
     await l2.change("product", {"b": Record(2, clock.now(), None)}, ttl=600)
-    for partition in range(PARTITIONS):
-        fence.set_trusted(partition, False)
+    fence.lost(range(PARTITIONS))
     answer = await products.get("a")
     assert (answer.value, answer.source, answer.stale) == (b"new", Source.STORE, False)
     await products.close()

@@ -4,7 +4,7 @@ import pytest
 
 from cache_sidecar.errors import Failure, TierFailed
 from cache_sidecar.tiers.inspector import Inspection, Inspector
-from cache_sidecar.tiers.ports import Source
+from cache_sidecar.tiers.ports import Source, partition_of
 from tests.integration.conftest import OpenCase
 from tests.tiers import POLICY, Case
 
@@ -95,7 +95,7 @@ async def test_what_says_stale_by_the_time_the_bound_has_passed_is_no_violation(
         case.rows.commit("a", 2, b"new")
         await case.get("a")
         await inspector.step()
-        case.dataset.set_behind(behind=True)
+        case.dataset.set_behind(partition_of("a"), behind=True)
         case.clock.advance(BOUND)
         await inspector.step()
         assert inspector.counts == Inspection(stale=1)

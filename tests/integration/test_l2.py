@@ -303,7 +303,7 @@ async def read_leased(l2: RedisL2) -> object:
 
 
 async def fill_unleased(l2: RedisL2) -> object:
-    return await l2.fill("product", {"a": record(1)}, {}, ttl=60, now=0.0)
+    return await l2.fill("product", {"a": record(1)}, {}, ttl=60)
 
 
 async def drop_all(l2: RedisL2) -> object:

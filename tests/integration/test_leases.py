@@ -34,7 +34,7 @@ async def other(open_either: OpenL2) -> AsyncIterator[RedisL2]:
 
 async def put(l2: RedisL2, lease: bytes | None, record: Record = NEW) -> Record | None:
     """Fills under a lease, or none, and returns what Redis holds then."""
-    await l2.fill("product", {"a": record}, {} if lease is None else {"a": lease}, ttl=60, now=0.0)
+    await l2.fill("product", {"a": record}, {} if lease is None else {"a": lease}, ttl=60)
     return (await l2.read("product", ["a"])).get("a")
 
 

@@ -9,12 +9,12 @@ from cache_sidecar.background import ended
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers import region as module
-from cache_sidecar.tiers.ports import Signs, Source
+from cache_sidecar.tiers.ports import PARTITIONS, Mark, Primary, Signs, Source, partition_of
 from cache_sidecar.tiers.region import Region
 from cache_sidecar.tiers.signs import RedisSigns
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
-from tests.tiers import POLICY, Case, Direct, open_case
+from tests.tiers import POLICY, Case, Direct, open_case, say
 
 BOUND = 10.0
 BOUNDED = POLICY.model_copy(update={"staleness_bound": BOUND})
@@ -36,7 +36,7 @@ async def test_replies_say_stale_while_the_relay_is_behind_its_bound(open_sideca
         await case.write("a", 1, b"old")
         await case.write("b", 1, b"old")
         await case.get("a")
-        await signs.caught_up(["catalog"], case.clock.now())
+        await say(signs, ["catalog"], case.clock.now())
         case.clock.advance(BOUND)
         await region.step()
         assert await stale(case) == (False, Source.L1)
@@ -46,7 +46,7 @@ async def test_replies_say_stale_while_the_relay_is_behind_its_bound(open_sideca
         assert await stale(case, "b") == (True, Source.L2)
         assert await stale(case, "b") == (True, Source.L1), "memory goes on being filled"
         assert await stale(case, "c") == (False, Source.STORE)
-        await signs.caught_up(["catalog"], case.clock.now())
+        await say(signs, ["catalog"], case.clock.now())
         await region.step()
         assert await stale(case) == (False, Source.L1)
         assert await stale(case, "b") == (False, Source.L1)
@@ -56,13 +56,13 @@ async def test_a_suspect_partition_has_its_own_limit_also_when_the_region_is_beh
     async with open_sidecar(policy=BOUNDED) as case:
         await case.write("a", 1, b"old")
         await case.get("a")
-        case.dataset.set_behind(behind=True)
+        case.dataset.set_behind(partition_of("a"), behind=True)
         case.trust(trusted=False)
         case.clock.advance(BOUNDED.stale_limit)
         assert await stale(case) == (True, Source.L1)
         case.clock.advance(0.1)
         assert (await stale(case))[1] is Source.L2
-        case.dataset.set_behind(behind=False)
+        case.dataset.set_behind(partition_of("a"), behind=False)
         assert (await stale(case))[1] is Source.L2, "still suspect"
         case.trust()
         assert await stale(case) == (False, Source.L1)
@@ -81,13 +81,13 @@ async def test_a_sign_that_is_lost_or_goes_back_changes_nothing(open_sidecar: Op
     async with open_sidecar(policy=BOUNDED) as case:
         region, signs = region_of(case)
         await case.write("a", 1, b"old")
-        await signs.caught_up(["catalog"], case.clock.now())
+        await say(signs, ["catalog"], case.clock.now())
         await region.step()
-        await signs.caught_up(["catalog"], case.clock.now() - 3600)
+        await say(signs, ["catalog"], case.clock.now() - 3600)
         await region.step()
         assert await stale(case) == (False, Source.L2)
         client = Direct(case.l2)
-        await client.unlink(case.l2._names.told("catalog"))
+        await client.unlink(case.l2._names.told("catalog", partition_of("a")))
         await region.step()
         assert (await stale(case))[0] is False
         case.clock.advance(BOUND + 1)
@@ -99,16 +99,16 @@ async def test_a_redis_that_does_not_answer_lets_time_pass(namespace: str) -> No
     class Away:
         is_away = False
 
-        async def replication_ids(self) -> frozenset[str]:
-            return frozenset()
+        async def primaries(self) -> Sequence[Primary]:
+            return ()
 
-        async def caught_up(self, roles: Sequence[str], moment: float) -> None:
+        async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
             raise AssertionError("sidecars don't say so")
 
-        async def told_until(self, roles: Sequence[str]) -> dict[str, float]:
+        async def marks(self, roles: Sequence[str]) -> dict[str, dict[int, Mark]]:
             if self.is_away:
                 raise TierFailed(Tier.L2, Failure.UNREACHABLE)
-            return dict.fromkeys(roles, clock.now())
+            return {role: dict.fromkeys(range(PARTITIONS), Mark(clock.now(), "relay", 1)) for role in roles}
 
     clock, signs = ManualClock(), Away()
     async with open_case("127.0.0.1:1", namespace, clock=clock, policy=BOUNDED) as case:
@@ -126,9 +126,9 @@ async def test_it_looks_now_and_then(open_sidecar: OpenCase, monkeypatch: pytest
     monkeypatch.setattr(module, "EVERY", 0.0)
     async with open_sidecar(policy=BOUNDED) as case:
         region, signs = region_of(case)
-        await signs.caught_up(["catalog"], case.clock.now() - BOUND - 1)
+        await say(signs, ["catalog"], case.clock.now() - BOUND - 1)
         task = asyncio.create_task(region.run())
-        await until(lambda: case.dataset._is_behind)
-        await signs.caught_up(["catalog"], case.clock.now())
-        await until(lambda: not case.dataset._is_behind)
+        await until(lambda: any(case.dataset._behind_in))
+        await say(signs, ["catalog"], case.clock.now())
+        await until(lambda: not any(case.dataset._behind_in))
         await ended(task)

@@ -27,7 +27,7 @@ from tests.listening import HERE, open_line
 from tests.proxy import Proxy
 from tests.sidecars import process, until
 from tests.stores import INSERT, open_database, run
-from tests.tiers import Direct, fill, open_case, open_l2, take_back
+from tests.tiers import Direct, fill, open_case, open_l2, take_back, told_until
 
 OLD = Record(1, 0.0, b"old")
 
@@ -203,8 +203,7 @@ async def test_what_redis_does_not_take_is_not_remembered_as_told(
     async with open_l2("127.0.0.1:1", namespace) as away, leading(store, away, database) as region:
         with pytest.raises(TierFailed):
             await region.step()
-        with pytest.raises(TierFailed):
-            await region.relay.step(region.term)
+        assert await region.relay.step(region.term) == 1
     assert await store.progress("eu") == (0, 0)
 
 
@@ -216,16 +215,14 @@ async def test_a_primary_that_cannot_be_looked_at_does_not_keep_the_others_from_
 
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     await region.step()
-    before = (await RedisSigns(l2._connection, l2._names).told_until(["catalog"]))["catalog"]
+    before = (await told_until(RedisSigns(l2._connection, l2._names)))["catalog"]
     await run(database, INSERT, ["a", "Sofa"])
     with monkeypatch.context() as patch:
-        patch.setattr(region.relay._signs, "replication_ids", fail)
+        patch.setattr(region.relay._signs, "primaries", fail)
         with pytest.raises(TierFailed):
             await region.relay.turn(region.term)
         assert await stored_version(l2) == await version_in(database)
-        assert await RedisSigns(l2._connection, l2._names).told_until(["catalog"]) == {"catalog": before}, (
-            "no sign without a look"
-        )
+        assert await told_until(RedisSigns(l2._connection, l2._names)) == {"catalog": before}, "no sign without a look"
 
 
 # Many at once
@@ -428,21 +425,21 @@ async def test_redis_is_told_up_to_when_everything_was_told(
         relay = relay_of(store, l2, clock=clock)
         await relay.look()
         await relay.step(term)
-        assert await signs.told_until(["catalog"]) == {}, "there may be more"
+        assert await told_until(signs) == {}, "there may be more"
         moment = clock.now()
         clock.advance(5)
         await relay.step(term)
-        assert await signs.told_until(["catalog", "user"]) == {"catalog": moment}, "nobody looked who is primary since"
+        assert await told_until(signs, "catalog", "user") == {"catalog": moment}, "nobody looked who is primary since"
         await relay.step(term)
-        assert await signs.told_until(["catalog"]) == {"catalog": moment}
+        assert await told_until(signs) == {"catalog": moment}
         await relay.look()
         await relay.step(term)
-        assert await signs.told_until(["catalog"]) == {"catalog": moment + 5}
+        assert await told_until(signs) == {"catalog": moment + 5}
 
 
 async def test_a_sign_that_is_none_is_no_sign(l2: RedisL2) -> None:
-    await Direct(l2).set(l2._names.told("catalog"), "soon")
-    assert await RedisSigns(l2._connection, l2._names).told_until(["catalog"]) == {}
+    await Direct(l2).set(l2._names.told("catalog", 0), "soon")
+    assert await told_until(RedisSigns(l2._connection, l2._names)) == {}
 
 
 # Running

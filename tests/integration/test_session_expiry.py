@@ -39,7 +39,7 @@ def open_customer(valkey_cluster: ValkeyCluster, database: str, namespace: str, 
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Customer]:
-        async with in_process(settings, clock=clock, trusted=False) as sidecar:
+        async with in_process(settings, clock=clock) as sidecar:
             yield Customer(sidecar)
 
     return opened

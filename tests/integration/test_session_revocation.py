@@ -13,7 +13,7 @@ from cache_sidecar.services.session import hash_of
 from cache_sidecar.settings import Settings
 from cache_sidecar.tiers import codec
 from cache_sidecar.tiers.names import Names
-from cache_sidecar.tiers.ports import Row
+from cache_sidecar.tiers.ports import PARTITIONS, Row
 from cache_sidecar.v1 import session_service_pb2 as pb
 from tests.contract.shop import Refusal, refused
 from tests.customers import L2, STORE, Customer, new_request, new_user
@@ -32,14 +32,14 @@ async def proxy(valkey: ValkeyServer) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def cut_off(proxy: Proxy, database: str, namespace: str) -> AsyncIterator[Customer]:
     """A sidecar whose way to Redis a test can block."""
-    async with in_process(_settings(proxy.address, database, namespace), trusted=False) as sidecar:
+    async with in_process(_settings(proxy.address, database, namespace)) as sidecar:
         yield Customer(sidecar)
 
 
 @pytest.fixture
 async def other(valkey: ValkeyServer, database: str, namespace: str) -> AsyncIterator[Customer]:
     """A sidecar whose way is free."""
-    async with in_process(_settings(valkey.address, database, namespace), trusted=False) as sidecar:
+    async with in_process(_settings(valkey.address, database, namespace)) as sidecar:
         yield Customer(sidecar)
 
 
@@ -123,6 +123,34 @@ async def test_a_deletion_says_that_redis_did_not_hear_of_it(cut_off: Customer, 
     reply = await cut_off.sessions.DeleteSession(pb.DeleteSessionRequest(session_id=id))
     assert reply.revocation_pending
     assert not await accepts(cut_off, id)
+
+
+async def test_a_repeated_deletion_says_what_is_so_now(cut_off: Customer, other: Customer, proxy: Proxy) -> None:
+    request = pb.DeleteSessionRequest(session_id=await other.create(), request_id=new_request())
+
+    async def is_pending() -> bool:
+        return bool((await cut_off.sessions.DeleteSession(request)).revocation_pending)
+
+    proxy.cut()
+    assert await is_pending()
+    assert await is_pending(), "never less than is so"
+    await proxy.heal()
+
+    async def is_told() -> bool:
+        return not await is_pending()
+
+    await until(is_told)
+    assert not await accepts(other, request.session_id)
+
+
+async def test_an_end_that_only_a_node_took_that_nobody_is_known_to_read_is_pending(other: Customer) -> None:
+    """An old primary takes what it is told, too."""
+    id, app = await other.create(), other.sidecar.app
+    assert app is not None
+    request = pb.DeleteSessionRequest(session_id=id, request_id=new_request())
+    app._fences["user"].lost(range(PARTITIONS))
+    assert (await other.sessions.DeleteSession(request)).revocation_pending
+    assert (await other.sessions.DeleteSession(request)).revocation_pending
 
 
 async def test_sessions_go_on_without_redis(cut_off: Customer, proxy: Proxy) -> None:

@@ -31,8 +31,8 @@ async def slide(l2: RedisL2, now: float, *ids: str) -> Leased:
     return await l2.slide("session", ids or ("id",), times(now))
 
 
-async def fill(l2: RedisL2, wanted: Record, lease: bytes | None = None, *, now: float = NOW) -> None:
-    await l2.fill("session", {"id": wanted}, {} if lease is None else {"id": lease}, ttl=TTL + WINDOW, now=now, over=now - TTL)
+async def fill(l2: RedisL2, wanted: Record, lease: bytes | None = None) -> None:
+    await l2.fill("session", {"id": wanted}, {} if lease is None else {"id": lease}, ttl=TTL + WINDOW)
 
 
 async def held(l2: RedisL2) -> Record | None:
@@ -138,13 +138,31 @@ async def test_of_one_version_the_later_use_counts(either: RedisL2) -> None:
     assert await held(either) == record(used=NOW + 1000, stored=NOW + 950)
 
 
-async def test_what_is_over_is_not_filled_in_again_unless_only_the_copy_is(either: RedisL2) -> None:
+@pytest.mark.parametrize("end", [NOW + 10**6, None])
+async def test_what_postgresql_says_goes_on_is_filled_in_over_what_looks_over(either: RedisL2, end: float | None) -> None:
+    await either.change("session", {"id": record(end=end)}, ttl=TTL)
+    await fill(either, record(used=NOW + TTL, end=end))
+    assert await held(either) == record(used=NOW + TTL, end=end)
+
+
+async def test_a_use_is_kept_with_the_history_of_the_node_that_counted_it(either: RedisL2) -> None:
     await either.change("session", {"id": record()}, ttl=TTL)
-    await fill(either, record(used=NOW + TTL), now=NOW + TTL)
-    assert await held(either) == record()
-    await either.change("session", {"id": record(8, end=None)}, ttl=TTL)
-    await fill(either, record(8, used=NOW + TTL, end=None), now=NOW + TTL)
-    assert await held(either) == record(8, used=NOW + TTL, end=None)
+    for now, history, expected in ((1, "aaaa0001", "aaaa0001"), (2, "bbbb0002", "bbbb0002"), (TTL + 2, "cccc0003", "bbbb0002")):
+        found = await either.slide("session", ["id"], times(NOW + now), {"id": history})
+        assert found.records["id"].expiry is not None
+        kept = await held(either)
+        assert kept is not None
+        assert kept.expiry is not None
+        assert kept.expiry.history == expected, "what is over is not used"
+    later = Record(7, NOW, b"value", Expiry(NOW + 1, NOW + 10**6, NOW + 1, "dddd0004"))
+    await fill(either, later)
+    kept = await held(either)
+    assert kept is not None
+    assert kept.expiry == Expiry(NOW + 2, NOW + 10**6, NOW + 1, "bbbb0002"), "of the later use"
+    await fill(either, later._replace(expiry=Expiry(NOW + 9, NOW + 10**6, NOW, "dddd0004")))
+    kept = await held(either)
+    assert kept is not None
+    assert kept.expiry == Expiry(NOW + 9, NOW + 10**6, NOW + 1, "dddd0004")
 
 
 async def test_records_that_don_t_slide_are_read_as_they_are(either: RedisL2) -> None:

@@ -21,7 +21,7 @@ from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
 from cache_sidecar.tiers.coherence import Feed, staleness_bound
 from cache_sidecar.tiers.names import Names
-from cache_sidecar.tiers.ports import RelayL2
+from cache_sidecar.tiers.ports import Mark, Primary, RelayL2
 from cache_sidecar.tiers.trust import Trust
 
 MINUTE = 60.0
@@ -75,6 +75,7 @@ async def test_a_primary_that_is_gone_is_subscribed_to_less_and_less_often() -> 
     (port,) = free_ports([0])
     minute = Minute()
     feed = Feed(
+        ("127.0.0.1", port),
         Redis(host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0)),
         Names("n"),
         frozenset(range(85)),
@@ -104,14 +105,14 @@ class Nobody(RelayStore, RelayL2):
     async def prune(self, *, changes_after: float, requests_after: float) -> bool:
         return True
 
-    async def replication_ids(self) -> frozenset[str]:
+    async def primaries(self) -> Sequence[Primary]:
         self.clock.advance(self._took)
         raise TierFailed(Tier.L2, Failure.UNREACHABLE)
 
-    async def caught_up(self, roles: Sequence[str], moment: float) -> None:
+    async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
         raise AssertionError
 
-    async def told_until(self, roles: Sequence[str]) -> dict[str, float]:
+    async def marks(self, roles: Sequence[str]) -> dict[str, dict[int, Mark]]:
         return {}
 
 

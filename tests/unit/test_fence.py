@@ -1,84 +1,156 @@
-"""The fence: what Redis held before an outage is not read before the relay brought it up to date."""
+"""The fence: which reads of Redis count, by the reader's clock, and what ends a doubt."""
+
+import math
+
+import pytest
 
 from cache_sidecar.clock import ManualClock
-from cache_sidecar.tiers.fence import CLOCKS, Fence
-from cache_sidecar.tiers.ports import partition_of
+from cache_sidecar.tiers.fence import Fence, Footing
+from cache_sidecar.tiers.ports import PARTITIONS, Mark, partition_of
+from cache_sidecar.tiers.trust import Trust
 
 ID = "a"
-LONGEST = 10.0
 HERE, ELSEWHERE = partition_of(ID), partition_of("b")
+NODE, OTHER = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
+HISTORY = "0123456789abcdef" * 3
 
 
-class Outage:
-    """A fence whose partition was away."""
+class Holder:
+    """A feed, as far as its trust goes: it ends the footing of the partition."""
+
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+
+    def lapsed(self, late: float) -> None:
+        self._fence.lost([HERE], late=late)
+
+
+class Case:
+    """A fence whose partitions are heard from one node."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.fence = Fence(longest=lambda: LONGEST, clock=self.clock)
-        self.fence.set_trusted(HERE, True)
+        self.trust = Trust(self.clock.now)
+        self.holders = dict.fromkeys(range(PARTITIONS), NODE)
+        self.fence = Fence(trust=self.trust, holder=self.holders.get, clock=self.clock)
+        self.hear()
 
-    def happen(self, partition: int = HERE) -> None:
-        self.fence.set_trusted(partition, False)
+    def hear(self, partition: int = HERE, *, history: str = HISTORY) -> None:
+        self.fence.heard([partition], self.holders[partition], history)
+
+    def outage(self, partition: int = HERE) -> None:
+        self.fence.lost([partition])
         self.clock.advance(3)
-        self.fence.set_trusted(partition, True)
+        self.hear(partition)
+
+    def marks(self, *numbers: int, by: str = "relay") -> None:
+        for number in numbers:
+            self.fence.marked(HERE, Mark(self.clock.now(), by, number))
+
+    def is_read(self, id: str = ID) -> bool:
+        footings = self.fence.footings([id])
+        return id in footings and self.fence.rests(id, footings[id])
 
 
-def test_there_is_none_at_first() -> None:
-    assert not Outage().fence.is_around(ID)
+@pytest.fixture
+def case() -> Case:
+    return Case()
 
 
-def test_it_stands_from_the_beginning_of_an_outage() -> None:
-    outage = Outage()
-    outage.fence.set_trusted(HERE, False)
-    outage.fence.told(outage.clock.now() + 1)  # of the primaries as they were before
-    assert outage.fence.is_around(ID)
+def test_nothing_is_read_before_anything_is_heard(case: Case) -> None:
+    assert not case.is_read("b")
+    assert case.is_read()
 
 
-def test_it_stands_until_a_sign_that_is_younger_than_the_end_of_the_outage() -> None:
-    outage = Outage()
-    outage.happen()
-    ended = outage.clock.now()
-    assert outage.fence.is_around(ID)
-    outage.clock.advance(1)
-    outage.fence.told(ended)  # the relay's clock may be ahead
-    assert outage.fence.is_around(ID)
-    outage.fence.told(ended + CLOCKS)
-    assert not outage.fence.is_around(ID)
+def test_what_is_read_rests_on_the_same_footing_before_and_after(case: Case) -> None:
+    footing = case.fence.footings([ID])[ID]
+    assert footing == Footing(NODE, HISTORY[:8])
+    case.fence.lost([HERE])
+    assert not case.fence.rests(ID, footing)
+    case.hear()
+    case.marks(1, 2, 3)
+    assert case.is_read()
+    assert not case.fence.rests(ID, footing), "it was away meanwhile"
 
 
-def test_a_sign_from_before_a_second_outage_does_not_end_the_first() -> None:
-    outage = Outage()
-    outage.happen()
-    first = outage.clock.now()
-    outage.happen()
-    outage.fence.told(first + CLOCKS)
-    assert outage.fence.is_around(ID)
+def test_the_reader_s_clock_ends_it_though_nobody_noticed(case: Case) -> None:
+    case.trust.extend(Holder(case.fence), case.clock.now() + 0.6)
+    footing = case.fence.footings([ID])[ID]
+    case.clock.advance(0.59)
+    assert case.fence.rests(ID, footing)
+    case.clock.advance(0.01)
+    assert not case.fence.rests(ID, footing), "after the read"
+    assert case.fence.footings([ID]) == {}, "and before the next"
+    assert case.trust.until == math.inf
 
 
-def test_other_partitions_are_read() -> None:
-    outage = Outage()
-    outage.happen(ELSEWHERE)
-    assert not outage.fence.is_around(ID)
-    assert outage.fence.is_around("b")
+def test_a_read_that_is_sent_to_another_node_than_is_heard_does_not_count(case: Case) -> None:
+    footing = case.fence.footings([ID])[ID]
+    case.holders[HERE] = OTHER
+    assert not case.fence.rests(ID, footing)
+    assert case.fence.footings([ID]) == {}
+    assert case.fence.footing(HERE) is None
+    case.holders[HERE] = NODE
+    assert case.is_read()
 
 
-def test_after_the_staleness_bound_replies_say_stale_and_it_falls() -> None:
-    outage = Outage()
-    outage.happen()
-    outage.clock.advance(LONGEST)
-    assert not outage.fence.is_around(ID)
+def test_a_doubt_ends_with_the_third_mark_of_one_relay(case: Case) -> None:
+    case.outage()
+    for number in (7, 7, 8, 8):
+        case.marks(number)
+        assert not case.is_read()
+    case.marks(9)
+    assert case.is_read()
 
 
-def test_an_outage_that_is_told_again_and_again_is_one() -> None:
-    outage = Outage()
-    for _ in range(2):
-        outage.fence.set_trusted(HERE, False)
-        outage.clock.advance(LONGEST / 2)
-    assert not outage.fence.is_around(ID)
+def test_marks_of_different_relays_don_t_add_up(case: Case) -> None:
+    case.outage()
+    case.marks(7, 8)
+    case.marks(9, 10, by="another")
+    assert not case.is_read()
 
 
-def test_lost_messages_are_no_outage() -> None:
-    outage = Outage()
-    outage.fence.partition_changed(HERE)
-    outage.fence.changed(ID, 7)
-    assert not outage.fence.is_around(ID)
+def test_a_second_outage_begins_from_nothing(case: Case) -> None:
+    case.outage()
+    case.marks(7, 8)
+    case.outage()
+    case.marks(9, 10)
+    assert not case.is_read()
+    case.marks(11)
+    assert case.is_read()
+
+
+def test_during_an_outage_no_mark_counts(case: Case) -> None:
+    case.fence.lost([HERE])
+    case.marks(1, 2, 3)
+    assert not case.is_read()
+    case.hear()
+    assert not case.is_read()
+
+
+def test_other_partitions_are_read(case: Case) -> None:
+    case.hear(ELSEWHERE)
+    case.outage(ELSEWHERE)
+    assert case.is_read()
+    assert not case.is_read("b")
+
+
+def test_it_says_for_how_long_it_waits(case: Case) -> None:
+    assert case.fence.waits(HERE) == 0
+    case.fence.lost([HERE], late=1.5)
+    case.clock.advance(1)
+    assert case.fence.waits(HERE) == 2.5
+    case.hear()
+    case.clock.advance(1)
+    assert case.fence.waits(HERE) == 1, "from the end of the outage"
+    case.marks(1, 2, 3)
+    assert case.fence.waits(HERE) == 0
+
+
+def test_what_says_stale_is_read_all_the_same_and_not_when_that_ends_meanwhile(case: Case) -> None:
+    case.outage()
+    case.fence.open(HERE, is_open=True)
+    assert case.fence.footings([ID]) == {ID: None}
+    assert case.fence.rests(ID, None)
+    case.fence.open(HERE, is_open=False)
+    assert not case.fence.rests(ID, None)

@@ -9,7 +9,8 @@ from cache_sidecar.tiers.codec import Unreadable
 from cache_sidecar.tiers.ports import Expiry, Record
 
 moments = st.integers(0, 2**45).map(lambda milliseconds: milliseconds / 1000)
-expiries = st.builds(Expiry, moments, st.none() | moments, moments)
+histories = st.just("") | st.from_regex(r"[1-9a-f]{8}", fullmatch=True)
+expiries = st.builds(Expiry, moments, st.none() | moments, moments, histories)
 # What is not an expiry is rounded down to a millisecond: content never seems younger than it is.
 records = st.builds(Record, st.integers(1, 2**63 - 1), st.integers(0, 2**34).map(float), st.binary(max_size=100), expiries)
 
@@ -22,18 +23,18 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
 @given(records, st.data())
 def test_what_the_redis_function_changes_may_change_and_nothing_else(record: Record, data: st.DataObject) -> None:
     encoded = bytearray(codec.encode(record))
-    for at in range(39, 75):
+    for at in range(39, 83):
         encoded[at] = ord("0")
     changed = codec.decode(bytes(encoded))
     assert changed == record._replace(expiry=Expiry(0.0, 0.0, 0.0))
     if record.value:
-        at = data.draw(st.integers(75, len(encoded) - 1))
+        at = data.draw(st.integers(83, len(encoded) - 1))
         encoded[at] ^= 1
         with pytest.raises(Unreadable):
             codec.decode(bytes(encoded))
 
 
-@given(records, st.integers(0, 74))
+@given(records, st.integers(0, 82))
 def test_a_record_cut_short_is_unreadable(record: Record, size: int) -> None:
     with pytest.raises(Unreadable):
         codec.decode(codec.encode(record)[:size])

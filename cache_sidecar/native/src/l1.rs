@@ -36,6 +36,8 @@ struct Partition {
     epoch: u64,
     generation: u64,
     heard: bool,
+    /// Whether Redis is told of changes too late: what is held is served, but marked stale.
+    behind: bool,
     suspect_since: f64,
     tombstones: HashMap<Box<str>, i64>,
 }
@@ -120,8 +122,6 @@ struct State {
     entries: Entries,
     partitions: Vec<Partition>,
     rules: Rules,
-    /// Whether Redis is told of changes too late: what is held is served, but marked stale.
-    behind: bool,
     /// When trust ends by itself, see `tiers/trust.py`; None for never.
     trusted_until: Option<Instant>,
     wanted: Vec<Box<str>>,
@@ -137,7 +137,6 @@ impl L1 {
             entries: Entries::new(max_bytes, max_entries),
             partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
             rules: Rules::default(),
-            behind: false,
             trusted_until: None,
             wanted: Vec::new(),
             sampler: Sampler::default(),
@@ -154,8 +153,8 @@ impl L1 {
         state.rules = rules;
     }
 
-    pub fn set_behind(&self, behind: bool) {
-        self.state.lock().behind = behind;
+    pub fn set_behind(&self, partition: u8, behind: bool) {
+        self.state.lock().partitions[usize::from(partition)].behind = behind;
     }
 
     /// Says when trust ends by itself: what is served from then on is marked stale, until Python has told which partitions are.
@@ -179,9 +178,8 @@ impl L1 {
         mut serve: impl FnMut(&[u8], Served) -> bool,
     ) -> Option<bool> {
         let mut state = self.state.lock();
-        let State { entries, partitions, rules, behind, trusted_until, .. } = &mut *state;
+        let State { entries, partitions, rules, trusted_until, .. } = &mut *state;
         let lapsed = trusted_until.and_then(|until| Instant::now().checked_duration_since(until));
-        let doubt = Doubt { behind: *behind, lapsed };
         let mut due: Vec<&'a [u8]> = Vec::new();
         let mut first = None;
         let (uses, mut served_ids) = (entries.uses(), 0);
@@ -190,7 +188,7 @@ impl L1 {
             if last_use > uses {
                 continue; // named before
             }
-            let (served, is_due) = verdict(entry, &partitions[usize::from(entry.partition)], rules, doubt, now, wanted)?;
+            let (served, is_due) = verdict(entry, &partitions[usize::from(entry.partition)], rules, lapsed, now, wanted)?;
             if is_due {
                 entry.asked_at = now;
                 due.push(id);
@@ -336,21 +334,13 @@ impl State {
     }
 }
 
-/// Why none of what is held may be trusted.
-#[derive(Clone, Copy)]
-struct Doubt {
-    behind: bool,
-    /// For how long trust has ended by itself.
-    lapsed: Option<Duration>,
-}
-
 /// Says whether an entry answers a read, and whether it is due for a refresh; None to let Python read on. The rules are
-/// those of `tiers/decision.py`, for values that exist.
+/// those of `tiers/decision.py`, for values that exist. `lapsed` is for how long trust has ended by itself.
 fn verdict(
     entry: &Entry,
     partition: &Partition,
     rules: &Rules,
-    doubt: Doubt,
+    lapsed: Option<Duration>,
     now: f64,
     wanted: Freshness,
 ) -> Option<(Served, bool)> {
@@ -360,14 +350,14 @@ fn verdict(
     if !is_alive || entry.value().is_none() || wanted.max_age.is_some_and(|max_age| age > max_age) {
         return None;
     }
-    let suspect_for = match (partition.heard, doubt.lapsed) {
+    let suspect_for = match (partition.heard, lapsed) {
         (false, _) => Some(now - partition.suspect_since),
         (true, lapsed) => lapsed.map(|lapsed| lapsed.as_secs_f64()),
     };
     if suspect_for.is_some_and(|suspect_for| suspect_for > rules.stale_limit) {
         return None;
     }
-    let stale = doubt.behind || suspect_for.is_some();
+    let stale = partition.behind || suspect_for.is_some();
     let is_due = !stale && held_for >= rules.soft && now - entry.asked_at >= ASK_AGAIN;
     Some((Served { version: entry.version, age: age.max(0.0), stale }, is_due))
 }
@@ -467,10 +457,12 @@ mod tests {
     fn what_redis_hears_of_too_late_is_marked_and_not_refreshed() {
         let l1 = l1();
         put(&l1, "a", Some(b"value"));
-        l1.set_behind(true);
+        put(&l1, "b", Some(b"value"));
+        l1.set_behind(partition_of(b"a"), true);
+        assert!(!serve(&l1, &["b"], NOW + 50.0, None).unwrap()[0].stale, "it is in another partition");
         assert!(serve(&l1, &["a"], NOW + 150.0, None).unwrap()[0].stale);
         assert!(l1.take_wanted().is_empty());
-        l1.set_behind(false);
+        l1.set_behind(partition_of(b"a"), false);
         assert!(!serve(&l1, &["a"], NOW + 150.0, None).unwrap()[0].stale);
     }
 

@@ -70,8 +70,8 @@ impl Memory {
         self.0.resize(max_bytes, max_entries);
     }
 
-    fn set_behind(&self, behind: bool) {
-        self.0.set_behind(behind);
+    fn set_behind(&self, partition: u8, behind: bool) {
+        self.0.set_behind(partition, behind);
     }
 
     fn set_trusted_until(&self, moment: f64, clock: &Bound<'_, PyAny>) -> PyResult<()> {

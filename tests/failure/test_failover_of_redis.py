@@ -1,0 +1,217 @@
+"""What sidecars accept around a failover of Redis: an old primary that wakes up, and a replica that lost the tail."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from grpc.aio import AioRpcError
+from redis.crc import key_slot
+
+from cache_sidecar import policy
+from cache_sidecar.background import ended
+from cache_sidecar.clock import SystemClock
+from cache_sidecar.devstack.processes import Processes
+from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
+from cache_sidecar.errors import TierFailed
+from cache_sidecar.relay.outbox import Relay
+from cache_sidecar.services.session import hash_of
+from cache_sidecar.settings import Settings
+from cache_sidecar.store.leadership import Leadership
+from cache_sidecar.store.outbox import RelayStore
+from cache_sidecar.tiers import coherence
+from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.ports import partition_of
+from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.v1 import session_service_pb2 as pb
+from tests.conftest import ChoosePorts
+from tests.customers import Customer, item, lines, new_user
+from tests.sidecars import in_process, settings_for, until
+from tests.stores import open_database
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+async def cluster(processes: Processes, choose_ports: ChoosePorts) -> AsyncIterator[ValkeyCluster]:
+    own = ValkeyCluster(processes, processes.state.path / "valkey-old", choose_ports(6))
+    await own.start()
+    yield own
+    await own.stop()
+
+
+@pytest.fixture
+async def healthy(cluster: ValkeyCluster) -> AsyncIterator[ValkeyCluster]:
+    yield cluster
+    await cluster.heal()
+
+
+@contextlib.asynccontextmanager
+async def relaying(cluster: ValkeyCluster, database: str, namespace: str) -> AsyncIterator[None]:
+    """Runs a relay."""
+    settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25)
+    connection, names = Connection(settings), Names(namespace)
+    async with open_database(database) as store:
+        relay = Relay(
+            RelayStore(store),
+            RedisL2(connection, names),
+            RedisSigns(connection, names),
+            policy.default(),
+            region="eu",
+            roles=["catalog", "user"],
+            retention=3600.0,
+            clock=SystemClock(),
+        )
+        task = asyncio.create_task(relay.run(Leadership(database, region="eu")))
+        try:
+            yield
+        finally:
+            await ended(task)
+            await connection.close()
+
+
+class Shop:
+    """Two sidecars, and what customers hold whose partitions one primary has."""
+
+    def __init__(self, settings: Settings, primary: ValkeyServer, one: Customer, other: Customer) -> None:
+        self.settings, self.primary, self.one, self.other = settings, primary, one, other
+        self.sessions: list[str] = []
+        self.carts: list[str] = []
+
+    async def prepare(self) -> None:
+        """Has both sidecars use sessions and carts of the primary."""
+        app = self.one.sidecar.app
+        assert app is not None
+        owners = await app._l2.owners()
+        here = {p for (_, port), held in owners.items() if port == self.primary.port for p in held}
+        while len(self.sessions) < COUNT:
+            id = await self.one.create(new_user())
+            if partition_of(hash_of(id)) in here:
+                self.sessions.append(id)
+        while len(self.carts) < COUNT:
+            user = new_user()
+            if partition_of(user) in here:
+                await self.one.add(user, item("sofa"))
+                self.carts.append(user)
+        for customer in (self.one, self.other):
+            for id in self.sessions:
+                await customer.session(id)
+            for user in self.carts:
+                await customer.cart(user)
+
+    async def change(self) -> None:
+        """Ends every session, and adds to every cart, through the first sidecar; returns when all is acknowledged, and told."""
+        for id in self.sessions:
+            await self.one.sessions.DeleteSession(pb.DeleteSessionRequest(session_id=id))
+        for user in self.carts:
+            await self.one.add(user, item("lamp"))
+
+    async def has_left(self, customer: Customer) -> bool:
+        """Returns whether a sidecar, asked to look, knows that the primary is none any more, and uses Redis again."""
+        app = customer.sidecar.app
+        assert app is not None
+        try:
+            owners = await app._l2.owners()
+        except TierFailed:
+            return False
+        return self.primary.port not in {port for _, port in owners} and not app._connection.shards.away
+
+    async def accepted(self) -> list[str]:
+        """Returns which of the ended sessions the other sidecar accepts, and which old carts it passes as new, in one round."""
+
+        async def is_accepted(id: str) -> bool:
+            try:
+                return not (await self.other.session(id)).cache.stale
+            except AioRpcError as error:
+                return error.code().name not in ("NOT_FOUND", "UNAVAILABLE")
+
+        async def is_old(user: str) -> bool:
+            try:
+                reply = await self.other.read(user)
+            except AioRpcError:
+                return False
+            return not reply.cache.stale and "lamp" not in lines(reply.cart)
+
+        found = await asyncio.gather(*map(is_accepted, self.sessions), *map(is_old, self.carts))
+        return [what for what, old in zip([*self.sessions, *self.carts], found, strict=True) if old]
+
+
+@contextlib.asynccontextmanager
+async def open_shop(
+    cluster: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Shop]:
+    """Opens it; the other sidecar asks nobody who holds what, unless it has to."""
+    every = coherence.TOPOLOGY_EVERY
+    settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25, postgres_timeout=20.0)
+    signs = {key_slot(Names(namespace).told(role, 0).encode()) for role in ("catalog", "user")}
+    (primary, *_) = [node for node in await cluster.primaries() if not signs & await slots_of(node)]
+    async with contextlib.AsyncExitStack() as stack:
+        monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", 3600.0)
+        other = await stack.enter_async_context(in_process(settings))
+        monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", every)
+        one = await stack.enter_async_context(in_process(settings))
+        shop = Shop(settings, primary, Customer(one), Customer(other))
+        await shop.prepare()
+        yield shop
+
+
+async def slots_of(primary: ValkeyServer) -> set[int]:
+    async with primary.client() as client:
+        shards: Any = await client.execute_command("CLUSTER SLOTS")
+    return {slot for first, last, node, *_ in shards if node[1] == primary.port for slot in range(first, last + 1)}
+
+
+async def is_primary(cluster: ValkeyCluster, node: ValkeyServer) -> bool:
+    return node in await cluster.primaries()
+
+
+async def replica_of(cluster: ValkeyCluster, primary: ValkeyServer) -> ValkeyServer:
+    for node in cluster.nodes:
+        async with node.client() as client:
+            info = await client.info("replication")
+        if info["role"] == "slave" and info["master_port"] == primary.port:
+            return node
+    raise AssertionError("no replica")
+
+
+async def test_an_old_primary_that_wakes_up_lets_nobody_in(
+    healthy: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relaying(healthy, database, namespace), open_shop(healthy, database, namespace, monkeypatch) as shop:
+        shop.primary.pause()
+        await healthy.wait_ok()
+        await until(lambda: shop.has_left(shop.one))
+        await shop.change()
+        reads = asyncio.create_task(shop.accepted())
+        await asyncio.sleep(0.06)  # they are on their way; if they are not, there is nothing to be wrong
+        shop.primary.resume()
+        assert await reads == []
+        for _ in range(20):
+            assert await shop.accepted() == []
+
+
+@pytest.mark.parametrize("relay", [True, False])
+async def test_a_failover_that_loses_the_tail_brings_nothing_back(
+    healthy: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch, relay: bool
+) -> None:
+    running = relaying(healthy, database, namespace) if relay else contextlib.nullcontext()
+    async with running, open_shop(healthy, database, namespace, monkeypatch) as shop:
+        replica = await replica_of(healthy, shop.primary)
+        replica.pause()
+        # What the primary is told from here on dies with it, instead of in a buffer on the way.
+        async with shop.primary.client() as client:
+            await client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
+        await shop.change()
+        shop.primary.kill()
+        replica.resume()
+        # Nobody asks meanwhile: what PostgreSQL answers would be filled in as soon as Redis takes it.
+        await until(lambda: is_primary(healthy, replica))
+        await until(lambda: shop.has_left(shop.other))
+        loop = asyncio.get_running_loop()
+        until_then = loop.time() + 4
+        while loop.time() < until_then:
+            assert await shop.accepted() == []
+            await asyncio.sleep(0.02)

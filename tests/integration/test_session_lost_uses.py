@@ -1,0 +1,132 @@
+"""A session of which Redis lost the last use: only PostgreSQL may say that it is over, and it is not asked too often."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.services.session import hash_of
+from cache_sidecar.tiers import codec, over
+from cache_sidecar.tiers.ports import Row
+from cache_sidecar.v1 import session_service_pb2 as pb
+from cache_sidecar.v1.session_pb2 import Session
+from tests.customers import STORE, Customer, item, lines
+from tests.integration.test_session_expiry import MINUTE, clock, customer, flush, is_over, open_customer, query
+from tests.tiers import Direct
+
+__all__ = ["clock", "customer", "open_customer"]  # fixtures
+
+TTL, WINDOW = 30 * MINUTE, 5 * MINUTE
+
+
+async def lose_uses_since(customer: Customer, session_id: str, used: float, *, history: str | None = "deadbeef") -> None:
+    """Does to a session in Redis what a failover does that loses its last uses; None for one that loses nothing else."""
+    app = customer.sidecar.app
+    assert app is not None
+    l2 = app._l2
+    id = hash_of(session_id)
+    record = (await l2.read("session", [id]))[id]
+    assert record.expiry is not None
+    kept = record.expiry._replace(used=used, history=record.expiry.history if history is None else history)
+    await Direct(l2).set(l2._names.key("session", id), codec.encode(record._replace(expiry=kept)))
+
+
+class Loads:
+    """Counts how often sessions are loaded from PostgreSQL."""
+
+    def __init__(self, customer: Customer) -> None:
+        assert customer.sidecar.app is not None
+        dataset = customer.sidecar.app._datasets["session"]
+        self._load = dataset._load
+        self.count = 0
+        dataset._load = self  # type: ignore[assignment]
+
+    async def __call__(self, ids: Sequence[str]) -> Mapping[str, Row]:
+        self.count += 1
+        return await self._load(ids)
+
+
+@pytest.mark.parametrize("call", ["get", "touch", "update", "rotate"])
+async def test_a_session_in_use_is_found_though_redis_lost_its_uses(customer: Customer, clock: ManualClock, call: str) -> None:
+    id, began = await customer.create(), clock.now()
+    clock.advance(TTL - 10)
+    await customer.touch(id)
+    await flush(customer)
+    clock.advance(14)
+    await lose_uses_since(customer, id, began, history=None)
+    if call == "get":
+        assert (await customer.session(id)).cache.source == STORE
+    elif call == "touch":
+        await customer.touch(id)
+    elif call == "update":
+        await customer.sessions.UpdateSession(pb.UpdateSessionRequest(session=Session(session_id=id, user_id="u")))
+    else:
+        id = (await customer.sessions.RotateSession(pb.RotateSessionRequest(session_id=id))).session_id
+    assert not await is_over(customer, id)
+
+
+async def test_a_use_that_postgresql_had_not_heard_of_counts_when_a_failover_may_have_lost_it(
+    customer: Customer, clock: ManualClock
+) -> None:
+    id, began = await customer.create(), clock.now()
+    clock.advance(WINDOW - 1)
+    await customer.touch(id)
+    await lose_uses_since(customer, id, began)
+    clock.advance(TTL - 1)
+    assert not await is_over(customer, id)
+
+
+async def test_without_a_failover_redis_decides_what_postgresql_cannot_know(customer: Customer, clock: ManualClock) -> None:
+    id = await customer.create()
+    clock.advance(WINDOW - 1)
+    await customer.touch(id)
+    clock.advance(TTL)
+    assert await is_over(customer, id)
+
+
+async def test_what_may_be_lost_is_over_when_it_could_not_go_on_any_more(customer: Customer, clock: ManualClock) -> None:
+    id, began = await customer.create(), clock.now()
+    await lose_uses_since(customer, id, began)
+    clock.advance(TTL + WINDOW - 1)
+    assert not await is_over(customer, id)
+    other, began = await customer.create(), clock.now()
+    await lose_uses_since(customer, other, began)
+    clock.advance(TTL + WINDOW)
+    assert await is_over(customer, other)
+
+
+async def test_asking_for_what_is_over_or_was_never_there_does_not_flood_postgresql(
+    customer: Customer, clock: ManualClock
+) -> None:
+    """One load per id in so many seconds, whoever asks how often."""
+    ids = [await customer.create() for _ in range(20)] + [f"nobody's {number}" for number in range(20)]
+    clock.advance(TTL + 1)
+    loads = Loads(customer)
+    for _ in range(25):
+        for id in ids:
+            assert await is_over(customer, id)
+    assert loads.count == len(ids)
+    clock.advance(over.REMEMBERED)
+    for id in ids:
+        assert await is_over(customer, id)
+    assert loads.count == 2 * len(ids)
+
+
+async def test_what_is_brought_back_is_found_at_once(customer: Customer, database: str, clock: ManualClock) -> None:
+    """An import, or the shop's own SQL: its message ends what is remembered."""
+    id = await customer.create()
+    clock.advance(TTL + 1)
+    assert await is_over(customer, id)
+    now = datetime.fromtimestamp(clock.now(), UTC)
+    await query(database, "UPDATE cache_sidecar.sessions SET use_time = %s", now)
+    assert await is_over(customer, id)
+    assert customer.sidecar.app is not None
+    customer.sidecar.app._datasets["session"].changed(hash_of(id), 0)
+    assert not await is_over(customer, id)
+
+
+async def test_a_cart_does_not_end_with_its_copy(customer: Customer, clock: ManualClock) -> None:
+    await customer.add("ann", item("mug"))
+    clock.advance(8 * 24 * 60 * MINUTE)
+    assert lines(await customer.cart("ann")) == {"mug": 1}
