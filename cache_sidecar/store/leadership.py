@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow
 
+from cache_sidecar.background import heard
 from cache_sidecar.errors import SidecarError
 
 # Seconds between two signs of life, between two attempts to lead, and without a sign after which a leader is given up.
@@ -57,6 +58,7 @@ class Leadership:
                 await self._elected(connection)
             term = Term(connection)
             beating = asyncio.get_running_loop().create_task(term.beat())
+            beating.add_done_callback(heard)
             try:
                 yield term
             finally:

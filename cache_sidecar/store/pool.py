@@ -11,6 +11,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
+from cache_sidecar.background import heard
+from cache_sidecar.dependencies import Dependency
 from cache_sidecar.errors import Failure, Operation, ReadOnly, RequestError, SettingsError, Tier, TierFailed
 from cache_sidecar.store import requests
 from cache_sidecar.store.requests import FirstReply, RequestKey
@@ -26,6 +28,12 @@ _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailu
 # What PostgreSQL says of a view that it cannot write through, in any language; and where it does: the code says too little.
 _NOT_UPDATABLE = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.FeatureNotSupported)
 _VIEWS = {"rewriteHandler.c", "execMain.c"}
+# Classes of SQLSTATE that are about the statement's data or its transaction, and no sign that the database is unwell.
+_ABOUT_DATA = {"21", "22", "23", "40", "44", "P0"}
+# What a PgBouncer that does not know prepared statements makes of them.
+_NOT_PREPARED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
+# What callers see of a database that refuses.
+REFUSES = "calls that need what it refuses are UNAVAILABLE"
 # Seconds after which a connection that was not needed is closed.
 IDLE = 10.0
 # Seconds that the server gets to end a statement whose caller left.
@@ -82,14 +90,20 @@ class Guard(Protocol):
 class Database:
     """One PostgreSQL."""
 
-    def __init__(self, dsn: str, *, size: int, timeout: float, prepare: bool, guard: Guard) -> None:
+    def __init__(
+        self, dsn: str, *, size: int, timeout: float, prepare: bool, guard: Guard, dependency: Dependency | None = None
+    ) -> None:
+        """`dependency` hears of statements that are refused; whether the server answers, the guard's breaker tells it."""
         if size < 1 or timeout <= 0:
             raise ValueError("size and timeout must be positive")
         check_dsn(dsn)
         self._guard = guard
         self._timeout = timeout
+        self._dependency = dependency
         self._refusals = 0
         "Attempts to connect that failed."
+        self._refusal = ""
+        "What was said of the last one."
         self._running: set[asyncio.Task[Any]] = set()
         self._pool = AsyncConnectionPool(
             dsn,
@@ -135,7 +149,7 @@ class Database:
             return await cursor.fetchall()
 
         async def attempt() -> list[TupleRow]:
-            with _failures():
+            with self._failures():
                 return await self._with_connection(read)
 
         return await self._guard.run(attempt, Operation.READ)
@@ -150,7 +164,7 @@ class Database:
         """
 
         async def attempt() -> Written:
-            with _failures():
+            with self._failures():
                 try:
                     return await self._with_connection(lambda connection: _write(connection, key, work, at_once))
                 except (RequestError, psycopg.errors.UniqueViolation):
@@ -167,7 +181,7 @@ class Database:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._use(work))
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._running.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -175,6 +189,7 @@ class Database:
             # ten seconds, if the server hangs. A second one gives the connection up.
             task.cancel()
             loop.call_later(_GRACE, task.cancel)
+            task.add_done_callback(_heard)
             raise
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -203,19 +218,46 @@ class Database:
             try:
                 return await self._pool.getconn(timeout=_LOOK)
             except PoolTimeout:
-                if self._refusals > refusals or loop.time() >= until:
+                if self._refusals > refusals:
+                    raise PoolTimeout(self._refusal) from None
+                if loop.time() >= until:
                     raise
 
-    def _refused(self) -> None:
-        self._refusals += 1
+    def _refused(self, error: psycopg.Error) -> None:
+        self._refusals, self._refusal = self._refusals + 1, str(error)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # of one whose caller left, nobody wants to know
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turns what psycopg raises for a server that is gone, slow or busy into TierFailed."""
+        try:
+            yield
+        except TooManyRequests as error:
+            raise TierFailed(Tier.STORE, Failure.BUSY, str(error)) from error
+        except _CONFLICTS as error:
+            raise TierFailed(Tier.STORE, Failure.CONFLICT, str(error)) from error
+        except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
+            raise TierFailed(Tier.STORE, Failure.TIMEOUT, str(error)) from error
+        except (PoolTimeout, PoolClosed) as error:
+            raise TierFailed(Tier.STORE, Failure.UNREACHABLE, str(error)) from error
+        except psycopg.Error as error:
+            if error.diag.source_file in _VIEWS and isinstance(error, _NOT_UPDATABLE):
+                raise ReadOnly(str(error).splitlines()[0]) from error
+            if _is_connection_lost(error):
+                raise TierFailed(Tier.STORE, Failure.UNREACHABLE, str(error)) from error
+            self._tell(error)
+            raise TierFailed(Tier.STORE, Failure.REFUSED, str(error)) from error
+
+    def _tell(self, error: psycopg.Error) -> None:
+        """Says what was refused, until `check.py` finds that all is well."""
+        if self._dependency is None or (error.sqlstate or "")[:2] in _ABOUT_DATA:
+            return
+        reason = error.diag.message_primary or str(error)  # the rest shows the statement, or the row
+        if isinstance(error, _NOT_PREPARED):
+            reason += ": behind a PgBouncer before 1.21 in transaction mode, set postgres_prepare = false"
+        self._dependency.failed(reason, effect=REFUSES, problem=reason)
 
 
-def _telling(refused: Callable[[], None]) -> type[Connection]:
+def _telling(refused: Callable[[psycopg.Error], None]) -> type[Connection]:
     """Returns a class that tells of every attempt to connect that failed."""
 
     class Telling(AsyncConnection[TupleRow]):
@@ -223,8 +265,8 @@ def _telling(refused: Callable[[], None]) -> type[Connection]:
         async def connect(cls, conninfo: str = "", **options: Any) -> Any:
             try:
                 return await super().connect(conninfo, **options)
-            except psycopg.Error:
-                refused()
+            except psycopg.Error as error:
+                refused(error)
                 raise
 
     return Telling
@@ -247,24 +289,10 @@ async def _first_reply(connection: Connection, key: RequestKey | None) -> FirstR
     return await requests.first_reply(connection, key) if key is not None else None
 
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Turns what psycopg raises for a server that is gone, slow or busy into TierFailed."""
-    try:
-        yield
-    except TooManyRequests as error:
-        raise TierFailed(Tier.STORE, Failure.BUSY, str(error)) from error
-    except _CONFLICTS as error:
-        raise TierFailed(Tier.STORE, Failure.CONFLICT, str(error)) from error
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
-        raise TierFailed(Tier.STORE, Failure.TIMEOUT, str(error)) from error
-    except (PoolTimeout, PoolClosed) as error:
-        raise TierFailed(Tier.STORE, Failure.UNREACHABLE, str(error)) from error
-    except psycopg.Error as error:
-        if error.diag.source_file in _VIEWS and isinstance(error, _NOT_UPDATABLE):
-            raise ReadOnly(str(error).splitlines()[0]) from error
-        failure = Failure.UNREACHABLE if _is_connection_lost(error) else Failure.REFUSED
-        raise TierFailed(Tier.STORE, failure, str(error)) from error
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Hears what ended the work of a caller who left: a statement or a connection of his. Anything else is a defect."""
+    if not task.cancelled() and not isinstance(task.exception(), psycopg.Error):
+        heard(task)
 
 
 def _is_connection_lost(error: psycopg.Error) -> bool:

@@ -94,5 +94,5 @@ class Guard:
     def _failed(self, error: TierFailed, *, began: bool) -> TierFailed:
         self.errors += 1
         if began and self._breaker is not None:
-            self._breaker.failed(error.failure)
+            self._breaker.failed(error)
         return error

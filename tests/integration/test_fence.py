@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.fence import CLOCKS, Fence, FencedL2
@@ -24,7 +25,7 @@ async def test_what_a_primary_held_before_an_outage_is_not_read_until_the_relay_
     fence = Fence(longest=lambda: 10.0, clock=clock)
     fenced = FencedL2(l2._connection, l2._names, fence)
     signs = RedisSigns(l2._connection, l2._names)
-    region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock)
+    region = Region(signs, {"catalog": []}, waiting={"catalog": [fence]}, clock=clock, dependencies=Dependencies())
     await l2.change("product", {"a": OLD}, ttl=60)
     assert (await fenced.read_leased("product", ["a"])).records == {"a": OLD}
     for trusted in (False, True):
