@@ -260,6 +260,7 @@ class Shards:
         for address, shard in list(self._known.items()):
             if shard not in kept:
                 del self._known[address]
+                self._dependencies.forget("redis", named(address))
                 task = asyncio.get_running_loop().create_task(shard.close())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
