@@ -6,6 +6,9 @@ from typing import TypeAlias, final
 
 Pairs: TypeAlias = list[tuple[str, bytes]]
 
+def on_panic(report: Callable[[str], None]) -> None:
+    """Has panics of any thread told, with what and where, instead of written to standard error."""
+
 @final
 class Memory:
     """The memory of one dataset; what its methods do is written at `tiers.ports.L1`."""

@@ -8,14 +8,16 @@ from cache_sidecar import telemetry
 from cache_sidecar.access import Access
 from cache_sidecar.admission import Priority
 from cache_sidecar.background import Background
+from cache_sidecar.checks import Checks
 from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.dependencies import Dependencies, Failing
 from cache_sidecar.engine import aio
 from cache_sidecar.engine.choice import choose
 from cache_sidecar.errors import Tier
 from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.server import Server
 from cache_sidecar.services import cart, hits, product, session, stock
-from cache_sidecar.services.admin import AdminService, Degraded
+from cache_sidecar.services.admin import AdminService
 from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.cart import CartService
 from cache_sidecar.services.cart_items import Limits
@@ -29,6 +31,7 @@ from cache_sidecar.services.writing import Writer
 from cache_sidecar.settings import ROLES, Settings
 from cache_sidecar.stack import Stack
 from cache_sidecar.store.cart import CartStore
+from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.inventory import InventoryStore, every_row, product_of, row_ids
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
@@ -36,7 +39,7 @@ from cache_sidecar.store.product import ProductStore
 from cache_sidecar.store.reservation import MAX_GRANTS, ReservationStore
 from cache_sidecar.store.session import SessionStore
 from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.coherence import Coherence
+from cache_sidecar.tiers.coherence import INVALIDATIONS, UNHEARD, Coherence
 from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.fence import Fence, FencedL2
@@ -56,6 +59,7 @@ from cache_sidecar.tiers.sliding import SlidingDataset
 from cache_sidecar.tiers.sold_out import SoldOut
 from cache_sidecar.tiers.stock import Stocks
 from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tiers.untold import Untold
 from cache_sidecar.tls import Tls
 from cache_sidecar.v1 import (
     admin_service_pb2_grpc,
@@ -70,6 +74,8 @@ from cache_sidecar.watched import look_again
 L2_RUNNING, L2_WAITING = 64, 2_000
 # Work that may wait for PostgreSQL, per connection.
 STORE_WAITING = 64
+# What callers see of a PostgreSQL that does not answer.
+STORE_AWAY = "only what is cached is answered, and nothing is written"
 
 
 class _Store(NamedTuple):
@@ -78,7 +84,7 @@ class _Store(NamedTuple):
     database: Database
     writer: Writer
     changes: Changes
-    breaker: Breaker
+    check: DatabaseCheck
 
 
 class App:
@@ -91,7 +97,8 @@ class App:
         self._clock = clock or SystemClock()
         self._bound = Bound(settings.max_message_bytes)
         self._policy = LivePolicy(settings.policy_file, clock=self._clock)
-        self._connection = Connection(settings)
+        self.dependencies = Dependencies(clock=self._clock, secrets=settings.secrets())
+        self._connection = Connection(settings, dependencies=self.dependencies)
         names = Names(settings.namespace)
         self._l2 = RedisL2(self._connection, names)
         self._trust = Trust()
@@ -101,7 +108,7 @@ class App:
         running = max(1, min(L2_RUNNING, settings.redis_max_connections - 2))
         # Twice the time of a command: a shard that hangs must not cost what the others answered. Each has a breaker of its own.
         self._l2_guard = Guard(Tier.L2, timeout=2 * settings.redis_timeout, max_running=running, max_waiting=L2_WAITING)
-        self._stores = {dsn: self._store(dsn) for dsn in settings.databases()}
+        self._stores = {dsn: self._store(dsn, roles) for dsn, roles in settings.databases().items()}
         self._database, self._writer, self._changes, _ = self._stores[settings.database("catalog")]
 
         self._memory = self._l1()
@@ -121,8 +128,25 @@ class App:
         followers = self._datasets | {
             stock.DATASET: Followers(self._datasets[stock.DATASET], watches),
         }
+        roles = self._by_role()
+        untold = {
+            dataset.name: Untold(followers[dataset.name], fence=self._fences[role], clock=self._clock)
+            for role, members in roles.items()
+            for dataset in members
+        }
+        for name, dataset in self._datasets.items():
+            dataset.on_refusal = untold[name].refused
         self._inspector = Inspector(self._datasets[product.DATASET], load_products, clock=self._clock)
-        self._region = Region(RedisSigns(self._connection, names), self._by_role(), fences=self._fences, clock=self._clock)
+        waiting = {role: [untold[dataset.name] for dataset in members] for role, members in roles.items()}
+        self._region = Region(
+            RedisSigns(self._connection, names),
+            roles,
+            fences=self._fences,
+            waiting=waiting,
+            clock=self._clock,
+            dependencies=self.dependencies,
+        )
+        self._checks = Checks(self.dependencies, [self._l2.check, *(store.check.run for store in self._stores.values())])
         self._background = Background()
         self._access = Access.of(settings)
         self.coherence = Coherence(
@@ -131,7 +155,7 @@ class App:
             names,
             timeout=settings.redis_timeout,
             trust=self._trust,
-            followers=followers,
+            followers=untold,
             fences=list(self._fences.values()),
             on_message=self._wake,
         )
@@ -182,20 +206,13 @@ class App:
             priority=Priority.VITAL,
         )
 
-    def degraded(self) -> list[Degraded]:
-        """Returns what does not work now, as far as calls, and what goes on behind them, have met it."""
-        found = [
-            Degraded("redis", f"{host}:{port}", "what it holds is read from PostgreSQL, and written there alone")
-            for host, port in self._connection.shards.away
-        ]
-        if not self.coherence.is_trusted():
-            found.append(Degraded("invalidations", "", "memory answers marked stale, then no more"))
-        found += [
-            Degraded("postgresql", ", ".join(roles), "only what is cached is answered, and nothing is written")
-            for dsn, roles in self._settings.databases().items()
-            if self._stores[dsn].breaker.is_open
-        ]
-        return found + [Degraded("relay", name, "replies say stale") for name in self._region.behind]
+    def degraded(self) -> list[Failing]:
+        """Returns what does not work now, as far as calls, checks and what goes on behind them have met it."""
+        found = self.dependencies.failing()
+        if not self.coherence.is_trusted() and not any(one.what == INVALIDATIONS for one in found):
+            # Nothing failed: the subscriptions are being made, or the last heartbeat is late.
+            found.append(Failing(INVALIDATIONS, "", UNHEARD, "not heard yet", self._clock.now()))
+        return found
 
     async def start(self) -> None:
         """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
@@ -205,6 +222,7 @@ class App:
         self.coherence.start()
         self._background.start(self._region.run())
         self._background.start(self._inspector.run())
+        self._background.start(self._checks.run())
         if self._tls is not None:
             self._background.start(look_again(self._tls.look))
         if self._access is not None:
@@ -251,13 +269,17 @@ class App:
         for store in self._stores.values():
             store.changes.wake()
 
-    def _store(self, dsn: str) -> _Store:
+    def _store(self, dsn: str, roles: list[str]) -> _Store:
         size, timeout = self._settings.postgres_pool_size, self._settings.postgres_timeout
-        breaker = Breaker(Tier.STORE, clock=self._clock)
+        dependency = self.dependencies.of("postgresql", ", ".join(roles))
+        breaker = Breaker(Tier.STORE, clock=self._clock, dependency=dependency, effect=STORE_AWAY)
         guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=size * STORE_WAITING, breaker=breaker)
-        database = Database(dsn, size=size, timeout=timeout, prepare=self._settings.postgres_prepare, guard=guard)
+        database = Database(
+            dsn, size=size, timeout=timeout, prepare=self._settings.postgres_prepare, guard=guard, dependency=dependency
+        )
         guard.probe = database.ping
-        return _Store(database, Writer(database, bound=self._bound), Changes(Outbox(database)), breaker)
+        check = DatabaseCheck(database, roles, dependency, unreachable=breaker.tell)
+        return _Store(database, Writer(database, bound=self._bound), Changes(Outbox(database)), check)
 
     def _sessions(self) -> SessionService:
         database, writer, *_ = self._stores[self._settings.database("user")]

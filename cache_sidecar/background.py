@@ -1,10 +1,11 @@
-"""Tasks that somebody holds, and ends."""
+"""Tasks that somebody holds, and ends; and whose exceptions somebody hears."""
 
 import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 from cache_sidecar import telemetry
+from cache_sidecar.errors import SidecarError
 
 
 class Background:
@@ -16,7 +17,7 @@ class Background:
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Starts work that never ends by itself; if it does, that is a defect, and said."""
         task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(_said)
+        task.add_done_callback(heard)
         self._tasks.append(task)
 
     async def stop(self) -> None:
@@ -25,9 +26,14 @@ class Background:
             await ended(task)
 
 
-def _said(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        telemetry.log.error("background work failed", exc_info=error)
+def heard(task: asyncio.Task[Any]) -> None:
+    """Hears what ended a task that nobody waits for, or waits for any more; to be added as its done callback.
+
+    What is raised on purpose was for a caller who left, and whatever failed has said so where it failed. Anything else is a
+    defect, and logged.
+    """
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, SidecarError):
+        telemetry.log.error("background work failed", task=task.get_coro().__qualname__, exc_info=error)  # type: ignore[union-attr]
 
 
 async def ended(task: asyncio.Task[Any]) -> None:

@@ -18,11 +18,6 @@ class Backoff:
         self._sleep = sleep
         self._longest = FIRST
 
-    @property
-    def is_new(self) -> bool:
-        """Whether no attempt failed since the last one that did not."""
-        return self._longest == FIRST
-
     async def pause(self) -> None:
         """Takes that an attempt failed, and waits before the next one."""
         longest, self._longest = self._longest, min(LONGEST, 2 * self._longest)

@@ -273,3 +273,5 @@ class TierFailed(SidecarError):
         super().__init__(f"{tier.value}: {detail or failure.value}")
         self.tier = tier
         self.failure = failure
+        self.detail = detail
+        "The server's own words; empty when it said none."

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from cache_sidecar import policy, telemetry
+from cache_sidecar.background import heard
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import SettingsError
 from cache_sidecar.policy import DatasetPolicy, Policy
@@ -80,6 +81,7 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
         """Starts looking at the file in the background."""
         if self.file:
             self._task = asyncio.get_running_loop().create_task(look_again(self.look))
+            self._task.add_done_callback(heard)
 
     async def stop(self) -> None:
         """Stops looking."""

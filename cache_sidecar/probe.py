@@ -113,7 +113,10 @@ def _problem(error: Exception) -> str:
 
 
 def degraded(way: Way, timeout: float = 2.0) -> list[str]:
-    """Returns what does not work while the sidecar goes on, such as `redis 10.0.0.1:6379: what it holds is read from ...`."""
+    """Returns what does not work while the sidecar goes on, a line each.
+
+    Such as `redis 10.0.0.1:6379: what it holds is read from ...; since 2026-11-29T12:00:00Z: NOPERM User shop has no ...`.
+    """
     try:
         found = _fields(_exchange(way, _STATS, timeout)[5:])
     except (OSError, _Refused):
@@ -122,8 +125,14 @@ def degraded(way: Way, timeout: float = 2.0) -> list[str]:
 
 
 def _line(degradation: dict[int, bytes]) -> str:
-    what, which, effect = (degradation.get(number, b"").decode() for number in (1, 2, 3))
-    return f"{what} {which}".rstrip() + f": {effect}"
+    what, which, effect, reason = (degradation.get(number, b"").decode() for number in (1, 2, 3, 4))
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_seconds(degradation.get(5, b""))))
+    return f"{what} {which}".rstrip() + f": {effect}; since {since}: {reason}"
+
+
+def _seconds(timestamp: bytes) -> int:
+    """Returns the seconds of a google.protobuf.Timestamp, its first field."""
+    return _varint(timestamp, 1)[0] if timestamp[:1] == b"\x08" else 0
 
 
 def _fields(message: bytes) -> list[tuple[int, bytes]]:

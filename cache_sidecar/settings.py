@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -210,6 +211,14 @@ class Settings(BaseSettings):
         if self.allowed_clients and not self.listen_tls_client_ca:
             raise ValueError("allowed_clients needs listen_tls_client_ca: without it clients show no certificates")
         return self
+
+    def secrets(self) -> list[str]:
+        """Returns the passwords, as they are written and as they are meant: what must not be shown."""
+        found = [self.redis_password.get_secret_value()]
+        for dsn in self.databases():
+            _, _, written = dsn.partition("://")[2].rpartition("@")[0].partition(":")
+            found += [written, unquote(written)]
+        return list(dict.fromkeys(secret for secret in found if secret))
 
     def databases(self) -> dict[str, list[str]]:
         """Returns the distinct databases by their DSNs, each with its roles."""

@@ -15,14 +15,18 @@ def line() -> str:
     return found
 
 
+def rules(namespace: str) -> list[str]:
+    """Returns its rules for a namespace, with a password."""
+    _, _, found = line().split(" ", 2)
+    return found.replace("~cs:", f"~{namespace}:").replace("&cs:", f"&{namespace}:").replace("PASSWORD", PASSWORD).split()
+
+
 async def allow(cluster: ValkeyCluster, namespace: str) -> dict[str, str]:
     """Makes the user for a namespace on every node, and returns the settings of a sidecar that is this user."""
-    _, _, rules = line().split(" ", 2)
-    here = rules.replace("~cs:", f"~{namespace}:").replace("&cs:", f"&{namespace}:").replace("PASSWORD", PASSWORD)
 
     async def make(node: ValkeyServer) -> None:
         async with node.client() as client:
-            await client.execute_command("ACL", "SETUSER", namespace, "reset", *here.split())
+            await client.execute_command("ACL", "SETUSER", namespace, "reset", *rules(namespace))
 
     await asyncio.gather(*map(make, cluster.nodes))
     return {"redis_username": namespace, "redis_password": PASSWORD}

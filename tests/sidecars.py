@@ -14,9 +14,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cache_sidecar.app import App
 from cache_sidecar.clock import Clock
-from cache_sidecar.settings import Settings
+from cache_sidecar.errors import TierFailed
+from cache_sidecar.settings import ROLES, Settings
+from cache_sidecar.tiers.connection import Connection
+from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.signs import RedisSigns
 
 DEADLINE = 20.0
+# A moment that no clock of a test comes to.
+NEVER_BEHIND = 1e12
 
 
 def settings_for(redis: str, database: str, namespace: str, **more: Any) -> Settings:
@@ -48,9 +54,16 @@ async def in_process(
     *,
     clock: Clock | None = None,
     trusted: bool = True,
+    relay: bool = True,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncIterator[Sidecar]:
-    """Runs a sidecar in this process; with `trusted`, waits until its memory may be used. `credentials` are for TLS."""
+    """Runs a sidecar in this process; with `trusted`, waits until its memory may be used. `credentials` are for TLS.
+
+    With `relay`, Redis has the sign of a relay that is never behind, wherever the test moves the clock. Without it there is none,
+    or the one that the test runs.
+    """
+    if relay:
+        await _relayed(settings)
     app = App(settings, clock=clock)
     await app.start()
     try:
@@ -60,6 +73,15 @@ async def in_process(
             yield Sidecar(app.server.address, channel, app)
     finally:
         await app.stop()
+
+
+async def _relayed(settings: Settings) -> None:
+    """Writes the sign of a relay that has told everything, for ever; where there is no Redis, nothing."""
+    connection = Connection(settings)
+    signs = RedisSigns(connection, Names(settings.namespace))
+    with contextlib.suppress(TierFailed):
+        await signs.caught_up(ROLES, NEVER_BEHIND, await signs.primaries())
+    await connection.close()
 
 
 def channel_to(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:

@@ -19,7 +19,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from cache_sidecar import _native, telemetry
-from cache_sidecar._native import Call, Client, Front, Memory
+from cache_sidecar._native import Call, Client, Front, Memory, on_panic
 from cache_sidecar.access import Access
 from cache_sidecar.clock import Clock, ManualClock
 from cache_sidecar.engine import aio, choice
@@ -322,8 +322,14 @@ def _fields(message: Descriptor, kind: str) -> Iterable[FieldDescriptor]:
     return [field for field in message.fields if field.message_type and field.message_type.name == kind]
 
 
+def hear_panics() -> None:
+    """Has panics in Rust logged."""
+    on_panic(lambda what: telemetry.log.critical("the native engine panicked", error=what))
+
+
 def create(settings: Settings, clock: Clock) -> NativeServer:
     """Returns a server with no services and no ports yet."""
+    hear_panics()
     folder = PrivateFolder(choice.place_for_socket(settings.listen_socket))
     return NativeServer(aio.create(settings, is_private=True), clock, folder=folder, settings=settings)
 

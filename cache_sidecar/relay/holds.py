@@ -4,11 +4,12 @@ That the stock changed, Redis hears from the relay of the outbox, like every cha
 """
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import TierFailed
+from cache_sidecar.errors import Overloaded, TierFailed
 from cache_sidecar.store.reservation import HoldStore
 
 # Seconds between two looks.
@@ -24,16 +25,10 @@ class Holds:
 
     async def run(self) -> None:
         """Ends what is due, every second, until cancelled."""
-        is_said = False
         while True:
-            try:
+            with contextlib.suppress(TierFailed, Overloaded):  # the database has said why
                 if expired := await self.step():
                     telemetry.log.info("reservations expired", count=expired)
-                is_said = False
-            except TierFailed as error:
-                if not is_said:
-                    telemetry.log.warning("reservations cannot be looked at; trying again", error=str(error))
-                is_said = True
             await asyncio.sleep(POLL)
 
     async def step(self) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from cache_sidecar import telemetry
 from cache_sidecar.backoff import LONGEST, Backoff, Sleep
 from cache_sidecar.clock import Clock
+from cache_sidecar.dependencies import Dependency
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import Policy
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
@@ -36,6 +37,8 @@ PRUNE_EVERY = 30.0
 REPLAY = 300.0
 # A repeat of a request gets its first reply for so many seconds.
 REQUESTS_KEPT = 86_400.0
+# What may fail.
+LEADING, RELAYING = "leading", "relaying"
 
 
 class Relay:
@@ -52,9 +55,13 @@ class Relay:
         roles: Sequence[str],
         retention: float,
         clock: Clock,
+        dependency: Dependency,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`roles` are what the database is to the shop: `catalog`, `user`; `sleep` waits between attempts after a failure."""
+        """`roles` are what the database is to the shop: `catalog`, `user`; `sleep` waits between attempts after a failure.
+
+        `dependency` is said to fail while changes are not relayed.
+        """
         self._store = store
         self._l2 = l2
         self._signs = signs
@@ -63,6 +70,7 @@ class Relay:
         self._roles = roles
         self._retention = retention
         self._clock = clock
+        self._dependency = dependency
         self._sleep = sleep
         self._progress = Progress(0, 0)
         self._told = 0
@@ -88,17 +96,16 @@ class Relay:
             try:
                 async with leadership.term() as term:
                     telemetry.log.info("leading", region=self._region, databases=self._roles)
+                    self._dependency.works(LEADING)
                     backoff.reset()
                     await self.lead(term)
             except LeadershipLost as error:
-                if backoff.is_new:
-                    telemetry.log.warning("not leading; standing for election", region=self._region, error=str(error))
+                self._dependency.failed(str(error), effect="not leading: another relay may, or none", problem=LEADING)
             await backoff.pause()
 
     async def lead(self, term: Term) -> None:
         """Relays until the term is over. Raises LeadershipLost."""
         self._histories, self._next_look, self._next_try = None, 0.0, 0.0
-        is_said = False
         while True:
             began = self._clock.now()
             try:
@@ -106,23 +113,20 @@ class Relay:
                 # Also when there is always something to tell.
                 await self._prune(term)
             except TierFailed as error:
-                if not is_said:
-                    telemetry.log.warning("cannot relay changes; trying again", error=str(error))
-                    is_said = True
+                self._dependency.failed(str(error), effect="changes are not relayed: replies say stale", problem=RELAYING)
                 self._next_look = 0.0  # what comes back may be another
                 # Whatever is announced meanwhile: that would be a try for each.
                 await self._sleep(min(max(RETRY, self._clock.now() - began), LONGEST))
                 await term.wait(0.0)
             else:
                 if self._failed is None:
-                    is_said = False
-                elif not is_said:
-                    telemetry.log.warning(
-                        "cannot relay changes to some shards; trying again",
-                        partitions=len(self._owed),
-                        error=str(self._failed),
+                    self._dependency.works(RELAYING)
+                else:
+                    self._dependency.failed(
+                        f"{len(self._owed)} partitions: {self._failed}",
+                        effect="changes are not relayed to some shards: replies from them say stale",
+                        problem=RELAYING,
                     )
-                    is_said = True
                 if not is_behind:
                     await term.wait(LOOK_EVERY)
 

@@ -4,13 +4,16 @@ import asyncio
 
 from cache_sidecar import telemetry
 from cache_sidecar.background import ended
+from cache_sidecar.checks import Checks
 from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.dependencies import Dependencies, Dependency
 from cache_sidecar.errors import Tier
 from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.relay.sessions import OverSessions
 from cache_sidecar.settings import Settings
+from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.pool import Database
@@ -23,13 +26,21 @@ from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.signs import RedisSigns
 
+# What it means that PostgreSQL does not answer.
+STORE_AWAY = "no change is relayed, no hold expires"
+
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Relays until `stop` is set."""
     clock = SystemClock()
     policy = LivePolicy(settings.policy_file, clock=clock)
-    databases = {dsn: _database(settings, dsn, clock) for dsn in settings.databases()}
-    connection = Connection(settings)
+    dependencies = Dependencies(clock=clock, secrets=settings.secrets())
+    opened = {
+        dsn: _database(settings, dsn, roles, dependencies.of("postgresql", ", ".join(roles)), clock)
+        for dsn, roles in settings.databases().items()
+    }
+    databases = {dsn: database for dsn, (database, _) in opened.items()}
+    connection = Connection(settings, dependencies=dependencies)
     names = Names(settings.namespace)
     l2, signs = RedisL2(connection, names), RedisSigns(connection, names)
     for database in databases.values():
@@ -46,6 +57,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             roles=roles,
             retention=settings.change_retention,
             clock=clock,
+            dependency=dependencies.of("relay", ", ".join(roles)),
         ).run(Leadership(dsn, region=settings.region))
         for dsn, roles in settings.databases().items()
     ]
@@ -53,7 +65,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     sessions = OverSessions(SessionStore(databases[settings.database("user")]), policy=policy.reader("session"), clock=clock)
     loop = asyncio.get_running_loop()
     stopped = loop.create_task(stop.wait())
-    tasks = [stopped, *(loop.create_task(work) for work in (*relays, holds.run(), sessions.run()))]
+    checks = Checks(dependencies, [l2.check, *(check.run for _, check in opened.values())])
+    tasks = [stopped, *(loop.create_task(work) for work in (*relays, holds.run(), sessions.run(), checks.run()))]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -70,7 +83,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     telemetry.log.info("stopped")
 
 
-def _database(settings: Settings, dsn: str, clock: Clock) -> Database:
+def _database(
+    settings: Settings, dsn: str, roles: list[str], dependency: Dependency, clock: Clock
+) -> tuple[Database, DatabaseCheck]:
     size, timeout = 2, settings.postgres_timeout
-    guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=8, breaker=Breaker(Tier.STORE, clock=clock))
-    return Database(dsn, size=size, timeout=timeout, prepare=settings.postgres_prepare, guard=guard)
+    breaker = Breaker(Tier.STORE, clock=clock, dependency=dependency, effect=STORE_AWAY)
+    guard = Guard(Tier.STORE, timeout=timeout, max_running=size, max_waiting=8, breaker=breaker)
+    database = Database(dsn, size=size, timeout=timeout, prepare=settings.postgres_prepare, guard=guard, dependency=dependency)
+    return database, DatabaseCheck(database, roles, dependency, unreachable=breaker.tell)

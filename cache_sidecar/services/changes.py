@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from cache_sidecar import telemetry
-from cache_sidecar.errors import ChangesExpired, TierFailed, WatchTooSlow
+from cache_sidecar.background import heard
+from cache_sidecar.backoff import Backoff
+from cache_sidecar.errors import ChangesExpired, Overloaded, TierFailed, WatchTooSlow
 from cache_sidecar.store.outbox import Change, Outbox
 
 # Changes that may wait for a slow reader of a stream; more end the stream.
@@ -98,6 +99,7 @@ class Changes:
             if self._reader is None:
                 self._position = await self._outbox.position(0)
                 self._reader = asyncio.get_running_loop().create_task(self._read())
+                self._reader.add_done_callback(heard)
             self._watchers.add(watcher)
             return self._position
 
@@ -108,12 +110,15 @@ class Changes:
             self._reader = None
 
     async def _read(self) -> None:
+        backoff = Backoff()
         while True:
             try:
                 page = await self._outbox.after(self._position, limit=PAGE)
-            except TierFailed as error:
-                telemetry.log.warning("changes cannot be read; trying again", error=str(error))
-                page = []
+            except (TierFailed, Overloaded):
+                # The database has said why. Whatever is announced meanwhile wakes nobody: that would be a try for each.
+                await backoff.pause()
+                continue
+            backoff.reset()
             for change in page:
                 self._position = change.position
                 self._tell(change)

@@ -8,7 +8,6 @@ when the connection that hears them says so, and, while there is none, every sec
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 
-from cache_sidecar import telemetry
 from cache_sidecar.errors import Overloaded, TierFailed
 from cache_sidecar.store.inventory import InventoryStore, product_of
 from cache_sidecar.tiers.ports import PARTITIONS, Freshness
@@ -52,9 +51,8 @@ class Watches:
                 try:
                     async for state in watcher.look():
                         yield state
-                except (TierFailed, Overloaded) as error:
-                    telemetry.log.warning("stock cannot be read for a watcher; trying again", error=str(error))
-                    watcher.look_at_all()
+                except (TierFailed, Overloaded):
+                    watcher.look_at_all()  # what failed has said why
                     await asyncio.sleep(POLL)
         finally:
             self._watchers.discard(watcher)

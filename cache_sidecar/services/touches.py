@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-from cache_sidecar import telemetry
+from cache_sidecar.background import heard
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import Overloaded, TierFailed
 from cache_sidecar.tiers.ports import Expiry
@@ -61,6 +61,7 @@ class Touches:
     def start(self) -> None:
         """Starts telling PostgreSQL in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(heard)
 
     async def close(self) -> None:
         """Tells PostgreSQL everything, once."""
@@ -92,9 +93,8 @@ class Touches:
             batch = dict(list(self._due.items())[:BATCH])
             try:
                 await self._write(batch, overdue)
-            except (TierFailed, Overloaded) as error:
-                telemetry.log.warning("the use of sessions cannot be written; trying again", error=str(error))
-                return
+            except (TierFailed, Overloaded):
+                return  # the database has said why; they are told a second later
             for session_hash, used in batch.items():
                 if self._due.get(session_hash) == used:
                     del self._due[session_hash]

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Protocol
 
+from cache_sidecar.background import heard
 from cache_sidecar.errors import DeadlineExceeded
 from cache_sidecar.services.bounds import Bound
 from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, Written
@@ -72,6 +73,7 @@ class Writer:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             is_wanted = False  # what stands in line is not begun any more
+            task.add_done_callback(heard)
             raise
 
     async def _run(self, key: RequestKey | None, work: Work, tell: Tell, at_once: AtOnce | None) -> Written:

@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow
 
+from cache_sidecar.background import heard
 from cache_sidecar.errors import SidecarError
 from cache_sidecar.store.connection import Connection
 
@@ -58,6 +59,7 @@ class Leadership:
                 await self._elected(connection)
             term = Term(connection)
             beating = asyncio.get_running_loop().create_task(term.beat())
+            beating.add_done_callback(heard)
             try:
                 yield term
             finally:

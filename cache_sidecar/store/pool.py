@@ -18,7 +18,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from cache_sidecar import telemetry
-from cache_sidecar.background import ended
+from cache_sidecar.background import ended, heard
+from cache_sidecar.dependencies import Dependency
 from cache_sidecar.errors import Failure, Operation, ReadOnly, RequestError, SettingsError, Tier, TierFailed
 from cache_sidecar.store import requests
 from cache_sidecar.store.connection import Connection
@@ -50,6 +51,10 @@ _OUTDATED = (
 # "cached plan must not change result type"; "attribute 3 of type has been dropped".
 _OUTDATED_IN = {"plancache.c", "execExprInterp.c"}
 _UNPREPARED = (psycopg.errors.DuplicatePreparedStatement, psycopg.errors.InvalidSqlStatementName)
+# Classes of SQLSTATE that are about the statement's data or its transaction, and no sign that the database is unwell.
+_ABOUT_DATA = {"21", "22", "23", "40", "44", "P0"}
+# What callers see of a database that refuses.
+REFUSES = "calls that need what it refuses are UNAVAILABLE"
 # Seconds after which a connection that was not needed is closed, all but one.
 IDLE = 10.0
 # Seconds after which a connection is replaced; spread, so that those opened together are not all replaced together.
@@ -121,8 +126,13 @@ class _Free(NamedTuple):
 class Database:
     """One PostgreSQL."""
 
-    def __init__(self, dsn: str, *, size: int, timeout: float, prepare: bool, guard: Guard) -> None:
-        """`guard` bounds who waits for one of the `size` connections, and for how long."""
+    def __init__(
+        self, dsn: str, *, size: int, timeout: float, prepare: bool, guard: Guard, dependency: Dependency | None = None
+    ) -> None:
+        """`guard` bounds who waits for one of the `size` connections, and for how long.
+
+        `dependency` hears of statements that are refused; whether the server answers, the guard's breaker tells it.
+        """
         if size < 1 or timeout <= 0:
             raise ValueError("size and timeout must be positive")
         check_dsn(dsn)
@@ -133,6 +143,7 @@ class Database:
             "application_name": "cache_sidecar",
             "connect_timeout": max(2, int(timeout)),
         }
+        self._dependency = dependency
         self._running: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(size)
         self._free: deque[_Free] = deque()
@@ -170,7 +181,7 @@ class Database:
                 return await cursor.fetchall()
 
         async def attempt() -> list[TupleRow]:
-            with _failures():
+            with self._failures():
                 return await self._with_connection(read)
 
         return await self._guard.run(attempt, Operation.READ)
@@ -181,7 +192,7 @@ class Database:
         async def nothing(connection: Connection) -> None:
             await connection.execute("SELECT")
 
-        with _failures():
+        with self._failures():
             await self._with_connection(nothing)
 
     async def write(self, key: RequestKey | None, work: Work, at_once: AtOnce | None = None) -> Written:
@@ -194,7 +205,7 @@ class Database:
         """
 
         async def attempt() -> Written:
-            with _failures():
+            with self._failures():
                 try:
                     return await self._with_connection(lambda connection: _write(connection, key, work, at_once))
                 except (RequestError, *_NOT_NOW):
@@ -211,7 +222,7 @@ class Database:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._use(work))
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._running.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -219,6 +230,7 @@ class Database:
             # ten seconds, if the server hangs. A second one gives the connection up.
             task.cancel()
             loop.call_later(_GRACE, task.cancel)
+            task.add_done_callback(_heard)
             raise
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -324,10 +336,27 @@ class Database:
             return False
         return said_at is not None
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # of one whose caller left, nobody wants to know
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turns what psycopg raises for a server that is gone, slow or busy into TierFailed."""
+        try:
+            yield
+        except psycopg.Error as error:
+            if _is_view(error):
+                raise ReadOnly(str(error).splitlines()[0]) from error
+            failure = _failure_of(error)
+            if failure is Failure.REFUSED:
+                self._tell(error)
+            raise TierFailed(Tier.STORE, failure, str(error)) from error
+
+    def _tell(self, error: psycopg.Error) -> None:
+        """Says what was refused, until `check.py` finds that all is well."""
+        if self._dependency is None or (error.sqlstate or "")[:2] in _ABOUT_DATA:
+            return
+        reason = error.diag.message_primary or str(error)  # the rest shows the statement, or the row
+        if isinstance(error, _UNPREPARED):
+            reason += ": behind a PgBouncer before 1.21 in transaction mode, set postgres_prepare = false"
+        self._dependency.failed(reason, effect=REFUSES, problem=reason)
 
 
 def _has_news(connection: Connection) -> bool:
@@ -376,15 +405,10 @@ async def _first_reply(connection: Connection, key: RequestKey | None) -> FirstR
         return await requests.first_reply(connection, key)
 
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Turns what psycopg raises for a server that is gone, slow or busy into TierFailed."""
-    try:
-        yield
-    except psycopg.Error as error:
-        if _is_view(error):
-            raise ReadOnly(str(error).splitlines()[0]) from error
-        raise TierFailed(Tier.STORE, _failure_of(error), str(error)) from error
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Hears what ended the work of a caller who left: a statement or a connection of his. Anything else is a defect."""
+    if not task.cancelled() and not isinstance(task.exception(), psycopg.Error):
+        heard(task)
 
 
 def _failure_of(error: psycopg.Error) -> Failure:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
-from cache_sidecar.errors import Overloaded
+from cache_sidecar.background import heard
+from cache_sidecar.errors import Overloaded, SidecarError
 
 V = TypeVar("V")
 
@@ -142,6 +143,7 @@ class Batch(Generic[V]):
             task = loop.create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
+            task.add_done_callback(heard)
 
     async def _run(self, batch: dict[str, asyncio.Future[V | None]]) -> None:
         self.loads += len(batch)
@@ -152,8 +154,8 @@ class Batch(Generic[V]):
                 if not future.done():
                     future.set_exception(error)
                     future.exception()  # a load whose callers all left is not worth a warning
-            if not isinstance(error, Exception):
-                raise
+            if not isinstance(error, SidecarError):
+                raise  # a defect, or the end of the process: whoever asked may have left
         else:
             for id, future in batch.items():
                 if not future.done():

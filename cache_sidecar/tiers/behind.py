@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from cache_sidecar import telemetry
-from cache_sidecar.errors import Overloaded, TierFailed
+from cache_sidecar.background import heard
 
 MAX_RUNNING = 64
 
@@ -14,8 +13,7 @@ Work = Coroutine[None, None, None]
 class Behind:
     """The work behind the replies of one dataset."""
 
-    def __init__(self, dataset: str) -> None:
-        self._dataset = dataset
+    def __init__(self) -> None:
         self._busy: set[tuple[str, str]] = set()
         self.running: set[asyncio.Task[None]] = set()
 
@@ -43,7 +41,4 @@ class Behind:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.running.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, TierFailed | Overloaded):
-            # Nobody waits for it. A tier that failed is counted by its guard; anything else is a defect.
-            telemetry.log.error("background work failed", dataset=self._dataset, exc_info=error)
+        heard(task)

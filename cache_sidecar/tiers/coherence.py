@@ -20,9 +20,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
-from cache_sidecar import telemetry
-from cache_sidecar.background import ended
+from cache_sidecar.background import ended, heard
 from cache_sidecar.backoff import Backoff
+from cache_sidecar.dependencies import Dependency
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.fence import Fence
@@ -31,6 +31,7 @@ from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Follower
 from cache_sidecar.tiers.redis_errors import failures
 from cache_sidecar.tiers.shard import Address
+from cache_sidecar.tiers.shards import named
 from cache_sidecar.tiers.trust import Trust
 
 # Seconds between two looks at who holds which partition, and between the beginnings of two heartbeats.
@@ -38,6 +39,9 @@ TOPOLOGY_EVERY = 2.0
 HEARTBEAT_EVERY = 0.25
 # Seconds a message may take before a counter that is ahead means it is lost.
 GRACE = 0.1
+# The name of this dependency, and what callers see while changes are not heard.
+INVALIDATIONS = "invalidations"
+UNHEARD = "memory answers marked stale, then no more"
 # An error is not to be tried again: redis-py would connect and subscribe anew, and say nothing of what was published meanwhile.
 _AT_ONCE = Retry(NoBackoff(), 0, supported_errors=())
 
@@ -80,6 +84,7 @@ class Coherence:
     def start(self) -> None:
         """Starts listening in the background."""
         self._task = asyncio.get_running_loop().create_task(self._follow_topology())
+        self._task.add_done_callback(heard)
 
     async def stop(self) -> None:
         """Stops listening."""
@@ -98,8 +103,9 @@ class Coherence:
             try:
                 owners = {address: frozenset(held) for address, held in (await self._l2.owners()).items() if held}
             except TierFailed as error:
-                telemetry.log.debug("who holds which partition is not known", error=str(error))
+                self._connection.dependencies.of(INVALIDATIONS).failed(error.detail or error.failure.value, effect=UNHEARD)
             else:
+                self._connection.dependencies.of(INVALIDATIONS).works()
                 await self._adopt(owners)
             await asyncio.sleep(TOPOLOGY_EVERY)
 
@@ -107,6 +113,7 @@ class Coherence:
         for address, feed in list(self._feeds.items()):
             if owners.get(address) != feed.partitions:
                 await self._feeds.pop(address).stop()
+                self._connection.dependencies.forget(INVALIDATIONS, named(address))
         for address, held in owners.items():
             if address not in self._feeds:
                 feed = self._feeds[address] = Feed(
@@ -119,6 +126,7 @@ class Coherence:
                     followers=self._followers,
                     fences=self._fences,
                     on_message=self._on_message,
+                    dependency=self._connection.dependencies.of(INVALIDATIONS, named(address)),
                 )
                 feed.start()
 
@@ -153,6 +161,7 @@ class Feed:
         followers: Mapping[str, Follower],
         fences: Sequence[Fence] = (),
         on_message: Callable[[], None],
+        dependency: Dependency,
         backoff: Backoff | None = None,
     ) -> None:
         self._address = address
@@ -171,8 +180,7 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self.is_trusted: bool | None = None
         "Whether every change in its partitions is known to be heard; None before that was tried."
-        self._is_said = False
-        "Whether the log says that it is not."
+        self._dependency = dependency
         self._heard: dict[int, int] = {}
         "The number of the last message of each partition."
         self._history = ""
@@ -181,6 +189,7 @@ class Feed:
     def start(self) -> None:
         """Starts listening in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(heard)
 
     async def stop(self) -> None:
         """Stops listening; its partitions are not trusted any more."""
@@ -198,9 +207,7 @@ class Feed:
                     with failures():
                         await self._listen()
                 except TierFailed as error:
-                    if not self._is_said:
-                        telemetry.log.warning("a Redis node's invalidations are not heard", error=str(error))
-                        self._is_said = True
+                    self._dependency.failed(error.detail or error.failure.value, effect=UNHEARD)
                 finally:
                     self._set_trusted(False)
                 await self._backoff.pause()
@@ -220,7 +227,7 @@ class Feed:
             # In this order: a reader in another thread must not see trust without an end.
             self._confirm(began)
             self._set_trusted(True)
-            self._is_said = False
+            self._dependency.works()
             await self._receive(pubsub, began)
 
     async def _acknowledged(self, pubsub: Any) -> None:
@@ -331,7 +338,10 @@ class Feed:
         for counter in self._counters.values():
             pipeline.get(counter)
         pipeline.info("replication")
-        *values, replication = await pipeline.execute()
+        *values, replication = await pipeline.execute(raise_on_error=False)
+        for value in values:
+            if isinstance(value, Exception):
+                raise value  # as Redis said it: redis-py would add the command
         return values, replication
 
     def _tell_partition(self, partition: int) -> None:

@@ -9,6 +9,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.settings import Settings, split_address
 from cache_sidecar.tiers.shard import Address
 from cache_sidecar.tiers.shards import Shards
@@ -17,7 +18,9 @@ from cache_sidecar.tiers.shards import Shards
 class Connection:
     """Connects when first used, and finds out whether it is a cluster."""
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, dependencies: Dependencies | None = None) -> None:
+        """`dependencies` hear how each node is doing; nobody does if none are given."""
+        self.dependencies = dependencies or Dependencies(is_logged=False)
         self.nodes: tuple[Address, ...] = tuple(split_address(node) for node in settings.redis_nodes)
         self._timeout = settings.redis_timeout
         self._access: dict[str, Any] = {
@@ -39,6 +42,7 @@ class Connection:
             max_connections=settings.redis_max_connections,
             timeout=settings.redis_timeout,
             clock=clock or SystemClock(),
+            dependencies=self.dependencies,
         )
         self._connection_class = SSLConnection if settings.redis_tls else PlainConnection
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 
 from cache_sidecar.clock import Clock
-from cache_sidecar.errors import DataLoss, DeadlineExceeded, Operation, Overloaded, RequestError, TierFailed
+from cache_sidecar.errors import DataLoss, DeadlineExceeded, Failure, Operation, Overloaded, RequestError, TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers import decision
 from cache_sidecar.tiers.counters import TierStats
@@ -97,6 +97,8 @@ class Dataset(Loader):
         "What answers from memory: in shadow nothing does, whatever there is."
         self._behind_in = [False] * PARTITIONS
         "Of each partition, whether Redis is told of changes too late."
+        self.on_refusal: Callable[[Iterable[str]], None] = _nobody
+        "Hears of the ids whose change Redis refused to hear of."
         self.sampler = Sampler(lambda: policy().inspect_every, unit)
         self._l1_counters = self.counters[Source.L1]
 
@@ -333,6 +335,8 @@ class Dataset(Loader):
             self.counters[Source.L2].errors += 1
             if action(error, Operation.CHANGE) is not Action.LEAVE_TO_RELAY:
                 raise
+            if error.failure is Failure.REFUSED:
+                self.on_refusal(versions)
             return False
         # An old primary takes what it is told, too, and nobody reads it there.
         return None not in footing and footing == self._l2_tier.footing(versions)
@@ -442,6 +446,10 @@ class Dataset(Loader):
         await self._l2.close()
         await self._store.close()
         await self._behind.ended()  # what those loads left to be filled
+
+
+def _nobody(_ids: Iterable[str]) -> None:
+    """Hears of nothing."""
 
 
 def _answer(record: Record, source: Source, now: float, *, stale: bool = False) -> Answer:

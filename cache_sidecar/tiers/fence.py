@@ -76,6 +76,13 @@ class Fence:
                 self._seen[partition] = {}
                 self._waiting[partition] = now
 
+    def doubt(self, partitions: Iterable[int]) -> None:
+        """Redis refused to hear of a change in partitions, though it is heard itself: it may be out of date for everybody."""
+        now = self._clock.now()
+        for partition in partitions:
+            self._seen[partition] = {}
+            self._waiting.setdefault(partition, now)
+
     def marked(self, partition: int, mark: Mark) -> None:
         """A mark was read from the node of the partition's footing, see `rests`."""
         seen = self._seen.get(partition)

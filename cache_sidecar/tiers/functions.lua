@@ -234,6 +234,27 @@ local function prolong(keys, args)
   return left > 0 and redis.call('PEXPIRE', keys[1], left, 'GT') or 0
 end
 
+-- KEYS: a key of its own. ARGV: a channel of its own.
+-- Tries everything that the functions above do, and returns what was refused, in the server's own words.
+local function check(keys, args)
+  local refused = {}
+  local function try(...)
+    local reply = redis.pcall(...)
+    if type(reply) == 'table' and reply.err then
+      refused[#refused + 1] = reply.err
+    end
+  end
+  try('SET', keys[1], '0', 'PX', 1000)
+  try('INCR', keys[1])
+  try('GET', keys[1])
+  try('GETRANGE', keys[1], 0, 0)
+  try('SETRANGE', keys[1], 0, '0')
+  try('PEXPIRE', keys[1], 1000)
+  try('UNLINK', keys[1])
+  try('SPUBLISH', args[1], '')
+  return refused
+end
+
 -- Reads at one go what one node holds, of many slots: a call per slot costs three times as much. The keys it does not declare
 -- are on the same node as the one it does; where that is no longer so, the caller hears it.
 redis.register_function{function_name='LIBRARY_read', callback=read, flags={'allow-cross-slot-keys'}}
@@ -248,3 +269,4 @@ redis.register_function{function_name='LIBRARY_drop', callback=drop, flags={'all
 redis.register_function{function_name='LIBRARY_drop_partition', callback=drop_partition, flags={'allow-oom'}}
 redis.register_function('LIBRARY_slide', slide)
 redis.register_function('LIBRARY_prolong', prolong)
+redis.register_function('LIBRARY_check', check)

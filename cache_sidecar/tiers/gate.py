@@ -24,6 +24,7 @@ from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
+from cache_sidecar.background import heard
 from cache_sidecar.errors import DataLoss, OutOfStock, Overloaded
 from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.ports import Freshness, Source
@@ -142,7 +143,7 @@ class Paced:
             return self._last
         if self._next is None:
             self._next = loop.create_task(self._read_next())
-            self._next.add_done_callback(_looked_at)
+            self._next.add_done_callback(heard)
         # Shielded: one caller's cancellation must not take the result from the others.
         return await asyncio.shield(self._next)
 
@@ -156,12 +157,6 @@ class Paced:
         finally:
             self._not_before = loop.time() + PACE
         return self._last
-
-
-def _looked_at(task: asyncio.Task[Total]) -> None:
-    """A read whose callers all left is not worth a warning."""
-    if not task.cancelled():
-        task.exception()
 
 
 class Gate:

@@ -87,9 +87,9 @@ class Guard:
             async with asyncio.timeout(self.timeout):
                 await probe()
         except TimeoutError:
-            breaker.failed(Failure.TIMEOUT)
+            breaker.failed(TierFailed(self._tier, Failure.TIMEOUT))
         except TierFailed as error:
-            breaker.failed(error.failure)
+            breaker.failed(error)
         else:
             breaker.succeeded()
 
@@ -124,5 +124,5 @@ class Guard:
     def _failed(self, error: TierFailed, *, began: bool) -> TierFailed:
         self.errors += 1
         if began and self._breaker is not None:
-            self._breaker.failed(error.failure)
+            self._breaker.failed(error)
         return error

@@ -1,5 +1,6 @@
 """L2: the shared Redis or Valkey, a cluster or a single server, behind the port `ports.L2`."""
 
+import asyncio
 import itertools
 import secrets
 from collections import Counter
@@ -14,8 +15,9 @@ from cache_sidecar.tiers import codec
 from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Leased, Record, Times, partition_of
-from cache_sidecar.tiers.shard import Address
-from cache_sidecar.tiers.shards import Routed, checked
+from cache_sidecar.tiers.redis_errors import without_details
+from cache_sidecar.tiers.shard import REFUSES, Address
+from cache_sidecar.tiers.shards import Routed, checked, named
 
 # A message names an id, or, of a partition in which more change at once, none. Ids that one function call marks, which keeps
 # Redis for a millisecond; and calls in one pipeline, which has to be done within the time that a command may take.
@@ -26,6 +28,8 @@ CALLS_AT_ONCE = 32
 # what the death of its holder costs them; one that merely guards a fill outlives any load.
 LEASE_MILLISECONDS = 3_000
 GUARD_MILLISECONDS = 10_000
+# Seconds after which functions that a server refused to load are loaded again: not with every call.
+LOAD_AGAIN = 0.5
 
 
 class RedisL2:
@@ -38,6 +42,10 @@ class RedisL2:
         self._library, self._code = names.library()
         self._holder = secrets.token_hex(8).encode()
         self._leases = itertools.count()
+        self._refusal: TierFailed | None = None
+        "Why functions could not be loaded."
+        self._load_at = 0.0
+        "When that may be tried again, in the event loop's time."
         self.unreadable: Counter[str] = Counter()
         "Values found in Redis that were no records, by dataset."
 
@@ -245,8 +253,11 @@ class RedisL2:
         """Returns the replies, errors among them, after loading the library where it is missing."""
         replies = await self._shards.send(list(map(self._routed, calls)))
         if missing := [number for number, reply in enumerate(replies) if _is_missing_function(reply)]:
-            await self.load_functions()
+            refusal = await self.load_functions()
             await self._repeat(calls, replies, missing)
+            for number in missing:
+                if refusal is not None and _is_missing_function(replies[number]):
+                    replies[number] = refusal  # says why, not only that it is missing
         return replies
 
     async def _repeat(self, calls: list["_Call"], replies: list[Any], numbers: list[int]) -> None:
@@ -258,12 +269,36 @@ class RedisL2:
         command = ("FCALL", f"{self._library}_{call.function}", len(call.keys), *call.keys, *call.arguments)
         return Routed(_slot_of(call.keys[0]), command)
 
-    async def load_functions(self) -> None:
-        """Loads our library into every primary that answers; where it is already, that changes nothing."""
-        replies = (await self._shards.ask_all("FUNCTION", "LOAD", "REPLACE", self._code)).values()
-        for reply in replies:
-            if not isinstance(reply, TierFailed) or all(isinstance(one, TierFailed) for one in replies):
-                checked(reply)
+    async def load_functions(self) -> TierFailed | None:
+        """Loads our library into every primary; where it is already, that changes nothing. Returns why one did not take it."""
+        now = asyncio.get_running_loop().time()
+        if self._refusal is None or now >= self._load_at:
+            self._refusal, self._load_at = None, now + LOAD_AGAIN
+            for reply in (await self._shards.ask_all("FUNCTION", "LOAD", "REPLACE", self._code)).values():
+                try:
+                    checked(reply)
+                except TierFailed as error:
+                    self._refusal = error
+        return self._refusal
+
+    async def check(self, began: float) -> None:
+        """Tries on each primary whatever our functions do, and says what is refused, or that all is well. Raises TierFailed.
+
+        `began` is the monotonic time now: problems met since then stay.
+        """
+        for address, partitions in (await self.owners()).items():
+            node = self._connection.dependencies.of("redis", named(address))
+            if not partitions:
+                continue
+            key, channel = self._names.check(partitions[0])
+            (reply,) = await self._replies([_Call("check", (key,), (channel,))])
+            if isinstance(reply, Exception):
+                continue  # its shard has said so
+            for refusal in reply:
+                reason = without_details(refusal.decode())
+                node.failed(reason, effect=REFUSES, problem=reason)
+            if not reply:
+                node.works(before=began)
 
     async def owners(self) -> dict[Address, list[int]]:
         """Returns the partitions that each primary holds now, as the servers say. Raises TierFailed."""

@@ -69,7 +69,7 @@ class Loader:
         self._store: Batch[Record] = Batch(
             self._read_store, max_ids=MAX_BATCH, max_running=STORE_BATCHES, max_waiting=MAX_WAITING, gather_from=self._l2
         )
-        self._behind = Behind(name)
+        self._behind = Behind()
         self._leases = Leases(self._l2.get)
         self._written = Written()
         self._load_seconds = 0.0

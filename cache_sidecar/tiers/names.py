@@ -46,6 +46,10 @@ class Names:
         """Returns the channel of a partition's messages."""
         return f"{self.namespace}:inv:{_TAGS[partition]}"
 
+    def check(self, partition: int) -> tuple[str, str]:
+        """Returns a key and a channel that nobody uses, to try what Redis allows; in the slot of a partition."""
+        return f"{self.namespace}:check:{_TAGS[partition]}", f"{self.namespace}:inv:check:{_TAGS[partition]}"
+
     def told(self, role: str, partition: int) -> str:
         """Returns the key that says up to when a partition was told of everything committed in a database."""
         return f"{self.namespace}:told:{_TAGS[partition]}:{role}"

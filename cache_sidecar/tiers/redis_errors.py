@@ -1,5 +1,6 @@
 """What redis-py raises, as TierFailed."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,12 +17,25 @@ _FAILURES = (
     ((RedisError,), Failure.REFUSED),
 )
 KNOWN = (RedisError, TimeoutError, OSError)
+# What Redis adds to its words, and differs from call to call: arguments, such as a customer's id, and the place in a script.
+_DETAILS = re.compile(r",? with args beginning with.*|,? script: (\S+, )?on @user_function:\d+.*", re.DOTALL)
+
+
+def words(error: Exception) -> str:
+    """Returns what Redis said, with the code that redis-py takes off; empty when it said nothing."""
+    text, code = without_details(str(error)), getattr(error, "status_code", None)
+    return f"{code} {text}" if code and not text.startswith(code) else text
 
 
 def as_failure(error: Exception) -> TierFailed:
     """Returns what one of the `KNOWN` errors says of Redis."""
     failure = next(failure for kinds, failure in _FAILURES if isinstance(error, kinds))
-    return TierFailed(Tier.L2, failure, str(error))
+    return TierFailed(Tier.L2, failure, words(error))
+
+
+def without_details(text: str) -> str:
+    """Returns what Redis said without what differs from call to call."""
+    return _DETAILS.sub("", text)
 
 
 @contextmanager

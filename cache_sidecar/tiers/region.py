@@ -1,15 +1,16 @@
 """Knows which partitions of this region's Redis are told of changes too late, from what its relay says in each of them.
 
 The relay says up to when everything that was committed was told: it stops saying so when it is dead, behind, or cut off, be it
-from PostgreSQL or from Redis, and in a shard that has no node. Whoever never heard of a relay has none to be behind.
+from PostgreSQL or from Redis, and in a shard that has no node. A sidecar that never heard of a relay counts from its own start:
+without one, nobody would ever hear of what a writer could not tell Redis, nor of what other programs change.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.policy import DatasetPolicy
 from cache_sidecar.tiers.fence import Fence
@@ -17,7 +18,20 @@ from cache_sidecar.tiers.ports import PARTITIONS, Signs
 
 # Seconds between two looks.
 EVERY = 0.25
+# What callers see of a relay that is behind.
+EFFECT = "replies say stale"
+
+
+class Waiting(Protocol):
+    """Whoever waits for the relay's signs."""
+
+    def told(self, partition: int, moment: float) -> None:
+        """Takes that a partition was told of what was committed before a moment."""
+        ...
+
+
 _NO_FENCES: Mapping[str, Fence] = {}
+_NOBODY: Mapping[str, Sequence[Waiting]] = {}
 
 
 class Member(Protocol):
@@ -43,20 +57,23 @@ class Region:
         members: Mapping[str, Sequence[Member]],
         *,
         fences: Mapping[str, Fence] = _NO_FENCES,
+        waiting: Mapping[str, Sequence[Waiting]] = _NOBODY,
         clock: Clock,
+        dependencies: Dependencies,
     ) -> None:
-        """`members` are the datasets of each role of a database, `fences` wait for the marks of their role."""
+        """`members` are the datasets of each role of a database; `fences` and `waiting` hear the marks of their role.
+
+        The dependency `relay` of each dataset is said to fail while its changes reach this region too late.
+        """
         self._signs = signs
         self._fences = fences
+        self._waiting = waiting
         self._members = members
         self._clock = clock
+        self._dependencies = dependencies
+        self._started = clock.now()
         self._told_until: dict[str, dict[int, float]] = {role: {} for role in members}
         self._behind: dict[str, set[int]] = {member.name: set() for found in members.values() for member in found}
-
-    @property
-    def behind(self) -> list[str]:
-        """The datasets of which changes reach this region too late, in one partition at least."""
-        return sorted(name for name, partitions in self._behind.items() if partitions)
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -69,9 +86,8 @@ class Region:
         footings = {role: [fence.footing(one) for one in range(PARTITIONS)] for role, fence in self._fences.items()}
         try:
             found = await self._signs.marks(list(self._members))
-        except TierFailed as error:
-            telemetry.log.debug("how far the relay is cannot be asked", error=str(error))
-            found = {}
+        except TierFailed:
+            found = {}  # the nodes have said why; time passes
         for role, marks in found.items():
             told, fence = self._told_until[role], self._fences.get(role)
             for partition, mark in marks.items():
@@ -80,6 +96,8 @@ class Region:
                 # Like every read: what an old primary says counts for nothing.
                 if fence and (footing := footings[role][partition]) and fence.footing(partition) is footing:
                     fence.marked(partition, mark)
+                    for waiting in self._waiting.get(role, ()):
+                        waiting.told(partition, mark.moment)
         for role, members in self._members.items():
             self._judge(role, members)
 
@@ -87,27 +105,29 @@ class Region:
         told, fence, now = self._told_until[role], self._fences.get(role), self._clock.now()
         # What is waited for so long is not waited for any longer: replies say that it did not come.
         lags = [
-            max(now - told.get(partition, now), fence.waits(partition) if fence else 0.0) for partition in range(PARTITIONS)
+            max(now - told.get(partition, self._started), fence.waits(partition) if fence else 0.0)
+            for partition in range(PARTITIONS)
         ]
         for member in members:
             bound = member.policy().staleness_bound
-            self._tell(member, {partition for partition, lag in enumerate(lags) if lag > bound}, max(lags))
+            self._tell(member, {partition for partition, lag in enumerate(lags) if lag > bound}, is_heard=bool(told))
         if fence:
             marked = set.intersection(*(self._behind[member.name] for member in members)) if members else set()
             for partition in range(PARTITIONS):
                 fence.open(partition, is_open=partition in marked)
 
-    def _tell(self, member: Member, behind: set[int], lag: float) -> None:
+    def _tell(self, member: Member, behind: set[int], *, is_heard: bool) -> None:
         before = self._behind[member.name]
         for partition in before ^ behind:
             member.set_behind(partition, partition in behind)
         self._behind[member.name] = behind
-        if behind and not before:
-            telemetry.log.warning(
-                "changes reach this region too late: replies say stale",
-                dataset=member.name,
-                partitions=len(behind),
-                seconds=lag,
-            )
-        elif before and not behind:
-            telemetry.log.info("changes reach this region in time again", dataset=member.name)
+        if bool(behind) == bool(before):
+            return
+        relay = self._dependencies.of("relay", member.name)
+        if not behind:
+            relay.works()
+        elif is_heard:
+            where = "of everything" if len(behind) == PARTITIONS else f"of everything in {len(behind)} partitions"
+            relay.failed(f"it does not say any more that Redis was told {where}: is it running?", effect=EFFECT)
+        else:
+            relay.failed("none was heard of since the start: run `cache-sidecar relay` in this region", effect=EFFECT)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from cache_sidecar import telemetry
-from cache_sidecar.errors import Overloaded, TierFailed
+from cache_sidecar.background import heard
 from cache_sidecar.tiers.ports import Answer, Record, Source
 
 # Seconds a change may take to the caches before it counts as a mismatch.
@@ -85,9 +85,7 @@ class Shadow:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, TierFailed | Overloaded):
-            telemetry.log.error("a comparison failed", dataset=self._dataset, exc_info=error)
+        heard(task)
 
     async def close(self) -> None:
         """Ends the comparisons going on."""

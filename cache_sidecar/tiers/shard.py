@@ -1,34 +1,51 @@
 """One Redis server: a pool of connections to it, and a breaker."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from redis.exceptions import AskError, MaxConnectionsError, ReadOnlyError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 
+from cache_sidecar.background import heard
 from cache_sidecar.clock import Clock
+from cache_sidecar.dependencies import Dependency
 from cache_sidecar.errors import Tier
 from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.redis_errors import KNOWN, as_failure
+from cache_sidecar.tiers.redis_errors import KNOWN, as_failure, words
 
 Address = tuple[str, int]
 Command = tuple[Any, ...]
 # Seconds after which a connection that nobody uses is closed: what a burst opened, or what leads to who is no primary any more.
 IDLE = 30.0
+# What callers see of a server that does not answer, and of one that answers and refuses.
+AWAY = "what it holds is read from PostgreSQL, and written there alone"
+REFUSES = "what it refuses is read from PostgreSQL; other sidecars hear of changes later, or say stale"
+# Errors that say where else a key is, or are about one key, or are met and mended: no sign that the server is unwell.
+_ABOUT_A_KEY = (AskError, TryAgainError)
+_MENDED = re.compile(r"WRONGTYPE|.*unction not found")
 
 
 class Shard:
     """One server: connections to it, each for one command or pipeline at a time."""
 
     def __init__(
-        self, address: Address, connect: Callable[[Address], Any], *, max_connections: int, timeout: float, clock: Clock
+        self,
+        address: Address,
+        connect: Callable[[Address], Any],
+        *,
+        max_connections: int,
+        timeout: float,
+        clock: Clock,
+        dependency: Dependency,
     ) -> None:
         """`connect` makes a connection of redis-py's, which opens when it is first used."""
         self.address = address
+        self.dependency = dependency
         self._connect = connect
         self._timeout = timeout
-        self._breaker = Breaker(Tier.L2, clock=clock)
+        self._breaker = Breaker(Tier.L2, clock=clock, dependency=dependency, effect=AWAY)
         self._free = max_connections
         "Connections that may still be made."
         self._idle: list[tuple[Any, float]] = []
@@ -51,7 +68,7 @@ class Shard:
                 replies = await self._sent(commands)
         except KNOWN as error:
             failed = as_failure(error)
-            self._breaker.failed(failed.failure)
+            self._breaker.failed(failed)
             raise failed from error
         self._breaker.succeeded()
         if isinstance(replies[0], ReadOnlyError):
@@ -64,17 +81,33 @@ class Shard:
         was_open = connection.is_connected
         try:
             try:
-                return await _answers(connection, commands)
+                return await self._answers(connection, commands)
             except RedisConnectionError:
                 if not was_open:
                     raise
                 # The server closed it while nobody used it, and so the others. Whatever we send may be sent twice.
                 await self._drop_idle()
-                return await _answers(connection, commands)
+                return await self._answers(connection, commands)
         finally:
             self._put_back(connection)
             if self._is_closed:
                 await self._drop_idle()
+
+    async def _answers(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                self.refused(error)
+                replies.append(error)
+        return replies
+
+    def refused(self, error: ResponseError) -> None:
+        """Takes that the server refused something, and says so, until `RedisL2.check` finds that all is well."""
+        if not isinstance(error, _ABOUT_A_KEY) and not _MENDED.match(reason := words(error)):
+            self.dependency.failed(reason, effect=REFUSES, problem=reason)
 
     def _taken(self) -> Any:
         if self._idle:
@@ -99,6 +132,7 @@ class Shard:
         if unused:
             task = loop.create_task(self._disconnect(unused))
             self._closing.add(task)
+            task.add_done_callback(heard)
             task.add_done_callback(self._closing.discard)
 
     async def _drop_idle(self) -> None:
@@ -117,14 +151,3 @@ class Shard:
         if self._trimming is not None:
             self._trimming.cancel()
         await asyncio.gather(*self._closing, self._drop_idle())
-
-
-async def _answers(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    replies = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response())
-        except ResponseError as error:
-            replies.append(error)
-    return replies

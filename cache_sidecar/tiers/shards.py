@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
-from cache_sidecar.background import ended
+from cache_sidecar.background import ended, heard
 from cache_sidecar.clock import Clock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.redis_errors import as_failure
 from cache_sidecar.tiers.shard import Address, Command, Shard
@@ -44,6 +45,7 @@ class Shards:
         max_connections: int,
         timeout: float,
         clock: Clock,
+        dependencies: Dependencies,
     ) -> None:
         """`seeds` are asked who holds what; None for `is_cluster` asks the first of them whether it is one.
 
@@ -54,6 +56,7 @@ class Shards:
         self._max_connections = max_connections
         self._timeout = timeout
         self._clock = clock
+        self._dependencies = dependencies
         self._seeds = [self._new(address) for address in seeds]
         self._known = {shard.address: shard for shard in self._seeds}
         self._owners: dict[int, Shard] = {}
@@ -65,7 +68,14 @@ class Shards:
         self._closing: set[asyncio.Task[None]] = set()
 
     def _new(self, address: Address) -> Shard:
-        return Shard(address, self._connect, max_connections=self._max_connections, timeout=self._timeout, clock=self._clock)
+        return Shard(
+            address,
+            self._connect,
+            max_connections=self._max_connections,
+            timeout=self._timeout,
+            clock=self._clock,
+            dependency=self._dependencies.of("redis", named(address)),
+        )
 
     @property
     def away(self) -> list[Address]:
@@ -222,8 +232,7 @@ class Shards:
     def _mapped(self, task: asyncio.Task[None]) -> None:
         self._mapping = None
         self._mapped_at = task.get_loop().time()
-        if not task.cancelled():
-            task.exception()  # whoever waits for it is told; nobody may be
+        heard(task)  # whoever waits for it is told; nobody may be
 
     async def _map(self) -> None:
         if self._is_cluster is None:
@@ -255,19 +264,31 @@ class Shards:
         if not owners:
             raise TierFailed(Tier.L2, Failure.UNREACHABLE, "nobody holds a slot")
         self._owners, self._ranges = owners, ranges
+        in_use = set(owners.values())
+        for shard in self._known.values():
+            if shard not in in_use:
+                shard.dependency.works()  # nothing depends on one that holds no slot
         kept = {*owners.values(), *self._seeds}
         for address, shard in list(self._known.items()):
             if shard not in kept:
                 del self._known[address]
+                self._dependencies.forget("redis", named(address))
                 task = asyncio.get_running_loop().create_task(shard.close())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
+                task.add_done_callback(heard)
 
     async def close(self) -> None:
         """Closes all connections."""
         if self._mapping is not None:
             await ended(self._mapping)
         await asyncio.gather(*self._closing, *(shard.close() for shard in self._known.values()), return_exceptions=True)
+
+
+def named(address: Address) -> str:
+    """Returns an address as host:port."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def checked(reply: Any) -> Any:

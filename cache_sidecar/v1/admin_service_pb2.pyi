@@ -187,22 +187,32 @@ class Degradation(_message.Message):
     WHAT_FIELD_NUMBER: _builtins.int
     WHICH_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
     what: _builtins.str
     """What it is: `redis`, `postgresql`, `invalidations` or `relay`."""
     which: _builtins.str
     """Which of them: the host:port of a Redis node, the roles of a database, the name of a dataset; empty when there is one only."""
     effect: _builtins.str
     """What callers see of it."""
+    reason: _builtins.str
+    """Why, in the server's own words where it said any, one line; several reasons are separated by `; `. Never has a password."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
     def __init__(
         self,
         *,
         what: _builtins.str = ...,
         which: _builtins.str = ...,
         effect: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "what", b"what", "which", b"which"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "reason", b"reason", "since_time", b"since_time", "what", b"what", "which", b"which"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

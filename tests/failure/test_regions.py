@@ -9,6 +9,7 @@ import pytest
 from cache_sidecar import policy
 from cache_sidecar.background import ended
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.outbox import Relay
@@ -67,7 +68,7 @@ class Place:
 async def opened(name: str, cluster: ValkeyCluster, database: str, namespace: str) -> AsyncIterator[Place]:
     clock, nodes = ManualClock(), ",".join(cluster.addresses)
     settings = settings_for(nodes, database, namespace, region=name, redis_timeout=5.0, postgres_timeout=20.0)
-    async with relaying(name, nodes, database, namespace, clock), in_process(settings, clock=clock) as sidecar:
+    async with relaying(name, nodes, database, namespace, clock), in_process(settings, clock=clock, relay=False) as sidecar:
         yield Place(Shop(sidecar), clock)
 
 
@@ -78,7 +79,15 @@ async def relaying(name: str, nodes: str, database: str, namespace: str, clock: 
     async with open_database(database) as store:
         known = policy.default()
         relay = Relay(
-            RelayStore(store), l2, signs, known, region=name, roles=["catalog", "user"], retention=3600.0, clock=clock
+            RelayStore(store),
+            l2,
+            signs,
+            known,
+            region=name,
+            roles=["catalog", "user"],
+            retention=3600.0,
+            clock=clock,
+            dependency=Dependencies().of("relay"),
         )
         task = asyncio.create_task(relay.run(Leadership(database, region=name)))
         try:

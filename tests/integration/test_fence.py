@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.fence import Fence, FencedL2
@@ -48,7 +49,7 @@ async def test_what_a_primary_held_before_an_outage_is_not_read_until_the_relay_
     await l2.change("product", {"a": OLD}, ttl=60)
     found, fence = fenced(l2, clock)
     signs = RedisSigns(l2._connection, l2._names)
-    region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock)
+    region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock, dependencies=Dependencies())
     assert (await found.read_leased("product", ["a"])).records == {"a": OLD}
     await say(signs, ["catalog"], clock.now(), times=3)
     fence.lost(range(PARTITIONS))

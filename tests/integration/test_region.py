@@ -7,6 +7,7 @@ import pytest
 
 from cache_sidecar.background import ended
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers import region as module
 from cache_sidecar.tiers.ports import PARTITIONS, Mark, Primary, Signs, Source, partition_of
@@ -22,7 +23,7 @@ BOUNDED = POLICY.model_copy(update={"staleness_bound": BOUND})
 
 def region_of(case: Case, signs: Signs | None = None) -> tuple[Region, RedisSigns]:
     own = RedisSigns(case.l2._connection, case.l2._names)
-    return Region(signs or own, {"catalog": [case.dataset]}, clock=case.clock), own
+    return Region(signs or own, {"catalog": [case.dataset]}, clock=case.clock, dependencies=Dependencies()), own
 
 
 async def stale(case: Case, id: str = "a") -> tuple[bool, Source]:
@@ -68,13 +69,28 @@ async def test_a_suspect_partition_has_its_own_limit_also_when_the_region_is_beh
         assert await stale(case) == (False, Source.L1)
 
 
-async def test_who_never_heard_of_a_relay_has_none_to_be_behind(open_sidecar: OpenCase) -> None:
+async def test_who_never_heard_of_a_relay_counts_from_the_start(open_sidecar: OpenCase) -> None:
     async with open_sidecar(policy=BOUNDED) as case:
-        region, _ = region_of(case)
+        region, signs = region_of(case)
         await case.write("a", 1, b"old")
-        case.clock.advance(900)
+        case.clock.advance(BOUND)
         await region.step()
         assert await stale(case) == (False, Source.L2)
+        case.clock.advance(0.1)
+        await region.step()
+        assert (await stale(case))[0] is True
+        await say(signs, ["catalog"], case.clock.now())
+        await region.step()
+        assert (await stale(case))[0] is False
+
+
+async def test_a_relay_that_died_before_the_start_is_judged_by_its_last_sign(open_sidecar: OpenCase) -> None:
+    async with open_sidecar(policy=BOUNDED) as case:
+        region, signs = region_of(case)
+        await case.write("a", 1, b"old")
+        await say(signs, ["catalog"], case.clock.now() - BOUND - 1)
+        await region.step()
+        assert (await stale(case))[0] is True
 
 
 async def test_a_sign_that_is_lost_or_goes_back_changes_nothing(open_sidecar: OpenCase) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cache_sidecar import policy
 from cache_sidecar.background import ended
 from cache_sidecar.clock import Clock, ManualClock, SystemClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import Failure, Tier, TierFailed
@@ -55,7 +56,10 @@ def relay_of(
     signs = RedisSigns(l2._connection, l2._names)
     known = policy.default()
     clock = clock or SystemClock()
-    return Relay(store, l2, signs, known, region=region, roles=["catalog"], retention=retention, clock=clock)
+    dependency = Dependencies().of("relay")
+    return Relay(
+        store, l2, signs, known, region=region, roles=["catalog"], retention=retention, clock=clock, dependency=dependency
+    )
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 
 from cache_sidecar.backoff import FIRST, LONGEST, Backoff
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.policy import load
@@ -58,15 +59,12 @@ async def attempts(minute: Minute, work: Any) -> int:
 async def test_pauses_double_up_to_the_longest_and_begin_again() -> None:
     minute = Minute()
     backoff = Backoff(minute.sleep)
-    assert backoff.is_new
     for _ in range(8):
         await backoff.pause()
     for number, pause in enumerate(minute.pauses):
         longest = min(LONGEST, FIRST * 2**number)
         assert longest / 2 <= pause <= longest
-    assert not backoff.is_new
     backoff.reset()
-    assert backoff.is_new
     await backoff.pause()
     assert minute.pauses[-1] <= FIRST
 
@@ -83,6 +81,7 @@ async def test_a_primary_that_is_gone_is_subscribed_to_less_and_less_often() -> 
         trust=Trust(),
         followers={},
         on_message=lambda: None,
+        dependency=Dependencies().of("invalidations"),
         backoff=Backoff(minute.sleep),
     )
     assert await attempts(minute, feed._run()) in FEW
@@ -144,7 +143,16 @@ class Quiet:
 def relay(nobody: Nobody, minute: Minute) -> Relay:
     policy = load("")
     return Relay(
-        nobody, nobody, nobody, policy, region="r", roles=["catalog"], retention=60.0, clock=nobody.clock, sleep=minute.sleep
+        nobody,
+        nobody,
+        nobody,
+        policy,
+        region="r",
+        roles=["catalog"],
+        retention=60.0,
+        clock=nobody.clock,
+        dependency=Dependencies().of("relay"),
+        sleep=minute.sleep,
     )
 
 

@@ -112,9 +112,9 @@ def test_rows_of_before_and_after_a_change_of_the_buckets_say_nothing(held: Held
 
 def test_while_redis_is_told_too_late_it_says_nothing(held: Held) -> None:
     held.put("a", 0, 5)
-    held.l1.set_behind(True)
+    held.l1.set_behind(partition_of("a"), True)
     assert not held.knows("a")
-    held.l1.set_behind(False)
+    held.l1.set_behind(partition_of("a"), False)
     assert held.knows("a")
 
 

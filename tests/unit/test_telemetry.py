@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -94,3 +95,85 @@ def test_other_libraries_are_heard_only_when_something_broke(configure: Configur
     assert stderr.getvalue() == ""
     logging.getLogger("asyncio").error("broken")
     assert "broken" in stderr.getvalue()
+
+
+def test_what_libraries_log_is_json_too(configure: Configure) -> None:
+    stderr = configure(format="json")
+    try:
+        _ = {}["missing"]
+    except KeyError:
+        logging.getLogger("asyncio").exception("broken\nin two lines")
+    line = json.loads(stderr.getvalue())
+    assert (line["event"], line["level"], line["logger"]) == ("broken\nin two lines", "error", "asyncio")
+    assert "KeyError" in line["exception"]
+
+
+def test_a_defect_that_is_met_often_is_logged_now_and_then(configure: Configure) -> None:
+    stderr = configure(format="json")
+    for _ in range(1000):
+        fail()
+    try:
+        int("two")
+    except ValueError as error:
+        telemetry.log.error("call failed", exc_info=error)
+    first, other = map(json.loads, stderr.getvalue().splitlines())
+    assert "KeyError" in first["exception"]
+    assert "ValueError" in other["exception"]
+    assert other["left_out"] == 999
+
+
+def test_a_defect_is_logged_again_later() -> None:
+    now = 0.0
+    seldom = telemetry.Seldom(lambda: now)
+    error = KeyError("missing")
+    assert seldom(None, "error", {"event": "call failed", "exc_info": error})
+    for moment in (0.0, telemetry.DEFECT_EVERY - 0.1):
+        now = moment
+        with pytest.raises(structlog.DropEvent):
+            seldom(None, "error", {"event": "call failed", "exc_info": error})
+    now = telemetry.DEFECT_EVERY
+    assert seldom(None, "error", {"event": "call failed", "exc_info": error})["left_out"] == 2
+
+
+PROGRAM = """
+import asyncio, sys, threading, warnings
+from cache_sidecar import telemetry
+from cache_sidecar.signals import run_until_signalled
+
+def fail(): raise ValueError("lost")
+
+class Broken:
+    def __del__(self): fail()
+
+async def run(stop):
+    loop = asyncio.get_running_loop()
+    warnings.warn("something is deprecated")
+    loop.call_soon(fail)
+    task = loop.create_task(asyncio.sleep(0))
+    async def lost(): fail()
+    loop.create_task(lost())
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    Broken()
+    await asyncio.sleep(0.1)
+    import gc; gc.collect()
+    fail()
+
+telemetry.configure(level="info", format="json")
+run_until_signalled(run)
+"""
+
+
+def test_whatever_nobody_hears_is_a_line_of_json() -> None:
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+    assert lines[0]["logger"] == "py.warnings"
+    assert "something is deprecated" in lines[0]["event"]
+    lost = [line for line in lines[1:] if "ValueError: lost" in line["exception"]]
+    assert len(lost) == len(lines) - 1
+    assert {line["level"] for line in lost} == {"error", "critical"}
+    events = " ".join(line["event"] for line in lost)
+    for words in ("Exception in callback", "Task exception was never retrieved", "exception ignored", "in a thread"):
+        assert words in events

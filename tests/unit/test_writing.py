@@ -1,11 +1,13 @@
 """Writes whose caller leaves: one that was begun goes on, one that stands in line is not begun."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from cache_sidecar.errors import DeadlineExceeded
+from cache_sidecar.errors import DeadlineExceeded, Failure, Tier, TierFailed
 from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Written
@@ -75,3 +77,31 @@ async def test_a_write_that_was_begun_is_told_when_its_caller_leaves() -> None:
     line.after.open()
     await writer.close()
     assert told.of == [Written(b"reply", "a", 1)]
+
+
+@pytest.mark.parametrize(("error", "is_logged"), [(TierFailed(Tier.STORE, Failure.TIMEOUT), False), (KeyError("x"), True)])
+async def test_what_becomes_of_a_write_whose_caller_left_is_heard(error: Exception, is_logged: bool) -> None:
+    gate = Gate()
+
+    class Failing:
+        async def write(self, key: object, work: Any, at_once: Any = None) -> Written:
+            await gate.passed()
+            raise error
+
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    try:
+        writer = Writer(Failing())  # type: ignore[arg-type]
+        gate.close()
+        writing = asyncio.create_task(writer.run(None, work, Told()))
+        await gate.reached()
+        await leave(writing)
+        with capture_logs() as log:
+            gate.open()
+            while writer._running:
+                await asyncio.sleep(0)
+            gc.collect()  # says of a task whose exception nobody looked at that it is so
+        assert [line["event"] for line in log] == (["background work failed"] if is_logged else [])
+        assert unheard == []
+    finally:
+        asyncio.get_running_loop().set_exception_handler(None)

@@ -31,5 +31,5 @@ pub mod wire;
 #[pyo3::pymodule]
 mod _native {
     #[pymodule_export]
-    use crate::python::{Call, Client, Front, Memory, Tls};
+    use crate::python::{Call, Client, Front, Memory, Tls, on_panic};
 }

@@ -23,6 +23,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+/// Has Python told of panics, of any thread: what Rust writes of them by itself is no line of the log.
+#[pyfunction]
+pub fn on_panic(report: Py<PyAny>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        // Nobody is left to be told while the interpreter ends.
+        Python::try_attach(|py| {
+            if let Err(error) = report.call1(py, (panic.to_string(),)) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }));
+}
+
 #[pyclass(frozen)]
 pub struct Memory(Arc<l1::L1>);
 
@@ -271,7 +284,7 @@ impl Front {
         let run = server::run(self.server.clone(), listeners, is_draining, is_ended);
         let serve = move || {
             if let Err(error) = runtime.block_on(run) {
-                eprintln!("cache-sidecar: the native engine stopped: {error}");
+                panic!("the native engine stopped: {error}"); // as `on_panic` tells it
             }
         };
         let thread = std::thread::Builder::new().name("native engine".into()).spawn(serve).map_err(os_error)?;

@@ -1,0 +1,42 @@
+"""Checks run behind the start, again while something fails, and not while all is well."""
+
+import asyncio
+
+import pytest
+
+from cache_sidecar import checks as module
+from cache_sidecar.background import ended
+from cache_sidecar.checks import Checks
+from cache_sidecar.dependencies import Dependencies
+from cache_sidecar.errors import Failure, Tier, TierFailed
+from tests.sidecars import until
+
+
+async def test_it_checks_as_long_as_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST", 0.01)
+    dependencies = Dependencies(is_logged=False)
+    node, began = dependencies.of("redis", "a:1"), []
+    errors: list[Exception] = []
+
+    async def check(moment: float) -> None:
+        began.append(moment)
+        if errors:
+            node.failed("refused", effect="")
+            raise errors[0]
+        node.works(before=moment)
+
+    running = asyncio.create_task(Checks(dependencies, [check]).run())
+    await until(lambda: len(began) == 1)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(began) == 1, "all is well"
+    errors.append(TierFailed(Tier.L2, Failure.REFUSED))
+    node.failed("refused", effect="")
+    await until(lambda: len(began) > 3)
+    errors.clear()
+    await until(lambda: not node.is_failing)
+    count = len(began)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(began) <= count + 1
+    await ended(running)

@@ -1,0 +1,154 @@
+"""What fails is said once, in its own words, and once more when it is over; what flaps does not flood the log."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from cache_sidecar.clock import ManualClock
+from cache_sidecar.dependencies import MAX_REASONS, QUIET, Dependencies, Dependency
+from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers.breaker import BREAK_AFTER, Breaker
+
+
+class Time:
+    """Monotonic time that is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def made(**more: Any) -> tuple[Dependency, Time, ManualClock]:
+    clock, time = ManualClock(), Time()
+    return Dependencies(clock=clock, monotonic=time, **more).of("redis", "host:1"), time, clock
+
+
+def levels(log: list[MutableMapping[str, Any]]) -> list[str]:
+    return [line["log_level"] for line in log]
+
+
+def fail(dependency: Dependency, reason: str = "NOPERM", problem: str = "") -> None:
+    dependency.failed(reason, effect="slow", problem=problem)
+
+
+def test_one_warning_and_one_line_when_it_is_over() -> None:
+    dependency, time, clock = made()
+    with capture_logs() as log:
+        since = clock.now()
+        for _ in range(1000):
+            fail(dependency)
+            time.seconds += 1
+            clock.advance(1)
+        assert levels(log) == ["warning"]
+        assert log[0] | {"what": "redis", "which": "host:1", "reason": "NOPERM", "effect": "slow"} == log[0]
+        found = dependency.failing()
+        assert found is not None
+        assert (found.reason, found.since) == ("NOPERM", since)
+        dependency.works()
+        dependency.works()
+        assert levels(log) == ["warning", "info"]
+        assert dependency.failing() is None
+
+
+def test_another_reason_is_said_too_but_not_at_once_and_not_for_ever() -> None:
+    dependency, time, _ = made()
+    with capture_logs() as log:
+        fail(dependency, "refused")
+        fail(dependency, "timeout")
+        assert levels(log) == ["warning"]
+        time.seconds += QUIET
+        fail(dependency, "timeout")
+        fail(dependency, "refused")
+        assert [line["reason"] for line in log] == ["refused", "timeout"]
+        for number in range(100):
+            time.seconds += QUIET
+            fail(dependency, f"reason {number}")
+        assert len(log) == MAX_REASONS
+
+
+def test_what_flaps_is_said_as_often_as_the_quiet_time_allows() -> None:
+    dependency, time, _ = made()
+    with capture_logs() as log:
+        for _ in range(1000):
+            fail(dependency)
+            dependency.works()
+            time.seconds += QUIET / 100
+    assert len(log) == 2 * 10
+    assert levels(log) == ["warning", "info"] * 10
+
+
+def test_it_fails_as_long_as_one_of_its_problems_lasts() -> None:
+    dependency, time, _ = made()
+    with capture_logs() as log:
+        fail(dependency, "NOPERM set", "set")
+        time.seconds += 1
+        fail(dependency, "NOPERM get", "get")
+        dependency.works("set")
+        found = dependency.failing()
+        assert found is not None
+        assert found.reason == "NOPERM get"
+        assert levels(log) == ["warning"]
+        dependency.works("get")
+        assert levels(log) == ["warning", "info"]
+
+
+def test_a_check_ends_only_what_nobody_met_since_it_began() -> None:
+    dependency, time, _ = made()
+    fail(dependency, "old", "old")
+    began = time.seconds = time.seconds + 1
+    fail(dependency, "new", "new")
+    dependency.works(before=began)
+    found = dependency.failing()
+    assert found is not None
+    assert found.reason == "new"
+
+
+@pytest.mark.parametrize("reason", ["no one\n  but secret/word", "secret%2Fword"])
+def test_secrets_are_not_shown(reason: str) -> None:
+    dependency, _, _ = made(secrets=["secret/word", "secret%2Fword", ""])
+    with capture_logs() as log:
+        fail(dependency, reason)
+    assert "secret" not in str(log)
+    assert "***" in log[0]["reason"]
+    assert "\n" not in log[0]["reason"]
+    found = dependency.failing()
+    assert found is not None
+    assert "secret" not in found.reason
+
+
+def test_what_is_not_logged_is_known_all_the_same() -> None:
+    dependency, _, _ = made(is_logged=False)
+    with capture_logs() as log:
+        fail(dependency)
+        assert dependency.is_failing
+        dependency.works()
+    assert log == []
+
+
+def test_what_is_needed_no_more_does_not_fail() -> None:
+    dependencies = Dependencies()
+    fail(dependencies.of("redis", "a:1"))
+    fail(dependencies.of("redis", "b:1"))
+    dependencies.forget("redis", "a:1")
+    assert [one.which for one in dependencies.failing()] == ["b:1"]
+
+
+def test_a_breaker_tells_when_it_opens_and_closes() -> None:
+    dependency, _, clock = made()
+    breaker = Breaker(Tier.L2, clock=clock, dependency=dependency, effect="away")
+    error = TierFailed(Tier.L2, Failure.UNREACHABLE, "Connection refused")
+    for _ in range(BREAK_AFTER - 1):
+        breaker.failed(error)
+    assert not dependency.is_failing
+    breaker.failed(error)
+    found = dependency.failing()
+    assert found is not None
+    assert (found.reason, found.effect) == ("Connection refused", "away")
+    with pytest.raises(TierFailed, match="Connection refused"):
+        breaker.admit()
+    breaker.failed(TierFailed(Tier.L2, Failure.REFUSED, "NOPERM"))
+    assert not dependency.is_failing, "it answers"
