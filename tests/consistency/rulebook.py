@@ -16,7 +16,7 @@ from tests.consistency.rules.versions import Checker
 
 PRODUCTS, CARTS = 1000, 160
 # Pieces of each stock. The clients compete for the first ones; each of the others belongs to one client.
-CONTENDED, OWNED = (40, 40, 25, 25, 10, 10), (30,) * 6
+CONTENDED, OWNED = (8, 8, 6, 6, 4, 3), (12,) * 6
 # Seconds after its last use that a session expires: so few that a use which Redis lost matters within a run.
 SESSION_EXPIRY = 15.0
 
@@ -31,6 +31,7 @@ class Rulebook:
         # How much older than their bound other replies may be that are marked stale is not promised.
         marked = versions.Bounds(told=told, seen=seen, stale=inf)
         stock = [*CONTENDED, *OWNED]
+        self.number_of_products = products
         self.log = Log()
         self.products = Checker("product", products, marked._replace(stale=product.stale_limit), self.log)
         self.carts = Checker("cart", CARTS, marked, self.log)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import grpc
 
 from tests.consistency.clients.carts import CartClient
-from tests.consistency.clients.end import AtRest
+from tests.consistency.clients.end import PATIENCE, AtRest
 from tests.consistency.clients.idle import Visitor
 from tests.consistency.clients.products import AnotherProgram, ProductClient, make_products
 from tests.consistency.clients.sessions import SessionClient
@@ -19,7 +19,7 @@ from tests.consistency.clients.stock import Auditor, StockClient, make_stock
 from tests.consistency.clients.watches import watchers
 from tests.consistency.load import CALM, Load, Tally
 from tests.consistency.nemesis import FAULTS, Nemesis
-from tests.consistency.rulebook import CONTENDED, OWNED, PRODUCTS, Rulebook
+from tests.consistency.rulebook import CONTENDED, OWNED, Rulebook
 from tests.consistency.stack import Stack
 
 # Seconds of calm before a fault, and those after it that are still counted as the fault's.
@@ -88,11 +88,20 @@ async def run(
 
 
 async def call(
-    load: Load, body: Awaitable[None], *, clients: int, seed: int, tell: Callable[[str], None] = lambda _: None
+    load: Load,
+    body: Awaitable[None],
+    *,
+    clients: int,
+    seed: int,
+    patience: float = PATIENCE,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Has clients of every kind call while the body runs, then has everything that came of it compared."""
+    """Has clients of every kind call while the body runs, then has everything that came of it compared.
+
+    `patience` is how many seconds it gets to come to rest.
+    """
     chances = (random.Random(f"{seed} {number}") for number in range(10**6))
-    ids = await make_products(load.dsn, PRODUCTS)
+    ids = await make_products(load.dsn, load.rules.number_of_products)
     await make_stock(load.dsn)
     async with AsyncExitStack() as opened:
         all_of_them = [*load.busy, *load.idle]
@@ -137,7 +146,9 @@ async def call(
             await load.run([caller.run for caller in callers], body)
             tell(f"at rest; {load.rules.reads:,} reads, {load.rules.log.broken} violations")
             of_each = {sidecar: ProductClient(load, ids, sidecar, of_carts[sidecar], next(chances)) for sidecar in all_of_them}
-            await AtRest(load, products=of_each, carts=carts[0], stock=stock[0], auditor=auditor).compare(ids)
+            await AtRest(load, products=of_each, carts=carts[0], stock=stock[0], auditor=auditor, patience=patience).compare(
+                ids
+            )
             for watch in watches:
                 watch.cancel()
 

@@ -24,26 +24,36 @@ class AtRest:
     """Compares what sidecars, streams and clients say with PostgreSQL."""
 
     def __init__(
-        self, load: Load, *, products: Mapping[int, ProductClient], carts: CartClient, stock: StockClient, auditor: Auditor
+        self,
+        load: Load,
+        *,
+        products: Mapping[int, ProductClient],
+        carts: CartClient,
+        stock: StockClient,
+        auditor: Auditor,
+        patience: float = PATIENCE,
     ) -> None:
-        """`products` reads from each sidecar."""
+        """`products` reads from each sidecar; `patience` is in seconds."""
         self._load = load
         self._products = products
         self._carts = carts
         self._stock = stock
         self._auditor = auditor
+        self._patience = patience
+        self._deadline = 0.0
 
     async def compare(self, ids: Sequence[str]) -> None:
-        """Returns when all was compared; what is not as it has to be within a minute is a violation."""
+        """Returns when all was compared; what is not as it has to be in time is a violation."""
+        self._deadline = time.monotonic() + self._patience
         with self._load.during("rest"):
-            await self._auditor.at_rest(seconds=PATIENCE)
+            await self._auditor.at_rest(until=self._deadline)
             await self._every_change()
             expected = {
                 "product": await self._versions("SELECT product_id, version FROM cache_sidecar.products", ids),
                 "cart": await self._versions(
                     "SELECT user_id, version FROM cache_sidecar.carts", [user_of(n) for n in range(CARTS)]
                 ),
-                "inventory": await until(self._stock.stored, seconds=PATIENCE),
+                "inventory": await until(self._stock.stored),
             }
             for sidecar in (*self._load.busy, *self._load.idle):
                 await self._sidecar("product", sidecar, self._products[sidecar].versions, expected["product"])
@@ -61,13 +71,12 @@ class AtRest:
     async def _every_change(self) -> None:
         """Compares each cart in PostgreSQL with what the acknowledged changes make."""
         for cart in range(CARTS):
-            read = await until(lambda number=cart: self._carts.stored(number), seconds=PATIENCE)
+            read = await until(lambda number=cart: self._carts.stored(number))
             self._load.rules.changes.read(cart, lines_of(read))
 
     async def _sidecar(self, dataset: str, sidecar: int, read: Callable[[], Awaitable[Versions]], expected: Versions) -> None:
         """Reads until a sidecar shows what PostgreSQL holds, and does not mark it stale."""
-        deadline = time.monotonic() + PATIENCE
-        while (found := await read()) != expected and time.monotonic() < deadline:
+        while (found := await read()) != expected and time.monotonic() < self._deadline:
             await asyncio.sleep(0.2)
         for number, version in expected.items():
             if found.get(number) != version:
@@ -75,8 +84,7 @@ class AtRest:
 
     async def _streams(self, expected: Mapping[str, Versions]) -> None:
         streams = self._load.rules.streams
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and not all(stream.is_complete(expected[stream.dataset]) for stream in streams):
+        while time.monotonic() < self._deadline and not all(stream.is_complete(expected[stream.dataset]) for stream in streams):
             await asyncio.sleep(0.1)
         for stream in streams:
             stream.found_incomplete(expected[stream.dataset])

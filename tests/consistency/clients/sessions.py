@@ -126,7 +126,7 @@ class SessionClient:
             return await self._delete_all(user_id, ids)
         # Both at once: whichever comes first, none of them is left.
         ended, rotated = await asyncio.gather(self._delete_all(user_id, ids), self._rotate(ids[0], races=True))
-        self._rules.ended(rotated, sidecar=-1, at=time.monotonic())
+        self._rules.ended(rotated, "DeleteUserSessions and RotateSession at once", sidecar=-1, at=time.monotonic())
         return [*ended, *rotated]
 
     async def _delete(self, id: str) -> str | None:
@@ -135,7 +135,7 @@ class SessionClient:
         if outcome.error is not None:
             self._rules.not_there(id, replied=outcome.replied)
             return None
-        self._rules.ended([id], sidecar=outcome.process, at=outcome.replied, pending=outcome.reply.revocation_pending)
+        self._is_over([id], "DeleteSession", outcome, pending=outcome.reply.revocation_pending)
         return id
 
     async def _rotate(self, id: str, *, races: bool = False) -> list[str]:
@@ -150,7 +150,7 @@ class SessionClient:
         if races:
             self._rules.ending([new], called=outcome.called)
             return [new]
-        self._rules.ended([id], sidecar=outcome.process, at=outcome.replied, pending=outcome.reply.revocation_pending)
+        self._is_over([id], "RotateSession", outcome, pending=outcome.reply.revocation_pending)
         await self.use(new)
         self._rules.forget([new])
         return [id]
@@ -160,8 +160,11 @@ class SessionClient:
         outcome = await self._ending(ids, self._deletes_all, request)
         if outcome.error is not None:
             raise outcome.error
-        self._rules.ended(ids, sidecar=outcome.process, at=outcome.replied)
+        self._is_over(ids, "DeleteUserSessions", outcome)
         return list(ids)
+
+    def _is_over(self, ids: Sequence[str], how: str, outcome: Outcome, *, pending: bool = False) -> None:
+        self._rules.ended(ids, how, sidecar=outcome.process, at=outcome.replied, pending=pending)
 
     async def _ending(self, ids: Sequence[str], methods: Sequence[Any], request: Any) -> Outcome:
         self._rules.ending(ids, called=time.monotonic())

@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 
 import grpc
 import psycopg
-from google.protobuf.message import Message
 
 from cache_sidecar.v1 import inventory_pb2
 from cache_sidecar.v1 import inventory_service_pb2 as pb
@@ -74,7 +73,7 @@ class StockClient:
         self._chance = chance
         self._owned = owns
         self._held: list[str] = []
-        self._requests: list[tuple[str, Message]] = []
+        self._requests: list[tuple[str, Any]] = []
         "Reservations that were granted, to be asked for again."
         self._stubs: dict[int, Any] = {
             sidecar: InventoryServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -185,7 +184,7 @@ class StockClient:
             method, request = self._chance.choice(self._requests)
             outcome = await self._load.until_known(DATASET, self._methods[method], request, self._chance)
             told = outcome.code.name.encode() if outcome.reply is None else outcome.reply.SerializeToString(deterministic=True)
-            self._load.rules.pieces.replied(request.request_id, told)  # type: ignore[attr-defined]
+            self._load.rules.pieces.replied(request.request_id, told)
 
     # Stock
 
@@ -253,9 +252,9 @@ class Auditor:
                 except psycopg.OperationalError:
                     continue
 
-    async def at_rest(self, *, seconds: float) -> None:
-        """Compares everything when nothing is under way, and the relay had so long to see to what is due."""
-        pieces, until = self._load.rules.pieces, time.monotonic() + seconds
+    async def at_rest(self, *, until: float) -> None:
+        """Compares everything when nothing is under way, and the relay had until a moment to see to what is due."""
+        pieces = self._load.rules.pieces
         async with await psycopg.AsyncConnection.connect(self._load.dsn, autocommit=True) as connection:
             due = "SELECT count(*) FROM cache_sidecar.reservations WHERE state = 'held' AND expire_time < now() + interval '1 hour'"
             while time.monotonic() < until and await _number(connection, due):

@@ -46,6 +46,8 @@ class _Session:
     pending: bool = False
     process: int = -1
     "Which one said so."
+    how: str = ""
+    "What ended it."
     version: int = 0
     "Of the last change that was acknowledged; `changed` is when, `changer` the process that did so."
     changed: float = inf
@@ -75,12 +77,12 @@ class Sessions:
             session = self._sessions[id]
             session.ending = min(session.ending, called)
 
-    def ended(self, ids: Collection[str], *, sidecar: int, at: float, pending: bool = False) -> None:
+    def ended(self, ids: Collection[str], how: str, *, sidecar: int, at: float, pending: bool = False) -> None:
         """Takes that a call said that some are ended. A repeat that says `pending` takes nothing back, unless that was unsaid."""
         for id in ids:
             session = self._sessions[id]
             if session.ended == inf or (session.pending and not pending):
-                session.ended, session.pending, session.process = at, pending, sidecar
+                session.ended, session.pending, session.process, session.how = at, pending, sidecar, how
 
     def not_there(self, id: str, *, replied: float) -> None:
         """Takes that the only call that was to end a session found none."""
@@ -144,5 +146,5 @@ class Sessions:
             allowed = self.bounds.seen if session.pending else self.bounds.told
         if late > allowed:
             facts = {"sidecar": sidecar, "called": called, "late": late, "allowed": allowed, "pending": session.pending}
-            self._log.add(_DATASET, "ended", **facts)
+            self._log.add(_DATASET, "ended", by=session.how, **facts)
         return late
