@@ -102,14 +102,14 @@ def test_clocks_that_differ_excuse_an_early_expiry() -> None:
 
 def test_a_repeat_gets_the_first_reply() -> None:
     checked = pieces(9)
-    checked.replied("one", b"first")
-    checked.replied("one", b"first")
-    checked.replied("two", b"second")
+    checked.replied("one", "first")
+    checked.replied("one", "first")
+    checked.replied("two", "second")
     assert not rules(checked)
-    checked.replied("one", b"refused")
+    checked.replied("one", "refused")
     assert rules(checked) == ["repeat"]
     for number in range(2 * REMEMBERED):
-        checked.replied(str(number), b"")
+        checked.replied(str(number), "")
     assert len(checked._first) == REMEMBERED
 
 

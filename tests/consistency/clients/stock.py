@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import psycopg
+from google.protobuf.text_format import MessageToString
 
 from cache_sidecar.v1 import inventory_pb2
 from cache_sidecar.v1 import inventory_service_pb2 as pb
@@ -156,7 +157,7 @@ class StockClient:
             return
         id = outcome.reply.reservation.reservation_id
         pieces.granted(id, wanted, called=outcome.called, hold=hold, at=outcome.replied)
-        pieces.replied(request.request_id, outcome.reply.SerializeToString(deterministic=True))
+        pieces.replied(request.request_id, MessageToString(outcome.reply, as_one_line=True))
         self._requests.append(("ReserveInventory", request))
         del self._requests[:-REPEATED]
         if hold == LONG or chance.random() < 0.5:
@@ -183,7 +184,7 @@ class StockClient:
         if self._requests:
             method, request = self._chance.choice(self._requests)
             outcome = await self._load.until_known(DATASET, self._methods[method], request, self._chance)
-            told = outcome.code.name.encode() if outcome.reply is None else outcome.reply.SerializeToString(deterministic=True)
+            told = outcome.code.name if outcome.reply is None else MessageToString(outcome.reply, as_one_line=True)
             self._load.rules.pieces.replied(request.request_id, told)
 
     # Stock

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from random import Random
 from typing import NamedTuple
 
 from tests.consistency.rules.log import Log
@@ -59,7 +58,7 @@ class Pieces:
     _sold: Counter[int] = field(default_factory=Counter)
     "Pieces of committed reservations that were audited."
     _audited: int = 0
-    _first: dict[str, bytes] = field(default_factory=dict)
+    _first: dict[str, str] = field(default_factory=dict)
     "The first reply to a request_id."
 
     def clocks_differ(self, seconds: float) -> None:
@@ -137,17 +136,13 @@ class Pieces:
 
     # Repeats
 
-    def replied(self, request_id: str, reply: bytes) -> None:
-        """Takes the reply to a request, the first or another one."""
+    def replied(self, request_id: str, reply: str) -> None:
+        """Takes the reply to a request, the first or another one, as text."""
         first = self._first.setdefault(request_id, reply)
         if first != reply:
-            self.log.add(_DATASET, "repeat", request_id=request_id, first=first.hex(), now=reply.hex())
+            self.log.add(_DATASET, "repeat", request_id=request_id, first=first, now=reply)
         if len(self._first) > REMEMBERED:
             del self._first[next(iter(self._first))]
-
-    def some_request(self, chance: Random) -> str | None:
-        """Returns a request that may be repeated."""
-        return chance.choice(list(self._first)) if self._first else None
 
     # What PostgreSQL holds
 
