@@ -88,6 +88,7 @@ class Outcome(NamedTuple):
     "Which one answered: a number that no other one had. Negative when it is not known which of two it was."
     tally: Tally
     "Where to count what it says."
+    attempts: int = 1
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -189,11 +190,12 @@ class Load:
         know. The call of the outcome is the first one. `methods` are the sidecars' own; `first` is the sidecar asked first.
         """
         sidecar = chance.choice(self.busy) if first is None else first
-        called = time.monotonic()
+        called, attempts = time.monotonic(), 1
         while (outcome := await self.call(dataset, sidecar, methods[sidecar], request, is_write=True)).code in UNKNOWN:
             await asyncio.sleep(AGAIN)
             sidecar = chance.choice(self.busy)
-        return outcome._replace(called=called)
+            attempts += 1
+        return outcome._replace(called=called, attempts=attempts)
 
 
 def seconds_of(duration: Any) -> float:

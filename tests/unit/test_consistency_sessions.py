@@ -105,6 +105,17 @@ def test_a_session_that_somebody_tries_to_end_may_be_gone_or_not() -> None:
     assert not rules(checked)
 
 
+def test_a_session_whose_creation_was_repeated_may_be_ended_by_the_late_first_attempt() -> None:
+    checked = sessions()
+    checked.created(ID, called=105.0, attempts=2)
+    read(checked, 106.0, version=None)
+    checked.not_there(ID, replied=106.0)
+    assert not rules(checked)
+    end(checked, 110.0)
+    read(checked, 111.0)
+    assert rules(checked) == ["ended"]
+
+
 def test_whoever_alone_ends_a_session_finds_it() -> None:
     checked = sessions()
     checked.ending([ID], called=105.0)

@@ -74,7 +74,7 @@ class SessionClient:
     def _is_new(self, outcome: Outcome) -> str:
         id = str(outcome.reply.session_id)
         # The attempt that succeeded may be a late one; the session was certainly not used before it.
-        self._rules.created(id, called=outcome.called)
+        self._rules.created(id, called=outcome.called, attempts=outcome.attempts)
         self._load.sessions.append(id)
         return id
 

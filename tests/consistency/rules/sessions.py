@@ -10,7 +10,8 @@ one clock.
 3. *Own* and *told*: once a change of a session was acknowledged, the process that did so shows it at once, and every other one
    `Bounds.told` later, unless it marks its reply stale.
 
-A session whose end was tried, and not acknowledged, may be there or not.
+A session whose end was tried, and not acknowledged, may be there or not. So may one whose creation took several attempts: each
+gives it another id and ends the one before, and an earlier attempt may arrive last.
 """
 
 from collections.abc import Collection
@@ -37,7 +38,9 @@ class Bounds(NamedTuple):
 
 @dataclass(slots=True)
 class _Session:
-    used: float = -inf
+    is_certain: bool
+    "Whether only its client can end it; else it is never `lost`."
+    used: float
     "When the last call began that used it."
     ending: float = inf
     "When the first call began that may have ended it."
@@ -67,9 +70,9 @@ class Sessions:
         """From now on sessions may expire so much earlier."""
         self.bounds = self.bounds._replace(clock=max(self.bounds.clock, seconds))
 
-    def created(self, id: str, *, called: float) -> None:
-        """Takes a session whose creation was acknowledged, by CreateSession or RotateSession."""
-        self._sessions[id] = _Session(used=called)
+    def created(self, id: str, *, called: float, attempts: int = 1) -> None:
+        """Takes a session whose creation was acknowledged, by CreateSession or RotateSession, at some attempt."""
+        self._sessions[id] = _Session(used=called, is_certain=attempts == 1)
 
     def ending(self, ids: Collection[str], *, called: float) -> None:
         """Takes that a call begins that may end some."""
@@ -98,11 +101,6 @@ class Sessions:
         for id in ids:
             self._sessions.pop(id, None)
 
-    def may_be_in_use(self, id: str) -> bool:
-        """Whether somebody may use a session: it is known, and nobody tried to end it."""
-        session = self._sessions.get(id)
-        return session is not None and session.ending == inf
-
     def read(self, id: str, *, sidecar: int, called: float, replied: float, version: int | None, stale: bool = False) -> float:
         """Takes what a call was told that uses a session: its version, or None when there is none.
 
@@ -123,7 +121,7 @@ class Sessions:
 
     def _judge_missing(self, session: _Session, *, sidecar: int, replied: float) -> None:
         left = session.used + self.bounds.expiry - self.bounds.clock - replied
-        if left > 0:
+        if session.is_certain and left > 0:
             self._log.add(_DATASET, "lost", sidecar=sidecar, replied=replied, used=session.used, left=left)
 
     def _shown(self, session: _Session, version: int, *, sidecar: int, called: float, stale: bool) -> float:
