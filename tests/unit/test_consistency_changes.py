@@ -49,6 +49,15 @@ def test_a_change_that_changes_nothing_may_have_the_version_of_the_one_before() 
     assert not checked._log.broken
 
 
+def test_whichever_of_them_was_heard_of_first() -> None:
+    checked = changes()
+    for _ in range(2):
+        checked.begun(0)
+    checked.done(0, 7, lambda model: model.remove("b", {}), lines(a=1))
+    checked.done(0, 7, adding("a"), lines(a=1))
+    assert not checked._log.broken
+
+
 def test_a_change_that_is_lost_is_found_in_the_next_one() -> None:
     checked = changes()
     do(checked, 7, adding("a"), lines(a=1))

@@ -57,14 +57,27 @@ class Changes:
         self._under_way[cart] -= 1
         if self._under_way[cart]:
             return
-        model = self._carts[cart]
-        for version, change, lines in sorted(self._done[cart], key=lambda done: done.version):
-            self.checked += 1
-            change(model)
-            if lines != model.lines:
-                self._log.add("cart", "lost", cart=cart, version=version, **_difference(lines, model.lines))
-                model.lines = dict(lines)  # told once
+        done = sorted(self._done[cart], key=lambda one: one.version)
         self._done[cart].clear()
+        while done:
+            # A change that changes nothing has the version of the one before it: of those with one version, the one that fits.
+            first = [one for one in done if one.version == done[0].version]
+            fitting = next((one for one in first if self._made(cart, one) == one.lines), first[0])
+            done.remove(fitting)
+            self._compare(cart, fitting)
+
+    def _made(self, cart: int, one: _Done) -> Lines:
+        """Returns what a change makes of a cart as it is."""
+        model = ModelCart(dict(self._carts[cart].lines))
+        one.change(model)
+        return model.lines
+
+    def _compare(self, cart: int, one: _Done) -> None:
+        self.checked += 1
+        expected = self._made(cart, one)
+        if one.lines != expected:
+            self._log.add("cart", "lost", cart=cart, version=one.version, **_difference(one.lines, expected))
+        self._carts[cart].lines = dict(one.lines)  # so that an error is told once
 
 
 def _difference(found: Lines, expected: Lines) -> dict[str, object]:
