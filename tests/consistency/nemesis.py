@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -259,15 +260,19 @@ async def relay_clock_off(nemesis: Nemesis) -> None:
 
 async def postgres_restarted(nemesis: Nemesis) -> None:
     """kill -9 of PostgreSQL in the middle of transactions, and its recovery."""
+    since = time.monotonic()
     await asyncio.to_thread(nemesis.stack.postgres.kill)
     await nemesis.stack.postgres.start()
+    nemesis.rules.sessions.store_was_away(since, time.monotonic())
 
 
 async def postgres_paused(nemesis: Nemesis) -> None:
     """SIGSTOP of PostgreSQL, whose connections stay open."""
+    since = time.monotonic()
     nemesis.stack.postgres.pause()
     await nemesis.pause(PAUSED)
     nemesis.stack.postgres.resume()
+    nemesis.rules.sessions.store_was_away(since, time.monotonic())
 
 
 FAULTS: Mapping[str, Callable[[Nemesis], Awaitable[None]]] = {

@@ -38,7 +38,9 @@ class Rulebook:
         self.stock = Checker("inventory", len(stock), marked, self.log)
         self.changes = Changes(CARTS, self.log)
         self.pieces = Pieces(stock, self.log)
-        self.sessions = Sessions(sessions.Bounds(told=told, seen=seen, expiry=SESSION_EXPIRY), self.log)
+        of_sessions = policy.default()["session"].model_copy(update={"l2_ttl": SESSION_EXPIRY})
+        noted = 2 * of_sessions.touch_window  # told when it is due, and whoever is about to be told then, at the next time
+        self.sessions = Sessions(sessions.Bounds(told=told, seen=seen, expiry=SESSION_EXPIRY, noted=noted), self.log)
         self.streams: list[Stream] = []
 
     @property

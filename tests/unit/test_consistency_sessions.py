@@ -5,7 +5,7 @@ import pytest
 from tests.consistency.rules.log import Log
 from tests.consistency.rules.sessions import Bounds, Sessions
 
-BOUNDS = Bounds(told=0.6, seen=10.0, expiry=15.0, clock=0.05)
+BOUNDS = Bounds(told=0.6, seen=10.0, expiry=15.0, noted=3.0, clock=0.05)
 WRITER, OTHER = 0, 1
 ID = "a secret"
 
@@ -95,6 +95,16 @@ def test_a_session_that_may_have_expired_may_be_gone() -> None:
     assert not rules(checked)
     read(checked, 119.0, version=None)
     assert rules(checked) == ["lost"]
+
+
+def test_a_use_that_postgresql_could_not_hear_of_may_be_lost() -> None:
+    checked = sessions()
+    checked.store_was_away(112.0, 118.0)
+    for used, may_be_lost in ((108.9, False), (109.1, True), (118.0, True), (118.1, False)):
+        read(checked, used)
+        before = len(rules(checked))
+        read(checked, used + 0.1, version=None)
+        assert (len(rules(checked)) == before) is may_be_lost
 
 
 def test_a_session_that_somebody_tries_to_end_may_be_gone_or_not() -> None:

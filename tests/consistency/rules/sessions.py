@@ -5,7 +5,8 @@ one clock.
    that acknowledged it, `Bounds.told` later on any other, and `Bounds.seen` later if the reply said `revocation_pending`. A
    reply that is marked stale says that it may be older; it is accepted on other processes.
 2. *Lost*: a session that nobody tried to end, and that was used so lately that it cannot have expired, is not NOT_FOUND. Use counts
-   from the beginning of the call, its expiry by the clocks of sidecars, which may differ by `Bounds.clock`.
+   from the beginning of the call, its expiry by the clocks of sidecars, which may differ by `Bounds.clock`. PostgreSQL hears of a
+   use within `Bounds.noted`; one that it could not hear of, since it was away, only Redis knows.
 
 3. *Own* and *told*: once a change of a session was acknowledged, the process that did so shows it at once, and every other one
    `Bounds.told` later, unless it marks its reply stale.
@@ -14,6 +15,7 @@ A session whose end was tried, and not acknowledged, may be there or not. So may
 gives it another id and ends the one before, and an earlier attempt may arrive last.
 """
 
+from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
@@ -22,6 +24,8 @@ from typing import NamedTuple
 from tests.consistency.rules.log import Log
 
 _DATASET = "session"
+# Outages of PostgreSQL that are remembered: there are not more within an expiry.
+OUTAGES = 16
 
 
 class Bounds(NamedTuple):
@@ -33,6 +37,8 @@ class Bounds(NamedTuple):
     "The same when the end is pending."
     expiry: float
     "From the last use to the expiry."
+    noted: float
+    "From a use to the moment when PostgreSQL knows of it."
     clock: float = 0.05
 
 
@@ -65,10 +71,15 @@ class Sessions:
         self.reads = 0
         self._log = log
         self._sessions: dict[str, _Session] = {}
+        self._away: deque[tuple[float, float]] = deque(maxlen=OUTAGES)
 
     def clocks_differ(self, seconds: float) -> None:
         """From now on sessions may expire so much earlier."""
         self.bounds = self.bounds._replace(clock=max(self.bounds.clock, seconds))
+
+    def store_was_away(self, since: float, until: float) -> None:
+        """Takes that PostgreSQL could not hear of anything for a while."""
+        self._away.append((since, until))
 
     def created(self, id: str, *, called: float, attempts: int = 1) -> None:
         """Takes a session whose creation was acknowledged, by CreateSession or RotateSession, at some attempt."""
@@ -121,7 +132,8 @@ class Sessions:
 
     def _judge_missing(self, session: _Session, *, sidecar: int, replied: float) -> None:
         left = session.used + self.bounds.expiry - self.bounds.clock - replied
-        if session.is_certain and left > 0:
+        was_noted = not any(since - self.bounds.noted <= session.used <= until for since, until in self._away)
+        if session.is_certain and was_noted and left > 0:
             self._log.add(_DATASET, "lost", sidecar=sidecar, replied=replied, used=session.used, left=left)
 
     def _shown(self, session: _Session, version: int, *, sidecar: int, called: float, stale: bool) -> float:
