@@ -52,6 +52,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             }
             for fault, tallies in outcome.tallies.items()
         ],
+        "logged": dict(outcome.errors.most_common(20)),
         "examples": [one._asdict() for one in rules.log.kept],
     }
 
@@ -96,6 +97,8 @@ def _verdict(outcome: Outcome, console: Console) -> None:
         console.print(f"[red]{dataset}: {rule}: {count:,}[/]", highlight=False)
         for one in [one for one in log.kept if (one.dataset, one.rule) == (dataset, rule)][:SHOWN]:
             console.print(f"  {one}", highlight=False, soft_wrap=True, markup=False)
+    for event, times in outcome.errors.most_common(5):
+        console.print(f"logged as an error, {times:,} times: {event}", highlight=False, soft_wrap=True, markup=False)
     colour, count = ("red", f"{log.broken:,}") if log.broken else ("green", "no")
     bounds = rules.products.bounds
     console.print(

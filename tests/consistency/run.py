@@ -40,6 +40,8 @@ class Outcome:
     seconds: float
     clients: int
     seed: int
+    errors: Counter[str]
+    "What sidecars and relays logged as errors."
 
 
 async def run(
@@ -84,6 +86,7 @@ async def run(
         seconds=time.monotonic() - start,
         clients=clients,
         seed=seed,
+        errors=stack.errors(),
     )
 
 

@@ -1,8 +1,10 @@
 """What a consistency run acts upon: real servers, and sidecars and relays that are processes of their own."""
 
 import asyncio
+import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -67,6 +69,20 @@ class Stack:
     async def stop(self) -> None:
         """Ends sidecars and relays."""
         await self.processes.stop([*(one.child for one in self.sidecars), *self.relays])
+
+    def errors(self) -> Counter[str]:
+        """Returns the events that sidecars and relays logged as errors, and lines that are no JSON; each with its number."""
+        found = Counter[str]()
+        logs = [*(sidecar.child.log for sidecar in self.sidecars), *(relay.log for relay in self.relays)]
+        for log in logs:
+            for line in log.read_text(errors="replace").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    found[line[:120]] += 1
+                else:
+                    found.update([entry["event"]] if entry["level"] in {"error", "critical"} else [])
+        return found
 
     def kill_sidecar(self, number: int) -> None:
         """Ends a sidecar at once (SIGKILL)."""
