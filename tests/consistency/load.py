@@ -15,8 +15,8 @@ from tests.consistency.rulebook import Rulebook
 
 CALM = "calm"
 READ_SECONDS, WRITE_SECONDS = 2.0, 5.0
-# Seconds between two attempts of a client that wants to know.
-AGAIN = 0.2
+# Seconds between two attempts of a client that wants to know; and after which the whole run is given up, as nothing heals.
+AGAIN, GIVEN_UP = 0.2, 180.0
 # After these a call may have done what it was to do.
 UNKNOWN = frozenset(
     {
@@ -89,6 +89,10 @@ class Outcome(NamedTuple):
     tally: Tally
     "Where to count what it says."
     attempts: int = 1
+
+    def acknowledged(self) -> dict[str, Any]:
+        """Returns what the rule of versions wants to know of a write."""
+        return {"sidecar": self.process, "at": self.replied, "called": self.called, "replied": self.replied}
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -192,6 +196,8 @@ class Load:
         sidecar = chance.choice(self.busy) if first is None else first
         called, attempts = time.monotonic(), 1
         while (outcome := await self.call(dataset, sidecar, methods[sidecar], request, is_write=True)).code in UNKNOWN:
+            if outcome.replied - called > GIVEN_UP:
+                raise TimeoutError(f"nobody knows what became of a {type(request).__name__}: {outcome.error}")
             await asyncio.sleep(AGAIN)
             sidecar = chance.choice(self.busy)
             attempts += 1

@@ -12,6 +12,7 @@ from tests.consistency.rules.log import Log
 from tests.consistency.rules.pieces import Pieces
 from tests.consistency.rules.sessions import Sessions
 from tests.consistency.rules.streams import Stream
+from tests.consistency.rules.told import Told
 from tests.consistency.rules.versions import Checker
 
 PRODUCTS, CARTS = 1000, 160
@@ -33,14 +34,15 @@ class Rulebook:
         stock = [*CONTENDED, *OWNED]
         self.number_of_products = products
         self.log = Log()
-        self.products = Checker("product", products, marked._replace(stale=product.stale_limit), self.log)
-        self.carts = Checker("cart", CARTS, marked, self.log)
-        self.stock = Checker("inventory", len(stock), marked, self.log)
+        self.told = Told()
+        self.products = Checker("product", products, marked._replace(stale=product.stale_limit), self.log, self.told)
+        self.carts = Checker("cart", CARTS, marked, self.log, self.told)
+        self.stock = Checker("inventory", len(stock), marked, self.log, self.told)
         self.changes = Changes(CARTS, self.log)
         self.pieces = Pieces(stock, self.log)
         of_sessions = policy.default()["session"].model_copy(update={"l2_ttl": SESSION_EXPIRY})
         noted = 2 * of_sessions.touch_window  # told when it is due, and whoever is about to be told then, at the next time
-        self.sessions = Sessions(sessions.Bounds(told=told, seen=seen, expiry=SESSION_EXPIRY, noted=noted), self.log)
+        self.sessions = Sessions(sessions.Bounds(told=told, seen=seen, expiry=SESSION_EXPIRY, noted=noted), self.log, self.told)
         self.streams: list[Stream] = []
 
     @property

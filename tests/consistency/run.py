@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import grpc
 
 from tests.consistency.clients.carts import CartClient
+from tests.consistency.clients.counters import Looker
 from tests.consistency.clients.end import PATIENCE, AtRest
 from tests.consistency.clients.idle import Visitor
 from tests.consistency.clients.products import AnotherProgram, ProductClient, make_products
@@ -145,7 +146,8 @@ async def call(
         auditor, another = Auditor(load), AnotherProgram(load, ids, next(chances))
         async with asyncio.TaskGroup() as watching:
             watches = [watching.create_task(one.run()) for one in watchers(load, await channels(), ids, next(chances))]
-            callers = [*products, *sessions, *carts, *stock, *visitors, auditor, another]
+            lookers = [Looker(load, sidecar, of_carts) for sidecar in all_of_them]
+            callers = [*products, *sessions, *carts, *stock, *visitors, *lookers, auditor, another]
             await load.run([caller.run for caller in callers], body)
             tell(f"at rest; {load.rules.reads:,} reads, {load.rules.log.broken} violations")
             of_each = {sidecar: ProductClient(load, ids, sidecar, of_carts[sidecar], next(chances)) for sidecar in all_of_them}

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from cache_sidecar.devstack.ports import free_ports
@@ -18,7 +19,9 @@ from cache_sidecar.tiers.names import Names
 from tests.consistency.rulebook import SESSION_EXPIRY
 from tests.cut_off import Line, line_to
 
-ENGINES = ("native", "aio")
+# Those that are installed.
+ENGINES = ("native", "aio") if find_spec("cache_sidecar._native") else ("aio",)
+AUTO = ("auto",)
 
 
 class Stack:
@@ -33,7 +36,7 @@ class Stack:
         dsn: str,
         namespace: str,
         line: Line | None = None,
-        engines: Sequence[str] = ENGINES,
+        engines: Sequence[str] = AUTO,
         idle: int = 0,
     ) -> None:
         """`engines` are those of the sidecars, in turn."""
@@ -143,7 +146,7 @@ async def running(
     sidecars: int,
     relays: int,
     can_be_cut: bool = True,
-    engines: Sequence[str] = ENGINES,
+    engines: Sequence[str] = AUTO,
     idle: int = 0,
 ) -> AsyncIterator[Stack]:
     """Runs sidecars and relays in front of servers that run already, on a migrated database."""

@@ -18,7 +18,7 @@ from tests.consistency import liar
 from tests.consistency.load import Load
 from tests.consistency.rulebook import Rulebook
 from tests.consistency.run import call, run
-from tests.consistency.stack import running
+from tests.consistency.stack import ENGINES, running
 from tests.sidecars import in_process, settings_for, until
 
 # What says most in the shortest time.
@@ -41,7 +41,15 @@ async def test_no_reply_is_older_than_it_may_be_and_nothing_is_lost(
     processes: Processes, valkey_cluster: ValkeyCluster, postgres: Postgres, database: str, namespace: str
 ) -> None:
     async with running(
-        processes, valkey_cluster, postgres, dsn=database, namespace=namespace, sidecars=3, relays=1, idle=1
+        processes,
+        valkey_cluster,
+        postgres,
+        dsn=database,
+        namespace=namespace,
+        sidecars=3,
+        relays=1,
+        engines=ENGINES,
+        idle=1,
     ) as stack:
         outcome = await run(stack, seconds=0, faults=FAULTS, clients=CLIENTS)
     assert not outcome.rules.log.counts, "\n".join(map(str, outcome.rules.log.kept))

@@ -90,7 +90,8 @@ def test_a_reservation_is_not_over_before_its_time() -> None:
 def test_clocks_that_differ_excuse_an_early_expiry() -> None:
     checked = pieces(9)
     grant(checked, "a", hold=8.0)
-    checked.clocks_differ(5.0)
+    for _ in range(2):
+        checked.clocks_differ(5.0)
     checked.over_already("a", EXPIRED, replied=3.1)
     grant(checked, "b", hold=8.0)
     checked.over_already("b", EXPIRED, replied=3.1)

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from tests.consistency.rules.log import KEPT, Log
+from tests.consistency.rules.told import Look, Told
 from tests.consistency.rules.versions import PROCESSES, REMEMBERED, STATES, Bounds, Checker, Read
 
 BOUNDS = Bounds(told=1.0, seen=5.0, stale=2.0, clock=0.05)
@@ -39,6 +40,34 @@ def test_another_sidecar_may_be_behind_as_long_as_the_bound() -> None:
     (violation,) = checked._log.kept
     facts = violation.facts
     assert (facts["newer"], facts["late"], facts["allowed"]) == (7, pytest.approx(1.1), 1.0)
+
+
+def test_what_redis_was_perhaps_not_told_of_has_the_relays_bound() -> None:
+    told = Told()
+    checked = Checker("product", 2, BOUNDS, Log(), told)
+    told.looked(WRITER, Look(9.0, 9.1, errors=3))
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0, called=9.9, replied=10.0)
+    checked.acknowledged(0, 8, sidecar=WRITER, at=10.2, called=10.1, replied=10.2)
+    told.looked(WRITER, Look(10.05, 10.06, errors=4))
+    told.looked(WRITER, Look(10.3, 10.4, errors=4))
+    read(checked, 7, 11.0)  # told, but not for so long
+    read(checked, 6, 11.1)  # as the first one was not
+    assert not checked._log.broken
+    read(checked, 6, 11.3)
+    assert [violation.facts["newer"] for violation in checked._log.kept] == [8]
+    read(checked, 6, 15.1)
+    read(checked, 6, 100.0, stale=True)
+    assert rules(checked) == ["told"] * 3
+
+
+def test_what_redis_was_not_told_of_is_marked_for_as_long_as_that_lasts() -> None:
+    checked = Checker("product", 2, BOUNDS, Log(), Told())
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
+    read(checked, 6, 14.9)
+    read(checked, 6, 40.0, stale=True)
+    assert not checked._log.broken
+    read(checked, 6, 15.1)
+    assert rules(checked) == ["seen"]
 
 
 def test_a_stale_reply_may_be_older_up_to_its_deadline() -> None:
@@ -136,7 +165,7 @@ def test_memory_is_bounded_and_an_old_violation_still_found() -> None:
     checked = checker()
     for version in range(1, 2000):
         checked.acknowledged(0, version, sidecar=WRITER, at=float(version))
-    frontier = checked._told[0]
+    frontier = checked._acknowledged[0]
     assert len(frontier.versions) <= 2 * REMEMBERED + 2
     for _ in range(2 * KEPT):
         read(checked, 1, 2000.0)

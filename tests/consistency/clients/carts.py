@@ -93,7 +93,7 @@ class CartClient:
             return
         found, version = outcome.reply.cart, version_of(outcome.reply.cart)
         rules.changes.done(cart, version, change, lines_of(found))
-        rules.carts.acknowledged(cart, version, sidecar=outcome.process, at=outcome.replied)
+        rules.carts.acknowledged(cart, version, **outcome.acknowledged())
         rules.carts.is_state(cart, version, state_of(found))
         for stream in streams:
             stream.acknowledged(cart, version)

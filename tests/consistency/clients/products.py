@@ -124,7 +124,7 @@ class ProductClient:
             outcome = await load.call(DATASET, self._sidecar, self._update, request.SerializeToString(), is_write=True)
             if outcome.reply is not None:
                 version = int(pb.UpdateProductResponse.FromString(outcome.reply).product.etag, 16)
-                load.rules.products.acknowledged(product, version, sidecar=outcome.process, at=outcome.replied)
+                load.rules.products.acknowledged(product, version, **outcome.acknowledged())
                 for stream in streams:
                     stream.acknowledged(product, version)
                 return

@@ -109,7 +109,7 @@ class SessionClient:
             self._rules.not_there(id, replied=outcome.replied)
             return
         version = int(outcome.reply.session.etag, 16)
-        self._rules.changed(id, version, sidecar=outcome.process, at=outcome.replied)
+        self._rules.changed(id, version, sidecar=outcome.process, at=outcome.replied, called=outcome.called)
         await self.use(id, sidecar)
 
     # Ways to end them

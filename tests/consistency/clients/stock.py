@@ -228,7 +228,7 @@ class StockClient:
             stored = await self._read_store(self._owned)
             if stored.reply is not None:
                 version = stored.reply.cache.version
-                rules.stock.acknowledged(self._owned, version, sidecar=outcome.process, at=stored.replied)
+                rules.stock.acknowledged(self._owned, version, **outcome.acknowledged() | {"at": stored.replied})
                 for stream in streams:
                     stream.acknowledged(self._owned, version)
             await asyncio.gather(*(self.read([self._owned], one) for one in self._load.busy))

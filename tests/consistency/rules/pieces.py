@@ -63,9 +63,10 @@ class Pieces:
 
     def clocks_differ(self, seconds: float) -> None:
         """From now on a reservation may expire so much earlier."""
-        self.clock = max(self.clock, seconds)
+        more = max(0.0, seconds - self.clock)
+        self.clock += more
         for reservation in self._reservations.values():
-            reservation.expires -= seconds
+            reservation.expires -= more
 
     # Reservations
 
@@ -85,11 +86,6 @@ class Pieces:
     def ending(self, id: str) -> None:
         """Takes that a call begins that may give back what a reservation holds."""
         self._uncertain(self._reservations[id])
-
-    def committing(self, id: str, *, called: float) -> bool:
-        """Whether a reservation is certainly held when a call begins that is to sell it."""
-        reservation = self._reservations[id]
-        return not reservation.may_be_over and called < reservation.expires
 
     def ended(self, id: str, state: str) -> None:
         """Takes what a reservation came to."""

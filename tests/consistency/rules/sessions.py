@@ -9,7 +9,7 @@ one clock.
    use within `Bounds.noted`; one that it could not hear of, since it was away, only Redis knows.
 
 3. *Own* and *told*: once a change of a session was acknowledged, the process that did so shows it at once, and every other one
-   `Bounds.told` later, unless it marks its reply stale.
+   `Bounds.told` later, unless it marks its reply stale, or Redis was perhaps not told, see `told.py`.
 
 A session whose end was tried, and not acknowledged, may be there or not. So may one whose creation took several attempts: each
 gives it another id and ends the one before, and an earlier attempt may arrive last.
@@ -22,6 +22,7 @@ from math import inf
 from typing import NamedTuple
 
 from tests.consistency.rules.log import Log
+from tests.consistency.rules.told import Always, Told
 
 _DATASET = "session"
 # Outages of PostgreSQL that are remembered: there are not more within an expiry.
@@ -61,12 +62,16 @@ class _Session:
     "Of the last change that was acknowledged; `changed` is when, `changer` the process that did so."
     changed: float = inf
     changer: int = -1
+    changing: float = 0.0
+    "When that was called."
 
 
 class Sessions:
     """Every session that somebody still asks about."""
 
-    def __init__(self, bounds: Bounds, log: Log) -> None:
+    def __init__(self, bounds: Bounds, log: Log, told: Told | None = None) -> None:
+        """`told` knows of which changes Redis was told; of all, if it is not given."""
+        self._was_told = (told or Always()).was_told
         self.bounds = bounds
         self.reads = 0
         self._log = log
@@ -102,10 +107,10 @@ class Sessions:
         """Takes that the only call that was to end a session found none."""
         self._judge_missing(self._sessions[id], sidecar=-1, replied=replied)
 
-    def changed(self, id: str, version: int, *, sidecar: int, at: float) -> None:
+    def changed(self, id: str, version: int, *, sidecar: int, at: float, called: float = 0.0) -> None:
         """Takes an acknowledged change; a session has one client that changes it."""
         session = self._sessions[id]
-        session.version, session.changed, session.changer = version, at, sidecar
+        session.version, session.changed, session.changer, session.changing = version, at, sidecar, called
 
     def forget(self, ids: Collection[str]) -> None:
         """Takes that nobody asks about some any more."""
@@ -141,7 +146,8 @@ class Sessions:
         if version >= session.version or late <= 0:
             return 0.0
         is_own = sidecar >= 0 and sidecar == session.changer
-        if is_own or (late > self.bounds.told and not stale):
+        was_told = self._was_told(session.changer, session.changing, session.changed)
+        if is_own or (late > (self.bounds.told if was_told else self.bounds.seen) and not stale):
             facts = {"sidecar": sidecar, "called": called, "late": late, "version": version, "newer": session.version}
             self._log.add(_DATASET, "own" if is_own else "told", **facts)
         return late
