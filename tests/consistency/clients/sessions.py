@@ -50,7 +50,8 @@ class SessionClient:
 
     async def _life(self, user_id: str) -> None:
         chance, load = self._chance, self._load
-        ids = [await self._create(user_id) for _ in range(DEVICES if self._seldom else chance.randint(1, 3))]
+        created = [await self._create(user_id) for _ in range(DEVICES if self._seldom else chance.randint(1, 3))]
+        ids = [id for id in created if id is not None]
         for _ in range(2 if self._seldom else chance.randint(1, 6)):
             if not await load.pause(chance.uniform(*SELDOM) if self._seldom else chance.expovariate(1 / PAUSE)):
                 break
@@ -64,12 +65,15 @@ class SessionClient:
         await self._try(ended)
         self._rules.forget({*ids, *ended})
 
-    async def _create(self, user_id: str) -> str:
+    async def _create(self, user_id: str) -> str | None:
+        """Returns the session_id; None when the session of the first attempt had expired before another one was answered."""
         request = pb.CreateSessionRequest(user_id=user_id, attributes={"theme": "dark"}, request_id=str(uuid4()))
         outcome = await self._load.until_known(DATASET, self._creates, request, self._chance)
-        if outcome.error is not None:
-            raise outcome.error
-        return self._is_new(outcome)
+        if outcome.error is None:
+            return self._is_new(outcome)
+        if outcome.attempts > 1 and outcome.code is grpc.StatusCode.NOT_FOUND:
+            return None
+        raise outcome.error
 
     def _is_new(self, outcome: Outcome) -> str:
         id = str(outcome.reply.session_id)
