@@ -88,8 +88,8 @@ replay: setup ## Replay orders through two sidecars, killed and run again: FILE=
 	@test -f "$(FILE)" || { echo "there is no file '$(FILE)': name one with 'make replay FILE=...'" >&2; exit 64; }
 	@$(BIN)/python -m tests.replay "$(FILE)"
 
-consistency: setup ## Read and write for 3 minutes while everything breaks, every reply checked; MINUTES=n for longer
-	@$(BIN)/python -m tests.consistency $(if $(MINUTES),--minutes $(MINUTES))
+consistency: setup ## Read and write for 3 minutes while everything breaks, every reply checked; MINUTES=n, ENGINE=name
+	@$(BIN)/python -m tests.consistency $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ENGINE),--engine $(ENGINE))
 
 propagation: setup ## Measure how long a change takes until the last of four sidecars serves it
 	@$(BIN)/python -m tests.consistency.propagation

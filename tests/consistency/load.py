@@ -1,41 +1,33 @@
-"""The clients of a consistency run: they read and write a few hot products, and have every reply checked."""
+"""What the clients of a consistency run have in common: how they call, how they count, and how they repeat what they don't know."""
 
 import asyncio
 import random
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
-from uuid import uuid4
+from typing import Any, NamedTuple
 
 import grpc
-import psycopg
 
-from cache_sidecar.v1 import product_service_pb2 as pb
-from cache_sidecar.v1.product_pb2 import Product
-from tests.consistency.checker import Checker, Read
+from tests.consistency.rulebook import Rulebook
 
 CALM = "calm"
-# Products of a batch; most reads are in batches.
-BATCH = 80
-# Of the calls of a client, these are writes, and these reads of a single product.
-WRITES, SINGLES = 0.08, 0.12
-# A share of the writes goes to a few products, so that writers meet.
-CROWDED, CROWD = 0.3, 20
-# Seconds that a client waits between two calls, on average.
-PAUSE = 0.15
-# Changes that another program makes by SQL, per second.
-SQL_RATE = 10.0
 READ_SECONDS, WRITE_SECONDS = 2.0, 5.0
-
-_SERVICE = "/cache_sidecar.v1.ProductService/"
-_INSERT = """
-    INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code)
-    SELECT id, 'new', 1, 'EUR' FROM unnest(%s::text[]) AS id
-"""
-UPDATE = "UPDATE cache_sidecar.products SET title = 'by SQL' WHERE product_id = %s RETURNING version"
+# Seconds between two attempts of a client that wants to know; and after which the whole run is given up, as nothing heals.
+AGAIN, GIVEN_UP = 0.2, 180.0
+# After these a call may have done what it was to do.
+UNKNOWN = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
 _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     # What fails is counted, and not hidden by a retry.
@@ -47,17 +39,18 @@ _OPTIONS = [
 
 @dataclass(kw_only=True)
 class Tally:
-    """What happened while one fault lasted, or none."""
+    """What happened to the calls for one dataset while one fault lasted, or none."""
 
-    seconds: float = 0.0
     calls: int = 0
     failed: int = 0
     reads: int = 0
-    "Products in replies."
+    "Products, carts, stocks or sessions in replies."
     stale: int = 0
     "Of those, marked stale."
     writes: int = 0
+    "Acknowledged."
     failed_writes: int = 0
+    "Attempts."
     behind: float = 0.0
     "Seconds that a read was behind what was known when it was called, at most; of those not marked stale."
     stale_behind: float = 0.0
@@ -65,184 +58,152 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     "Calls that failed, by status."
 
+    def add(self, other: "Tally") -> None:
+        """Takes what another one counted, too."""
+        for name in ("calls", "failed", "reads", "stale", "writes", "failed_writes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.behind = max(self.behind, other.behind)
+        self.stale_behind = max(self.stale_behind, other.stale_behind)
+        self.reasons.update(other.reasons)
+
+    def took(self, *, stale: bool, behind: float) -> None:
+        """Counts a read."""
+        self.reads += 1
+        if stale:
+            self.stale += 1
+            self.stale_behind = max(self.stale_behind, behind)
+        else:
+            self.behind = max(self.behind, behind)
+
+
+class Outcome(NamedTuple):
+    """What came of a call."""
+
+    reply: Any
+    "None when it failed."
+    error: grpc.aio.AioRpcError | None
+    called: float
+    replied: float
+    process: int
+    "Which one answered: a number that no other one had. Negative when it is not known which of two it was."
+    tally: Tally
+    "Where to count what it says."
+    attempts: int = 1
+
+    def acknowledged(self) -> dict[str, Any]:
+        """Returns what the rule of versions wants to know of a write."""
+        return {"sidecar": self.process, "at": self.replied, "called": self.called, "replied": self.replied}
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The status."""
+        return grpc.StatusCode.OK if self.error is None else self.error.code()
+
 
 class Load:
     """All clients of all sidecars."""
 
     def __init__(
-        self, checker: Checker, *, ids: Sequence[str], dsn: str, sidecars: Sequence[str], incarnations: Sequence[int]
+        self, rules: Rulebook, *, dsn: str, sidecars: Sequence[str], incarnations: Sequence[int], idle: int = 0
     ) -> None:
-        """`sidecars` are addresses; `incarnations` gives each one's process a number that no other one had."""
-        self.ids = ids
-        self.tallies: dict[str, Tally] = {}
-        "What happened, by fault."
-        self._checker = checker
-        self._dsn = dsn
+        """`sidecars` are addresses, of which the last `idle` are called now and then; `incarnations` gives each one's process a
+        number that no other one had."""
+        self.rules = rules
+        self.dsn = dsn
+        self.tallies: dict[str, dict[str, Tally]] = {}
+        "What happened, by fault and dataset."
+        self.seconds: Counter[str] = Counter()
+        "How long each fault lasted."
+        self.sessions: deque[str] = deque(maxlen=300)
+        "The session_ids of late, for who asks about any."
+        self.carts: deque[int] = deque(maxlen=40)
+        "The carts that were changed of late."
+        self.visits = asyncio.Event()
+        "Set when the idle sidecars are to be called now."
+        self.busy = range(len(sidecars) - idle)
+        self.idle = range(len(sidecars) - idle, len(sidecars))
         self._sidecars = sidecars
         self._incarnations = incarnations
-        self._tally = Tally()
+        self._tally: dict[str, Tally] = defaultdict(Tally)
+        self._stopping = asyncio.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether clients are to finish what they are at."""
+        return self._stopping.is_set()
+
+    async def pause(self, seconds: float) -> bool:
+        """Waits, and returns whether clients are to go on."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return not self.is_stopping
 
     @contextmanager
     def during(self, fault: str) -> Iterator[None]:
         """Counts what is called from now on under the name of a fault."""
-        before, self._tally = self._tally, self.tallies.setdefault(fault, Tally())
+        log = self.rules.log
+        before, self._tally = (self._tally, log.during), self.tallies.setdefault(fault, defaultdict(Tally))
+        log.during = fault
         start = time.monotonic()
         try:
             yield
         finally:
-            self._tally.seconds += time.monotonic() - start
-            self._tally = before
+            self.seconds[fault] += time.monotonic() - start
+            self._tally, log.during = before
 
-    @asynccontextmanager
-    async def running(self, *, clients: int, seed: int) -> AsyncIterator[None]:
-        """Has so many clients call as long as the body runs. Raises what none of them expects."""
-        async with AsyncExitStack() as opened, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._sql(random.Random(seed)))]
-            for number in range(clients):
-                sidecar = number % len(self._sidecars)
-                channel = grpc.aio.insecure_channel(self._sidecars[sidecar], options=_OPTIONS)
-                await opened.enter_async_context(channel)
-                client = _Client(self, sidecar, channel, random.Random(seed + 1 + number))
-                tasks.append(group.create_task(client.run()))
+    async def run(self, clients: Sequence[Callable[[], Coroutine[Any, Any, None]]], body: Awaitable[None]) -> None:
+        """Has clients call as long as the body runs, and returns when each of them knows what became of its calls."""
+        async with asyncio.TaskGroup() as group:
+            for client in clients:
+                group.create_task(client())
             try:
-                yield
+                await body
             finally:
-                for task in tasks:
-                    task.cancel()
+                self._stopping.set()
 
-    async def _sql(self, chance: random.Random) -> None:
-        """Another program, which changes products in plain SQL."""
-        while True:
-            with suppress(psycopg.OperationalError):
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
-                    while True:
-                        await asyncio.sleep(chance.expovariate(SQL_RATE))
-                        await self._change(connection, chance.randrange(len(self.ids)))
-            await asyncio.sleep(0.2)
-
-    async def _change(self, connection: psycopg.AsyncConnection[Any], product: int) -> None:
-        cursor = await connection.execute(UPDATE, [self.ids[product]])
-        (version,) = await cursor.fetchone() or (0,)
-        self._checker.committed(product, version, at=time.monotonic())
-
-    # What the clients tell
+    def channel(self, sidecar: int) -> grpc.aio.Channel:
+        """Opens a channel to a sidecar."""
+        return grpc.aio.insecure_channel(self._sidecars[sidecar], options=_OPTIONS)
 
     def incarnation(self, sidecar: int) -> int:
         """Returns the number of a sidecar's present process."""
         return self._incarnations[sidecar]
 
-    async def counted(self, call: Awaitable[bytes]) -> tuple[bytes | None, Tally]:
-        """Returns the reply to a call, or None when it failed, and where to count what it says."""
-        tally = self._tally
+    async def call(self, dataset: str, sidecar: int, method: Any, request: Any, *, is_write: bool = False) -> Outcome:
+        """Calls a sidecar once."""
+        tally, process = self._tally[dataset], self.incarnation(sidecar)
         tally.calls += 1
-        try:
-            return await call, tally
-        except grpc.aio.AioRpcError as error:
-            tally.failed += 1
-            tally.reasons[error.code().name] += 1
-            return None, tally
-
-    def took(self, tally: Tally, read: Read, *, replied: float) -> None:
-        """Has a read checked and counts it."""
-        behind = self._checker.read(read, replied=replied)
-        tally.reads += 1
-        if read.stale:
-            tally.stale += 1
-            tally.stale_behind = max(tally.stale_behind, behind)
-        else:
-            tally.behind = max(tally.behind, behind)
-
-    def acknowledged(self, tally: Tally, product: int, version: int, *, sidecar: int) -> None:
-        """Remembers a write."""
-        tally.writes += 1
-        self._checker.acknowledged(product, version, sidecar=sidecar, at=time.monotonic())
-
-
-async def make_products(dsn: str, count: int) -> list[str]:
-    """Inserts products and returns their ids."""
-    ids = [f"hot-{number:04}" for number in range(count)]
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute(_INSERT, [ids])
-    return ids
-
-
-class _Client:
-    """One application beside one sidecar."""
-
-    def __init__(self, load: Load, sidecar: int, channel: grpc.aio.Channel, chance: random.Random) -> None:
-        self._load = load
-        self._sidecar = sidecar
-        self._chance = chance
-        methods = ("BatchGetProducts", "GetProduct", "UpdateProduct")
-        # Bytes in and out: parsed here, after the clock was read.
-        self._batch, self._get, self._update = (channel.unary_unary(_SERVICE + method) for method in methods)
-
-    async def run(self) -> None:
-        chance = self._chance
-        while True:
-            await asyncio.sleep(chance.expovariate(1 / PAUSE))
-            kind = chance.random()
-            if kind < WRITES:
-                await self._write()
-            elif kind < WRITES + SINGLES:
-                await self._read_one(chance.randrange(len(self._load.ids)))
-            else:
-                await self._read_many(chance.sample(range(len(self._load.ids)), BATCH))
-
-    async def _read_many(self, products: list[int]) -> None:
-        ids = self._load.ids
-        request = pb.BatchGetProductsRequest(product_ids=[ids[product] for product in products])
-        reply, took = await self._asked(self._batch, request)
-        if reply is None:
-            return
-        content = pb.BatchGetProductsResponse.FromString(reply)
-        missing = set(content.missing)
-        for product in products:
-            if ids[product] in missing:
-                took(product, 0, content.cache)
-        found = [product for product in products if ids[product] not in missing]
-        for product, cache in zip(found, content.product_caches, strict=True):
-            took(product, cache.version, cache)
-
-    async def _read_one(self, product: int) -> None:
-        request = pb.GetProductRequest(product_id=self._load.ids[product])
-        reply, took = await self._asked(self._get, request)
-        if reply is not None:
-            content = pb.GetProductResponse.FromString(reply)
-            # The version of the content itself, whatever the metadata says.
-            took(product, int(content.product.etag, 16), content.cache)
-
-    async def _asked(self, method: Any, request: Any) -> tuple[bytes | None, Callable[[int, int, Any], None]]:
-        """Calls, and returns the reply and what takes what it says of a product."""
-        load, process = self._load, self._load.incarnation(self._sidecar)
+        reply, error = None, None
         called = time.monotonic()
-        reply, tally = await load.counted(method(request.SerializeToString(), timeout=READ_SECONDS))
+        try:
+            reply = await method(request, timeout=WRITE_SECONDS if is_write else READ_SECONDS)
+        except grpc.aio.AioRpcError as failed:
+            error = failed
+            if failed.code() in UNKNOWN:
+                tally.failed += 1
+                tally.failed_writes += is_write
+                tally.reasons[failed.code().name] += 1
         replied = time.monotonic()
-        process = self._certain(process)
+        tally.writes += is_write and error is None
+        return Outcome(reply, error, called, replied, process if process == self.incarnation(sidecar) else -1, tally)
 
-        def took(product: int, version: int, cache: Any) -> None:
-            age = cache.age.seconds + cache.age.nanos / 1e9
-            read = Read(process, product, called, version, age, cache.stale)
-            load.took(tally, read, replied=replied)
+    async def until_known(
+        self, dataset: str, methods: Sequence[Any], request: Any, chance: random.Random, *, first: int | None = None
+    ) -> Outcome:
+        """Repeats a write, on any sidecar that is not idle, until it is known what became of it, as a client does that wants to
+        know. The call of the outcome is the first one. `methods` are the sidecars' own; `first` is the sidecar asked first.
+        """
+        sidecar = chance.choice(self.busy) if first is None else first
+        called, attempts = time.monotonic(), 1
+        while (outcome := await self.call(dataset, sidecar, methods[sidecar], request, is_write=True)).code in UNKNOWN:
+            if outcome.replied - called > GIVEN_UP:
+                raise TimeoutError(f"nobody knows what became of a {type(request).__name__}: {outcome.error}")
+            await asyncio.sleep(AGAIN)
+            sidecar = chance.choice(self.busy)
+            attempts += 1
+        return outcome._replace(called=called, attempts=attempts)
 
-        return reply, took
 
-    async def _write(self) -> None:
-        load, chance = self._load, self._chance
-        product = chance.randrange(CROWD if chance.random() < CROWDED else len(load.ids))
-        request = pb.UpdateProductRequest(
-            product=Product(product_id=load.ids[product], title=f"by {self._sidecar}"), request_id=str(uuid4())
-        )
-        request.update_mask.paths.append("title")
-        for _ in range(2):  # as a client that wants to know repeats it
-            process = load.incarnation(self._sidecar)
-            reply, tally = await load.counted(self._update(request.SerializeToString(), timeout=WRITE_SECONDS))
-            if reply is not None:
-                version = int(pb.UpdateProductResponse.FromString(reply).product.etag, 16)
-                load.acknowledged(tally, product, version, sidecar=self._certain(process))
-                return
-            tally.failed_writes += 1
-            await asyncio.sleep(0.2)
-
-    def _certain(self, process: int) -> int:
-        return process if process == self._load.incarnation(self._sidecar) else -1
+def seconds_of(duration: Any) -> float:
+    """Returns a Duration in seconds."""
+    return float(duration.seconds + duration.nanos / 1e9)

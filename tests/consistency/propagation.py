@@ -28,7 +28,7 @@ from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
-from tests.consistency.load import UPDATE, make_products
+from tests.consistency.clients.products import UPDATE, make_products
 from tests.consistency.servers import servers
 from tests.consistency.stack import running
 

@@ -1,6 +1,7 @@
 """What a consistency run prints and writes."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,53 @@ from rich.table import Table
 from tests.consistency.load import Tally
 from tests.consistency.run import Outcome
 
+# Violations that are printed, of each rule of each dataset.
+SHOWN = 2
+DATASETS = ("product", "cart", "inventory", "session")
+
 
 def write(outcome: Outcome, file: Path) -> None:
     """Writes all figures as JSON, over those of an earlier run."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(as_json(outcome), indent=2) + "\n")
+    file.write_text(json.dumps(as_json(outcome), indent=2, default=str) + "\n")
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Returns all figures; times in seconds, rates from 0 to 1."""
-    checker = outcome.checker
+    rules = outcome.rules
     return {
         "seconds": round(outcome.seconds, 1),
         "clients": outcome.clients,
         "seed": outcome.seed,
-        "reads": checker.reads,
-        "violations": checker.broken,
-        "bounds": checker.bounds._asdict(),
-        "max_staleness": max(tally.behind for tally in outcome.tallies.values()),
-        "max_staleness_marked": max(tally.stale_behind for tally in outcome.tallies.values()),
-        "faults": [_fault(name, tally) for name, tally in outcome.tallies.items()],
-        "examples": [one._asdict() | {"read": one.read._asdict()} for one in checker.violations],
+        "reads": rules.reads,
+        "violations": rules.log.broken,
+        "broken": {f"{dataset}: {rule}": count for (dataset, rule), count in sorted(rules.log.counts.items())},
+        "bounds": {
+            "product": rules.products.bounds._asdict(),
+            "cart": rules.carts.bounds._asdict(),
+            "inventory": rules.stock.bounds._asdict(),
+            "session": rules.sessions.bounds._asdict(),
+        },
+        "checked": {
+            "changes of carts": rules.changes.checked,
+            "reservations": rules.pieces.grants,
+            "messages of streams": sum(stream.delivered for stream in rules.streams),
+        },
+        "faults": [
+            {
+                "name": fault,
+                "seconds": round(outcome.during[fault], 1),
+                "datasets": {dataset: _figures_of(tally) for dataset, tally in tallies.items()},
+            }
+            for fault, tallies in outcome.tallies.items()
+        ],
+        "logged": dict(outcome.errors.most_common(20)),
+        "examples": [one._asdict() for one in rules.log.kept],
     }
 
 
-def _fault(name: str, tally: Tally) -> dict[str, Any]:
+def _figures_of(tally: Tally) -> dict[str, Any]:
     return {
-        "name": name,
-        "seconds": round(tally.seconds, 1),
         "reads": tally.reads,
         "calls": tally.calls,
         "failed": tally.failed,
@@ -53,32 +73,54 @@ def _fault(name: str, tally: Tally) -> dict[str, Any]:
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Prints them as a table, and below it the verdict."""
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column("while", no_wrap=True)
-    for column in ("seconds", "reads", "calls failed", "writes", "failed", "stale", "behind ms", "stale ms"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, tally in outcome.tallies.items():
-        table.add_row(name, *_figures(tally))
+    """Prints them as two tables, and below them the verdict."""
+    by_fault = {fault: _sum(tallies.values()) for fault, tallies in outcome.tallies.items()}
+    table = _table("while", "seconds")
+    for fault, tally in by_fault.items():
+        table.add_row(fault, f"{outcome.during[fault]:.0f}", *_figures(tally))
     table.add_section()
-    table.add_row("all", *_figures(_total(outcome)), style="bold")
+    table.add_row("all", f"{outcome.seconds:.0f}", *_figures(_sum(by_fault.values())), style="bold")
     console.print(table)
-    checker = outcome.checker
-    for violation in checker.violations[:5]:
-        console.print(f"[red]{violation}[/]", highlight=False)
-    bounds = checker.bounds
-    colour, count = ("red", f"{checker.broken:,}") if checker.broken else ("green", "no")
+    table = _table("of", "violations")
+    log = outcome.rules.log
+    for dataset in DATASETS:
+        broken = sum(count for (of, _), count in log.counts.items() if of == dataset)
+        tally = _sum(tallies[dataset] for tallies in outcome.tallies.values() if dataset in tallies)
+        table.add_row(dataset, f"{broken:,}", *_figures(tally))
+    console.print(table)
+    _verdict(outcome, console)
+
+
+def _verdict(outcome: Outcome, console: Console) -> None:
+    rules, log = outcome.rules, outcome.rules.log
+    for (dataset, rule), count in sorted(log.counts.items()):
+        console.print(f"[red]{dataset}: {rule}: {count:,}[/]", highlight=False)
+        for one in [one for one in log.kept if (one.dataset, one.rule) == (dataset, rule)][:SHOWN]:
+            console.print(f"  {one}", highlight=False, soft_wrap=True, markup=False)
+    for event, times in outcome.errors.most_common(5):
+        console.print(f"logged as an error, {times:,} times: {event}", highlight=False, soft_wrap=True, markup=False)
+    colour, count = ("red", f"{log.broken:,}") if log.broken else ("green", "no")
+    bounds = rules.products.bounds
     console.print(
-        f"{checker.reads:,} reads checked, [{colour}]{count} violations[/]. Bounds: {bounds.told:g} s after an acknowledged write, "
-        f"{bounds.seen:g} s after any other, and {bounds.stale:g} s more if marked stale.",
+        f"{rules.reads:,} reads, {rules.changes.checked:,} changes of carts, {rules.pieces.grants:,} reservations and "
+        f"{sum(stream.delivered for stream in rules.streams):,} messages of {len(rules.streams)} streams checked, "
+        f"[{colour}]{count} violations[/]. Bounds: {bounds.told:g} s after an acknowledged write, "
+        f"{bounds.seen:g} s after any other; of products {bounds.stale:g} s more if marked stale.",
         highlight=False,
         soft_wrap=True,
     )
 
 
+def _table(*first: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column(first[0], no_wrap=True)
+    for column in (*first[1:], "reads", "calls failed", "writes", "failed", "stale", "behind ms", "stale ms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
 def _figures(tally: Tally) -> list[str]:
     return [
-        f"{tally.seconds:.0f}",
         f"{tally.reads:,}",
         f"{tally.failed / max(1, tally.calls):.2%}",
         f"{tally.writes:,}",
@@ -89,16 +131,8 @@ def _figures(tally: Tally) -> list[str]:
     ]
 
 
-def _total(outcome: Outcome) -> Tally:
+def _sum(tallies: Iterable[Tally]) -> Tally:
     total = Tally()
-    for tally in outcome.tallies.values():
-        total.seconds += tally.seconds
-        total.calls += tally.calls
-        total.failed += tally.failed
-        total.reads += tally.reads
-        total.stale += tally.stale
-        total.writes += tally.writes
-        total.failed_writes += tally.failed_writes
-        total.behind = max(total.behind, tally.behind)
-        total.stale_behind = max(total.stale_behind, tally.stale_behind)
+    for tally in tallies:
+        total.add(tally)
     return total

@@ -3,6 +3,7 @@
 import time
 
 from cache_sidecar.clock import ManualClock, SystemClock
+from tests.consistency.off_clock import OffClock
 
 
 def test_the_machine_s_clock_is_the_machine_s() -> None:
@@ -26,3 +27,9 @@ def test_who_follows_a_manual_clock_is_told_the_time_whenever_it_moves() -> None
     clock.follow(told.append)
     clock.advance(2.5)
     assert told == [100.0, 102.5]
+
+
+def test_a_clock_that_is_off_goes_as_the_machine_s_does() -> None:
+    for ahead in (5.0, -5.0):
+        before = time.time() + ahead
+        assert before <= OffClock(ahead).now() <= time.time() + ahead

@@ -91,7 +91,7 @@ async def test_what_becomes_of_a_write_whose_caller_left_is_heard(error: Excepti
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     try:
-        writer = Writer(Failing())  # type: ignore[arg-type]
+        writer = Writer(Failing(), bound=BOUND)  # type: ignore[arg-type]
         gate.close()
         writing = asyncio.create_task(writer.run(None, work, Told()))
         await gate.reached()

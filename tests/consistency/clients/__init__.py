@@ -1,0 +1,1 @@
+"""The clients of a run, by what they call for."""

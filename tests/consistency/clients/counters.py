@@ -1,0 +1,34 @@
+"""Who looks at how many operations on Redis failed in each sidecar; see `rules/told.py`."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+
+from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
+from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceStub
+from tests.consistency.load import Load
+from tests.consistency.rules.told import Look
+
+# Seconds between two looks.
+EVERY = 0.2
+
+
+class Looker:
+    """Looks at one sidecar."""
+
+    def __init__(self, load: Load, sidecar: int, channels: Mapping[int, grpc.aio.Channel]) -> None:
+        self._load = load
+        self._sidecar = sidecar
+        stub: Any = AdminServiceStub(channels[sidecar])  # type: ignore[no-untyped-call]
+        self._get_stats = stub.GetStats
+
+    async def run(self) -> None:
+        """Looks until it is stopped."""
+        while not self._load.is_stopping:
+            outcome = await self._load.call("admin", self._sidecar, self._get_stats, GetStatsRequest())
+            if outcome.reply is not None:
+                errors = sum(tier.errors for tier in outcome.reply.tiers if tier.tier == "l2")
+                self._load.rules.told.looked(outcome.process, Look(outcome.called, outcome.replied, errors))
+            await asyncio.sleep(EVERY)

@@ -1,0 +1,44 @@
+"""`python -m tests.consistency.off_clock SECONDS serve|relay ...`: the program, with a clock that is so many seconds ahead.
+
+There is no such setting: what is built with the machine's clock is given another one before it is imported.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from cache_sidecar import clock
+from cache_sidecar.__main__ import main
+
+# Seconds between two moments that are told to who cannot ask: the native engine.
+_TELL_EVERY = 0.002
+
+
+class OffClock(clock.ManualClock):
+    """The machine's clock, and so many seconds; negative ones are behind."""
+
+    def __init__(self, ahead: float) -> None:
+        super().__init__()
+        self._ahead = ahead
+
+    def now(self) -> float:
+        """Returns what this clock shows."""
+        return time.time() + self._ahead
+
+    def follow(self, follower: Callable[[float], None]) -> None:
+        """Tells the time for ever."""
+
+        def tell() -> None:
+            while True:
+                follower(self.now())
+                time.sleep(_TELL_EVERY)
+
+        follower(self.now())
+        threading.Thread(target=tell, daemon=True).start()
+
+
+if __name__ == "__main__":
+    ahead = float(sys.argv.pop(1))
+    clock.SystemClock = lambda: OffClock(ahead)  # type: ignore[assignment, misc]
+    main()
