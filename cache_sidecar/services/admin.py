@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from cache_sidecar.collector import GENERATIONS, Collections
 from cache_sidecar.errors import InvalidRequest, SettingsError
 from cache_sidecar.live_policy import LivePolicy
 from cache_sidecar.services import policies
@@ -36,9 +37,11 @@ class AdminService(AdminServiceServicer):
         policy: LivePolicy,
         inspections: Mapping[str, Inspection],
         degraded: Callable[[], Iterable[Degraded]],
+        collections: Collections,
     ) -> None:
         """`inspections` are those of the datasets that are inspected, `degraded` says what does not work now."""
         self._degraded = degraded
+        self._collections = collections
         self._datasets = datasets
         self._policy = policy
         self._inspections = inspections
@@ -84,6 +87,7 @@ class AdminService(AdminServiceServicer):
             ],
             degradations=[pb.Degradation(what=what, which=which, effect=effect) for what, which, effect in self._degraded()],
             tasks=len(asyncio.all_tasks()),
+            collections=[_collection(self._collections, generation) for generation in range(GENERATIONS)],
         )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> pb.GetPolicyResponse:
@@ -110,6 +114,12 @@ class AdminService(AdminServiceServicer):
             known = ", ".join(sorted(self._datasets))
             raise InvalidRequest({field: f"there is no dataset {name[:64]!r}; there are: {known}"})
         return self._datasets[name]
+
+
+def _collection(collections: Collections, generation: int) -> pb.CollectionStats:
+    row = pb.CollectionStats(generation=generation, count=collections.counts[generation])
+    row.longest_pause.FromNanoseconds(int(collections.longest[generation] * 1e9))
+    return row
 
 
 def _shadow(dataset: Dataset) -> pb.ShadowStats:
