@@ -22,7 +22,7 @@ from tests.gates import Gate
 from tests.sidecars import until
 
 # Calls of a service that may be in progress here, and that may wait in a line that stands (`LEAST_LINE`).
-MOST, LEAST_LINE = 3, 64
+MOST, LEAST_LINE = 3, 128
 OK, EXHAUSTED, LATE, UNIMPLEMENTED = (
     getattr(grpc.StatusCode, name).value[0] for name in ("OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED")
 )

@@ -166,11 +166,11 @@ impl<T> Line<T> {
                     continue;
                 }
                 blocked = 0;
-                if let Some(mut call) = self.next(now, number) {
-                    if !is_gone(&mut call) {
-                        self.begin(number);
-                        taken.push((number, call));
-                    }
+                if let Some(mut call) = self.next(now, number)
+                    && !is_gone(&mut call)
+                {
+                    self.begin(number);
+                    taken.push((number, call));
                 }
             }
         }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 pub const TARGET: Duration = Duration::from_millis(20);
 pub const INTERVAL: Duration = Duration::from_millis(100);
 /// While a line stands, a call that has waited for longer is refused, the newest is taken first, and the line holds no more than
-/// what is taken in `WORTH`, or `LEAST_LINE`, which is one wake-up of Python: what does not fit could only wait in vain.
+/// what is taken in `WORTH`, or `LEAST_LINE`, which is two wake-ups of Python: what does not fit could only wait in vain.
 pub const LONGEST_WAIT: Duration = Duration::from_millis(50);
-pub const WORTH: Duration = Duration::from_millis(5);
-pub const LEAST_LINE: usize = 64;
+pub const WORTH: Duration = Duration::from_millis(10);
+pub const LEAST_LINE: usize = 128;
 
 #[derive(Default)]
 pub struct Delay {
@@ -179,7 +179,7 @@ mod tests {
             delay.observe(start + at * TICK, 50, None);
         }
         delay.observe(start + 100 * TICK, 0, None);
-        assert_eq!(delay.room(), 250);
+        assert_eq!(delay.room(), 500);
         delay.observe(start + 1000 * TICK, 0, None);
         delay.observe(start + 1100 * TICK, 0, None);
         assert_eq!(delay.room(), LEAST_LINE);
