@@ -66,16 +66,18 @@ pub struct InProgress {
     calls: Arc<dyn Ends>,
     method: usize,
     began: Instant,
+    /// Whether its caller left before it was answered: how long it took says nothing then.
+    pub is_left: Arc<AtomicBool>,
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        self.calls.end(self.method, self.began);
+        self.calls.end(self.method, self.began, self.is_left.load(Relaxed));
     }
 }
 
 trait Ends: Send + Sync {
-    fn end(&self, method: usize, began: Instant);
+    fn end(&self, method: usize, began: Instant, is_left: bool);
 }
 
 /// A call that waits.
@@ -212,7 +214,7 @@ impl<T: Asked> Calls<T> {
         self.is_standing.store(state.line.is_standing(), Relaxed);
         let calls = taken.into_iter().map(|(method, call)| {
             state.last_id += 1;
-            let in_progress = InProgress { calls: self.clone(), method, began: now };
+            let in_progress = InProgress { calls: self.clone(), method, began: now, is_left: Arc::default() };
             Began { id: state.last_id, method, call, in_progress }
         });
         let taken = Taken { calls: calls.collect(), given_up: std::mem::take(&mut state.given_up) };
@@ -257,10 +259,11 @@ impl<T: Asked> Calls<T> {
 }
 
 impl<T: Asked> Ends for Calls<T> {
-    fn end(&self, method: usize, began: Instant) {
+    fn end(&self, method: usize, began: Instant, is_left: bool) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        state.line.end(now, method, now.saturating_duration_since(began));
+        let took = (!is_left).then(|| now.saturating_duration_since(began));
+        state.line.end(now, method, took);
         self.ring_if_there_is_work(&mut state);
     }
 }

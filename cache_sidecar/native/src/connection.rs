@@ -352,9 +352,10 @@ pub fn refuse_all(refused: Refused<Asked>) {
 /// Makes of a call that was taken what Python sees, and what waits for its answer.
 pub fn begin(began: Began<Asked>) -> (Call, Pending) {
     let Began { id, call: Asked { metadata, deadline, connection, respond, .. }, in_progress, .. } = began;
+    let is_left = in_progress.is_left.clone();
     let (call, answer) = Call::new(metadata, connection.peer.client.clone(), deadline, in_progress);
     let given_up = call.given_up.clone();
-    (call, Pending { id, deadline, answer, respond, connection, given_up })
+    (call, Pending { id, deadline, answer, respond, connection, given_up, is_left })
 }
 
 /// A call that Python has.
@@ -365,6 +366,7 @@ pub struct Pending {
     respond: SendResponse<Bytes>,
     connection: Arc<Connection>,
     given_up: Arc<AtomicBool>,
+    is_left: Arc<AtomicBool>,
 }
 
 impl Pending {
@@ -406,6 +408,7 @@ async fn come_back(connection: &Connection, mut pending: Pending) -> bool {
         _ = poll_fn(|context| pending.respond.poll_reset(context)) => {
             bump(&counters.resets);
             connection.peer.count_reset();
+            pending.is_left.store(true, Relaxed);
             false
         }
         () = passed => {

@@ -247,11 +247,13 @@ impl<T> Line<T> {
         }
     }
 
-    /// Takes that a call that was taken ended, so long after.
-    pub fn end(&mut self, now: Instant, number: usize, took: Duration) {
+    /// Takes that a call that was taken ended, so long after; None when its caller left it before.
+    pub fn end(&mut self, now: Instant, number: usize, took: Option<Duration>) {
         let method = &mut self.methods[number];
         method.in_progress -= 1;
-        method.limit.ended(now, took);
+        if let Some(took) = took {
+            method.limit.ended(now, took);
+        }
         if let Some(service) = method.service {
             self.services[service].in_progress -= 1;
             self.in_progress -= 1;
@@ -402,7 +404,7 @@ mod tests {
         taken.sort_unstable();
         assert_eq!(taken, [0, 1, 3, 4, 6, 8], "two of each service, five of all, and what is never bounded");
         assert!(!line.has_work());
-        line.end(now, 0, TICK);
+        line.end(now, 0, Some(TICK));
         assert!(line.has_work());
         assert_eq!(take(&mut line, now, 9), [2]);
     }
@@ -417,7 +419,7 @@ mod tests {
         let mut now = start;
         for round in 0..2000 / 8 {
             assert_eq!(take(&mut line, now, 8), (round * 8..round * 8 + 8).collect::<Vec<_>>());
-            (0..8).for_each(|_| line.end(now, 0, TICK));
+            (0..8).for_each(|_| line.end(now, 0, Some(TICK)));
             now += TICK / 4; // over before it has waited for an interval
         }
         assert!(refused(&mut line).is_empty());
@@ -440,7 +442,7 @@ mod tests {
         for name in 5..8 {
             line.add(now + name as u32 * TICK, 0, 1, 1, None, name);
         }
-        line.end(now, 0, TICK);
+        line.end(now, 0, Some(TICK));
         assert_eq!(take(&mut line, now + 10 * TICK, 9), [7]);
         line.sweep(now + 5 * TICK + LONGEST_WAIT + TICK);
         assert_eq!(refused(&mut line), [5]);
@@ -508,7 +510,7 @@ mod tests {
             line.add(now, 0, 1, 1, None, round);
             assert_eq!(take(&mut line, now, 1), [round]);
             now += 5 * TICK;
-            line.end(now, 0, 5 * TICK);
+            line.end(now, 0, Some(5 * TICK));
         }
         line.add(now, 0, 1, 1, Some(now), 1);
         line.add(now, 0, 1, 1, Some(now + 4 * TICK), 2);
