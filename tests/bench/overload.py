@@ -21,7 +21,7 @@ _GET_CART, _REPLACE_CART = (f"/cache_sidecar.v1.CartService/{name}" for name in 
 _CARTS = 5000
 _CLOSED: dict[str, Any] = {"connections": 8, "in_flight": 16}
 # No connection has more calls in flight than the server takes on one.
-_CONNECTIONS = 50
+_CONNECTIONS = 30
 # Nanoseconds in which an answer is of use, and what 99 of 100 answers and refusals are to keep to, in microseconds.
 _IN_TIME = 200_000_000
 _ANSWERED_US, _REFUSED_US = 250_000, 10_000

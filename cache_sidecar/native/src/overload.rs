@@ -68,7 +68,7 @@ impl Delay {
 }
 
 /// Bounds of `Limit`. Below the least, Python and Redis would not work on many calls at once, which is what makes them fast.
-pub const LEAST_LIMIT: usize = 256;
+pub const LEAST_LIMIT: usize = 128;
 pub const FIRST_LIMIT: usize = 512;
 /// Calls that a window of `INTERVAL` must have for it to count.
 const LEAST_SAMPLES: u32 = 10;
