@@ -80,6 +80,12 @@ Hits: TypeAlias = tuple[Memory, int, int, int, int, int]
 """An L1; the numbers of the fields with the ids, the ReadOptions, the CacheMetadata, the CacheMetadata of each item (0 for
 none); and how many ids a request may name."""
 
+Bounds: TypeAlias = tuple[int, int, int]
+"""A service's priority, 0 for the highest; its calls in progress at once; those of all services at which it gets no more."""
+
+Status: TypeAlias = tuple[int, str, bytes]
+"""Code, message, and google.rpc.Status as it travels."""
+
 Lifetimes: TypeAlias = tuple[float, float, float, float, float]
 """A connection's maximum age, the grace after it, its maximum idle time, how often a silent one is asked whether it is alive,
 and how long it has to say so; seconds, 0 for no maximum."""
@@ -89,9 +95,19 @@ class Front:
     """The server."""
 
     def __new__(
-        cls, private: str | Path, max_message: int, methods: list[tuple[str, Hits | None]], lifetimes: Lifetimes
+        cls,
+        private: str | Path,
+        max_message: int,
+        methods: list[tuple[str, Hits | None, int | None]],
+        services: list[Bounds],
+        refusals: tuple[list[Status], Status],
+        lifetimes: Lifetimes,
     ) -> Front:
-        """Takes the unix socket of grpc.aio, the bytes a request may have, and the paths of the unary methods."""
+        """Takes the unix socket of grpc.aio, the bytes a request may have, and the paths of the unary methods.
+
+        Beside a path stands the number of its service, or None when its calls are never bounded. The refusals are of calls that
+        wait too long, used in turn, and of those whose deadline cannot be met.
+        """
 
     def bind_tcp(self, address: str, port: int, tls: Tls | None = None) -> int:
         """Returns the port. Raises OSError, as `bind_unix` does."""
@@ -117,6 +133,9 @@ class Front:
 
     def take(self, limit: int) -> tuple[list[tuple[int, int, bytes, Call]], list[int]]:
         """Returns up to so many calls (id, number of the method, message, call), and the ids of those given up since."""
+
+    def calls(self) -> dict[str, tuple[int, int, int]]:
+        """Returns, by path, how many calls wait, how many are in progress, and how many may be."""
 
     def connections(self) -> int:
         """Returns how many are open."""

@@ -10,6 +10,7 @@ from cache_sidecar.admission import Priority
 from cache_sidecar.background import Background
 from cache_sidecar.checks import Checks
 from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.collector import Collections
 from cache_sidecar.dependencies import Dependencies, Failing
 from cache_sidecar.engine import aio
 from cache_sidecar.engine.choice import choose
@@ -148,6 +149,7 @@ class App:
         )
         self._checks = Checks(self.dependencies, [self._l2.check, *(store.check.run for store in self._stores.values())])
         self._background = Background()
+        self._collections = Collections()
         self._access = Access.of(settings)
         self.coherence = Coherence(
             self._l2,
@@ -202,7 +204,9 @@ class App:
         self.server.add(
             "cache_sidecar.v1.AdminService",
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
-            AdminService(self._datasets, self._policy, {product.DATASET: self._inspector.counts}, self.degraded),
+            AdminService(
+                self._datasets, self._policy, {product.DATASET: self._inspector.counts}, self.degraded, self._collections
+            ),
             priority=Priority.VITAL,
         )
 
@@ -218,6 +222,7 @@ class App:
         """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
         for store in self._stores.values():
             await store.database.open()
+        self._collections.start()
         self._policy.start()
         self.coherence.start()
         self._background.start(self._region.run())
@@ -254,6 +259,7 @@ class App:
         await self._connection.close()
         for store in self._stores.values():
             await store.database.close()
+        self._collections.stop()
         if self._is_serving:
             telemetry.log.info("stopped")
 

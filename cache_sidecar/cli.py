@@ -81,12 +81,13 @@ def serve(engine: str | None, config_file: str | None) -> None:
         loaded = loaded.model_copy(update={"engine": engine})
     from cache_sidecar import quit  # noqa: A004, PLC0415
     from cache_sidecar.app import App  # noqa: PLC0415  # other commands don't wait for gRPC
+    from cache_sidecar.collector import short_pauses  # noqa: PLC0415
 
     async def run(stop: asyncio.Event) -> None:
         app = App(loaded)
         try:
             await app.start()
-            async with quit.listening(loaded.quit_address, stop):
+            async with short_pauses(), quit.listening(loaded.quit_address, stop):
                 await stop.wait()
         finally:
             await app.stop()

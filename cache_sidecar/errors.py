@@ -1,5 +1,6 @@
 """Every error raised on purpose. `status.py` says how each one reaches a caller, `cli.py` how it reaches a terminal."""
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -211,12 +212,21 @@ class ReadOnly(RequestError):
         return f"only the shop's own programs write this, as its view cannot be updated: {self.detail}"
 
 
+# Seconds, on average, after which work that was refused because there was too much of it may be tried again.
+RETRY_AFTER = 0.1
+
+
+def jittered(seconds: float) -> float:
+    """Returns half to one and a half of it, so that those who were refused together don't come again together."""
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311  # nobody gains by guessing it
+
+
 @dataclass
 class Overloaded(RequestError):
     """A bound on waiting work is reached."""
 
     what: str
-    retry_after: float = field(default=0.1, kw_only=True)
+    retry_after: float = field(default_factory=lambda: jittered(RETRY_AFTER), kw_only=True)
 
     def __str__(self) -> str:
         return f"too much work at once: {self.what}"

@@ -44,6 +44,7 @@ class Server:
         hits: Mapping[str, Hit] = MappingProxyType({}),
     ) -> None:
         """Adds a service under its full name; `hits` as in `Stack.register`."""
+        self._engine.prioritize(name, priority)
         door = self._stack.admission.door(name, priority)
         self._stack.register(register, servicer, self._engine, door=door, hits=hits)
         self._services.append(name)

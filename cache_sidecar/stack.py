@@ -16,7 +16,15 @@ from google.protobuf.message import DecodeError, Message
 from cache_sidecar import status, telemetry
 from cache_sidecar.access import Access
 from cache_sidecar.admission import Admission, Door
-from cache_sidecar.errors import Draining, InvalidRequest, Overloaded, ReplyTooLarge, RequestError, SidecarError
+from cache_sidecar.errors import (
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    Overloaded,
+    ReplyTooLarge,
+    RequestError,
+    SidecarError,
+)
 from cache_sidecar.validation import validate
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -205,6 +213,10 @@ def _through(
     door: Door, method: str, call: Callable[[bytes, Context], Awaitable[bytes]]
 ) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def admitted(data: bytes, context: Context) -> bytes:
+        left = context.time_remaining()
+        if left is not None and left <= 0:
+            # It waited for its turn until then, and nobody waits for the answer any more.
+            await _refuse(method, DeadlineExceeded(), context)
         try:
             door.enter()
         except Overloaded as error:

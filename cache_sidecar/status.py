@@ -77,7 +77,7 @@ def _tier(error: errors.TierFailed) -> status_pb2.Status:
     tier = error.tier.value
     if error.failure in {errors.Failure.BUSY, errors.Failure.CONFLICT}:
         message = f"{tier} is busy: {error.failure.value}"
-        return _status(Code.RESOURCE_EXHAUSTED, message, "TIER_BUSY", _retry(0.1), tier=tier)
+        return _status(Code.RESOURCE_EXHAUSTED, message, "TIER_BUSY", _retry(errors.jittered(errors.RETRY_AFTER)), tier=tier)
     message = f"{tier} cannot be used: {error.failure.value}"
     return _status(Code.UNAVAILABLE, message, "TIER_UNAVAILABLE", _retry(1.0), tier=tier)
 

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from cache_sidecar import status
+from cache_sidecar.admission import Priority
 from cache_sidecar.engine.passed_on import Callers, passed_on
 from cache_sidecar.errors import Overloaded
 from cache_sidecar.settings import Settings
@@ -46,6 +47,9 @@ class AioServer:
             hosted = {name: passed_on(handler, self.callers) for name, handler in hosted.items()}
         # grpc.aio finds handlers only by asking them.
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, hosted),))
+
+    def prioritize(self, service: str, priority: Priority) -> None:
+        """Does nothing: calls wait in `admission.py`."""
 
     def add_insecure_port(self, address: str) -> int:
         """Listens on host:port or unix:path, and returns the port. Raises RuntimeError when that is not possible."""

@@ -18,13 +18,14 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from cache_sidecar import _native, telemetry
+from cache_sidecar import _native, status, telemetry
 from cache_sidecar._native import Call, Client, Front, Memory, on_panic
 from cache_sidecar.access import Access
+from cache_sidecar.admission import Priority
 from cache_sidecar.clock import Clock, ManualClock
 from cache_sidecar.engine import aio, choice
 from cache_sidecar.engine.folder import PrivateFolder
-from cache_sidecar.errors import SettingsError
+from cache_sidecar.errors import RETRY_AFTER, DeadlineExceeded, Overloaded, SettingsError
 from cache_sidecar.settings import Settings, split_address
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.l1_native import NativeL1
@@ -35,6 +36,8 @@ from cache_sidecar.tls import Tls
 
 # Calls begun in one turn of the event loop: with 20 us each, others wait little more than a millisecond.
 MAX_AT_ONCE = 64
+# Refusals are made before, and given in turn: with so many different delays around the usual one.
+DELAYS = 8
 # Ids that a request of the hit path may name; as in the protos.
 MAX_IDS = 500
 
@@ -61,6 +64,7 @@ class NativeServer:
         self._folder = folder
         self._handlers: dict[str, Any] = {}
         self._hits: dict[str, Hits] = {}
+        self._priorities: dict[str, Priority] = {}
         self._access: Access | None = None
         self._made: Front | None = None
         self._methods: list[Any] = []
@@ -162,6 +166,10 @@ class NativeServer:
             hard_ttl = policy.l1_hard_ttl if is_on else -math.inf
             memory.set_rules(policy.l1_soft_ttl, hard_ttl, policy.stale_limit, policy.inspect_every)
 
+    def prioritize(self, service: str, priority: Priority) -> None:
+        """Bounds a service's unary calls; others are never bounded. To be said before the first port is added."""
+        self._priorities[service] = priority
+
     def limit_access(self, access: Access) -> None:
         """Has hits answered to those only who may call. To be said before `start`."""
         self._access = access
@@ -176,10 +184,23 @@ class NativeServer:
     def _front(self) -> Front:
         """The server in Rust, made when the methods are known."""
         if self._made is None:
-            paths = [(path, self._from_memory(path)) for path in self._handlers]
+            numbers = {service: number for number, service in enumerate(self._priorities)}
+            paths = [(path, self._from_memory(path), numbers.get(path[1:].partition("/")[0])) for path in self._handlers]
             self._methods = [aio.of_bytes(handler) for handler in self._handlers.values()]
-            self._made = Front(self._folder.socket, self._settings.max_message_bytes, paths, _lifetimes(self._settings))
+            self._made = Front(
+                self._folder.socket,
+                self._settings.max_message_bytes,
+                paths,
+                [self._bounds(priority) for priority in self._priorities.values()],
+                _refusals(),
+                _lifetimes(self._settings),
+            )
         return self._made
+
+    def _bounds(self, priority: Priority) -> tuple[int, int, int]:
+        settings = self._settings
+        most = min(settings.max_dataset_calls, settings.max_concurrent_calls)
+        return list(Priority).index(priority), most, math.ceil(settings.max_concurrent_calls * priority.value)
 
     def _caller(self, connection: int) -> Client | None:
         return self._front.client(connection)
@@ -332,6 +353,18 @@ def create(settings: Settings, clock: Clock) -> NativeServer:
     hear_panics()
     folder = PrivateFolder(choice.place_for_socket(settings.listen_socket))
     return NativeServer(aio.create(settings, is_private=True), clock, folder=folder, settings=settings)
+
+
+def _refusals() -> tuple[list[tuple[int, str, bytes]], tuple[int, str, bytes]]:
+    """Returns the statuses of calls that Python never sees."""
+
+    def travelling(error: Exception) -> tuple[int, str, bytes]:
+        made = status.of(error)
+        return made.code, made.message, _travelling(status.DETAILS_KEY, made.SerializeToString())
+
+    delays = (RETRY_AFTER * (0.5 + (number + 0.5) / DELAYS) for number in range(DELAYS))
+    overloaded = [travelling(Overloaded("calls wait longer than they may", retry_after=delay)) for delay in delays]
+    return overloaded, travelling(DeadlineExceeded())
 
 
 def _lifetimes(settings: Settings) -> tuple[float, float, float, float, float]:

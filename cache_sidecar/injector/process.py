@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.collector import short_pauses
 from cache_sidecar.errors import SettingsError, SidecarError
 from cache_sidecar.injector.api import Api
 from cache_sidecar.injector.config import SERVICE_ACCOUNT, InjectorConfig, parse_version
@@ -67,7 +68,8 @@ class Injector:
             webhook = await listen(self._webhook.app, self._config.server.listen, self._served)
             try:
                 telemetry.log.info("injecting", address=self._config.server.listen, namespace=self._namespace)
-                await self._work(stop)
+                async with short_pauses():
+                    await self._work(stop)
             finally:
                 await webhook.cleanup()
         finally:

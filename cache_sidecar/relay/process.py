@@ -6,6 +6,7 @@ from cache_sidecar import telemetry
 from cache_sidecar.background import ended
 from cache_sidecar.checks import Checks
 from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.collector import short_pauses
 from cache_sidecar.dependencies import Dependencies, Dependency
 from cache_sidecar.errors import Tier
 from cache_sidecar.live_policy import LivePolicy
@@ -68,7 +69,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     checks = Checks(dependencies, [l2.check, *(check.run for _, check in opened.values())])
     tasks = [stopped, *(loop.create_task(work) for work in (*relays, holds.run(), sessions.run(), checks.run()))]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        async with short_pauses():
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()  # only `stopped` ever returns: of the others, this raises what ended them
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cache_sidecar.collector import GENERATIONS, Collections
 from cache_sidecar.dependencies import Failing
 from cache_sidecar.errors import InvalidRequest, SettingsError
 from cache_sidecar.live_policy import LivePolicy
@@ -30,9 +31,11 @@ class AdminService(AdminServiceServicer):
         policy: LivePolicy,
         inspections: Mapping[str, Inspection],
         degraded: Callable[[], Iterable[Failing]],
+        collections: Collections,
     ) -> None:
         """`inspections` are those of the datasets that are inspected, `degraded` says what does not work now."""
         self._degraded = degraded
+        self._collections = collections
         self._datasets = datasets
         self._policy = policy
         self._inspections = inspections
@@ -78,6 +81,7 @@ class AdminService(AdminServiceServicer):
             ],
             degradations=[_degradation(one) for one in self._degraded()],
             tasks=len(asyncio.all_tasks()),
+            collections=[_collection(self._collections, generation) for generation in range(GENERATIONS)],
         )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> pb.GetPolicyResponse:
@@ -112,6 +116,12 @@ def _degradation(failing: Failing) -> pb.Degradation:
     return pb.Degradation(
         what=failing.what, which=failing.which, effect=failing.effect, reason=failing.reason, since_time=since
     )
+
+
+def _collection(collections: Collections, generation: int) -> pb.CollectionStats:
+    row = pb.CollectionStats(generation=generation, count=collections.counts[generation])
+    row.longest_pause.FromNanoseconds(int(collections.longest[generation] * 1e9))
+    return row
 
 
 def _shadow(dataset: Dataset) -> pb.ShadowStats:

@@ -28,7 +28,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cache_sidecar/v1/admin_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x01\n\x11InvalidateRequest\x12\x18\n\x07\x64\x61taset\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1f\n\x03ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01\x18\x80\x01\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08:\x80\x01\xbaH}\x1a{\n\x11invalidate.target\x12\x31give ids, or all = true, not both and not neither\x1a\x33this.all ? size(this.ids) == 0 : size(this.ids) > 0\")\n\x12InvalidateResponse\x12\x13\n\x0binvalidated\x18\x01 \x01(\x03\"\"\n\x0fGetStatsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\x9a\x02\n\x10GetStatsResponse\x12*\n\x05tiers\x18\x01 \x03(\x0b\x32\x1b.cache_sidecar.v1.TierStats\x12.\n\x07shadows\x18\x02 \x03(\x0b\x32\x1d.cache_sidecar.v1.ShadowStats\x12.\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\x12\x36\n\x0binspections\x18\x04 \x03(\x0b\x32!.cache_sidecar.v1.InspectionStats\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.cache_sidecar.v1.Degradation\x12\r\n\x05tasks\x18\x06 \x01(\x03\"z\n\x0b\x44\x65gradation\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\r\n\x05which\x18\x02 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x0fInspectionStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x66resh\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x03\x12\x12\n\nviolations\x18\x04 \x01(\x03\"\xd0\x01\n\tTierStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0c\n\x04hits\x18\x03 \x01(\x03\x12\x0e\n\x06misses\x18\x04 \x01(\x03\x12\r\n\x05\x66ills\x18\x05 \x01(\x03\x12\x11\n\tevictions\x18\x06 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x07 \x01(\x03\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\r\n\x05loads\x18\t \x01(\x03\x12\x11\n\tcoalesced\x18\n \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x0b \x01(\x03\x12\x12\n\nunreadable\x18\x0c \x01(\x03\"V\n\x0bShadowStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\x12\x12\n\nmismatches\x18\x03 \x01(\x03\x12\x10\n\x08left_out\x18\x04 \x01(\x03\"\x12\n\x10GetPolicyRequest\"v\n\x11GetPolicyResponse\x12\x31\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xb6\x01\n\x0cPolicyStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12-\n\tload_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07refused\x18\x04 \x01(\x03\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xaf\x01\n\x13UpdatePolicyRequest\x12\x37\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicyB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12.\n\nreset_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"w\n\x14UpdatePolicyResponse\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xe3\x05\n\rDatasetPolicy\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12.\n\x0bl1_soft_ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bl1_hard_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06l2_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\x12/\n\x0cnegative_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bstale_limit\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fstaleness_bound\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rinspect_every\x18\n \x01(\x03\x12\x14\n\x07rollout\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06shadow\x18\x0c \x01(\x08H\x01\x88\x01\x01\x12\x17\n\nl1_enabled\x18\r \x01(\x08H\x02\x88\x01\x01\x12\x17\n\nl2_enabled\x18\x0e \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x0bnative_hits\x18\x10 \x01(\x08H\x04\x88\x01\x01\x12=\n\x07origins\x18\x0f \x03(\x0b\x32,.cache_sidecar.v1.DatasetPolicy.OriginsEntry\x1aN\n\x0cOriginsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0e\x32\x1e.cache_sidecar.v1.PolicyOrigin:\x02\x38\x01\x42\n\n\x08_rolloutB\t\n\x07_shadowB\r\n\x0b_l1_enabledB\r\n\x0b_l2_enabledB\x0e\n\x0c_native_hits*}\n\x0cPolicyOrigin\x12\x1d\n\x19POLICY_ORIGIN_UNSPECIFIED\x10\x00\x12\x1a\n\x16POLICY_ORIGIN_BUILT_IN\x10\x01\x12\x16\n\x12POLICY_ORIGIN_FILE\x10\x02\x12\x1a\n\x16POLICY_ORIGIN_OVERRIDE\x10\x03\x32\xef\x02\n\x0c\x41\x64minService\x12W\n\nInvalidate\x12#.cache_sidecar.v1.InvalidateRequest\x1a$.cache_sidecar.v1.InvalidateResponse\x12Q\n\x08GetStats\x12!.cache_sidecar.v1.GetStatsRequest\x1a\".cache_sidecar.v1.GetStatsResponse\x12T\n\tGetPolicy\x12\".cache_sidecar.v1.GetPolicyRequest\x1a#.cache_sidecar.v1.GetPolicyResponse\x12]\n\x0cUpdatePolicy\x12%.cache_sidecar.v1.UpdatePolicyRequest\x1a&.cache_sidecar.v1.UpdatePolicyResponseBh\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cache_sidecar/v1/admin_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x01\n\x11InvalidateRequest\x12\x18\n\x07\x64\x61taset\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1f\n\x03ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01\x18\x80\x01\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08:\x80\x01\xbaH}\x1a{\n\x11invalidate.target\x12\x31give ids, or all = true, not both and not neither\x1a\x33this.all ? size(this.ids) == 0 : size(this.ids) > 0\")\n\x12InvalidateResponse\x12\x13\n\x0binvalidated\x18\x01 \x01(\x03\"\"\n\x0fGetStatsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xd2\x02\n\x10GetStatsResponse\x12*\n\x05tiers\x18\x01 \x03(\x0b\x32\x1b.cache_sidecar.v1.TierStats\x12.\n\x07shadows\x18\x02 \x03(\x0b\x32\x1d.cache_sidecar.v1.ShadowStats\x12.\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\x12\x36\n\x0binspections\x18\x04 \x03(\x0b\x32!.cache_sidecar.v1.InspectionStats\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.cache_sidecar.v1.Degradation\x12\r\n\x05tasks\x18\x06 \x01(\x03\x12\x36\n\x0b\x63ollections\x18\n \x03(\x0b\x32!.cache_sidecar.v1.CollectionStats\"f\n\x0f\x43ollectionStats\x12\x12\n\ngeneration\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x30\n\rlongest_pause\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"z\n\x0b\x44\x65gradation\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\r\n\x05which\x18\x02 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x0fInspectionStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x66resh\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x03\x12\x12\n\nviolations\x18\x04 \x01(\x03\"\xd0\x01\n\tTierStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0c\n\x04hits\x18\x03 \x01(\x03\x12\x0e\n\x06misses\x18\x04 \x01(\x03\x12\r\n\x05\x66ills\x18\x05 \x01(\x03\x12\x11\n\tevictions\x18\x06 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x07 \x01(\x03\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\r\n\x05loads\x18\t \x01(\x03\x12\x11\n\tcoalesced\x18\n \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x0b \x01(\x03\x12\x12\n\nunreadable\x18\x0c \x01(\x03\"V\n\x0bShadowStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\x12\x12\n\nmismatches\x18\x03 \x01(\x03\x12\x10\n\x08left_out\x18\x04 \x01(\x03\"\x12\n\x10GetPolicyRequest\"v\n\x11GetPolicyResponse\x12\x31\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xb6\x01\n\x0cPolicyStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12-\n\tload_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07refused\x18\x04 \x01(\x03\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xaf\x01\n\x13UpdatePolicyRequest\x12\x37\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicyB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12.\n\nreset_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"w\n\x14UpdatePolicyResponse\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xe3\x05\n\rDatasetPolicy\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12.\n\x0bl1_soft_ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bl1_hard_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06l2_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\x12/\n\x0cnegative_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bstale_limit\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fstaleness_bound\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rinspect_every\x18\n \x01(\x03\x12\x14\n\x07rollout\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06shadow\x18\x0c \x01(\x08H\x01\x88\x01\x01\x12\x17\n\nl1_enabled\x18\r \x01(\x08H\x02\x88\x01\x01\x12\x17\n\nl2_enabled\x18\x0e \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x0bnative_hits\x18\x10 \x01(\x08H\x04\x88\x01\x01\x12=\n\x07origins\x18\x0f \x03(\x0b\x32,.cache_sidecar.v1.DatasetPolicy.OriginsEntry\x1aN\n\x0cOriginsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0e\x32\x1e.cache_sidecar.v1.PolicyOrigin:\x02\x38\x01\x42\n\n\x08_rolloutB\t\n\x07_shadowB\r\n\x0b_l1_enabledB\r\n\x0b_l2_enabledB\x0e\n\x0c_native_hits*}\n\x0cPolicyOrigin\x12\x1d\n\x19POLICY_ORIGIN_UNSPECIFIED\x10\x00\x12\x1a\n\x16POLICY_ORIGIN_BUILT_IN\x10\x01\x12\x16\n\x12POLICY_ORIGIN_FILE\x10\x02\x12\x1a\n\x16POLICY_ORIGIN_OVERRIDE\x10\x03\x32\xef\x02\n\x0c\x41\x64minService\x12W\n\nInvalidate\x12#.cache_sidecar.v1.InvalidateRequest\x1a$.cache_sidecar.v1.InvalidateResponse\x12Q\n\x08GetStats\x12!.cache_sidecar.v1.GetStatsRequest\x1a\".cache_sidecar.v1.GetStatsResponse\x12T\n\tGetPolicy\x12\".cache_sidecar.v1.GetPolicyRequest\x1a#.cache_sidecar.v1.GetPolicyResponse\x12]\n\x0cUpdatePolicy\x12%.cache_sidecar.v1.UpdatePolicyRequest\x1a&.cache_sidecar.v1.UpdatePolicyResponseBh\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,8 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPOLICYREQUEST'].fields_by_name['policy']._serialized_options = b'\272H\003\310\001\001'
   _globals['_DATASETPOLICY_ORIGINSENTRY']._loaded_options = None
   _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_options = b'8\001'
-  _globals['_POLICYORIGIN']._serialized_start=2650
-  _globals['_POLICYORIGIN']._serialized_end=2775
+  _globals['_POLICYORIGIN']._serialized_start=2810
+  _globals['_POLICYORIGIN']._serialized_end=2935
   _globals['_INVALIDATEREQUEST']._serialized_start=187
   _globals['_INVALIDATEREQUEST']._serialized_end=409
   _globals['_INVALIDATERESPONSE']._serialized_start=411
@@ -55,29 +55,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATSREQUEST']._serialized_start=454
   _globals['_GETSTATSREQUEST']._serialized_end=488
   _globals['_GETSTATSRESPONSE']._serialized_start=491
-  _globals['_GETSTATSRESPONSE']._serialized_end=773
-  _globals['_DEGRADATION']._serialized_start=775
-  _globals['_DEGRADATION']._serialized_end=897
-  _globals['_INSPECTIONSTATS']._serialized_start=899
-  _globals['_INSPECTIONSTATS']._serialized_end=983
-  _globals['_TIERSTATS']._serialized_start=986
-  _globals['_TIERSTATS']._serialized_end=1194
-  _globals['_SHADOWSTATS']._serialized_start=1196
-  _globals['_SHADOWSTATS']._serialized_end=1282
-  _globals['_GETPOLICYREQUEST']._serialized_start=1284
-  _globals['_GETPOLICYREQUEST']._serialized_end=1302
-  _globals['_GETPOLICYRESPONSE']._serialized_start=1304
-  _globals['_GETPOLICYRESPONSE']._serialized_end=1422
-  _globals['_POLICYSTATUS']._serialized_start=1425
-  _globals['_POLICYSTATUS']._serialized_end=1607
-  _globals['_UPDATEPOLICYREQUEST']._serialized_start=1610
-  _globals['_UPDATEPOLICYREQUEST']._serialized_end=1785
-  _globals['_UPDATEPOLICYRESPONSE']._serialized_start=1787
-  _globals['_UPDATEPOLICYRESPONSE']._serialized_end=1906
-  _globals['_DATASETPOLICY']._serialized_start=1909
-  _globals['_DATASETPOLICY']._serialized_end=2648
-  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_start=2501
-  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_end=2579
-  _globals['_ADMINSERVICE']._serialized_start=2778
-  _globals['_ADMINSERVICE']._serialized_end=3145
+  _globals['_GETSTATSRESPONSE']._serialized_end=829
+  _globals['_COLLECTIONSTATS']._serialized_start=831
+  _globals['_COLLECTIONSTATS']._serialized_end=933
+  _globals['_DEGRADATION']._serialized_start=935
+  _globals['_DEGRADATION']._serialized_end=1057
+  _globals['_INSPECTIONSTATS']._serialized_start=1059
+  _globals['_INSPECTIONSTATS']._serialized_end=1143
+  _globals['_TIERSTATS']._serialized_start=1146
+  _globals['_TIERSTATS']._serialized_end=1354
+  _globals['_SHADOWSTATS']._serialized_start=1356
+  _globals['_SHADOWSTATS']._serialized_end=1442
+  _globals['_GETPOLICYREQUEST']._serialized_start=1444
+  _globals['_GETPOLICYREQUEST']._serialized_end=1462
+  _globals['_GETPOLICYRESPONSE']._serialized_start=1464
+  _globals['_GETPOLICYRESPONSE']._serialized_end=1582
+  _globals['_POLICYSTATUS']._serialized_start=1585
+  _globals['_POLICYSTATUS']._serialized_end=1767
+  _globals['_UPDATEPOLICYREQUEST']._serialized_start=1770
+  _globals['_UPDATEPOLICYREQUEST']._serialized_end=1945
+  _globals['_UPDATEPOLICYRESPONSE']._serialized_start=1947
+  _globals['_UPDATEPOLICYRESPONSE']._serialized_end=2066
+  _globals['_DATASETPOLICY']._serialized_start=2069
+  _globals['_DATASETPOLICY']._serialized_end=2808
+  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_start=2661
+  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_end=2739
+  _globals['_ADMINSERVICE']._serialized_start=2938
+  _globals['_ADMINSERVICE']._serialized_end=3305
 # @@protoc_insertion_point(module_scope)

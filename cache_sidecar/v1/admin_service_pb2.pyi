@@ -138,6 +138,7 @@ class GetStatsResponse(_message.Message):
     INSPECTIONS_FIELD_NUMBER: _builtins.int
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
     tasks: _builtins.int
     """Tasks of the event loop: calls and streams in progress, and what goes on behind them."""
     @_builtins.property
@@ -160,6 +161,10 @@ class GetStatsResponse(_message.Message):
     def degradations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Degradation]:
         """What does not work now; empty when all is well."""
 
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectionStats]:
+        """One row per generation of Python's garbage collector, the youngest first; the last row is of full collections."""
+
     def __init__(
         self,
         *,
@@ -169,14 +174,47 @@ class GetStatsResponse(_message.Message):
         inspections: _abc.Iterable[Global___InspectionStats] | None = ...,
         degradations: _abc.Iterable[Global___Degradation] | None = ...,
         tasks: _builtins.int = ...,
+        collections: _abc.Iterable[Global___CollectionStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "inspections", b"inspections", "policy", b"policy", "shadows", b"shadows", "tasks", b"tasks", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "degradations", b"degradations", "inspections", b"inspections", "policy", b"policy", "shadows", b"shadows", "tasks", b"tasks", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class CollectionStats(_message.Message):
+    """Collections of Python's garbage collector since the start of the sidecar. Nothing but hits in memory is answered meanwhile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LONGEST_PAUSE_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """0 for the youngest objects, 2 for all of them."""
+    count: _builtins.int
+    """How many there were."""
+    @_builtins.property
+    def longest_pause(self) -> _duration_pb2.Duration:
+        """The longest of them."""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        count: _builtins.int = ...,
+        longest_pause: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["longest_pause", b"longest_pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "generation", b"generation", "longest_pause", b"longest_pause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectionStats: _TypeAlias = CollectionStats  # noqa: Y015
 
 @_typing.final
 class Degradation(_message.Message):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import admissions, carts, cold_start, engines, inventory, products, report
+from tests.bench import admissions, carts, cold_start, engines, inventory, overload, products, report
 from tests.bench.comparison import Comparison, compare
 from tests.bench.connection import LoadError
 from tests.bench.machine import choose_cores, on_core
@@ -27,6 +27,7 @@ def _comparisons(stack: Stack) -> list[Comparison]:
         *engines.comparisons(stack),
         *carts.comparisons(stack),
         *inventory.comparisons(stack),
+        *overload.comparisons(stack),
         *admissions.comparisons(stack),
         *cold_start.comparisons(stack),
     ]

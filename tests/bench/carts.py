@@ -27,7 +27,7 @@ from tests.bench.stack import NAMESPACE, Server, Shape, Stack
 
 _SERVICE = "/cache_sidecar.v1.CartService/"
 _SHAPE = Shape(connections=1, in_flight=direct.WORKERS)
-_PRODUCTS = [f"SKU-{number:06}" for number in range(1, 6)]
+PRODUCTS = [f"SKU-{number:06}" for number in range(1, 6)]
 _PRICE = Money(currency_code="EUR", units=29, nanos=990_000_000)
 # More than a machine adds in a second: a request_id that came twice would be a read of the ledger.
 _ADDS_PER_SECOND = 10_000
@@ -48,7 +48,7 @@ def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     names = Names(NAMESPACE)
     job = {"addresses": stack.redis, "keys": [names.key("cart", user) for user in users]}
     with stack.sidecar() as sidecar:
-        carts = [Cart(user_id=user, items=[_item(product) for product in _PRODUCTS[:3]]) for user in users]
+        carts = [Cart(user_id=user, items=[item(product) for product in PRODUCTS[:3]]) for user in users]
         fetch(sidecar.address, _SERVICE + "ReplaceCart", [ReplaceCartRequest(cart=cart).SerializeToString() for cart in carts])
         payloads = [GetCartRequest(user_id=user).SerializeToString() for user in users]
         with _direct(stack, "redis", job) as reference:
@@ -58,7 +58,7 @@ def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
 @contextmanager
 def _add(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """One more piece of one of five products, into 2,000 carts in turn; each with a request_id of its own."""
-    keys = [(user, product) for product in _PRODUCTS for user in _users("add", 2000)]
+    keys = [(user, product) for product in PRODUCTS for user in _users("add", 2000)]
     job = {"dsn": stack.dsn, "keys": [f"direct-{user} {product}" for user, product in keys]}
     with stack.sidecar() as sidecar, _direct(stack, "postgres", job) as reference:
         yield partial(_measure_adds, sidecar, cycle(keys)), reference
@@ -67,7 +67,7 @@ def _add(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
 def _measure_adds(sidecar: Server, keys: Iterator[tuple[str, str]], seconds: float) -> Measured:
     asked = list(islice(keys, int(seconds * _ADDS_PER_SECOND)))
     payloads = [
-        AddCartItemRequest(user_id=user, item=_item(product), request_id=str(uuid4())).SerializeToString()
+        AddCartItemRequest(user_id=user, item=item(product), request_id=str(uuid4())).SerializeToString()
         for user, product in asked
     ]
 
@@ -98,7 +98,8 @@ def _users(kind: str, count: int) -> list[str]:
     return [f"bench-{kind}-{number}" for number in range(count)]
 
 
-def _item(product_id: str) -> CartItem:
+def item(product_id: str) -> CartItem:
+    """Returns one piece of a product in a cart."""
     return CartItem(product_id=product_id, quantity=1, unit_price=_PRICE)
 
 

@@ -64,6 +64,7 @@ def run(
         closed=0,  # calls of a connection that was closed are errors
         seconds=found["seconds"],
         latencies=found["latencies"],
+        refusals=found["refusals"],
         reply_bytes=found["reply_bytes"],
         samples=[(index, bytes.fromhex(message)) for index, message in found["samples"]],
         client_cpu_seconds=0.0,

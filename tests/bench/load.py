@@ -36,6 +36,8 @@ class LoadResult:
     "From the first request to the last reply."
     latencies: list[int]
     "Nanoseconds of each served call, ascending; from writing the request to reading the reply."
+    refusals: list[int]
+    "The same of calls that were answered with an error; empty where it is not known."
     reply_bytes: int
     "Of all served calls, without framing."
     samples: list[tuple[int, bytes]]
@@ -152,6 +154,7 @@ def _run(peers: list[_Peer], tally: Tally, *, source: Iterator[int], in_flight: 
         seconds=elapsed,
         client_cpu_seconds=time.thread_time() - cpu,
         latencies=sorted(tally.latencies),
+        refusals=[],
         reply_bytes=tally.reply_bytes,
         samples=tally.samples,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
@@ -19,6 +20,8 @@ from tests.sidecars import Sidecar
 
 L1, L2, STORE = cache_pb2.SOURCE_L1, cache_pb2.SOURCE_L2, cache_pb2.SOURCE_STORE
 DETAILS = "grpc-status-details-bin"
+# Half a tenth of a second to one and a half: those who are refused together are not to come again together.
+AROUND_A_TENTH = pytest.approx(0.1, abs=0.05)
 
 
 def new_id(prefix: str = "p") -> str:

@@ -14,7 +14,7 @@ from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.bench import frames
 from tests.contract.conftest import Open
 from tests.contract.raw import RawConnection, message
-from tests.contract.shop import Shop, refusal
+from tests.contract.shop import AROUND_A_TENTH, Shop, refusal
 from tests.sidecars import DEADLINE, until
 
 CREATED, UPDATED, DELETED = pb.CHANGE_KIND_CREATED, pb.CHANGE_KIND_UPDATED, pb.CHANGE_KIND_DELETED
@@ -246,7 +246,7 @@ async def test_streams_are_limited(open_shop: Open) -> None:
         async with watching(shop) as fourth:
             refused = refusal(await fourth.ended())
         assert refused.code == StatusCode.RESOURCE_EXHAUSTED
-        assert (refused.reason, refused.retry_after) == ("OVERLOADED", 0.1)
+        assert (refused.reason, refused.retry_after) == ("OVERLOADED", AROUND_A_TENTH)
         watches[0].call.cancel()
         await until(lambda: len(shop.app._changes._watchers) == 2)
         async with watching(shop) as again:

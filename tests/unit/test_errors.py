@@ -60,7 +60,9 @@ def test_what_a_call_did_wrong_is_told_apart_from_what_a_tier_did() -> None:
 
 
 def test_overload_says_when_to_come_back() -> None:
-    assert errors.Overloaded("x").retry_after == 0.1
+    delays = {errors.Overloaded("x").retry_after for _ in range(100)}
+    assert len(delays) > 50, "those who are refused together are not to come again together"
+    assert all(0.05 <= delay <= 0.15 for delay in delays)
     assert errors.Overloaded("x", retry_after=2.0).retry_after == 2.0
 
 

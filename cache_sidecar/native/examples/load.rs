@@ -123,6 +123,7 @@ fn frames(mut rest: &[u8]) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 
 fn report(tally: &mut Tally, seconds: f64) -> String {
     tally.latencies.sort_unstable();
+    tally.refusals.sort_unstable();
     let errors: Vec<_> = tally.errors.iter().map(|(reason, count)| format!("{reason:?}: {count}")).collect();
     let samples = tally.samples.iter().map(|(index, message)| {
         let hex = message.iter().fold(String::new(), |mut hex, byte| {
@@ -133,11 +134,12 @@ fn report(tally: &mut Tally, seconds: f64) -> String {
     });
     let samples: Vec<_> = samples.collect();
     format!(
-        "{{\"seconds\": {seconds}, \"reply_bytes\": {}, \"errors\": {{{}}}, \"samples\": [{}], \"latencies\": {:?}}}",
+        "{{\"seconds\": {seconds}, \"reply_bytes\": {}, \"errors\": {{{}}}, \"samples\": [{}], \"latencies\": {:?}, \"refusals\": {:?}}}",
         tally.bytes,
         errors.join(", "),
         samples.join(", "),
-        tally.latencies
+        tally.latencies,
+        tally.refusals
     )
 }
 

@@ -1,21 +1,21 @@
 //! Calls on their way to Python, and the way back.
 //!
-//! Each connection has a line of its own, and Python takes from the lines in turns: who sends a thousand calls delays the
-//! one call of another by one. A byte on a socket wakes Python's event loop, one byte for however many calls.
+//! They wait in `line.rs`, without a task, and are refused there. A byte on a socket wakes Python's event loop, one byte for
+//! however many calls.
 
 use crate::identity::Client;
 use crate::limits::{MAX_WAITING, MAX_WAITING_BYTES, STUCK_AFTER};
+use crate::line::{Line, Service};
 use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// What Python says to a call.
 #[derive(Debug)]
@@ -34,64 +34,106 @@ pub struct Call {
     pub client: Arc<Client>,
     pub deadline: Option<Instant>,
     pub given_up: Arc<AtomicBool>,
-    answer: Mutex<Option<oneshot::Sender<Answer>>>,
+    answer: Mutex<Option<(oneshot::Sender<Answer>, InProgress)>>,
 }
 
 impl Call {
-    pub fn new(metadata: HeaderMap, client: Arc<Client>, deadline: Option<Instant>) -> (Self, oneshot::Receiver<Answer>) {
+    pub fn new(
+        metadata: HeaderMap,
+        client: Arc<Client>,
+        deadline: Option<Instant>,
+        in_progress: InProgress,
+    ) -> (Self, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
-        let given_up = Arc::new(AtomicBool::new(false));
-        (Call { metadata, client, deadline, given_up, answer: Mutex::new(Some(sender)) }, receiver)
+        let answer = Mutex::new(Some((sender, in_progress)));
+        (Call { metadata, client, deadline, given_up: Arc::default(), answer }, receiver)
     }
 
-    /// Answers, unless it was answered or given up.
+    /// Answers, unless it was answered or given up. With that the call is no longer in progress.
     pub fn answer(&self, answer: Answer) {
-        if let Some(sender) = self.answer.lock().take() {
+        if let Some((sender, _in_progress)) = self.answer.lock().take() {
             let _ = sender.send(answer);
         }
     }
 
-    fn is_given_up(&self) -> bool {
+    pub fn is_given_up(&self) -> bool {
         self.given_up.load(Relaxed)
     }
 }
 
-/// A call in its line.
-pub struct Waiting {
-    pub id: u64,
-    pub method: usize,
-    pub message: Bytes,
-    pub call: Call,
+/// Counts a call as in progress, until it is dropped.
+pub struct InProgress {
+    calls: Arc<dyn Ends>,
+    method: usize,
+    began: Instant,
+    /// Whether its caller left before it was answered: how long it took says nothing then.
+    pub is_left: Arc<AtomicBool>,
 }
 
-#[derive(Default)]
-pub struct Taken {
-    pub calls: Vec<Waiting>,
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.calls.end(self.method, self.began, self.is_left.load(Relaxed));
+    }
+}
+
+trait Ends: Send + Sync {
+    fn end(&self, method: usize, began: Instant, is_left: bool);
+}
+
+/// A call that waits.
+pub trait Asked: Send + 'static {
+    /// Whether its caller has given up.
+    fn is_gone(&mut self) -> bool;
+}
+
+/// A call that was taken.
+pub struct Began<T> {
+    pub id: u64,
+    pub method: usize,
+    pub call: T,
+    pub in_progress: InProgress,
+}
+
+/// What became of calls.
+pub struct Taken<T> {
+    pub calls: Vec<Began<T>>,
     /// Calls taken earlier that were given up since.
     pub given_up: Vec<u64>,
 }
 
-#[derive(Debug, PartialEq)]
-pub enum Refused {
+#[derive(Debug, PartialEq, Clone, Copy)]
+pub enum Refusal {
     /// Too many wait.
     Overloaded,
+    /// Its deadline cannot be met.
+    Deadline,
     /// Python has not come for its calls.
     Stuck,
 }
 
-pub struct Calls {
-    lines: Mutex<Lines>,
-    bell: UnixStream,
-    heard: UnixStream,
+impl From<crate::line::Refusal> for Refusal {
+    fn from(refusal: crate::line::Refusal) -> Self {
+        match refusal {
+            crate::line::Refusal::Overloaded => Refusal::Overloaded,
+            crate::line::Refusal::Deadline => Refusal::Deadline,
+        }
+    }
 }
 
-#[derive(Default)]
-struct Lines {
-    of_connection: HashMap<u64, VecDeque<Waiting>>,
-    /// Connections with a call in line; the first one's turn is next.
-    turns: VecDeque<u64>,
-    count: usize,
-    bytes: usize,
+pub type Refused<T> = Vec<(T, Refusal)>;
+
+pub struct Calls<T> {
+    state: Mutex<State<T>>,
+    bell: UnixStream,
+    heard: UnixStream,
+    /// A call waits where none did.
+    pub begun: Notify,
+    /// Whether any line stands.
+    is_standing: AtomicBool,
+}
+
+struct State<T> {
+    line: Line<T>,
     given_up: Vec<u64>,
     last_id: u64,
     /// Since when the bell has been ringing.
@@ -99,12 +141,15 @@ struct Lines {
     is_stuck: bool,
 }
 
-impl Calls {
-    pub fn new() -> io::Result<Self> {
+impl<T: Asked> Calls<T> {
+    /// `methods` says the service of each, and None of those that are never bounded.
+    pub fn new(services: Vec<Service>, methods: &[Option<usize>]) -> io::Result<Self> {
         let (bell, heard) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         heard.set_nonblocking(true)?;
-        Ok(Calls { lines: Mutex::default(), bell, heard })
+        let line = Line::new(services, methods, MAX_WAITING, MAX_WAITING_BYTES);
+        let state = State { line, given_up: Vec::new(), last_id: 0, ringing: None, is_stuck: false };
+        Ok(Calls { state: Mutex::new(state), bell, heard, begun: Notify::new(), is_standing: AtomicBool::new(false) })
     }
 
     /// The file descriptor that is readable when there is something to take.
@@ -112,102 +157,120 @@ impl Calls {
         self.heard.as_raw_fd()
     }
 
-    /// Puts a call in its connection's line, and returns its id.
-    pub fn add(&self, connection: u64, method: usize, message: Bytes, call: Call) -> Result<u64, Refused> {
-        let mut lines = self.lines.lock();
-        if lines.is_stuck {
-            return Err(Refused::Stuck);
+    /// Puts a call in line. Returns who is refused for it, which may be itself.
+    pub fn add(
+        &self,
+        now: Instant,
+        connection: u64,
+        method: usize,
+        bytes: usize,
+        deadline: Option<Instant>,
+        call: T,
+    ) -> Refused<T> {
+        let mut state = self.state.lock();
+        if state.is_stuck {
+            return vec![(call, Refusal::Stuck)];
         }
-        if lines.count >= MAX_WAITING || lines.bytes + message.len() > MAX_WAITING_BYTES {
-            return Err(Refused::Overloaded);
+        let was_empty = state.line.waiting() == 0;
+        state.line.add(now, method, connection, bytes, deadline, call);
+        if was_empty {
+            self.begun.notify_one();
         }
-        lines.last_id += 1;
-        lines.count += 1;
-        lines.bytes += message.len();
-        let id = lines.last_id;
-        let line = lines.of_connection.entry(connection).or_default();
-        let is_first = line.is_empty();
-        line.push_back(Waiting { id, method, message, call });
-        if is_first {
-            lines.turns.push_back(connection);
-        }
-        self.ring_once(&mut lines);
-        Ok(id)
+        self.ring_if_there_is_work(&mut state);
+        state.refused()
     }
 
-    /// Says that a call's caller is gone. One that still waits is passed over when its turn comes.
+    /// Says that the caller of a call that was taken is gone.
     pub fn give_up(&self, id: u64) {
-        let mut lines = self.lines.lock();
-        lines.given_up.push(id);
-        self.ring_once(&mut lines);
+        let mut state = self.state.lock();
+        state.given_up.push(id);
+        self.ring_once(&mut state);
     }
 
     /// Wakes Python though there is no call.
     pub fn ring(&self) {
-        self.ring_once(&mut self.lines.lock());
+        self.ring_once(&mut self.state.lock());
     }
 
-    fn ring_once(&self, lines: &mut Lines) {
-        if lines.ringing.is_none() {
-            lines.ringing = Some(Instant::now());
+    fn ring_if_there_is_work(&self, state: &mut State<T>) {
+        if state.ringing.is_none() && state.line.has_work() {
+            self.ring_once(state);
+        }
+    }
+
+    fn ring_once(&self, state: &mut State<T>) {
+        if state.ringing.is_none() {
+            state.ringing = Some(Instant::now());
             let _ = (&self.bell).write(&[1]);
         }
     }
 
-    /// Takes up to so many calls. With more left, the bell goes on ringing: the event loop comes back, after others' turns.
-    pub fn take(&self, limit: usize) -> Taken {
-        let mut lines = self.lines.lock();
-        let mut taken = Taken { given_up: std::mem::take(&mut lines.given_up), ..Taken::default() };
-        while taken.calls.len() < limit {
-            let Some(waiting) = lines.next() else { break };
-            if !waiting.call.is_given_up() {
-                taken.calls.push(waiting);
-            }
-        }
-        lines.is_stuck = false;
-        if lines.count > 0 {
-            lines.ringing = Some(Instant::now());
-        } else if lines.ringing.take().is_some() {
+    /// Takes up to so many calls, and says who was refused meanwhile. With more that may be taken, the bell goes on ringing: the
+    /// event loop comes back, after others' turns. Where no more may be in progress, it rings when one of those has ended.
+    pub fn take(self: &Arc<Self>, now: Instant, limit: usize) -> (Taken<T>, Refused<T>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let taken = state.line.take(now, limit, T::is_gone);
+        self.is_standing.store(state.line.is_standing(), Relaxed);
+        let calls = taken.into_iter().map(|(method, call)| {
+            state.last_id += 1;
+            let in_progress = InProgress { calls: self.clone(), method, began: now, is_left: Arc::default() };
+            Began { id: state.last_id, method, call, in_progress }
+        });
+        let taken = Taken { calls: calls.collect(), given_up: std::mem::take(&mut state.given_up) };
+        state.is_stuck = false;
+        if state.line.has_work() {
+            state.ringing = Some(Instant::now());
+        } else if state.ringing.take().is_some() {
             let _ = (&self.heard).read(&mut [0; 8]);
         }
-        taken
+        (taken, state.refused())
     }
 
-    /// Refuses whoever waits when Python has not come for too long.
-    pub fn check(&self, now: Instant) {
-        let mut lines = self.lines.lock();
-        if lines.ringing.is_some_and(|since| now.saturating_duration_since(since) >= STUCK_AFTER) {
-            lines.is_stuck = true;
-            let dropped = std::mem::take(&mut lines.of_connection);
-            lines.turns.clear();
-            (lines.count, lines.bytes) = (0, 0);
-            drop(lines);
-            drop(dropped); // their callers are told as their answers are dropped
+    /// Returns who is refused because it waited too long, because its deadline has passed, or because Python has not come for it.
+    pub fn sweep(&self, now: Instant) -> Refused<T> {
+        let mut state = self.state.lock();
+        if state.ringing.is_some_and(|since| now.saturating_duration_since(since) >= STUCK_AFTER) {
+            state.is_stuck = true;
+            return state.line.clear().into_iter().map(|call| (call, Refusal::Stuck)).collect();
         }
+        state.line.sweep(now);
+        self.is_standing.store(state.line.is_standing(), Relaxed);
+        state.refused()
     }
 
     pub fn is_stuck(&self) -> bool {
-        self.lines.lock().is_stuck
+        self.state.lock().is_stuck
+    }
+
+    /// Whether there are too many calls at the moment.
+    pub fn is_standing(&self) -> bool {
+        self.is_standing.load(Relaxed)
     }
 
     pub fn waiting(&self) -> usize {
-        self.lines.lock().count
+        self.state.lock().line.waiting()
+    }
+
+    /// Returns, of a method, how many calls wait and are in progress, and how many may be.
+    pub fn of_method(&self, method: usize) -> (usize, usize, usize) {
+        self.state.lock().line.state(method)
     }
 }
 
-impl Lines {
-    fn next(&mut self) -> Option<Waiting> {
-        let connection = self.turns.pop_front()?;
-        let line = self.of_connection.get_mut(&connection)?;
-        let waiting = line.pop_front()?;
-        if line.is_empty() {
-            self.of_connection.remove(&connection);
-        } else {
-            self.turns.push_back(connection);
-        }
-        self.count -= 1;
-        self.bytes -= waiting.message.len();
-        Some(waiting)
+impl<T: Asked> Ends for Calls<T> {
+    fn end(&self, method: usize, began: Instant, is_left: bool) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let took = (!is_left).then(|| now.saturating_duration_since(began));
+        state.line.end(now, method, took);
+        self.ring_if_there_is_work(&mut state);
+    }
+}
+
+impl<T> State<T> {
+    fn refused(&mut self) -> Refused<T> {
+        self.line.take_refused().into_iter().map(|(call, refusal)| (call, refusal.into())).collect()
     }
 }
 
@@ -215,22 +278,40 @@ impl Lines {
 mod tests {
     use super::*;
     use crate::identity::Identity;
+    use std::collections::HashMap;
+    use std::sync::atomic::AtomicUsize;
 
-    fn client() -> Arc<Client> {
-        Arc::new(Client { name: "test".into(), identity: Identity::none() })
+    /// A caller that knows what became of its call.
+    #[derive(Clone, Debug, Default)]
+    struct Caller {
+        name: usize,
+        given_up: Arc<AtomicBool>,
     }
 
-    fn add(calls: &Calls, connection: u64, bytes: usize) -> Result<(u64, oneshot::Receiver<Answer>), Refused> {
-        let (call, answer) = Call::new(HeaderMap::new(), client(), None);
-        let id = calls.add(connection, 0, vec![0; bytes].into(), call)?;
-        Ok((id, answer))
+    impl Asked for Caller {
+        fn is_gone(&mut self) -> bool {
+            self.given_up.load(Relaxed)
+        }
     }
 
-    fn ids(taken: &Taken) -> Vec<u64> {
-        taken.calls.iter().map(|waiting| waiting.id).collect()
+    fn one_method(most: usize) -> Arc<Calls<Caller>> {
+        Arc::new(Calls::new(vec![Service::new(0, most, most)], &[Some(0)]).unwrap())
     }
 
-    fn rings(calls: &Calls) -> bool {
+    fn add(calls: &Calls<Caller>, connection: u64, bytes: usize, name: usize) -> Option<Refusal> {
+        let caller = Caller { name, ..Caller::default() };
+        calls.add(Instant::now(), connection, 0, bytes, None, caller).first().map(|(_, refusal)| *refusal)
+    }
+
+    fn take(calls: &Arc<Calls<Caller>>, limit: usize) -> Vec<Began<Caller>> {
+        calls.take(Instant::now(), limit).0.calls
+    }
+
+    fn names(taken: &[Began<Caller>]) -> Vec<usize> {
+        taken.iter().map(|began| began.call.name).collect()
+    }
+
+    fn rings<T>(calls: &Calls<T>) -> bool {
         let mut heard = calls.heard.try_clone().unwrap();
         let mut poll = [0];
         match heard.read(&mut poll) {
@@ -243,112 +324,115 @@ mod tests {
     }
 
     #[test]
-    fn connections_take_turns() {
-        let calls = Calls::new().unwrap();
-        let _answers: Vec<_> = [1, 1, 1, 2, 3, 2].map(|connection| add(&calls, connection, 1).unwrap()).into();
-        assert_eq!(ids(&calls.take(4)), [1, 4, 5, 2]);
+    fn the_bell_rings_as_long_as_there_is_something_to_take() {
+        let calls = one_method(9);
+        for name in 1..=3 {
+            assert_eq!(add(&calls, 1, 1, name), None);
+        }
+        let _first = take(&calls, 2);
         assert!(rings(&calls));
-        assert_eq!(ids(&calls.take(4)), [6, 3]);
+        let _second = take(&calls, 2);
         assert!(!rings(&calls));
         assert_eq!(calls.waiting(), 0);
     }
 
     #[test]
+    fn where_no_more_may_be_in_progress_it_rings_when_one_has_ended() {
+        let calls = one_method(2);
+        for name in 1..=4 {
+            add(&calls, 1, 1, name);
+        }
+        let mut begun = take(&calls, 9);
+        assert_eq!(names(&begun), [1, 2]);
+        assert!(!rings(&calls), "Python would be woken again and again, to take nothing");
+        let Began { call, in_progress, .. } = begun.remove(0);
+        let client = Arc::new(Client { name: call.name.to_string(), identity: Identity::none() });
+        let (call, _answer) = Call::new(HeaderMap::new(), client, None, in_progress);
+        call.answer(answer());
+        assert!(rings(&calls), "an answer makes room, whenever Python lets go of the call");
+        assert_eq!(names(&take(&calls, 9)), [3]);
+    }
+
+    #[test]
     fn who_gave_up_is_passed_over() {
-        let calls = Calls::new().unwrap();
-        let (call, _answer) = Call::new(HeaderMap::new(), client(), None);
-        let given_up = call.given_up.clone();
-        let id = calls.add(1, 0, Bytes::new(), call).unwrap();
-        given_up.store(true, Relaxed);
-        calls.give_up(id);
-        let taken = calls.take(9);
-        assert_eq!((ids(&taken), taken.given_up), (vec![], vec![id]));
+        let calls = one_method(9);
+        let caller = Caller::default();
+        calls.add(Instant::now(), 1, 0, 0, None, caller.clone());
+        caller.given_up.store(true, Relaxed);
+        assert!(take(&calls, 9).is_empty());
+        assert_eq!(calls.of_method(0).1, 0, "it is not in progress");
+        calls.give_up(7);
+        assert_eq!(calls.take(Instant::now(), 9).0.given_up, [7]);
     }
 
     #[test]
     fn what_waits_is_bounded() {
-        let calls = Calls::new().unwrap();
+        let calls = one_method(9);
         let half = MAX_WAITING_BYTES / 2;
-        let _answers = [add(&calls, 1, half).unwrap(), add(&calls, 2, half).unwrap()];
-        assert_eq!(add(&calls, 3, 1).unwrap_err(), Refused::Overloaded);
-        calls.take(1);
-        assert!(add(&calls, 3, 1).is_ok());
+        assert_eq!([add(&calls, 1, half, 1), add(&calls, 2, half, 2)], [None, None]);
+        assert_eq!(add(&calls, 3, 1, 3), Some(Refusal::Overloaded));
+        let _taken = take(&calls, 1);
+        assert_eq!(add(&calls, 3, 1, 3), None);
     }
 
     #[test]
     fn nobody_waits_for_a_python_that_does_not_come() {
-        let calls = Calls::new().unwrap();
-        let (_, mut answer) = add(&calls, 1, 5).unwrap();
-        calls.check(Instant::now());
-        assert!(answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));
-        calls.check(Instant::now() + STUCK_AFTER);
-        assert!(answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
-        assert_eq!(add(&calls, 1, 5).unwrap_err(), Refused::Stuck);
-        calls.take(9);
-        assert!(add(&calls, 1, 5).is_ok());
+        let calls = one_method(9);
+        add(&calls, 1, 5, 1);
+        assert!(calls.sweep(Instant::now()).is_empty());
+        let refused = calls.sweep(Instant::now() + STUCK_AFTER);
+        assert_eq!(refused.iter().map(|(_, refusal)| *refusal).collect::<Vec<_>>(), [Refusal::Stuck]);
+        assert_eq!(add(&calls, 1, 5, 2), Some(Refusal::Stuck));
+        take(&calls, 9);
+        assert_eq!(add(&calls, 1, 5, 3), None);
+    }
+
+    fn answer() -> Answer {
+        let (initial, trailers) = Default::default();
+        Answer { code: 0, details: String::new(), message: Bytes::new(), initial, trailers }
     }
 
     /// Every call is taken once, or passed over because it was given up, or refused; whoever asks first is no matter.
     #[test]
     fn nothing_is_lost_or_taken_twice_between_threads() {
-        const CALLERS: u64 = 4;
-        const EACH: u64 = 5_000;
-        let calls = Arc::new(Calls::new().unwrap());
+        const CALLERS: usize = 4;
+        const EACH: usize = 5_000;
+        let calls = one_method(100);
+        let refused = Arc::new(AtomicUsize::new(0));
         let callers: Vec<_> = (0..CALLERS)
             .map(|connection| {
-                let calls = calls.clone();
+                let (calls, refused) = (calls.clone(), refused.clone());
                 std::thread::spawn(move || {
-                    let mut answers = Vec::new();
                     for number in 0..EACH {
-                        let (call, answer) = Call::new(HeaderMap::new(), client(), None);
-                        let (given_up, gives_up) = (call.given_up.clone(), number % 7 == 0);
-                        let id = calls.add(connection, 0, vec![0; 3].into(), call).unwrap();
-                        if gives_up {
+                        let caller = Caller { name: connection * EACH + number, ..Caller::default() };
+                        let given_up = caller.given_up.clone();
+                        let out = calls.add(Instant::now(), connection as u64, 0, 3, None, caller);
+                        refused.fetch_add(out.len(), Relaxed);
+                        if number % 7 == 0 {
                             given_up.store(true, Relaxed);
-                            calls.give_up(id);
                         }
-                        answers.push((id, gives_up, answer));
                     }
-                    answers
                 })
             })
             .collect();
-        let mut taken: HashMap<u64, u32> = HashMap::new();
-        let mut given_up: Vec<u64> = Vec::new();
+        let mut taken: HashMap<usize, u32> = HashMap::new();
         loop {
             let is_over = callers.iter().all(|caller| caller.is_finished());
-            let some = calls.take(64);
-            calls.check(Instant::now());
-            given_up.extend(some.given_up);
-            for waiting in &some.calls {
-                *taken.entry(waiting.id).or_default() += 1;
-                waiting.call.answer(Answer {
-                    code: 0,
-                    details: String::new(),
-                    message: Bytes::new(),
-                    initial: HeaderMap::new(),
-                    trailers: HeaderMap::new(),
-                });
+            let (some, out) = calls.take(Instant::now(), 64);
+            refused.fetch_add(out.len() + calls.sweep(Instant::now()).len(), Relaxed);
+            for began in &some.calls {
+                *taken.entry(began.call.name).or_default() += 1;
             }
-            if is_over && some.calls.is_empty() {
+            if is_over && some.calls.is_empty() && calls.waiting() == 0 {
                 break;
             }
         }
-        given_up.sort_unstable();
-        let mut expected = Vec::new();
-        for caller in callers {
-            for (id, was_given_up, mut answer) in caller.join().unwrap() {
-                let is_answered = answer.try_recv().is_ok();
-                assert_eq!(is_answered, taken.get(&id) == Some(&1), "call {id}");
-                assert!(is_answered || was_given_up, "call {id} is lost");
-                expected.extend(was_given_up.then_some(id));
-            }
-        }
-        expected.sort_unstable();
-        assert_eq!(given_up, expected);
-        let lines = calls.lines.lock();
-        assert_eq!((lines.count, lines.bytes, lines.turns.len(), lines.of_connection.len()), (0, 0, 0, 0));
-        drop(lines);
+        assert!(taken.values().all(|times| *times == 1));
+        let (total, gone) = (CALLERS * EACH, CALLERS * EACH.div_ceil(7));
+        let ended = taken.len() + refused.load(Relaxed);
+        assert!((total - gone..=total).contains(&ended), "{ended} of {total}, of which {gone} may have been given up");
+        assert_eq!(calls.of_method(0), (0, 0, calls.of_method(0).2));
+        let _ = calls.take(Instant::now(), 1);
         assert!(!rings(&calls));
     }
 }

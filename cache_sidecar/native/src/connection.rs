@@ -1,7 +1,7 @@
 //! One client's connection: which way each of its calls takes.
 
 use crate::access::{self, Tokens};
-use crate::calls::{Answer, Call, Refused};
+use crate::calls::{self, Answer, Began, Call, Refusal, Refused};
 use crate::counters::bump;
 use crate::hits::Hits;
 use crate::lifetime::{self, Activity, Due, Lifetime};
@@ -18,8 +18,8 @@ use h2::{Ping, Reason, RecvStream};
 use http::{HeaderMap, Request};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
@@ -307,35 +307,84 @@ fn hand_over(connection: &Arc<Connection>, method: &Method, mut call: proxy::Cal
     let timeout = call.head.headers.get("grpc-timeout").and_then(|value| metadata::timeout(value.as_bytes()));
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let server = &connection.server;
-    let (asked, answer) = Call::new(call.head.headers, connection.peer.client.clone(), deadline);
-    let given_up = asked.given_up.clone();
     bump(&server.counters.handed);
-    match server.calls.add(connection.peer.number, method.number, body.slice(wire::FRAME..), asked) {
-        Ok(id) => {
-            let pending = Pending { deadline, answer, respond: call.respond };
-            let connection = connection.clone();
-            tokio::spawn(async move {
-                if !come_back(&connection, pending).await {
-                    given_up.store(true, Relaxed);
-                    connection.server.calls.give_up(id);
-                }
-            });
+    let message = body.slice(wire::FRAME..);
+    let (connection, metadata) = (connection.clone(), call.head.headers);
+    let (number, bytes) = (connection.peer.number, message.len());
+    let asked = Asked { message, metadata, deadline, connection, respond: call.respond };
+    refuse_all(server.calls.add(Instant::now(), number, method.number, bytes, deadline, asked));
+}
+
+/// A call that waits for Python.
+pub struct Asked {
+    pub message: Bytes,
+    metadata: HeaderMap,
+    deadline: Option<Instant>,
+    connection: Arc<Connection>,
+    respond: SendResponse<Bytes>,
+}
+
+impl calls::Asked for Asked {
+    fn is_gone(&mut self) -> bool {
+        let is_gone = self.respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready();
+        if is_gone {
+            bump(&self.connection.server.counters.resets);
+            self.connection.peer.count_reset();
         }
-        Err(Refused::Stuck) => {
-            bump(&server.counters.unanswered);
-            reply::refuse(call.respond, UNAVAILABLE, STUCK, HeaderMap::new());
-        }
-        Err(Refused::Overloaded) => {
-            bump(&server.counters.overloaded);
-            reply::refuse(call.respond, RESOURCE_EXHAUSTED, "too many calls wait", HeaderMap::new());
-        }
+        is_gone
     }
 }
 
-struct Pending {
+/// Ends calls that Python is never to see.
+pub fn refuse_all(refused: Refused<Asked>) {
+    for (mut asked, refusal) in refused {
+        if calls::Asked::is_gone(&mut asked) {
+            continue;
+        }
+        let server = &asked.connection.server;
+        let (counter, status) = match refusal {
+            Refusal::Stuck => {
+                bump(&server.counters.unanswered);
+                reply::refuse(asked.respond, UNAVAILABLE, STUCK, HeaderMap::new());
+                continue;
+            }
+            Refusal::Overloaded => (&server.counters.overloaded, server.refusals.overloaded()),
+            Refusal::Deadline => (&server.counters.late, server.refusals.late()),
+        };
+        bump(counter);
+        reply::refuse_with(asked.respond, status);
+    }
+}
+
+/// Makes of a call that was taken what Python sees, and what waits for its answer.
+pub fn begin(began: Began<Asked>) -> (Call, Pending) {
+    let Began { id, call: Asked { metadata, deadline, connection, respond, .. }, in_progress, .. } = began;
+    let is_left = in_progress.is_left.clone();
+    let (call, answer) = Call::new(metadata, connection.peer.client.clone(), deadline, in_progress);
+    let given_up = call.given_up.clone();
+    (call, Pending { id, deadline, answer, respond, connection, given_up, is_left })
+}
+
+/// A call that Python has.
+pub struct Pending {
+    id: u64,
     deadline: Option<Instant>,
     answer: oneshot::Receiver<Answer>,
     respond: SendResponse<Bytes>,
+    connection: Arc<Connection>,
+    given_up: Arc<AtomicBool>,
+    is_left: Arc<AtomicBool>,
+}
+
+impl Pending {
+    /// Waits for Python's answer, or for its caller to give up.
+    pub async fn run(self) {
+        let (id, connection, given_up) = (self.id, self.connection.clone(), self.given_up.clone());
+        if !come_back(&connection, self).await {
+            given_up.store(true, Relaxed);
+            connection.server.calls.give_up(id);
+        }
+    }
 }
 
 /// Sends Python's answer; false when there was none before the caller gave up, or its deadline passed.
@@ -366,6 +415,7 @@ async fn come_back(connection: &Connection, mut pending: Pending) -> bool {
         _ = poll_fn(|context| pending.respond.poll_reset(context)) => {
             bump(&counters.resets);
             connection.peer.count_reset();
+            pending.is_left.store(true, Relaxed);
             false
         }
         () = passed => {

@@ -63,6 +63,8 @@ counters! {
     unanswered,
     /// Calls refused because too many wait for Python.
     overloaded,
+    /// Calls refused because their deadline could not be met any more.
+    late,
     /// Calls that their callers gave up.
     resets,
 }

@@ -49,6 +49,11 @@ pub const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Python is taken to be stuck when it has not come for this long; calls are then refused at once, until it comes. The largest
 /// requests take seconds to parse on a busy machine.
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// How long the engine's thread lets calls and answers gather while a line stands: woken by each of them it would take a quarter of
+/// a core to refuse what a tenth can, and hits have 3 ms.
+pub const GATHER: Duration = Duration::from_millis(1);
+/// How often calls that wait are looked at, as long as there are any.
+pub const SWEEP: Duration = Duration::from_millis(5);
 /// How often Python is rung whether or not there is a call, so that it is known to be stuck before one has to wait.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 

@@ -1,13 +1,17 @@
 //! What Python sees: `_native.pyi` says what it means.
 
-use crate::calls::{self, Answer};
+use crate::calls::{self, Answer, Calls};
+use crate::connection;
 use crate::entries::Entry;
 use crate::hits::{Hits, Shape};
 use crate::identity;
 use crate::l1::{self, Rules};
 use crate::lifetime;
+use crate::limits::GATHER;
+use crate::line::{PRIORITIES, Service};
 use crate::metadata::is_visible;
-use crate::server::{self, Listener, Method, Server};
+use crate::reply::Refusals;
+use crate::server::{self, Listener, Method, Server, Taken};
 use crate::tls;
 use crate::wire::{self, FRAME};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -21,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Has Python told of panics, of any thread: what Rust writes of them by itself is no line of the log.
 #[pyfunction]
@@ -198,7 +202,7 @@ impl Call {
     }
 
     fn is_given_up(&self) -> bool {
-        self.0.given_up.load(Relaxed)
+        self.0.is_given_up()
     }
 }
 
@@ -226,28 +230,52 @@ struct Running {
 pub struct Front {
     server: Arc<Server>,
     listeners: Mutex<Vec<Listener>>,
+    taken: Mutex<Option<mpsc::UnboundedReceiver<Taken>>>,
     running: Mutex<Option<Running>>,
 }
 
 /// A method: its path, and for the hit path its L1 and the numbers of the fields `ids`, `options`, `cache`, `caches`
-/// followed by how many ids it takes.
-type Described<'py> = (String, Option<(PyRef<'py, Memory>, u32, u32, u32, u32, usize)>);
+/// followed by how many ids it takes; and the number of its service.
+type Described<'py> = (String, Option<(PyRef<'py, Memory>, u32, u32, u32, u32, usize)>, Option<usize>);
 /// `max_connection_age`, `max_connection_age_grace`, `max_connection_idle`, `keepalive_time`, `keepalive_timeout`; seconds.
 type Lifetimes = (f64, f64, f64, f64, f64);
-type Taken<'py> = (Vec<(u64, usize, Bound<'py, PyBytes>, Bound<'py, Call>)>, Vec<u64>);
+/// A service's priority, its calls in progress at once, and those of all services at which it gets no more.
+type Bounds = (usize, usize, usize);
+/// A gRPC status: code, message, and details as they travel.
+type Status = (u32, String, Vec<u8>);
+type Begun<'py> = (Vec<(u64, usize, Bound<'py, PyBytes>, Bound<'py, Call>)>, Vec<u64>);
 
 #[pymethods]
 impl Front {
     #[new]
-    fn new(private: PathBuf, max_message: usize, methods: Vec<Described<'_>>, lifetimes: Lifetimes) -> PyResult<Self> {
-        let methods = methods.into_iter().enumerate().map(|(number, (path, hits))| {
+    fn new(
+        private: PathBuf,
+        max_message: usize,
+        methods: Vec<Described<'_>>,
+        services: Vec<Bounds>,
+        refusals: (Vec<Status>, Status),
+        lifetimes: Lifetimes,
+    ) -> PyResult<Self> {
+        let of_service: Vec<_> = methods.iter().map(|(_, _, service)| *service).collect();
+        if services.iter().any(|bounds| bounds.0 >= PRIORITIES) || of_service.iter().flatten().any(|of| *of >= services.len()) {
+            return Err(PyValueError::new_err("no such priority, or no such service"));
+        }
+        let services = services.into_iter().map(|(priority, most, of_all)| Service::new(priority, most, of_all));
+        let calls = Calls::new(services.collect(), &of_service).map_err(os_error)?;
+        let Some(refusals) = Refusals::new(refusals.0, refusals.1) else {
+            return Err(PyValueError::new_err("these refusals cannot be sent"));
+        };
+        let methods = methods.into_iter().enumerate().map(|(number, (path, hits, _))| {
             let hits = hits.map(|(l1, ids, options, cache, caches, max_ids)| {
                 Arc::new(Hits::new(Shape { ids, options, cache, caches, max_ids }, l1.0.clone(), max_message))
             });
             (path, Arc::new(Method { number, hits }))
         });
-        let server = Arc::new(Server::new(methods.collect(), private, max_message, limits(lifetimes)).map_err(os_error)?);
-        Ok(Front { server, listeners: Mutex::default(), running: Mutex::default() })
+        let (sender, taken) = mpsc::unbounded_channel();
+        let methods = methods.collect();
+        let server = Server::new(methods, calls, refusals, sender, private, max_message, limits(lifetimes));
+        let (server, taken) = (Arc::new(server), Mutex::new(Some(taken)));
+        Ok(Front { server, listeners: Mutex::default(), taken, running: Mutex::default() })
     }
 
     fn set_tokens(&self, tokens: Vec<Vec<u8>>) {
@@ -274,14 +302,22 @@ impl Front {
 
     fn start(&self) -> PyResult<()> {
         let mut running = self.running.lock();
-        if running.is_some() {
+        let taken = self.taken.lock().take();
+        let Some(taken) = taken else {
             return Err(PyRuntimeError::new_err("it was started already"));
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(os_error)?;
+        };
+        let calls = self.server.calls.clone();
+        let gather = move || {
+            if calls.is_standing() {
+                std::thread::sleep(GATHER);
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(gather).build();
+        let runtime = runtime.map_err(os_error)?;
         let (draining, is_draining) = watch::channel(false);
         let (ended, is_ended) = watch::channel(false);
         let listeners = std::mem::take(&mut *self.listeners.lock());
-        let run = server::run(self.server.clone(), listeners, is_draining, is_ended);
+        let run = server::run(self.server.clone(), listeners, taken, is_draining, is_ended);
         let serve = move || {
             if let Err(error) = runtime.block_on(run) {
                 panic!("the native engine stopped: {error}"); // as `on_panic` tells it
@@ -312,13 +348,26 @@ impl Front {
         self.server.calls.fileno()
     }
 
-    fn take<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Taken<'py>> {
-        let taken = self.server.calls.take(limit);
-        let calls = taken.calls.into_iter().map(|waiting| {
-            let message = PyBytes::new(py, &waiting.message);
-            Ok((waiting.id, waiting.method, message, Bound::new(py, Call(waiting.call))?))
+    fn take<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Begun<'py>> {
+        let (taken, refused) = self.server.calls.take(Instant::now(), limit);
+        let mut pending = Vec::with_capacity(taken.calls.len());
+        let calls = taken.calls.into_iter().map(|began| {
+            let (id, method, message) = (began.id, began.method, PyBytes::new(py, &began.call.message));
+            let (call, waits) = connection::begin(began);
+            pending.push(waits);
+            Ok((id, method, message, Bound::new(py, Call(call))?))
         });
-        Ok((calls.collect::<PyResult<_>>()?, taken.given_up))
+        let calls = calls.collect::<PyResult<_>>();
+        if !pending.is_empty() || !refused.is_empty() {
+            let _ = self.server.taken.send((pending, refused)); // an engine that has ended has no callers
+        }
+        Ok((calls?, taken.given_up))
+    }
+
+    /// Per path: calls that wait, that are in progress, and that may be.
+    fn calls(&self) -> HashMap<&str, (usize, usize, usize)> {
+        let methods = self.server.methods.iter();
+        methods.map(|(path, method)| (path.as_str(), self.server.calls.of_method(method.number))).collect()
     }
 
     fn connections(&self) -> u64 {

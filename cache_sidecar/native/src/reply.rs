@@ -9,11 +9,12 @@ use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// Codes of gRPC that are answered here.
 pub const DEADLINE_EXCEEDED: u32 = 4;
@@ -51,6 +52,43 @@ pub fn message(mut respond: SendResponse<Bytes>, initial: HeaderMap, body: Bytes
 pub fn refuse(mut respond: SendResponse<Bytes>, code: u32, details: &str, mut trailers: HeaderMap) {
     add_status(&mut trailers, code, details);
     let _ = respond.send_response(head(trailers), true);
+}
+
+/// Ends a call with a status that was made before.
+pub fn refuse_with(mut respond: SendResponse<Bytes>, status: &HeaderMap) {
+    let _ = respond.send_response(head(status.clone()), true);
+}
+
+/// Statuses that are given without Python: those of too many calls, that say in different words when to come again, and that of
+/// a deadline that cannot be met.
+pub struct Refusals {
+    overloaded: Vec<HeaderMap>,
+    late: HeaderMap,
+    next: AtomicUsize,
+}
+
+impl Refusals {
+    /// Takes code, message and google.rpc.Status of each, as it travels; None when they cannot be sent.
+    pub fn new(overloaded: Vec<(u32, String, Vec<u8>)>, late: (u32, String, Vec<u8>)) -> Option<Self> {
+        let overloaded: Vec<_> = overloaded.into_iter().map(status).collect::<Option<_>>()?;
+        (!overloaded.is_empty()).then_some(Refusals { overloaded, late: status(late)?, next: AtomicUsize::new(0) })
+    }
+
+    /// Returns one of them in turn, so that those that are refused together don't come again together.
+    pub fn overloaded(&self) -> &HeaderMap {
+        &self.overloaded[self.next.fetch_add(1, Relaxed) % self.overloaded.len()]
+    }
+
+    pub fn late(&self) -> &HeaderMap {
+        &self.late
+    }
+}
+
+fn status((code, message, details): (u32, String, Vec<u8>)) -> Option<HeaderMap> {
+    let mut trailers = HeaderMap::new();
+    add_status(&mut trailers, code, &message);
+    trailers.insert(DETAILS, HeaderValue::try_from(details).ok()?);
+    Some(trailers)
 }
 
 /// Ends a call without a message, but with what is to be sent ahead of one.

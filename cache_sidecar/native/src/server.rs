@@ -1,15 +1,16 @@
 //! Listeners, and what all connections share.
 
 use crate::access::Access;
-use crate::calls::Calls;
-use crate::connection;
+use crate::calls::{Calls, Refused};
+use crate::connection::{self, Asked, Pending};
 use crate::counters::{Counters, bump};
 use crate::hits::Hits;
 use crate::identity::{Client, Identity};
 use crate::io::Gathering;
 use crate::lifetime;
-use crate::limits::{BACKLOG, HANDSHAKE_WITHIN, HEARTBEAT, MAX_CONNECTIONS, OUT_OF_FILES};
+use crate::limits::{BACKLOG, HANDSHAKE_WITHIN, HEARTBEAT, MAX_CONNECTIONS, OUT_OF_FILES, SWEEP};
 use crate::peer::Peer;
+use crate::reply::Refusals;
 use crate::tls::Tls;
 use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// A unary method that Python hosts.
 pub struct Method {
@@ -30,9 +31,15 @@ pub struct Method {
     pub hits: Option<Arc<Hits>>,
 }
 
+/// Calls that Python took, and those that were refused meanwhile.
+pub type Taken = (Vec<Pending>, Refused<Asked>);
+
 pub struct Server {
     pub methods: HashMap<String, Arc<Method>>,
-    pub calls: Calls,
+    pub calls: Arc<Calls<Asked>>,
+    pub refusals: Refusals,
+    /// What Python took, on its way to the runtime.
+    pub taken: mpsc::UnboundedSender<Taken>,
     pub counters: Counters,
     /// The socket of grpc.aio.
     pub private: PathBuf,
@@ -50,13 +57,18 @@ pub struct Server {
 impl Server {
     pub fn new(
         methods: HashMap<String, Arc<Method>>,
+        calls: Calls<Asked>,
+        refusals: Refusals,
+        taken: mpsc::UnboundedSender<Taken>,
         private: PathBuf,
         max_message: usize,
         lifetimes: lifetime::Limits,
-    ) -> io::Result<Self> {
-        Ok(Server {
+    ) -> Self {
+        Server {
             methods,
-            calls: Calls::new()?,
+            calls: Arc::new(calls),
+            refusals,
+            taken,
             counters: Counters::default(),
             private,
             access: Access::default(),
@@ -64,7 +76,7 @@ impl Server {
             max_message,
             lifetimes,
             time: AtomicU64::new(0),
-        })
+        }
     }
 
     pub fn set_time(&self, now: f64) {
@@ -113,6 +125,7 @@ fn listening(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
 pub async fn run(
     server: Arc<Server>,
     listeners: Vec<Listener>,
+    mut taken: mpsc::UnboundedReceiver<Taken>,
     draining: watch::Receiver<bool>,
     mut ended: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -127,13 +140,28 @@ pub async fn run(
     }
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::spawn(sweep(server.clone()));
     loop {
         tokio::select! {
             _ = ended.wait_for(|is_on| *is_on) => return Ok(()),
-            _ = beat.tick() => {
-                server.calls.check(Instant::now());
-                server.calls.ring();
+            _ = beat.tick() => server.calls.ring(),
+            Some((calls, refused)) = taken.recv() => {
+                connection::refuse_all(refused);
+                for pending in calls {
+                    tokio::spawn(pending.run());
+                }
             }
+        }
+    }
+}
+
+/// Refuses calls that wait in vain, as long as calls wait.
+async fn sweep(server: Arc<Server>) {
+    loop {
+        server.calls.begun.notified().await;
+        while server.calls.waiting() > 0 {
+            tokio::time::sleep(SWEEP).await;
+            connection::refuse_all(server.calls.sweep(Instant::now()));
         }
     }
 }

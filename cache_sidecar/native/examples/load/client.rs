@@ -28,6 +28,8 @@ const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 pub struct Tally {
     /// Nanoseconds of each call that was served.
     pub latencies: Vec<u64>,
+    /// Nanoseconds of each call that was answered with a status that is no success.
+    pub refusals: Vec<u64>,
     pub errors: BTreeMap<String, u64>,
     /// Index of the payload, and the message.
     pub samples: Vec<(usize, Vec<u8>)>,
@@ -38,7 +40,14 @@ pub struct Tally {
 
 impl Tally {
     pub fn new(sample_every: usize) -> Self {
-        Tally { latencies: Vec::new(), errors: BTreeMap::new(), samples: Vec::new(), bytes: 0, sample_every }
+        Tally {
+            latencies: Vec::new(),
+            refusals: Vec::new(),
+            errors: BTreeMap::new(),
+            samples: Vec::new(),
+            bytes: 0,
+            sample_every,
+        }
     }
 
     fn fail(&mut self, reason: &str, count: usize) {
@@ -212,7 +221,10 @@ impl Client {
                 tally.latencies.push(call.due.elapsed().as_nanos() as u64);
                 tally.bytes += call.body.len() - wire::FRAME;
             }
-            Err(reason) => tally.fail(&reason, 1),
+            Err(reason) => {
+                tally.refusals.push(call.due.elapsed().as_nanos() as u64);
+                tally.fail(&reason, 1);
+            }
         }
         Ok(())
     }

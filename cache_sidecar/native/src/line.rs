@@ -1,0 +1,539 @@
+//! Calls that wait for Python: which is taken next, and which is refused. Time is an argument.
+//!
+//! Each method has a line, and in it a lane for each connection. Methods of a higher priority are taken from first, those of
+//! the same in turns, and so are a method's connections: who sends a thousand calls delays the one call of another by one.
+//! While a line stands (`overload.rs`), the newest call of a lane is taken first, and who does not fit is the oldest of the
+//! longest lane.
+
+use crate::overload::{Delay, LONGEST_WAIT, Limit};
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// How many priorities there are; 0 is the highest.
+pub const PRIORITIES: usize = 4;
+
+#[derive(Debug, PartialEq, Clone, Copy)]
+pub enum Refusal {
+    /// Too many wait.
+    Overloaded,
+    /// It has passed, or will have before a call could be answered.
+    Deadline,
+}
+
+/// A bound on calls in progress of one service.
+pub struct Service {
+    pub priority: usize,
+    /// Calls of the service in progress at once.
+    pub most: usize,
+    /// Calls of all services in progress at once, at which it gets no more.
+    pub most_of_all: usize,
+    in_progress: usize,
+}
+
+impl Service {
+    pub fn new(priority: usize, most: usize, most_of_all: usize) -> Self {
+        assert!(priority < PRIORITIES);
+        Service { priority, most, most_of_all, in_progress: 0 }
+    }
+}
+
+struct Waiting<T> {
+    since: Instant,
+    deadline: Option<Instant>,
+    bytes: usize,
+    call: T,
+}
+
+struct Method<T> {
+    /// None for one that is never bounded, such as health checks.
+    service: Option<usize>,
+    lanes: HashMap<u64, VecDeque<Waiting<T>>>,
+    /// Connections with a call in line; the first one's turn is next.
+    turns: VecDeque<u64>,
+    waiting: usize,
+    in_progress: usize,
+    /// Of the calls just taken.
+    taken: usize,
+    delay: Delay,
+    limit: Limit,
+}
+
+pub struct Line<T> {
+    services: Vec<Service>,
+    methods: Vec<Method<T>>,
+    /// By priority, methods with a call in line; the first one's turn is next.
+    turns: [VecDeque<usize>; PRIORITIES],
+    waiting: usize,
+    bytes: usize,
+    in_progress: usize,
+    most_waiting: usize,
+    most_bytes: usize,
+    refused: Vec<(T, Refusal)>,
+}
+
+impl<T> Line<T> {
+    /// `methods` says the service of each.
+    pub fn new(services: Vec<Service>, methods: &[Option<usize>], most_waiting: usize, most_bytes: usize) -> Self {
+        let method = |service: &Option<usize>| Method {
+            service: *service,
+            lanes: HashMap::new(),
+            turns: VecDeque::new(),
+            waiting: 0,
+            in_progress: 0,
+            taken: 0,
+            delay: Delay::default(),
+            limit: Limit::new(service.map_or(usize::MAX, |service| services[service].most)),
+        };
+        let methods = methods.iter().map(method).collect();
+        let turns = Default::default();
+        Line { services, methods, turns, waiting: 0, bytes: 0, in_progress: 0, most_waiting, most_bytes, refused: Vec::new() }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub fn in_progress(&self) -> usize {
+        self.in_progress
+    }
+
+    /// Whether any line stands.
+    pub fn is_standing(&self) -> bool {
+        self.methods.iter().any(|method| method.delay.is_standing())
+    }
+
+    /// Returns, of a method, how many calls wait and are in progress, and how many may be.
+    pub fn state(&self, method: usize) -> (usize, usize, usize) {
+        let method = &self.methods[method];
+        (method.waiting, method.in_progress, method.limit.limit())
+    }
+
+    /// Returns calls that were refused since it was last asked.
+    pub fn take_refused(&mut self) -> Vec<(T, Refusal)> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Puts a call in line. It, or others for it, may be refused.
+    pub fn add(&mut self, now: Instant, number: usize, connection: u64, bytes: usize, deadline: Option<Instant>, call: T) {
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return self.refused.push((call, Refusal::Deadline));
+        }
+        if self.waiting >= self.most_waiting || self.bytes + bytes > self.most_bytes {
+            return self.refused.push((call, Refusal::Overloaded));
+        }
+        let method = &mut self.methods[number];
+        if method.waiting == 0 {
+            self.turns[priority(&self.services, method)].push_back(number);
+        }
+        let lane = method.lanes.entry(connection).or_default();
+        if lane.is_empty() {
+            method.turns.push_back(connection);
+        }
+        lane.push_back(Waiting { since: now, deadline, bytes, call });
+        method.waiting += 1;
+        self.waiting += 1;
+        self.bytes += bytes;
+        // Two for one, so that what came before it was known that the line stands goes soon, but not in one long turn.
+        for _ in 0..2 {
+            if self.methods[number].delay.is_standing() && self.methods[number].waiting > self.methods[number].delay.room() {
+                self.push_out(now, number);
+            }
+        }
+    }
+
+    /// Refuses the oldest call of the longest lane.
+    fn push_out(&mut self, now: Instant, number: usize) {
+        let lanes = &self.methods[number].lanes;
+        let longest =
+            lanes.iter().max_by_key(|(_, lane)| (lane.len(), std::cmp::Reverse(lane.front().map(|first| first.since))));
+        let Some(connection) = longest.map(|(connection, _)| *connection) else { return };
+        if let Some(waiting) = self.remove(number, connection, false) {
+            self.methods[number].delay.refused(now);
+            self.refused.push((waiting.call, Refusal::Overloaded));
+        }
+    }
+
+    /// Takes up to so many calls. Passes over those that `is_gone` says nobody waits for any more.
+    pub fn take(&mut self, now: Instant, limit: usize, mut is_gone: impl FnMut(&mut T) -> bool) -> Vec<(usize, T)> {
+        let mut taken = Vec::new();
+        for priority in 0..PRIORITIES {
+            let mut blocked = 0;
+            while taken.len() < limit && blocked < self.turns[priority].len() {
+                let number = self.turns[priority][0];
+                self.turns[priority].rotate_left(1);
+                if !self.has_room(number) {
+                    blocked += 1;
+                    continue;
+                }
+                blocked = 0;
+                if let Some(mut call) = self.next(now, number)
+                    && !is_gone(&mut call)
+                {
+                    self.begin(number);
+                    taken.push((number, call));
+                }
+            }
+        }
+        self.observe(now);
+        taken
+    }
+
+    /// Takes the call whose turn it is, if its deadline can be met.
+    fn next(&mut self, now: Instant, number: usize) -> Option<T> {
+        let method = &mut self.methods[number];
+        let connection = method.turns[0];
+        method.turns.rotate_left(1);
+        let newest = method.delay.is_standing();
+        let waiting = self.remove(number, connection, newest)?;
+        let method = &mut self.methods[number];
+        let refusal = if method.delay.is_standing() && now.saturating_duration_since(waiting.since) > LONGEST_WAIT {
+            method.delay.refused(now);
+            Refusal::Overloaded
+        } else if waiting.deadline.is_some_and(|deadline| deadline <= now + method.limit.fastest(now)) {
+            Refusal::Deadline
+        } else {
+            return Some(waiting.call);
+        };
+        self.refused.push((waiting.call, refusal));
+        None
+    }
+
+    fn remove(&mut self, number: usize, connection: u64, newest: bool) -> Option<Waiting<T>> {
+        let method = &mut self.methods[number];
+        let lane = method.lanes.get_mut(&connection)?;
+        let waiting = if newest { lane.pop_back() } else { lane.pop_front() }?;
+        if lane.is_empty() {
+            method.lanes.remove(&connection);
+            if method.turns.back() == Some(&connection) {
+                method.turns.pop_back(); // its turn was the last one
+            } else {
+                method.turns.retain(|other| *other != connection);
+            }
+        }
+        self.counted_out(number, waiting.bytes);
+        Some(waiting)
+    }
+
+    fn counted_out(&mut self, number: usize, bytes: usize) {
+        let method = &mut self.methods[number];
+        method.waiting -= 1;
+        self.waiting -= 1;
+        self.bytes -= bytes;
+        if method.waiting == 0 {
+            self.turns[priority(&self.services, method)].retain(|other| *other != number);
+        }
+    }
+
+    fn has_room(&self, number: usize) -> bool {
+        let method = &self.methods[number];
+        let Some(service) = method.service.map(|service| &self.services[service]) else { return true };
+        let of_all = self.in_progress < service.most_of_all.max(1);
+        of_all && service.in_progress < service.most && method.in_progress < method.limit.limit()
+    }
+
+    /// Says whether a call could be taken.
+    pub fn has_work(&self) -> bool {
+        self.turns.iter().flatten().any(|number| self.has_room(*number))
+    }
+
+    fn begin(&mut self, number: usize) {
+        let method = &mut self.methods[number];
+        method.in_progress += 1;
+        method.taken += 1;
+        method.limit.began(method.in_progress);
+        if let Some(service) = method.service {
+            self.services[service].in_progress += 1;
+            self.in_progress += 1;
+        }
+    }
+
+    /// Takes that a call that was taken ended, so long after; None when its caller left it before.
+    pub fn end(&mut self, now: Instant, number: usize, took: Option<Duration>) {
+        let method = &mut self.methods[number];
+        method.in_progress -= 1;
+        if let Some(took) = took {
+            method.limit.ended(now, took);
+        }
+        if let Some(service) = method.service {
+            self.services[service].in_progress -= 1;
+            self.in_progress -= 1;
+        }
+    }
+
+    fn observe(&mut self, now: Instant) {
+        for method in &mut self.methods {
+            if method.taken > 0 || method.waiting > 0 || method.delay.is_standing() {
+                method.delay.observe(now, std::mem::take(&mut method.taken), method.oldest(now));
+            }
+        }
+    }
+
+    /// Refuses those that have waited too long while their line stands, and those whose deadline has passed. Lines that no call
+    /// may be taken from are looked at here, as nobody comes to take one.
+    pub fn sweep(&mut self, now: Instant) {
+        for number in 0..self.methods.len() {
+            if self.methods[number].waiting == 0 {
+                continue;
+            }
+            if !self.has_room(number) {
+                let method = &mut self.methods[number];
+                method.delay.observe(now, 0, method.oldest(now));
+            }
+            let method = &mut self.methods[number];
+            let is_standing = method.delay.is_standing();
+            let is_over = |waiting: &Waiting<T>| {
+                is_standing && now.saturating_duration_since(waiting.since) > LONGEST_WAIT
+                    || waiting.deadline.is_some_and(|deadline| deadline <= now)
+            };
+            let mut out = Vec::new();
+            for lane in method.lanes.values_mut().filter(|lane| lane.iter().any(is_over)) {
+                let (over, kept) = std::mem::take(lane).into_iter().partition(is_over);
+                *lane = kept;
+                out.extend::<VecDeque<_>>(over);
+            }
+            if out.is_empty() {
+                continue;
+            }
+            method.lanes.retain(|_, lane| !lane.is_empty());
+            let lanes = &method.lanes;
+            method.turns.retain(|connection| lanes.contains_key(connection));
+            for waiting in out {
+                self.counted_out(number, waiting.bytes);
+                let is_late = waiting.deadline.is_some_and(|deadline| deadline <= now);
+                if !is_late {
+                    self.methods[number].delay.refused(now);
+                }
+                self.refused.push((waiting.call, if is_late { Refusal::Deadline } else { Refusal::Overloaded }));
+            }
+        }
+    }
+
+    /// Takes all that wait.
+    pub fn clear(&mut self) -> Vec<T> {
+        let mut out = Vec::new();
+        for number in 0..self.methods.len() {
+            let lanes = std::mem::take(&mut self.methods[number].lanes);
+            self.methods[number].turns.clear();
+            for waiting in lanes.into_values().flatten() {
+                self.counted_out(number, waiting.bytes);
+                out.push(waiting.call);
+            }
+        }
+        out
+    }
+}
+
+impl<T> Method<T> {
+    /// Returns how long the oldest call has waited; None when none waits.
+    fn oldest(&self, now: Instant) -> Option<Duration> {
+        let since = self.lanes.values().filter_map(|lane| lane.front()).map(|first| first.since).min()?;
+        Some(now.saturating_duration_since(since))
+    }
+}
+
+fn priority<T>(services: &[Service], method: &Method<T>) -> usize {
+    method.service.map_or(0, |service| services[service].priority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overload::{INTERVAL, LEAST_LIMIT, LEAST_LINE, TARGET};
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    /// Methods 0 to 2 of services of priority 0, 0 and 1, and method 3, which is never bounded.
+    fn line(most: usize, of_all: usize) -> Line<usize> {
+        let services = [0, 0, 1].map(|priority| Service::new(priority, most, of_all)).into();
+        Line::new(services, &[Some(0), Some(1), Some(2), None], 10_000, 1 << 20)
+    }
+
+    fn names(taken: Vec<(usize, usize)>) -> Vec<usize> {
+        taken.into_iter().map(|(_, name)| name).collect()
+    }
+
+    fn take(line: &mut Line<usize>, now: Instant, limit: usize) -> Vec<usize> {
+        names(line.take(now, limit, |_| false))
+    }
+
+    fn refused(line: &mut Line<usize>) -> Vec<usize> {
+        line.take_refused().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Has a line stand, and returns the time: nothing may be taken from it, as `busy` calls of its service are in progress.
+    fn stand(line: &mut Line<usize>, method: usize, start: Instant) -> Instant {
+        let mut now = start;
+        while !line.methods[method].delay.is_standing() {
+            now += TICK;
+            assert!(now - start < 2 * INTERVAL);
+            line.sweep(now);
+        }
+        now
+    }
+
+    #[test]
+    fn connections_take_turns() {
+        let mut line = line(9, 9);
+        let now = Instant::now();
+        for (name, connection) in [1, 1, 1, 2, 3, 2].into_iter().enumerate() {
+            line.add(now, 0, connection, 1, None, name);
+        }
+        assert_eq!(take(&mut line, now, 4), [0, 3, 4, 1]);
+        assert_eq!(take(&mut line, now, 4), [5, 2]);
+        assert_eq!((line.waiting(), line.bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_matters_most_is_taken_first_and_its_services_in_turns() {
+        let mut line = line(9, 9);
+        let now = Instant::now();
+        for (name, method) in [2, 2, 0, 0, 0, 1, 1].into_iter().enumerate() {
+            line.add(now, method, 1, 1, None, name);
+        }
+        assert_eq!(take(&mut line, now, 9), [2, 5, 3, 6, 4, 0, 1]);
+    }
+
+    #[test]
+    fn a_service_that_is_full_holds_nobody_else_up() {
+        let mut line = line(2, 5);
+        let now = Instant::now();
+        for (name, method) in [0, 0, 0, 1, 1, 1, 2, 2, 3].into_iter().enumerate() {
+            line.add(now, method, 1, 1, None, name);
+        }
+        let mut taken = take(&mut line, now, 9);
+        taken.sort_unstable();
+        assert_eq!(taken, [0, 1, 3, 4, 6, 8], "two of each service, five of all, and what is never bounded");
+        assert!(!line.has_work());
+        line.end(now, 0, Some(TICK));
+        assert!(line.has_work());
+        assert_eq!(take(&mut line, now, 9), [2]);
+    }
+
+    #[test]
+    fn a_burst_is_served_in_order() {
+        let mut line = line(9, 9);
+        let start = Instant::now();
+        for name in 0..2000 {
+            line.add(start, 0, 1, 1, None, name);
+        }
+        let mut now = start;
+        for round in 0..2000 / 8 {
+            assert_eq!(take(&mut line, now, 8), (round * 8..round * 8 + 8).collect::<Vec<_>>());
+            (0..8).for_each(|_| line.end(now, 0, Some(TICK)));
+            now += TICK / 4; // over before it has waited for an interval
+        }
+        assert!(refused(&mut line).is_empty());
+    }
+
+    #[test]
+    fn of_a_line_that_stands_the_newest_is_taken_and_the_oldest_refused() {
+        let mut line = line(1, 9);
+        let start = Instant::now();
+        line.add(start, 0, 1, 1, None, 1000);
+        assert_eq!(take(&mut line, start, 9), [1000]);
+        for name in 0..5 {
+            line.add(start, 0, 1, 1, None, name);
+        }
+        let now = stand(&mut line, 0, start);
+        assert!(now - start >= TARGET + INTERVAL);
+        line.sweep(now + TICK);
+        assert_eq!(refused(&mut line), [0, 1, 2, 3, 4], "they have waited for longer than they may");
+        let now = now + 2 * TICK;
+        for name in 5..8 {
+            line.add(now + name as u32 * TICK, 0, 1, 1, None, name);
+        }
+        line.end(now, 0, Some(TICK));
+        assert_eq!(take(&mut line, now + 10 * TICK, 9), [7]);
+        line.sweep(now + 5 * TICK + LONGEST_WAIT + TICK);
+        assert_eq!(refused(&mut line), [5]);
+        assert_eq!(line.waiting(), 1);
+    }
+
+    #[test]
+    fn a_line_that_stands_is_short_and_the_longest_lane_gives_way() {
+        let mut line = line(1, 9);
+        let start = Instant::now();
+        line.add(start, 0, 9, 1, None, 1000);
+        take(&mut line, start, 9);
+        line.add(start, 0, 9, 1, None, 1001);
+        let now = stand(&mut line, 0, start);
+        line.sweep(now);
+        refused(&mut line);
+        // A crowd of a thousand on one connection, and then one call of each of a few others.
+        for name in 0..1000 {
+            line.add(now, 0, 1, 1, None, name);
+        }
+        assert_eq!(refused(&mut line).len(), 1000 - LEAST_LINE);
+        for name in 2000..2010 {
+            line.add(now, 0, name as u64, 1, None, name);
+        }
+        assert_eq!(refused(&mut line), (1000 - LEAST_LINE..1010 - LEAST_LINE).collect::<Vec<_>>(), "the oldest of the crowd");
+        assert_eq!(line.waiting(), LEAST_LINE);
+    }
+
+    #[test]
+    fn methods_stand_each_by_itself() {
+        let mut line = line(1, 9);
+        let start = Instant::now();
+        for name in 0..2 {
+            line.add(start, 0, 1, 1, None, name);
+        }
+        take(&mut line, start, 1);
+        let now = stand(&mut line, 0, start);
+        line.add(now, 1, 1, 1, None, 7);
+        line.sweep(now + LONGEST_WAIT + TICK);
+        assert_eq!(refused(&mut line), [1]);
+        assert_eq!(take(&mut line, now + LONGEST_WAIT + TICK, 9), [7]);
+    }
+
+    #[test]
+    fn it_is_over_when_nobody_was_refused_for_an_interval() {
+        let mut line = line(1, 9);
+        let start = Instant::now();
+        for name in 0..2 {
+            line.add(start, 0, 1, 1, None, name);
+        }
+        take(&mut line, start, 1);
+        let now = stand(&mut line, 0, start);
+        assert_eq!(refused(&mut line), [1]);
+        take(&mut line, now + INTERVAL - TICK, 9);
+        assert!(line.methods[0].delay.is_standing());
+        take(&mut line, now + INTERVAL, 9);
+        assert!(!line.methods[0].delay.is_standing());
+    }
+
+    #[test]
+    fn a_deadline_that_cannot_be_met_is_refused_before_any_work() {
+        let mut line = line(LEAST_LIMIT, LEAST_LIMIT);
+        let mut now = Instant::now();
+        for round in 0..=LEAST_LIMIT {
+            line.add(now, 0, 1, 1, None, round);
+            assert_eq!(take(&mut line, now, 1), [round]);
+            now += 5 * TICK;
+            line.end(now, 0, Some(5 * TICK));
+        }
+        line.add(now, 0, 1, 1, Some(now), 1);
+        line.add(now, 0, 1, 1, Some(now + 4 * TICK), 2);
+        line.add(now, 0, 1, 1, Some(now + 6 * TICK), 3);
+        assert_eq!(take(&mut line, now, 9), [3]);
+        line.add(now, 0, 1, 1, Some(now + 20 * TICK), 4);
+        line.sweep(now + 21 * TICK);
+        let late = line.take_refused();
+        assert_eq!(late, [1, 2, 4].map(|name| (name, Refusal::Deadline)));
+        assert_eq!(line.waiting(), 0);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut line = line(9, 9);
+        let now = Instant::now();
+        for name in 0..10_001 {
+            line.add(now, 0, 1, 0, None, name);
+        }
+        assert_eq!(refused(&mut line), [10_000]);
+        line.clear();
+        line.add(now, 0, 1, 1 << 20, None, 1);
+        line.add(now, 1, 1, 1, None, 2);
+        assert_eq!(refused(&mut line), [2]);
+    }
+}
