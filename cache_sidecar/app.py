@@ -33,7 +33,7 @@ from cache_sidecar.settings import ROLES, Settings
 from cache_sidecar.stack import Stack
 from cache_sidecar.store.cart import CartStore
 from cache_sidecar.store.check import DatabaseCheck
-from cache_sidecar.store.inventory import InventoryStore, every_row, product_of, row_ids
+from cache_sidecar.store.inventory import InventoryStore, every_row, possible_rows, product_of, row_ids
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.product import ProductStore
@@ -205,7 +205,12 @@ class App:
             "cache_sidecar.v1.AdminService",
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
             AdminService(
-                self._datasets, self._policy, {product.DATASET: self._inspector.counts}, self.degraded, self._collections
+                self._datasets,
+                self._policy,
+                {product.DATASET: self._inspector.counts},
+                self.degraded,
+                self._collections,
+                keys={stock.DATASET: possible_rows},
             ),
             priority=Priority.VITAL,
         )

@@ -132,9 +132,11 @@ async def _call_import(scene: Scene, through: Through) -> int:
 
 async def _call_expire(scene: Scene, through: Through) -> bool:
     async def expire(connection: Any) -> bool:
-        cursor = await connection.execute("SELECT cache_sidecar.expire_hold(%s)", [scene.due])
-        ((expired,),) = await cursor.fetchall()
-        return expired is not None
+        # It waits as long as it takes: gates hold up the other call.
+        cursor = await connection.execute("SELECT * FROM cache_sidecar.expire_hold(%s, '0')", [scene.due])
+        rows = await cursor.fetchall()
+        assert not any(refused for _, refused, _ in rows), rows
+        return bool(rows)
 
     return bool(await through.sql(expire))
 

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from cache_sidecar import telemetry
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import Overloaded, TierFailed
-from cache_sidecar.store.reservation import HoldStore
+from cache_sidecar.store.reservation import Ended, HoldStore
 
 # Seconds between two looks.
 POLL = 1.0
+# Seconds between two lines about holds that cannot be ended.
+LOG_EVERY = 60.0
 
 
 class Holds:
@@ -22,6 +24,9 @@ class Holds:
     def __init__(self, store: HoldStore, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._refused = 0
+        "Attempts that were refused since that was logged last."
+        self._logged_at = float("-inf")
 
     async def run(self) -> None:
         """Ends what is due, every second, until cancelled."""
@@ -32,9 +37,25 @@ class Holds:
             await asyncio.sleep(POLL)
 
     async def step(self) -> int:
-        """Ends everything that is due now, each reservation in a transaction of its own; returns how many there were."""
+        """Ends everything that is due now, each reservation in a transaction of its own; returns how many it ended."""
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         expired = 0
-        while await self._store.expire_one(now) is not None:
-            expired += 1
+        while (ended := await self._store.expire_one(now)) is not None:
+            if ended.refused:
+                self._log(ended)  # and it is not due again before a second has passed
+            else:
+                expired += 1
         return expired
+
+    def _log(self, ended: Ended) -> None:
+        self._refused += 1
+        now = self._clock.now()
+        if now - self._logged_at < LOG_EVERY:
+            return
+        telemetry.log.error(
+            "a reservation that is over cannot be ended: its pieces stay reserved; it is tried again",
+            reservation=str(ended.reservation_id),
+            error=ended.refused,
+            attempts=self._refused,
+        )
+        self._logged_at, self._refused = now, 0

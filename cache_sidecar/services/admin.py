@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
-# Ids dropped in one go: as many as Redis does well within the time that one piece of work may take.
+# Cache entries dropped in one go: as many as Redis does well within the time that one piece of work may take.
 CHUNK = 500
 
 
@@ -32,8 +33,14 @@ class AdminService(AdminServiceServicer):
         inspections: Mapping[str, Inspection],
         degraded: Callable[[], Iterable[Failing]],
         collections: Collections,
+        *,
+        keys: Mapping[str, Callable[[str], Iterable[str]]],
     ) -> None:
-        """`inspections` are those of the datasets that are inspected, `degraded` says what does not work now."""
+        """`inspections` are those of the datasets that are inspected, `degraded` says what does not work now.
+
+        `keys` says of a dataset that keeps an id in several cache entries what these are called.
+        """
+        self._keys = keys
         self._degraded = degraded
         self._collections = collections
         self._datasets = datasets
@@ -45,9 +52,11 @@ class AdminService(AdminServiceServicer):
         dataset = self._dataset(request.dataset)
         if request.all:
             return pb.InvalidateResponse(invalidated=await dataset.drop_all())
-        ids = list(dict.fromkeys(request.ids))
-        for start in range(0, len(ids), CHUNK):
-            await dataset.drop(ids[start : start + CHUNK])
+        ids = dict.fromkeys(request.ids)
+        keys_of = self._keys.get(dataset.name, lambda one: (one,))
+        keys = (key for id in ids for key in keys_of(id))
+        while chunk := list(islice(keys, CHUNK)):
+            await dataset.drop(chunk)
         return pb.InvalidateResponse(invalidated=len(ids))
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:

@@ -42,7 +42,7 @@ class DatabaseCheck:
         try:
             found = {"schema": await self._schema()}
             if not found["schema"]:
-                found |= {"privileges": await self._privileges(), "read only": await self._read_only()}
+                found |= {"privileges": await self._privileges(), "read only": await self._standby()}
         except TierFailed as error:
             if error.failure in {Failure.UNREACHABLE, Failure.TIMEOUT}:
                 self._unreachable(error)
@@ -65,10 +65,8 @@ class DatabaseCheck:
         lacking = await self._database.fetch(_LACKING, [])
         return "; ".join(f"the user lacks {privilege} on {names}" for privilege, names in lacking)
 
-    async def _read_only(self) -> str:
-        ((is_standby, read_only),) = await self._database.fetch(
-            "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')", []
-        )
-        if is_standby:
-            return "the server is a standby, and takes no writes: name the primary, or target_session_attrs=read-write"
-        return "transactions are read-only: default_transaction_read_only is on" if read_only == "on" else ""
+    async def _standby(self) -> str:
+        # A default_transaction_read_only is not in the way: see connection.py.
+        ((is_standby,),) = await self._database.fetch("SELECT pg_is_in_recovery()", [])
+        reason = "the server is a standby, and takes no writes: name the primary, or target_session_attrs=read-write"
+        return reason if is_standby else ""

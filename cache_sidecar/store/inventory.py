@@ -121,6 +121,11 @@ def row_ids(product_id: str, buckets: int) -> list[str]:
     return [product_id, *(f"{product_id}{_BUCKET}{bucket}" for bucket in range(1, buckets))]
 
 
+def possible_rows(id: str) -> list[str]:
+    """Returns the ids of all rows that the product of an id may have, or may have had."""
+    return row_ids(product_of(id), MAX_BUCKETS)
+
+
 def every_row(product_id: str) -> str:
     """Returns what stands for all rows that a product has or had; no row's id."""
     return f"{product_id}{_BUCKET}*"

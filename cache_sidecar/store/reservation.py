@@ -1,4 +1,4 @@
-"""Reservations in PostgreSQL. SQL only; see migrations/catalog/0003."""
+"""Reservations in PostgreSQL. SQL only; see migrations/catalog/0003, 0008 and 0010."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +14,8 @@ from cache_sidecar.store.pool import Connection, Database
 HELD, COMMITTED, RELEASED, EXPIRED = "held", "committed", "released", "expired"
 # A sidecar has to know a product's granted requests before it may refuse one without asking; of more it knows none.
 MAX_GRANTS = 50_000
+# How long the end of a hold waits for a row of stock that another transaction has locked; less than `postgres_timeout`.
+PATIENCE = "500ms"
 
 
 class ReservationRow(NamedTuple):
@@ -168,20 +170,30 @@ class ReservationStore:
         return [Grant(*row) for row in rows]
 
 
+class Ended(NamedTuple):
+    """What became of a hold that was due."""
+
+    reservation_id: UUID
+    refused: str
+    "Why PostgreSQL did not end it, an SQLSTATE and a constraint if there is one; empty when it was ended."
+
+
 class HoldStore:
     """What ends reservations whose time is over."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def expire_one(self, now: datetime) -> UUID | None:
-        """Ends one reservation that is due, in a transaction of its own; returns its id, or None when none is due.
+    async def expire_one(self, now: datetime) -> Ended | None:
+        """Ends one reservation that is due, in a transaction of its own; returns None when none is due.
 
-        Those that somebody else works on at this moment are left to him.
+        Those that somebody else works on at this moment are left to him. One that cannot be ended is due again later.
         """
-        rows = await self._database.fetch("SELECT cache_sidecar.expire_hold(%s)", [now])
-        expired: UUID | None = rows[0][0]
-        return expired
+        rows = await self._database.fetch("SELECT * FROM cache_sidecar.expire_hold(%s, %s)", [now, PATIENCE])
+        if not rows:
+            return None
+        ((reservation_id, *refused),) = rows
+        return Ended(reservation_id, " ".join(filter(None, refused)))
 
 
 def _buckets(every_row: str) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest
 from tests.contract.conftest import Open
 from tests.contract.shop import L1, L2, STORE, Shop, new_id, refused
 from tests.sidecars import until
+from tests.stockroom import Stockroom, query
 from tests.tiers import Direct
 
 
@@ -49,6 +50,24 @@ async def test_what_was_dropped_shows_a_change_nobody_told(shop: Shop, shared_da
     assert (await shop.get(id)).product.title == "A mug"
     await invalidate(shop, id)
     assert (await shop.get(id)).product.title == "by hand"
+
+
+async def test_the_stock_of_a_product_is_dropped_in_every_bucket(shops: tuple[Shop, Shop], shared_database: str) -> None:
+    first, second = shops
+    here, there, id = Stockroom(first.channel), Stockroom(second.channel), new_id()
+    await here.set(id, 64, bucket_count=64)
+    for room in (here, there):
+        assert await room.numbers(id) == (64, 0)
+    # No relay tells it.
+    await query(shared_database, "UPDATE cache_sidecar.inventory SET available = 2 WHERE product_id = %s AND bucket > 0", id)
+    assert await here.numbers(id) == (64, 0)
+    assert await invalidate(first, id, dataset="inventory") == 1
+    assert await here.numbers(id) == (127, 0)
+    await until(lambda: _has(there, id, 127))
+
+
+async def _has(room: Stockroom, id: str, available: int) -> bool:
+    return (await room.numbers(id))[0] == available
 
 
 async def test_everything_is_dropped_everywhere(open_shop: Open) -> None:

@@ -5,7 +5,8 @@ import contextlib
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from tests.certificates import Authority
 from tests.conftest import ChoosePorts
 from tests.contract.shop import STORE, Shop, new_id, refused
+from tests.failure.outages.standby import standby_of
 from tests.sidecars import DEADLINE, in_process, settings_for, until
 
 Log = list[MutableMapping[str, Any]]
@@ -234,13 +236,30 @@ async def test_a_user_who_may_only_read_and_then_write(
         await healed(shop, log, "postgresql")
 
 
-async def test_a_database_that_takes_no_writes(server: ValkeyServer, database: str, namespace: str) -> None:
-    name = conninfo_to_dict(database)["dbname"]
-    alter = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(str(name)))
-    await _execute(database, alter)
-    async with told_why(settings_for(server.address, database, namespace), "postgresql", "read-only") as (shop, _):
-        await refused(shop.create())
-        await until(lambda: _says(shop, "postgresql", "cannot execute INSERT in a read-only transaction"))
+async def test_a_standby_that_is_promoted(
+    server: ValkeyServer, processes: Processes, choose_ports: ChoosePorts, namespace: str
+) -> None:
+    first, second = choose_ports(2)
+    folder = processes.state.path / f"primary-{namespace}"
+    primary = Postgres(processes, folder, first, settings={"fsync": "off"}, role="postgres-primary")
+    await primary.start()
+    dsn = primary.dsn("postgres")
+    for role in ROLES:
+        await migrate(dsn, role)
+    standby = await standby_of(primary, processes, folder.with_name(f"{folder.name}-standby"), second)
+    try:
+        async with told_why(settings_for(server.address, standby.dsn("postgres"), namespace), "postgresql", "is a standby") as (
+            shop,
+            log,
+        ):
+            assert (await refused(shop.create())).reason == "TIER_UNAVAILABLE"
+            await until(lambda: _says_when_refused(shop.create, shop, "cannot execute INSERT in a read-only transaction"))
+            await _execute(standby.dsn("postgres"), "SELECT pg_promote()")
+            await healed(shop, log, "postgresql")
+            await shop.create()
+    finally:
+        await standby.stop()
+        await primary.stop()
 
 
 async def test_what_is_refused_while_it_runs_is_said_until_it_is_not(
@@ -260,17 +279,34 @@ async def test_what_is_refused_while_it_runs_is_said_until_it_is_not(
             await healed(shop, log, "postgresql")
 
 
-async def test_prepared_statements_behind_an_old_pgbouncer(server: ValkeyServer, database: str, namespace: str) -> None:
-    """Its next transaction runs on another connection: as if that one had been closed, and the statements with it."""
+# Whoever reads products is told what a pooler says that does not know of prepared statements.
+FORGOTTEN = (
+    """CREATE FUNCTION cache_sidecar.forgotten() RETURNS boolean STABLE LANGUAGE plpgsql AS $$
+       BEGIN RAISE 'prepared statement "_pg3_0" does not exist' USING ERRCODE = 'invalid_sql_statement_name'; END $$""",
+    "ALTER TABLE cache_sidecar.products RENAME TO away",
+    "CREATE VIEW cache_sidecar.products AS SELECT * FROM cache_sidecar.away WHERE cache_sidecar.forgotten()",
+)
+
+
+async def test_prepared_statements_that_new_connections_do_not_know_either(
+    server: ValkeyServer, database: str, namespace: str
+) -> None:
+    """One that is told from PostgreSQL is used without them: see `test_nor_behind_pgbouncer`."""
     with capture_logs() as log:
-        async with in_process(settings_for(server.address, database, namespace, postgres_pool_size=1)) as sidecar:
+        async with in_process(settings_for(server.address, database, namespace)) as sidecar:
             shop = Shop(sidecar)
+            await until(lambda: _is_well(shop, "postgresql"))
+            await _execute(database, *FORGOTTEN)
             for _ in range(10):
-                with contextlib.suppress(Exception):
-                    await shop.get(new_id(), bypass=True)
-            forget = "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"
-            async with shop.app._database._pool.connection() as connection:
-                await connection.execute(forget)
-            await refused(shop.get(new_id(), bypass=True))
-            await until(lambda: _says(shop, "postgresql", "set postgres_prepare = false"))
-            assert len([reason for reason in warnings(log, "postgresql") if "prepared statement" in reason]) == 1
+                await refused(shop.get(new_id(), bypass=True))
+            await until(
+                lambda: _says_when_refused(partial(shop.get, new_id(), bypass=True), shop, "set postgres_prepare = false")
+            )
+            said = [reason for reason in warnings(log, "postgresql") if "prepared statement" in reason]
+            assert len(said) <= 1 + recoveries(log, "postgresql"), "once, until a check finds that all is well"
+            assert all("\n" not in reason for reason in said)
+
+
+async def _says_when_refused(call: Callable[[], Coroutine[Any, Any, Any]], shop: Shop, words: str) -> bool:
+    await refused(call())
+    return await _says(shop, "postgresql", words)

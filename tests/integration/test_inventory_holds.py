@@ -2,11 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
-from cache_sidecar.clock import SystemClock
+from cache_sidecar import telemetry
+from cache_sidecar.clock import ManualClock, SystemClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.errors import TierFailed
 from cache_sidecar.relay import holds
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.store.reservation import HoldStore
@@ -16,6 +20,16 @@ from tests.stockroom import EXPIRED, Stockroom, database_of, expire, moment, que
 
 # As if everything had been reserved an hour ago.
 LONG_AGO = "UPDATE cache_sidecar.reservations SET expire_time = now() - interval '45 minutes' WHERE state = 'held'"
+
+
+async def failures(database: str, clock: ManualClock) -> list[tuple[int, float | None]]:
+    """Returns how often each hold could not be ended, and in how many seconds it is tried again."""
+    rows = await query(
+        database,
+        """SELECT expire_failures, extract(epoch FROM retry_time)::float8
+           FROM cache_sidecar.reservations WHERE state = 'held' ORDER BY reservation_id""",
+    )
+    return [(count, retry_time and retry_time - clock.now()) for count, retry_time in rows]
 
 
 async def test_the_relay_process_gives_back_what_is_over(
@@ -115,3 +129,86 @@ async def test_a_reservation_ends_although_its_stock_was_deleted_and_made_anew(
             assert await room.numbers("a", bypass=True) == (7 - others, others)
             for one in kept:
                 await room.commit(one.reservation_id)
+
+
+async def test_holds_that_cannot_be_ended_delay_no_other(
+    valkey_cluster: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        in_process(settings_for(",".join(valkey_cluster.addresses), database, namespace)) as sidecar,
+        database_of(database) as opened,
+    ):
+        room = Stockroom(sidecar.channel)
+        await room.set("spoiled", 5)
+        await room.set("sound", 5)
+        bad = [await room.reserve({"spoiled": 1}) for _ in range(2)]
+        good = await room.reserve({"sound": 1})
+        # By hand; giving back what is held would make it negative.
+        await query(database, "UPDATE cache_sidecar.inventory SET reserved = 0 WHERE product_id = 'spoiled'")
+        clock = ManualClock(good.expire_time.seconds + 1)
+        relay = Holds(HoldStore(opened), clock=clock)
+        logged: list[dict[str, Any]] = []
+        monkeypatch.setattr(telemetry.log, "error", lambda event, **fields: logged.append({"event": event} | fields))
+
+        assert await relay.step() == 1
+        assert (await room.reservation(good.reservation_id)).state == EXPIRED
+        assert await room.numbers("sound", bypass=True) == (5, 0)
+        assert await failures(database, clock) == [(1, 1), (1, 1)]
+        assert await relay.step() == 0
+        assert await failures(database, clock) == [(1, 1), (1, 1)]
+        clock.advance(1)
+        later = await room.reserve({"sound": 1})
+        await query(database, f"{LONG_AGO} AND retry_time IS NULL")
+        assert await relay.step() == 1, "also beside those that are tried again"
+        assert (await room.reservation(later.reservation_id)).state == EXPIRED
+        assert await failures(database, clock) == [(2, 2), (2, 2)]
+        [line] = [line for line in logged if "reservation" in line]
+        assert line["reservation"] in {one.reservation_id for one in bad}
+        assert line["error"] == "23514 inventory_reserved_check"
+
+        clock.advance(60)
+        assert await relay.step() == 0
+        assert [line["attempts"] for line in logged if "reservation" in line] == [1, 4], "those left out are counted"
+        await query(database, "UPDATE cache_sidecar.inventory SET reserved = 2 WHERE product_id = 'spoiled'")
+        clock.advance(4)
+        assert await relay.step() == 2, "mended"
+        assert await room.numbers("spoiled", bypass=True) == (5, 0)
+
+
+async def test_a_hold_whose_stock_is_locked_delays_no_other(
+    valkey_cluster: ValkeyCluster, database: str, namespace: str
+) -> None:
+    async with (
+        in_process(settings_for(",".join(valkey_cluster.addresses), database, namespace)) as sidecar,
+        database_of(database) as opened,
+        await psycopg.AsyncConnection.connect(database) as other,
+    ):
+        room = Stockroom(sidecar.channel)
+        for product in ("locked", "free"):
+            await room.set(product, 5)
+        held = [await room.reserve({product: 1}) for product in ("locked", "free")]
+        clock = ManualClock(held[1].expire_time.seconds + 1)
+        relay = Holds(HoldStore(opened), clock=clock)
+        await other.execute("SELECT FROM cache_sidecar.inventory WHERE product_id = 'locked' FOR UPDATE")
+        assert await relay.step() == 1
+        assert (await room.reservation(held[1].reservation_id)).state == EXPIRED
+        await other.rollback()
+        clock.advance(1)
+        assert await relay.step() == 1
+
+
+async def test_what_concerns_every_hold_is_no_failure_of_one(
+    valkey_cluster: ValkeyCluster, database: str, namespace: str
+) -> None:
+    async with (
+        in_process(settings_for(",".join(valkey_cluster.addresses), database, namespace)) as sidecar,
+        database_of(database) as opened,
+    ):
+        room = Stockroom(sidecar.channel)
+        await room.set("a", 5)
+        held = await room.reserve({"a": 1})
+        clock = ManualClock(held.expire_time.seconds + 1)
+        await query(database, "ALTER FUNCTION cache_sidecar.end_reservation RENAME TO gone")
+        with pytest.raises(TierFailed):
+            await Holds(HoldStore(opened), clock=clock).step()
+        assert await failures(database, clock) == [(0, None)]
