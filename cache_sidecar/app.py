@@ -225,6 +225,8 @@ class App:
 
     async def start(self) -> None:
         """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
+        # First, as it may fail: then nothing has been asked of Redis and PostgreSQL, or logged about them.
+        self.server.bind()
         for store in self._stores.values():
             await store.database.open()
         self._collections.start()

@@ -75,7 +75,10 @@ for command in (injector.serve, injector.inject, injector.uninject, injector.che
 @click.option("--engine", type=_ENGINES, help="What answers gRPC; wins over the setting `engine`.")
 @_config
 def serve(engine: str | None, config_file: str | None) -> None:
-    """Run a sidecar with the shop's own Redis and PostgreSQL."""
+    """Run a sidecar with the shop's own Redis and PostgreSQL.
+
+    It needs a `cache-sidecar relay` in its region; without one, its replies soon say that they may be stale.
+    """
     loaded = settings.load(config_file)
     if engine:
         loaded = loaded.model_copy(update={"engine": engine})

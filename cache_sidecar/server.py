@@ -49,23 +49,23 @@ class Server:
         self._stack.register(register, servicer, self._engine, door=door, hits=hits)
         self._services.append(name)
 
-    async def start(self) -> None:
-        """Binds, and serves. Raises SettingsError when an address is taken."""
+    def bind(self) -> None:
+        """Takes the addresses; callers who connect wait for `start`. Raises SettingsError when an address is taken."""
         register_health = health_pb2_grpc.add_HealthServicer_to_server
         self._stack.register(register_health, self._health, self._engine, is_open=True)
         described = reflection.servicer([*self._services, health.SERVICE_NAME])
         self._stack.register(reflection.register, described, self._engine)
-        self._bind()
-        await self._engine.start()
-        self._health.serve(self._services)
-
-    def _bind(self) -> None:
         if self._settings.listen_address:
             port = self._listen(self._settings.listen_address)
             self.address = f"{self._settings.listen_address.rpartition(':')[0]}:{port}"
         if path := self._settings.listen_socket:
             _check_socket(path)
             self._listen_on_socket(path)
+
+    async def start(self) -> None:
+        """Serves; to be called after `bind`."""
+        await self._engine.start()
+        self._health.serve(self._services)
 
     def _listen_on_socket(self, path: str) -> None:
         # Nobody can connect before its group and mode are right.

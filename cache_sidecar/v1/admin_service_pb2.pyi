@@ -230,7 +230,9 @@ class Degradation(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SINCE_TIME_FIELD_NUMBER: _builtins.int
     what: _builtins.str
-    """What it is: `redis`, `postgresql`, `invalidations` or `relay`."""
+    """What it is: `redis`, `postgresql`, `invalidations` or `relay`, which fails also where the region has none: replies say stale
+    from the dataset's `staleness_bound` after the start of the sidecar on.
+    """
     which: _builtins.str
     """Which of them: the host:port of a Redis node, the roles of a database, the name of a dataset; empty when there is one only."""
     effect: _builtins.str

@@ -15,12 +15,15 @@ import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cache_sidecar.app import App
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.engine import choice, folder
+from cache_sidecar.errors import SettingsError
+from cache_sidecar.settings import Settings
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.conftest import ChoosePorts
 from tests.contract.shop import Shop, refusal
-from tests.engines import HAS_NATIVE
+from tests.engines import ENGINES, HAS_NATIVE
 from tests.sidecars import DEADLINE, Process, Sidecar, process, serving, until
 
 Serve = Callable[..., AbstractAsyncContextManager[tuple[Process, Shop]]]
@@ -170,6 +173,19 @@ async def test_a_second_one_on_the_same_addresses_fails_and_the_first_goes_on(se
         assert (code, lines) == (64, [f"cache-sidecar: listen_socket: another process listens on {path}"])
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
             await Shop(Sidecar(path, channel)).create()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_nothing_is_begun_before_the_address_is_taken(engine: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        app = App(Settings(**GOOD, listen_address=f"127.0.0.1:{taken.getsockname()[1]}", engine=engine))
+        before = asyncio.all_tasks()
+        with pytest.raises(SettingsError, match="it is taken"):
+            await app.start()
+        assert asyncio.all_tasks() == before
+        await app.stop()
 
 
 WRONG = {

@@ -34,7 +34,7 @@ async def customers(valkey: ValkeyServer, database: str, namespace: str) -> Asyn
     name = conninfo_to_dict(database)["dbname"]
     await run(database, f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '1h'")
     settings = settings_for(valkey.address, database, namespace, redis_mode="single", postgres_timeout=20.0)
-    async with in_process(settings, trusted=False) as one, in_process(settings, trusted=False) as other:
+    async with in_process(settings) as one, in_process(settings) as other:
         yield Customer(one), Customer(other)
 
 
