@@ -130,7 +130,7 @@ class App:
         }
         roles = self._by_role()
         untold = {
-            dataset.name: Untold(followers[dataset.name], fence=self._fences[role], clock=self._clock)
+            dataset.name: Untold(followers[dataset.name], fence=self._fences[role])
             for role, members in roles.items()
             for dataset in members
         }
