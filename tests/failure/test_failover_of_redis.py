@@ -12,6 +12,7 @@ from redis.crc import key_slot
 from cache_sidecar import policy
 from cache_sidecar.background import ended
 from cache_sidecar.clock import SystemClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import TierFailed
@@ -64,6 +65,7 @@ async def relaying(cluster: ValkeyCluster, database: str, namespace: str) -> Asy
             roles=["catalog", "user"],
             retention=3600.0,
             clock=SystemClock(),
+            dependency=Dependencies().of("relay"),
         )
         task = asyncio.create_task(relay.run(Leadership(database, region="eu")))
         try:
