@@ -146,14 +146,16 @@ async def open_shop(
     cluster: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shop]:
     """Opens it; the other sidecar asks nobody who holds what, unless it has to."""
-    every = coherence.TOPOLOGY_EVERY
+    every, again = coherence.TOPOLOGY_EVERY, coherence.TOPOLOGY_AGAIN
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25, postgres_timeout=20.0)
     signs = {key_slot(Names(namespace).told(role, 0).encode()) for role in ("catalog", "user")}
     (primary, *_) = [node for node in await cluster.primaries() if not signs & await slots_of(node)]
     async with contextlib.AsyncExitStack() as stack:
         monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", 3600.0)
+        monkeypatch.setattr(coherence, "TOPOLOGY_AGAIN", 3600.0)
         other = await stack.enter_async_context(in_process(settings))
         monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", every)
+        monkeypatch.setattr(coherence, "TOPOLOGY_AGAIN", again)
         one = await stack.enter_async_context(in_process(settings))
         shop = Shop(settings, primary, Customer(one), Customer(other))
         await shop.prepare()
