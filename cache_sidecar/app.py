@@ -131,7 +131,7 @@ class App:
         }
         roles = self._by_role()
         untold = {
-            dataset.name: Untold(followers[dataset.name], fence=self._fences[role], clock=self._clock)
+            dataset.name: Untold(followers[dataset.name], fence=self._fences[role])
             for role, members in roles.items()
             for dataset in members
         }
@@ -307,6 +307,7 @@ class App:
             window=lambda: in_force().touch_window,
             clock=self._clock,
         )
+        dataset.on_uncounted = self._touches.uncounted
         return SessionService(dataset, store=store, writer=writer, touches=self._touches, clock=self._clock, bound=self._bound)
 
     def _carts(self) -> CartService:
@@ -318,8 +319,8 @@ class App:
 
     def _sliding(
         self, name: str, load: Load, *, joins: bool, remembers_over: bool = False, same: Same = operator.eq
-    ) -> Dataset:
-        self._datasets[name] = SlidingDataset(
+    ) -> SlidingDataset:
+        dataset = self._datasets[name] = SlidingDataset(
             name,
             l2=self._l2s["user"],
             load=load,
@@ -331,7 +332,7 @@ class App:
             same=same,
             trust=self._trust,
         )
-        return self._datasets[name]
+        return dataset
 
     def _inventory(self, store: InventoryStore, stocks: Stocks, sold_out: SoldOut, watches: Watches) -> InventoryService:
         reservations = ReservationStore(self._database)

@@ -2,7 +2,8 @@
 
 Redis says, of all readers of a session, to one per window that PostgreSQL has to hear of it (see `slide` in functions.lua);
 what that one has to tell goes out within a second, many sessions in one statement. The uses in between are told when the
-window is over, if nobody was told to tell more by then, and when the sidecar stops.
+window is over, if nobody was told to tell more by then, and when the sidecar stops. A use that Redis did not count is told
+within a second, too, however little PostgreSQL is behind: nobody else knows of it.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ V = TypeVar("V")
 # Seconds between two statements, and sessions in one.
 EVERY = 1.0
 BATCH = 1000
-# Uses that wait to be told, most of them for their window to end; of more, the longest waiting are forgotten: Redis has them.
+# Uses that wait to be told, most of them for their window to end; of more, the longest waiting are forgotten: most Redis has.
 MAX_WAITING = 100_000
 
 Write = Callable[[Mapping[str, float], float], Awaitable[None]]
@@ -39,6 +40,7 @@ class Touches:
         self._window = window
         self._clock = clock
         self._due: dict[str, float] = {}
+        self._uncounted: dict[str, float] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -51,6 +53,11 @@ class Touches:
             earlier = self._waiting.get(session_hash)
             since = earlier.since if earlier else self._clock.now()
             self._put(self._waiting, session_hash, _Waiting(since, expiry.used))
+
+    def uncounted(self, uses: Mapping[str, float]) -> None:
+        """Takes note of uses that Redis did not count, in seconds since the epoch."""
+        for session_hash, used in uses.items():
+            self._put(self._uncounted, session_hash, used)
 
     @staticmethod
     def _put(uses: dict[str, V], session_hash: str, use: V) -> None:
@@ -70,7 +77,8 @@ class Touches:
             await asyncio.gather(self._task, return_exceptions=True)
         rest = {session_hash: use.used for session_hash, use in self._waiting.items()} | self._due
         self._waiting, self._due = {}, rest
-        await self._flush(overdue=float("inf"))
+        await self._flush(self._uncounted, overdue=float("inf"))
+        await self._flush(self._due, overdue=float("inf"))
 
     async def _run(self) -> None:
         while True:
@@ -86,15 +94,16 @@ class Touches:
                 break
             del self._waiting[session_hash]
             self._put(self._due, session_hash, use.used)
-        await self._flush(overdue=now - window)
+        await self._flush(self._uncounted, overdue=float("inf"))
+        await self._flush(self._due, overdue=now - window)
 
-    async def _flush(self, *, overdue: float) -> None:
-        while self._due:
-            batch = dict(list(self._due.items())[:BATCH])
+    async def _flush(self, uses: dict[str, float], *, overdue: float) -> None:
+        while uses:
+            batch = dict(list(uses.items())[:BATCH])
             try:
                 await self._write(batch, overdue)
             except (TierFailed, Overloaded):
                 return  # the database has said why; they are told a second later
             for session_hash, used in batch.items():
-                if self._due.get(session_hash) == used:
-                    del self._due[session_hash]
+                if uses.get(session_hash) == used:
+                    del uses[session_hash]

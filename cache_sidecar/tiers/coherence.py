@@ -34,8 +34,10 @@ from cache_sidecar.tiers.shard import Address
 from cache_sidecar.tiers.shards import named
 from cache_sidecar.tiers.trust import Trust
 
-# Seconds between two looks at who holds which partition, and between the beginnings of two heartbeats.
+# Seconds between two looks at who holds which partition, and sooner once a feed broke: another node may take its partitions.
 TOPOLOGY_EVERY = 2.0
+TOPOLOGY_AGAIN = 0.5
+# Seconds between the beginnings of two heartbeats.
 HEARTBEAT_EVERY = 0.25
 # Seconds a message may take before a counter that is ahead means it is lost.
 GRACE = 0.1
@@ -99,6 +101,7 @@ class Coherence:
 
     async def _follow_topology(self) -> None:
         """Keeps one feed per primary, listening to the partitions it holds now."""
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 owners = {address: frozenset(held) for address, held in (await self._l2.owners()).items() if held}
@@ -107,7 +110,11 @@ class Coherence:
             else:
                 self._connection.dependencies.of(INVALIDATIONS).works()
                 await self._adopt(owners)
-            await asyncio.sleep(TOPOLOGY_EVERY)
+            next_look = loop.time() + TOPOLOGY_EVERY
+            while loop.time() < next_look:
+                await asyncio.sleep(min(TOPOLOGY_AGAIN, TOPOLOGY_EVERY))
+                if any(feed.is_trusted is False for feed in self._feeds.values()):
+                    break
 
     async def _adopt(self, owners: Mapping[Address, frozenset[int]]) -> None:
         for address, feed in list(self._feeds.items()):

@@ -83,16 +83,18 @@ class Fence:
             self._seen[partition] = {}
             self._waiting.setdefault(partition, now)
 
-    def marked(self, partition: int, mark: Mark) -> None:
-        """A mark was read from the node of the partition's footing, see `rests`."""
+    def marked(self, partition: int, mark: Mark) -> bool:
+        """A mark was read from the node of the partition's footing, see `rests`; returns whether that ended a doubt."""
         seen = self._seen.get(partition)
         if seen is None or self._footings[partition] is None:
-            return
+            return False
         numbers = seen.setdefault(mark.by, set())
         numbers.add(mark.number)
-        if len(numbers) >= MARKS:
-            del self._seen[partition], self._waiting[partition]
-            self._opened.discard(partition)
+        if len(numbers) < MARKS:
+            return False
+        del self._seen[partition], self._waiting[partition]
+        self._opened.discard(partition)
+        return True
 
     def waits(self, partition: int) -> float:
         """Returns for how many seconds PostgreSQL has been answering instead."""

@@ -42,6 +42,10 @@ class Leases:
         """Returns our leases of ids that are about to be loaded, each one once."""
         return {id: lease for id in ids if (lease := self._ours.pop(id, None))}
 
+    def lacking(self, ids: Iterable[str]) -> list[str]:
+        """Returns those ids that we have no lease of."""
+        return [id for id in ids if id not in self._ours]
+
     def elsewhere(self, ids: Iterable[str]) -> list[str]:
         """Returns those ids that another sidecar is loading."""
         return [id for id in ids if id in self._theirs] if self._theirs else []

@@ -23,10 +23,10 @@ EFFECT = "replies say stale"
 
 
 class Waiting(Protocol):
-    """Whoever waits for the relay's signs."""
+    """Whoever waits for the end of a doubt."""
 
-    def told(self, partition: int, moment: float) -> None:
-        """Takes that a partition was told of what was committed before a moment."""
+    def told(self, partition: int) -> None:
+        """Takes that a partition in doubt was told of everything."""
         ...
 
 
@@ -61,7 +61,7 @@ class Region:
         clock: Clock,
         dependencies: Dependencies,
     ) -> None:
-        """`members` are the datasets of each role of a database; `fences` and `waiting` hear the marks of their role.
+        """`members` are the datasets of each role of a database; `fences` hear its marks, `waiting` when they end a doubt.
 
         The dependency `relay` of each dataset is said to fail while its changes reach this region too late.
         """
@@ -94,10 +94,11 @@ class Region:
                 # A failover may have taken the mark back, or a relay that leads no more may have written it.
                 told[partition] = max(mark.moment, told.get(partition, 0.0))
                 # Like every read: what an old primary says counts for nothing.
-                if fence and (footing := footings[role][partition]) and fence.footing(partition) is footing:
-                    fence.marked(partition, mark)
+                if not fence or (footing := footings[role][partition]) is None or fence.footing(partition) is not footing:
+                    continue
+                if fence.marked(partition, mark):
                     for waiting in self._waiting.get(role, ()):
-                        waiting.told(partition, mark.moment)
+                        waiting.told(partition)
         for role, members in self._members.items():
             self._judge(role, members)
 

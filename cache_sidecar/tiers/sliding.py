@@ -9,6 +9,9 @@ That something is over for want of use Redis cannot say alone: a failover may ha
 asked. It may be behind by `touch_window`, and where it cannot tell for that reason, Redis decides if it counted the last use
 under the history that its node still has: then it lost none. What is over is remembered for a while, so that asking for it
 again and again asks PostgreSQL once.
+
+So PostgreSQL has to hear of every use that Redis did not count, since it was away or passed over: the history alone does not
+tell that there were any.
 """
 
 import operator
@@ -58,6 +61,8 @@ class SlidingDataset(Dataset):
         "What PostgreSQL says is over."
         self._unused = Over(clock)
         "What Redis says is over, and lost no use of."
+        self.on_uncounted: Callable[[Mapping[str, float]], None] = _nobody
+        "Hears of uses that Redis did not count, in seconds since the epoch."
 
     def record(self, version: int, value: bytes | None) -> Record:
         """Returns what caches keep of an id that was changed just now."""
@@ -86,6 +91,26 @@ class SlidingDataset(Dataset):
         policy, now = self.policy(), self._clock.now()
         window = policy.touch_window
         return Times(now, over=now - policy.l2_ttl, overdue=now - window, ttl=policy.l2_ttl + window)
+
+    async def _read_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        # Where Redis answers, whoever finds nothing has a lease, and fills the use in with the record.
+        uncounted = self._leases.lacking(ids) if self.policy().l2_enabled else []
+        records = await super()._read_store(ids)
+        self._tell_uncounted({id: records[id].expiry for id in uncounted if id in records})
+        return records
+
+    async def _in_doubt(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        answers, now = await super()._in_doubt(ids, wanted), self._clock.now()
+        for id, answer in answers.items():
+            if answer.expiry is not None:
+                answers[id] = answer._replace(expiry=answer.expiry._replace(used=now))
+        self._tell_uncounted({id: answer.expiry for id, answer in answers.items()})
+        return answers
+
+    def _tell_uncounted(self, expiries: Mapping[str, Expiry | None]) -> None:
+        uses = {id: expiry.used for id, expiry in expiries.items() if expiry is not None and expiry.end is not None}
+        if uses:
+            self.on_uncounted(uses)
 
     async def _read_alone(self, ids: Sequence[str]) -> Mapping[str, Record]:
         records, over = dict(await super()._read_alone(ids)), self._times().over
@@ -155,6 +180,10 @@ class SlidingDataset(Dataset):
     def _l2_ttl(self, policy: DatasetPolicy) -> float:
         # Past its expiry a record is kept for as long as PostgreSQL may not know that it is over.
         return policy.l2_ttl + policy.touch_window
+
+
+def _nobody(_uses: Mapping[str, float]) -> None:
+    """Hears of nothing."""
 
 
 def _is_unused(record: Record, times: Times) -> bool:

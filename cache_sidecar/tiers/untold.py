@@ -2,47 +2,42 @@
 
 The relay repeats it, and other sidecars hear of it then, or say stale when the relay's mark does not come. This one knows at
 once: a Redis that refuses its writes is likely to refuse everybody's, so that nothing is heard here either. What is held of
-such a partition, in memory and in Redis, is in doubt until the relay says that everything committed before was told.
+such a partition, in memory and in Redis, is in doubt until the fence knows that the relay has told everything, see `fence.py`.
 """
 
 from collections.abc import Iterable
 
-from cache_sidecar.clock import Clock
 from cache_sidecar.tiers.fence import Fence
 from cache_sidecar.tiers.ports import Follower, partition_of
-
-# Seconds by which the clock of a relay may be ahead of a sidecar's.
-CLOCKS = 0.1
 
 
 class Untold:
     """Stands before a follower, see `ports.Follower`, and keeps the trust from it that is in doubt."""
 
-    def __init__(self, follower: Follower, *, fence: Fence, clock: Clock) -> None:
+    def __init__(self, follower: Follower, *, fence: Fence) -> None:
         """`fence` keeps reads away from what Redis holds of a partition in doubt."""
         self._follower = follower
         self._fence = fence
-        self._clock = clock
         self._trusted: set[int] = set()
         "The partitions that are listened to."
-        self._since: dict[int, float] = {}
-        "When Redis last refused something of a partition."
+        self._doubted: set[int] = set()
+        "Those of which Redis refused something."
 
     def refused(self, ids: Iterable[str]) -> None:
         """Takes that Redis refused to hear of a change of these ids."""
-        now, partitions = self._clock.now(), {partition_of(id) for id in ids}
+        partitions = {partition_of(id) for id in ids}
+        # Its doubt begins anew with each refusal: marks that were seen before this one say nothing of it.
         self._fence.doubt(partitions)
-        for partition in partitions:
-            if partition not in self._since and partition in self._trusted:
+        for partition in partitions - self._doubted:
+            self._doubted.add(partition)
+            if partition in self._trusted:
                 self._follower.set_trusted(partition, False)
-            self._since[partition] = now
 
-    def told(self, partition: int, moment: float) -> None:
-        """Takes the relay's mark: a partition was told of what was committed before a moment."""
-        since = self._since.get(partition)
-        if since is None or since + CLOCKS > moment:
+    def told(self, partition: int) -> None:
+        """Takes that the fence's doubt of a partition has ended: the relay has told everything that was refused."""
+        if partition not in self._doubted:
             return
-        del self._since[partition]
+        self._doubted.remove(partition)
         if partition in self._trusted:
             # What memory holds may lack what others committed meanwhile, and what was filled since is marked no better.
             self._follower.partition_changed(partition)
@@ -59,5 +54,5 @@ class Untold:
     def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
         """Says whether every change in a partition is known to be told, and for how many seconds that has been so."""
         (self._trusted.add if trusted else self._trusted.discard)(partition)
-        if partition not in self._since:
+        if partition not in self._doubted:
             self._follower.set_trusted(partition, trusted, late=late)

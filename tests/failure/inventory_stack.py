@@ -25,8 +25,11 @@ from tests.stockroom import Stockroom
 NAMESPACE = "inventory"
 # Five interpreters start at once, on two cores that others may use as well.
 START_SECONDS = 60.0
-# What the relay does goes on all the time, whoever reserves what.
-_RELAY = re.compile(r"outbox|sequence_changes|cache_sidecar\.relays|expire_hold|create_time <|LISTEN|pg_notify")
+# What the relay does goes on all the time, whoever reserves what; and so do the checks of the database and of new connections.
+_RELAY = re.compile(r"outbox|sequence_changes|cache_sidecar\.relays|expire_hold|create_time <|LISTEN|pg_notify|^WITH gone AS")
+_CHECK = re.compile(
+    r"pg_backend_pid|cache_sidecar\.migrations|FROM cache_sidecar\.roles|pg_is_in_recovery|^SELECT$|DEALLOCATE ALL"
+)
 _STATEMENT = re.compile(r"^shop cache_sidecar LOG:  (?:statement|execute [^:]*): (\S+.*)$")
 
 
@@ -76,7 +79,7 @@ class InventoryStack:
         found: Counter[str] = Counter()
         for line in self.postgres.child.log.read_text(errors="replace").splitlines():
             match = _STATEMENT.match(line)
-            if match and not _RELAY.search(line):
+            if match and not _RELAY.search(match[1]) and not _CHECK.search(match[1]):
                 found[_summary(match[1])] += 1
         return found
 

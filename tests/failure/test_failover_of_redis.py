@@ -12,6 +12,7 @@ from redis.crc import key_slot
 from cache_sidecar import policy
 from cache_sidecar.background import ended
 from cache_sidecar.clock import SystemClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import TierFailed
@@ -64,6 +65,7 @@ async def relaying(cluster: ValkeyCluster, database: str, namespace: str) -> Asy
             roles=["catalog", "user"],
             retention=3600.0,
             clock=SystemClock(),
+            dependency=Dependencies().of("relay"),
         )
         task = asyncio.create_task(relay.run(Leadership(database, region="eu")))
         try:
@@ -144,14 +146,16 @@ async def open_shop(
     cluster: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shop]:
     """Opens it; the other sidecar asks nobody who holds what, unless it has to."""
-    every = coherence.TOPOLOGY_EVERY
+    every, again = coherence.TOPOLOGY_EVERY, coherence.TOPOLOGY_AGAIN
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25, postgres_timeout=20.0)
     signs = {key_slot(Names(namespace).told(role, 0).encode()) for role in ("catalog", "user")}
     (primary, *_) = [node for node in await cluster.primaries() if not signs & await slots_of(node)]
     async with contextlib.AsyncExitStack() as stack:
         monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", 3600.0)
+        monkeypatch.setattr(coherence, "TOPOLOGY_AGAIN", 3600.0)
         other = await stack.enter_async_context(in_process(settings))
         monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", every)
+        monkeypatch.setattr(coherence, "TOPOLOGY_AGAIN", again)
         one = await stack.enter_async_context(in_process(settings))
         shop = Shop(settings, primary, Customer(one), Customer(other))
         await shop.prepare()

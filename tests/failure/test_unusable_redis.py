@@ -32,6 +32,7 @@ from tests.acl import PASSWORD, rules
 from tests.conftest import ChoosePorts
 from tests.contract.shop import L1, STORE, Shop
 from tests.sidecars import in_process, settings_for, until
+from tests.tiers import say
 
 # Seconds: the staleness bound of these tests, in their policy file.
 BOUND = 1.0
@@ -457,7 +458,7 @@ async def test_a_change_that_is_refused_puts_what_is_held_in_doubt_at_once(
             signs = RedisSigns(shop.app._connection, Names("cs"))
 
             async def is_trusted() -> bool:
-                await signs.caught_up(["catalog"], time.time() + 1)
+                await say(signs, ["catalog"], time.time())
                 reply = (await shop.get(kept)).cache
                 return bool(reply.source == L1 and not reply.stale)
 

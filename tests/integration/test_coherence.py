@@ -127,6 +127,19 @@ async def test_a_cluster_that_comes_later_is_listened_to(
             await line.trusted()
 
 
+async def test_who_holds_what_is_asked_again_soon_when_a_feed_breaks(
+    nodes: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TOPOLOGY_EVERY", 3600.0)
+    monkeypatch.setattr(module, "TOPOLOGY_AGAIN", 0.02)
+    async with open_line(nodes, namespace) as line:
+        asked = monkeypatch_counter(line, monkeypatch)
+        beats = len(asked)
+        next(iter(line.coherence._feeds.values())).lapsed(0.0)
+        await until(lambda: len(asked) > beats)
+        await line.trusted()
+
+
 def monkeypatch_counter(line: Line, monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Counts how often it is asked who holds what."""
     asked: list[None] = []

@@ -90,6 +90,7 @@ async def test_race_15_the_server_s_word_that_a_subscription_ended_is_enough(
 ) -> None:
     # Nothing else notices: no second look at the owners, no heartbeat; and the connection lives on.
     monkeypatch.setattr(module, "TOPOLOGY_EVERY", 3600.0)
+    monkeypatch.setattr(module, "TOPOLOGY_AGAIN", 3600.0)
     monkeypatch.setattr(module, "HEARTBEAT_EVERY", 3600.0)
     async with open_line(",".join(healthy.addresses), namespace) as line:
         primary = (await healthy.primaries())[0]

@@ -6,13 +6,16 @@ from datetime import UTC, datetime
 import pytest
 
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.tiers import codec, over
 from cache_sidecar.tiers.ports import Row
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
-from tests.customers import STORE, Customer, item, lines
-from tests.integration.test_session_expiry import MINUTE, clock, customer, flush, is_over, open_customer, query
+from tests.customers import L2, STORE, Customer, item, lines
+from tests.cut_off import line_to
+from tests.integration.test_session_expiry import MINUTE, clock, customer, flush, is_over, open_customer, query, stored
+from tests.sidecars import in_process, settings_for
 from tests.tiers import Direct
 
 __all__ = ["clock", "customer", "open_customer"]  # fixtures
@@ -124,6 +127,35 @@ async def test_what_is_brought_back_is_found_at_once(customer: Customer, databas
     assert customer.sidecar.app is not None
     customer.sidecar.app._datasets["session"].changed(hash_of(id), 0)
     assert not await is_over(customer, id)
+
+
+async def test_a_use_during_a_cut_without_a_failover_counts(
+    valkey_cluster: ValkeyCluster, database: str, namespace: str, clock: ManualClock
+) -> None:
+    """Redis goes on with the same history, so that nothing there tells of uses that it did not count."""
+    async with line_to(valkey_cluster.addresses) as line:
+        nodes = ",".join(line.addresses)
+        async with in_process(settings_for(nodes, database, namespace, redis_timeout=0.5), clock=clock) as sidecar:
+            customer = Customer(sidecar)
+            id = await customer.create()
+            clock.advance(10)
+            line.cut()
+            # The first one may be on its way when the cut is noticed.
+            for _ in range(2):
+                clock.advance(60)
+                assert (await customer.session(id)).cache.source == STORE
+                await flush(customer)
+            assert await stored(database, id) == pytest.approx(clock.now() + TTL, abs=0.001)
+
+
+async def test_a_use_that_redis_counts_is_not_told_before_its_window(
+    customer: Customer, database: str, clock: ManualClock
+) -> None:
+    id, began = await customer.create(), clock.now()
+    clock.advance(60)
+    assert (await customer.session(id)).cache.source == L2
+    await flush(customer)
+    assert await stored(database, id) == pytest.approx(began + TTL, abs=0.001)
 
 
 async def test_a_cart_does_not_end_with_its_copy(customer: Customer, clock: ManualClock) -> None:

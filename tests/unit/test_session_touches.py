@@ -87,6 +87,24 @@ async def test_nothing_is_told_twice_when_the_window_ends(uses: Touches, told: T
     assert len(told.writes) == 1
 
 
+async def test_what_redis_did_not_count_is_told_however_little_postgresql_is_behind(
+    uses: Touches, told: Told, clock: ManualClock
+) -> None:
+    uses.add("a", expiry(clock, stored_ago=1))
+    uses.uncounted({"a": 999.0})
+    uses.uncounted({"a": 1000.0})
+    await uses.flush()
+    assert told.writes == [({"a": 1000.0}, float("inf"))]
+    await uses.flush()
+    assert len(told.writes) == 1
+
+
+async def test_the_end_tells_what_redis_did_not_count(uses: Touches, told: Told) -> None:
+    uses.uncounted({"a": 1000.0})
+    await uses.close()
+    assert told.writes == [({"a": 1000.0}, float("inf"))]
+
+
 async def test_the_end_tells_everything(uses: Touches, told: Told, clock: ManualClock) -> None:
     uses.start()
     uses.add("a", expiry(clock, stored_ago=10))

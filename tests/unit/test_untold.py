@@ -1,21 +1,16 @@
-"""What Redis refused to hear of puts its partition in doubt, until the relay has told everything up to then."""
+"""What Redis refused to hear of puts its partition in doubt, until the fence knows that the relay has told it."""
+
+import pytest
 
 from cache_sidecar.clock import ManualClock
-from cache_sidecar.tiers.ports import partition_of
-from cache_sidecar.tiers.untold import CLOCKS, Untold
+from cache_sidecar.tiers.fence import Fence
+from cache_sidecar.tiers.ports import PARTITIONS, Mark, partition_of
+from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tiers.untold import Untold
 
 ID = "a"
 HERE, ELSEWHERE = partition_of(ID), partition_of("b")
-
-
-class FenceStub:
-    """Writes down what is in doubt."""
-
-    def __init__(self) -> None:
-        self.doubted: list[set[int]] = []
-
-    def doubt(self, partitions: set[int]) -> None:
-        self.doubted.append(partitions)
+NODE = ("10.0.0.1", 6379)
 
 
 class Ear:
@@ -38,79 +33,103 @@ class Ear:
         return heard
 
 
-def listening(fence: FenceStub | None = None) -> tuple[Untold, Ear, ManualClock]:
-    ear, clock = Ear(), ManualClock()
-    untold = Untold(ear, fence=fence or FenceStub(), clock=clock)  # type: ignore[arg-type]  # all that is asked of one
-    for partition in (HERE, ELSEWHERE):
-        untold.set_trusted(partition, True)
-    ear.taken()
-    return untold, ear, clock
+class Case:
+    """Two partitions that are listened to, of one dataset."""
+
+    def __init__(self) -> None:
+        self.ear = Ear()
+        self.fence = Fence(trust=Trust(), holder=lambda _: NODE, clock=ManualClock())
+        self.untold = Untold(self.ear, fence=self.fence)
+        self.listen(HERE, ELSEWHERE)
+        for partition in range(PARTITIONS):
+            self.marks(1, 2, 3, partition=partition)
+        self.ear.taken()
+
+    def listen(self, *partitions: int) -> None:
+        self.fence.heard(partitions, NODE, "0123456789abcdef")
+        for partition in partitions:
+            self.untold.set_trusted(partition, True)
+
+    def lose(self) -> None:
+        self.fence.lost([HERE])
+        self.untold.set_trusted(HERE, False)
+
+    def marks(self, *numbers: int, partition: int = HERE, moment: float = 0.0) -> None:
+        """Takes marks of one relay, as `Region.step` does."""
+        for number in numbers:
+            if self.fence.marked(partition, Mark(moment, "relay", number)):
+                self.untold.told(partition)
 
 
-def test_what_was_refused_is_in_doubt_until_the_relay_told_it() -> None:
-    untold, ear, clock = listening()
-    untold.refused([ID])
-    assert ear.taken() == [("distrust", HERE)]
-    untold.refused([ID])
-    assert ear.taken() == []
-    untold.told(HERE, clock.now())
-    assert ear.taken() == [], "the relay's clock may be ahead"
-    untold.told(HERE, clock.now() + CLOCKS)
-    assert ear.taken() == [("drop", HERE), ("trust", HERE)], "what was held may lack something, and goes first"
+@pytest.fixture
+def case() -> Case:
+    return Case()
 
 
-def test_what_redis_holds_of_it_is_in_doubt_too() -> None:
-    fence = FenceStub()
-    untold, _, _ = listening(fence)
-    untold.refused([ID])
-    assert fence.doubted == [{HERE}]
+def test_what_was_refused_is_in_doubt_until_the_relay_told_it(case: Case) -> None:
+    case.untold.refused([ID])
+    assert case.ear.taken() == [("distrust", HERE)]
+    case.untold.refused([ID])
+    assert case.ear.taken() == []
+    case.marks(4, 5)
+    assert case.ear.taken() == [], "the look of the second may have begun before the refusal"
+    case.marks(6)
+    assert case.ear.taken() == [("drop", HERE), ("trust", HERE)], "what was held may lack something, and goes first"
 
 
-def test_what_is_told_of_another_partition_is_no_comfort() -> None:
-    untold, ear, clock = listening()
-    untold.refused([ID])
-    ear.taken()
-    untold.told(ELSEWHERE, clock.now() + CLOCKS)
-    assert ear.taken() == []
+def test_a_relay_whose_clock_is_ahead_ends_nothing_early(case: Case) -> None:
+    case.untold.refused([ID])
+    case.marks(4, 4, 5, 5, moment=1e12)
+    assert case.ear.taken() == [("distrust", HERE)]
 
 
-def test_each_refusal_waits_for_a_sign_of_its_own() -> None:
-    untold, ear, clock = listening()
-    untold.refused([ID])
-    first = clock.now() + CLOCKS
-    clock.advance(1)
-    untold.refused([ID])
-    untold.told(HERE, first)
-    assert ear.taken() == [("distrust", HERE)]
-    untold.told(HERE, first + 1)
-    assert ear.taken() == [("drop", HERE), ("trust", HERE)]
+def test_what_redis_holds_of_it_is_in_doubt_too(case: Case) -> None:
+    assert case.fence.footings([ID])
+    case.untold.refused([ID])
+    assert not case.fence.footings([ID])
 
 
-def test_what_is_not_heard_any_more_is_not_trusted_by_a_sign() -> None:
-    untold, ear, clock = listening()
-    untold.refused([ID])
-    untold.set_trusted(HERE, False)
-    untold.told(HERE, clock.now() + CLOCKS)
-    assert ear.taken() == [("distrust", HERE)]
-    untold.set_trusted(HERE, True)
-    assert ear.taken() == [("trust", HERE)]
+def test_what_is_told_of_another_partition_is_no_comfort(case: Case) -> None:
+    case.untold.refused([ID])
+    case.ear.taken()
+    case.marks(4, 5, 6, partition=ELSEWHERE)
+    assert case.ear.taken() == []
 
 
-def test_what_is_heard_again_is_not_trusted_before_the_sign() -> None:
-    untold, ear, clock = listening()
-    untold.set_trusted(HERE, False)
-    untold.refused([ID])
-    untold.set_trusted(HERE, True)
-    assert ear.taken() == [("distrust", HERE)]
-    untold.told(HERE, clock.now() + CLOCKS)
-    assert ear.taken() == [("drop", HERE), ("trust", HERE)]
+def test_each_refusal_waits_for_signs_of_its_own(case: Case) -> None:
+    case.untold.refused([ID])
+    case.marks(4, 5)
+    case.untold.refused([ID])
+    case.marks(6, 7)
+    assert case.ear.taken() == [("distrust", HERE)]
+    case.marks(8)
+    assert case.ear.taken() == [("drop", HERE), ("trust", HERE)]
 
 
-def test_changes_and_other_partitions_are_passed_on() -> None:
-    untold, ear, _ = listening()
-    untold.refused([ID])
-    ear.taken()
-    untold.changed(ID, 7)
-    untold.partition_changed(HERE)
-    untold.set_trusted(ELSEWHERE, False)
-    assert ear.taken() == [(ID, 7), ("drop", HERE), ("distrust", ELSEWHERE)]
+def test_what_is_not_heard_any_more_is_not_trusted_by_a_sign(case: Case) -> None:
+    case.untold.refused([ID])
+    case.lose()
+    case.marks(4, 5, 6)
+    case.listen(HERE)
+    case.marks(7, 8)
+    assert case.ear.taken() == [("distrust", HERE)]
+    case.marks(9)
+    assert case.ear.taken() == [("drop", HERE), ("trust", HERE)]
+
+
+def test_what_is_heard_again_is_not_trusted_before_the_signs(case: Case) -> None:
+    case.lose()
+    case.untold.refused([ID])
+    case.listen(HERE)
+    assert case.ear.taken() == [("distrust", HERE)]
+    case.marks(4, 5, 6)
+    assert case.ear.taken() == [("drop", HERE), ("trust", HERE)]
+
+
+def test_changes_and_other_partitions_are_passed_on(case: Case) -> None:
+    case.untold.refused([ID])
+    case.ear.taken()
+    case.untold.changed(ID, 7)
+    case.untold.partition_changed(HERE)
+    case.untold.set_trusted(ELSEWHERE, False)
+    assert case.ear.taken() == [(ID, 7), ("drop", HERE), ("distrust", ELSEWHERE)]
