@@ -63,7 +63,7 @@ async def in_process(
     or the one that the test runs.
     """
     if relay:
-        await _relayed(settings)
+        await relayed(settings)
     app = App(settings, clock=clock)
     await app.start()
     try:
@@ -75,8 +75,11 @@ async def in_process(
         await app.stop()
 
 
-async def _relayed(settings: Settings) -> None:
-    """Writes the sign of a relay that has told everything, for ever; where there is no Redis, nothing."""
+async def relayed(settings: Settings) -> None:
+    """Writes the sign of a relay that has told everything, for ever; where there is no Redis, nothing.
+
+    Without one, a sidecar that is a process says stale after a while.
+    """
     connection = Connection(settings)
     signs = RedisSigns(connection, Names(settings.namespace))
     with contextlib.suppress(TierFailed):

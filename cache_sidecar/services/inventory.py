@@ -6,8 +6,8 @@ from cache_sidecar.clock import Clock
 from cache_sidecar.errors import BucketsInUse, EtagMismatch, InvalidRequest, NotFound, OutOfStock
 from cache_sidecar.services import stock
 from cache_sidecar.services.bounds import Bound
-from cache_sidecar.services.freshness import metadata_of_all, wanted
-from cache_sidecar.services.inventory_watch import Watches
+from cache_sidecar.services.freshness import wanted
+from cache_sidecar.services.inventory_watch import Started, Watches
 from cache_sidecar.services.reservation import Context, ReservationMethods
 from cache_sidecar.services.stock import written
 from cache_sidecar.services.writing import Writer
@@ -59,10 +59,7 @@ class InventoryService(ReservationMethods):
             inventories=[stock.message(id, totals[id].parts) for id in found],
             missing=[id for id in known if not totals[id].parts],
             inventory_caches=[stock.metadata(totals[id]) for id in found],
-            cache=metadata_of_all(
-                (answer for total in totals.values() for answer in total.answers),
-                version=max((total.version for total in totals.values()), default=0),
-            ),
+            cache=stock.metadata_of_all(totals.values()),
         )
 
     async def SetInventory(  # type: ignore[override]  # replies are serialized here
@@ -106,12 +103,16 @@ class InventoryService(ReservationMethods):
         self, request: pb.WatchInventoryRequest, context: Context
     ) -> AsyncIterator[pb.WatchInventoryResponse]:
         """Passes on each state that is news."""
-        async for product_id, total in self._watches.watch(request.product_ids, request.categories):
+        async for state in self._watches.watch(request.product_ids, request.categories):
+            if isinstance(state, Started):
+                # There is none when a watch of categories starts in which nothing has a stock yet.
+                yield pb.WatchInventoryResponse(cache=stock.metadata_of_all(state.totals) if state.totals else None)
+                continue
+            product_id, total = state
             yield pb.WatchInventoryResponse(
                 product_id=product_id,
                 inventory=stock.message(product_id, total.parts) if total.parts else None,
-                # There is none when a watch of categories starts in which nothing has a stock yet.
-                cache=stock.metadata(total) if total.answers else None,
+                cache=stock.metadata(total),
             )
 
 

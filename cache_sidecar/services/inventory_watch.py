@@ -7,6 +7,7 @@ when the connection that hears them says so, and, while there is none, every sec
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from cache_sidecar.errors import Overloaded, TierFailed
 from cache_sidecar.store.inventory import InventoryStore, product_of
@@ -24,6 +25,12 @@ _FROM_STORE = Freshness(bypass=True)
 State = tuple[str, Total]
 
 
+class Started(NamedTuple):
+    """Where a watch starts: it tells every change after these states, which come first."""
+
+    totals: Sequence[Total]
+
+
 class Watches:
     """Follows the rows of the inventory for all watchers of a sidecar; see `tiers.ports.Follower`."""
 
@@ -33,17 +40,16 @@ class Watches:
         self._watchers: set[Watcher] = set()
         self._untrusted = set(range(PARTITIONS))
 
-    async def watch(self, product_ids: Collection[str], categories: Sequence[str]) -> AsyncIterator[State]:
-        """Yields the stock of products, and of all products of categories, each time it is news.
+    async def watch(self, product_ids: Collection[str], categories: Sequence[str]) -> AsyncIterator[Started | State]:
+        """Yields where it starts, then the stock of products, and of all products of categories, each time it is news.
 
-        Before that it yields one state of no product, with the answers of all that come first: the watch has started.
         Raises TierFailed or Overloaded when even the first look fails; later ones are repeated until they succeed.
         """
         watcher = Watcher(product_ids, categories, stocks=self._stocks, store=self._store)
         self._watchers.add(watcher)
         try:
             first = [state async for state in watcher.look()]
-            yield "", Total((), [answer for _, total in first for answer in total.answers])
+            yield Started([total for _, total in first])
             for state in first:
                 yield state
             while True:

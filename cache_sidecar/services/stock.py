@@ -1,14 +1,13 @@
 """What stock looks like to caches and to callers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.services import rows
-from cache_sidecar.services.freshness import metadata_of_all
+from cache_sidecar.services import freshness, rows
 from cache_sidecar.store.inventory import InventoryRow, InventoryStore
 from cache_sidecar.store.pool import Changed, Written
 from cache_sidecar.tiers.ports import Load, Row, UnreadableRow
@@ -76,7 +75,13 @@ def etag(parts: Sequence[Part]) -> str:
 
 def metadata(total: Total) -> CacheMetadata:
     """Returns where the stock of a product came from, with its version."""
-    return metadata_of_all(total.answers, version=total.version)
+    return metadata_of_all([total])
+
+
+def metadata_of_all(totals: Collection[Total]) -> CacheMetadata:
+    """Returns where the stock of several products came from, the least fresh of each, with the newest version among them."""
+    answers = [answer for total in totals for answer in total.answers]
+    return freshness.metadata_of_all(answers, version=max((total.version for total in totals), default=0))
 
 
 def timestamp(time: datetime | None) -> Timestamp:

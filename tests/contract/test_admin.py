@@ -100,21 +100,21 @@ async def test_ten_thousand_ids_are_dropped_in_one_call(open_shop: Open) -> None
 
 
 @pytest.mark.parametrize(
-    ("fields", "field"),
+    ("fields", "named"),
     [
-        ({"dataset": "sessions", "all": True}, "dataset"),
-        ({"dataset": "", "all": True}, "dataset"),
-        ({"dataset": "product"}, ""),
-        ({"dataset": "product", "ids": ["a"], "all": True}, ""),
-        ({"dataset": "product", "ids": [""]}, "ids[0]"),
-        ({"dataset": "product", "ids": ["a", "b" * 129]}, "ids[1]"),
-        ({"dataset": "product", "ids": ["a"] * 10_001}, "ids"),
+        ({"dataset": "sessions", "all": True}, {"dataset"}),
+        ({"dataset": "", "all": True}, {"dataset"}),
+        ({"dataset": "product"}, {"all", "ids"}),
+        ({"dataset": "product", "ids": ["a"], "all": True}, {"all", "ids"}),
+        ({"dataset": "product", "ids": [""]}, {"ids[0]"}),
+        ({"dataset": "product", "ids": ["a", "b" * 129]}, {"ids[1]"}),
+        ({"dataset": "product", "ids": ["a"] * 10_001}, {"ids"}),
     ],
 )
-async def test_a_target_that_makes_no_sense_is_refused(shop: Shop, fields: dict, field: str) -> None:
+async def test_a_target_that_makes_no_sense_is_refused(shop: Shop, fields: dict, named: set[str]) -> None:
     refusal = await refused(shop.admin.Invalidate(pb.InvalidateRequest(**fields)))
     assert refusal.code == StatusCode.INVALID_ARGUMENT
-    assert set(refusal.violations) == {field}
+    assert set(refusal.violations) == named
 
 
 @pytest.mark.parametrize("id", ["\x00", "a\x00b", "a b\n", "{}", "é\x7f"])

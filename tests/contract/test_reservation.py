@@ -79,8 +79,9 @@ async def test_a_repeat_returns_the_first_reply_on_any_sidecar_even_when_nothing
     assert await other.reserve({id: 1}, request_id=request) == first
     assert await stock.reserve({id: 1}, request_id=request) == first
     assert await other.numbers(id) == (0, 1)
-    refusal = await refused(other.reserve({id: 1}, request_id=request, user_id="another"))
-    assert refusal.reason == "REQUEST_ID_REUSED"
+    assert (await refused(other.reserve({id: 2}, request_id=request))).reason == "REQUEST_ID_REUSED"
+    # Somebody else's id is another one, and asks for what is not there.
+    assert (await refused(other.reserve({id: 1}, request_id=request, user_id="another"))).reason == "OUT_OF_STOCK"
 
 
 async def test_repeats_at_the_same_moment_reserve_once(stock: Stockroom, other: Stockroom) -> None:

@@ -172,7 +172,8 @@ async def test_stock(open_shop: Open, database: str, log: list[dict[str, Any]]) 
         for id in ("a", "b", "c"):
             await stock.set(id, 10, bucket_count=2)
         watch = stock.calls.WatchInventory(inventory_service_pb2.WatchInventoryRequest(product_ids=["a", "b", "c"]))
-        first = [await watch.read() for _ in range(3)]
+        start, *first = [await watch.read() for _ in range(4)]
+        assert not start.HasField("inventory")
         assert {state.product_id for state in first} == {"a", "b", "c"}
         change = "UPDATE cache_sidecar.inventory SET update_time = 'infinity' WHERE product_id = 'b' AND bucket = 1"
         await run(database, change)

@@ -125,6 +125,9 @@ async def test_a_watch_of_stock_starts_with_the_newest_version_of_what_follows(s
         assert watch.started is not None
         assert watch.started.cache.version == max(state.cache.version for state in watch.seen) > 0
         assert not watch.started.HasField("inventory")
+        await room.adjust(second, 1)
+        await until(lambda: len(watch.seen) == 4)
+        assert watch.seen[3].cache.version > watch.started.cache.version
 
 
 async def test_a_watch_of_stock_starts_though_there_is_none(shop: Shop) -> None:
