@@ -250,6 +250,10 @@ class Shards:
             except TierFailed as error:
                 failed = error
             else:
+                in_use = set(self._owners.values())
+                for known in self._known.values():
+                    if known not in in_use:
+                        known.dependency.works()  # nothing depends on one that holds no slot; it was asked who does
                 return
         raise failed
 
@@ -264,10 +268,6 @@ class Shards:
         if not owners:
             raise TierFailed(Tier.L2, Failure.UNREACHABLE, "nobody holds a slot")
         self._owners, self._ranges = owners, ranges
-        in_use = set(owners.values())
-        for shard in self._known.values():
-            if shard not in in_use:
-                shard.dependency.works()  # nothing depends on one that holds no slot
         kept = {*owners.values(), *self._seeds}
         for address, shard in list(self._known.items()):
             if shard not in kept:

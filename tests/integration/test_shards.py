@@ -97,6 +97,25 @@ async def test_a_shard_that_is_away_is_failed_without_being_asked(l2: RedisL2, l
         assert caught.value.failure is expected
 
 
+async def test_replicas_that_were_asked_in_an_outage_are_well_after_it(l2: RedisL2, line: Line) -> None:
+    """Nobody asks them anything while the primaries answer: who holds what is the same as before."""
+    dependencies = l2._connection.dependencies
+    await l2._shards.owners()
+    line.cut()
+    for _ in range(BREAK_AFTER):
+        with pytest.raises(TierFailed):
+            await l2._shards.owners()
+    assert len(dependencies.failing()) == len(line.addresses)
+    await line.heal()
+
+    async def is_well() -> bool:
+        # With a breaker open, one in so many is let through.
+        await asyncio.gather(l2._shards.owners(), *(l2._shards.ask_all("PING") for _ in range(2)), return_exceptions=True)
+        return not dependencies.failing()
+
+    await until(is_well)
+
+
 async def test_connections_that_were_closed_while_idle_cost_nothing(l2: RedisL2, line: Line) -> None:
     await asyncio.gather(*(read(l2) for _ in range(5)))
     line.cut()
