@@ -50,8 +50,8 @@ class AdminService(AdminServiceServicer):
         if request.all:
             return pb.InvalidateResponse(invalidated=await dataset.drop_all())
         ids = dict.fromkeys(request.ids)
-        keys_of = self._keys.get(dataset.name, lambda one: (one,))
-        keys = (key for id in ids for key in keys_of(id))
+        keys_of = self._keys.get(dataset.name)
+        keys = (key for id in ids for key in (keys_of(id) if keys_of else (id,)))
         while chunk := list(islice(keys, CHUNK)):
             await dataset.drop(chunk)
         return pb.InvalidateResponse(invalidated=len(ids))
