@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from cache_sidecar.app import App
+from cache_sidecar.store.connection import Connection as StoreConnection
 from cache_sidecar.store.pool import Database
 
 # Seconds after which a call that neither ended nor came to a gate may be waiting for a lock: then PostgreSQL is asked.
@@ -131,7 +132,7 @@ class Held:
 class Connection:
     """A connection whose statements are steps of an actor."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], actor: Actor) -> None:
+    def __init__(self, connection: StoreConnection, actor: Actor) -> None:
         self._connection = connection
         self._actor = actor
 
@@ -151,8 +152,8 @@ class Connection:
             yield cursor
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def begin(self) -> AsyncIterator[None]:
         """Ends with a step, the commit."""
-        async with self._connection.transaction():
+        async with self._connection.begin():
             yield
             await self._actor.passed(self._connection)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 from grpc.aio import AioRpcError
 
+from cache_sidecar.store.connection import Connection as StoreConnection
 from cache_sidecar.v1 import admin_service_pb2, admin_service_pb2_grpc
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
 from tests.contract.shop import refusal
@@ -54,7 +55,7 @@ class Op(NamedTuple):
 class Through:
     """A sidecar, and what is called through it."""
 
-    def __init__(self, sidecar: Sidecar, watching: psycopg.AsyncConnection[Any], others: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, sidecar: Sidecar, watching: psycopg.AsyncConnection[Any], others: StoreConnection) -> None:
         assert sidecar.app is not None
         self.held = Held(sidecar.app)
         self.actor: Actor

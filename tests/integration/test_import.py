@@ -273,9 +273,20 @@ async def test_a_database_that_does_not_answer() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_row_that_postgresql_refuses_is_said_in_one_line(database: str) -> None:
+async def test_a_row_that_postgresql_refuses_is_rejected_in_one_line(database: str) -> None:
     query(database, "ALTER TABLE cache_sidecar.products ADD CHECK (product_id <> 'KITE-1')")
-    with pytest.raises(InputError, match="PostgreSQL refused the rows: new row for relation") as caught:
+    rejects = Path("refused.csv")
+    report = await run(database, FIXTURES / "products.csv", rejects=rejects)
+    assert (report.written, dict(report.rejected)) == (report.rows_read - 1, {"refused": 1})
+    (row,) = csv.DictReader(rejects.read_text().splitlines())
+    assert row["message"].startswith('PostgreSQL refused the rows: new row for relation "products"')
+    assert "KITE-1" in row["raw"]
+    assert query(database, "SELECT count(*) FROM cache_sidecar.products") == [(report.written,)]
+
+
+async def test_what_postgresql_refuses_of_all_rows_is_said_in_one_line(database: str) -> None:
+    query(database, "ALTER TABLE cache_sidecar.products RENAME COLUMN title TO name")
+    with pytest.raises(InputError, match='PostgreSQL refused the rows: column "title"') as caught:
         await run(database, FIXTURES / "products.csv")
     assert "\n" not in str(caught.value)
 

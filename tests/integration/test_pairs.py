@@ -15,6 +15,7 @@ from psycopg import sql
 
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyServer
+from cache_sidecar.store.connection import Connection
 from tests.customers import new_request
 from tests.interleaving import Actor, meet
 from tests.pairs import Op, Outcome, Resource, Through, Told, once, outcome, pattern, serial
@@ -45,8 +46,8 @@ async def sidecars(valkey: ValkeyServer, postgres: Postgres, template: str) -> A
         in_process(settings) as one,
         in_process(settings) as other,
         await psycopg.AsyncConnection.connect(dsn, autocommit=True) as watching,
-        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as program,
-        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as another_program,
+        await Connection.connect(dsn) as program,
+        await Connection.connect(dsn) as another_program,
     ):
         yield Through(one, watching, program), Through(other, watching, another_program)
 
