@@ -223,7 +223,7 @@ async def ground(
         address = str(config["listen_address"])
         options = [("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
         channel = await exits.enter_async_context(grpc.aio.insecure_channel(address, options=options))
-        await serving(address)
+        await serving(address, seconds=PATIENCE)
         running.sidecar, running.pid = Sidecar(address, channel), started.pid
         yield running
         assert started.process.returncode is None
