@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cache_sidecar.app import App
+from cache_sidecar.background import ended
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
 from cache_sidecar.settings import ROLES, Settings
@@ -64,7 +65,7 @@ async def in_process(
     or the one that the test runs.
     """
     if relay:
-        await relayed(settings)
+        await _relayed(settings)
     app = App(settings, clock=clock)
     await app.start()
     try:
@@ -76,16 +77,39 @@ async def in_process(
         await app.stop()
 
 
-async def relayed(settings: Settings) -> None:
-    """Writes the sign of a relay that has told everything, for ever; where there is no Redis, nothing.
+async def _relayed(settings: Settings) -> None:
+    """Writes the sign of a relay that has told everything, for ever; where there is no Redis, nothing."""
+    connection = Connection(settings)
+    await _mark(RedisSigns(connection, Names(settings.namespace)))
+    await connection.close()
 
-    Without one, a sidecar that is a process says stale after a while.
+
+@contextlib.asynccontextmanager
+async def relaying(settings: Settings) -> AsyncIterator[None]:
+    """Writes that sign, and anew every second: for sidecars that outlive a test, or are processes.
+
+    When no heartbeat of theirs was good in time, be it that the machine is busy, they wait for marks that move on.
     """
     connection = Connection(settings)
     signs = RedisSigns(connection, Names(settings.namespace))
+    await _mark(signs)
+    task = asyncio.create_task(_mark_on(signs))
+    try:
+        yield
+    finally:
+        await ended(task)
+        await connection.close()
+
+
+async def _mark_on(signs: RedisSigns) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        await _mark(signs)
+
+
+async def _mark(signs: RedisSigns) -> None:
     with contextlib.suppress(TierFailed):
         await signs.caught_up(ROLES, NEVER_BEHIND, await signs.primaries())
-    await connection.close()
 
 
 def channel_to(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:

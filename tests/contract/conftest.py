@@ -19,7 +19,7 @@ from tests.acl import allow
 from tests.contract.fuzz import FUZZ, FUZZ_SEED
 from tests.contract.shop import Shop
 from tests.engines import ENGINES
-from tests.sidecars import in_process, settings_for
+from tests.sidecars import in_process, relaying, settings_for
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,7 +62,7 @@ async def shops(
     user = await allow(valkey_cluster, shared_name)
     more = user | PATIENT | {"engine": engine}
     settings = settings_for(",".join(valkey_cluster.addresses), shared_database, shared_name, **more)
-    async with in_process(settings) as first, in_process(settings) as second:
+    async with relaying(settings), in_process(settings, relay=False) as first, in_process(settings, relay=False) as second:
         yield Shop(first), Shop(second)
 
 

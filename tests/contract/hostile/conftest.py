@@ -19,7 +19,7 @@ from tests.contract.conftest import PATIENT
 from tests.contract.hostile.others import Others
 from tests.contract.hostile.report import Report
 from tests.contract.shop import Shop
-from tests.sidecars import Sidecar, process, relayed, serving, settings_for
+from tests.sidecars import Sidecar, process, relaying, serving, settings_for
 
 REPORT = pytest.StashKey[Report]()
 PRODUCT = "wanted"
@@ -110,8 +110,8 @@ def attacked(
             **settings,
         }
         address = address or target
-        await relayed(settings_for(config["redis_nodes"], shared_database, config["namespace"]))
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(relaying(settings_for(config["redis_nodes"], shared_database, config["namespace"])))
             started = await stack.enter_async_context(process("serve", tmp_path_factory.mktemp("hostile"), config))
             await serving(address)
             shop = Shop(Sidecar(address, await stack.enter_async_context(grpc.aio.insecure_channel(address))))
