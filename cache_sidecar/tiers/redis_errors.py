@@ -16,7 +16,9 @@ _FAILURES = (
     ((RedisConnectionError, ClusterDownError, RedisClusterException, OSError), Failure.UNREACHABLE),
     ((RedisError,), Failure.REFUSED),
 )
-KNOWN = (RedisError, TimeoutError, OSError)
+KNOWN = (RedisError, TimeoutError, OSError, RuntimeError)
+# What uvloop says, as a RuntimeError, to who writes to a connection that was lost a moment ago; redis-py passes it on.
+_LOST = "the handler is closed"
 # What Redis adds to its words, and differs from call to call: arguments, such as a customer's id, and the place in a script.
 _DETAILS = re.compile(r",? with args beginning with.*|,? script: (\S+, )?on @user_function:\d+.*", re.DOTALL)
 
@@ -28,7 +30,11 @@ def words(error: Exception) -> str:
 
 
 def as_failure(error: Exception) -> TierFailed:
-    """Returns what one of the `KNOWN` errors says of Redis."""
+    """Returns what one of the `KNOWN` errors says of Redis. Raises a RuntimeError that says nothing of it."""
+    if isinstance(error, RuntimeError):
+        if _LOST not in str(error):
+            raise error
+        return TierFailed(Tier.L2, Failure.UNREACHABLE, "the connection was lost")
     failure = next(failure for kinds, failure in _FAILURES if isinstance(error, kinds))
     return TierFailed(Tier.L2, failure, words(error))
 

@@ -82,7 +82,7 @@ class Shard:
         try:
             try:
                 return await self._answers(connection, commands)
-            except RedisConnectionError:
+            except (RedisConnectionError, RuntimeError):  # the latter is uvloop's, see redis_errors.py
                 if not was_open:
                     raise
                 # The server closed it while nobody used it, and so the others. Whatever we send may be sent twice.

@@ -127,6 +127,23 @@ async def test_a_cluster_that_comes_later_is_listened_to(
             await line.trusted()
 
 
+async def test_a_connection_that_is_lost_while_it_is_written_to_ends_no_feed(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop says so by a RuntimeError, which redis-py passes on."""
+    read_state, lost = Feed._read_state, []
+
+    async def fail_once(feed: Feed) -> object:
+        if feed not in lost:
+            lost.append(feed)
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        return await read_state(feed)
+
+    monkeypatch.setattr(Feed, "_read_state", fail_once)
+    await until(lambda: len(lost) == len(line.coherence._feeds) and "distrust" in line.ear.order)
+    await line.trusted()
+
+
 async def test_who_holds_what_is_asked_again_soon_when_a_feed_breaks(
     nodes: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

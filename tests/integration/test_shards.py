@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
@@ -95,6 +96,25 @@ async def test_a_shard_that_is_away_is_failed_without_being_asked(l2: RedisL2, l
         with pytest.raises(TierFailed) as caught:
             await l2.read_leased("product", [id])
         assert caught.value.failure is expected
+
+
+async def test_a_connection_that_is_lost_while_it_is_written_to_costs_nothing(
+    l2: RedisL2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop says so by a RuntimeError, which redis-py passes on."""
+    assert await read(l2) == set(IDS)
+    send, lost = AbstractConnection.send_packed_command, []
+
+    async def fail_once(connection: AbstractConnection, *command: object, **more: bool) -> None:
+        if not lost:
+            lost.append(connection)
+            await connection.disconnect()
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        await send(connection, *command, **more)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", fail_once)
+    assert await read(l2) == set(IDS)
+    assert lost
 
 
 async def test_replicas_that_were_asked_in_an_outage_are_well_after_it(l2: RedisL2, line: Line) -> None:
