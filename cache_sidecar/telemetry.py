@@ -81,8 +81,14 @@ def configure(*, level: str, format: str) -> None:
         )
     )
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
+    handler.addFilter(_is_news)
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it sets a level of its own
     logging.getLogger("py.warnings").setLevel(logging.WARNING)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Says no to grpc.aio's error about each caller who left before the reply was sent: under load they are many."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
 
 def hear_everything(loop: asyncio.AbstractEventLoop) -> None:

@@ -323,7 +323,7 @@ class Database:
         if _failure_of(error) is not Failure.REFUSED or isinstance(error, psycopg.errors.UniqueViolation) or _is_view(error):
             return
         if not self._was_refused(error, connection):
-            telemetry.log.error("PostgreSQL refuses a statement", statement=_shown(connection.statement), error=_words(error))
+            telemetry.log.warning("PostgreSQL refuses a statement", statement=_shown(connection.statement), error=_words(error))
         if len(self._said) >= _SAID:
             self._said.clear()
         self._said.setdefault(_key(error, connection), asyncio.get_running_loop().time())

@@ -31,7 +31,7 @@ async def test_the_others_go_on_fresh_and_are_told_and_it_is_told_what_it_missed
     cluster: ValkeyCluster, database: str, namespace: str
 ) -> None:
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=1.0, postgres_timeout=20.0)
-    async with relaying(cluster, database, namespace), in_process(settings) as sidecar:
+    async with relaying(cluster, database, namespace), in_process(settings, relay=False) as sidecar:
         app, shop = sidecar.app, Shop(sidecar)
         assert app is not None
         for dataset in app._datasets:
@@ -47,7 +47,7 @@ async def test_the_others_go_on_fresh_and_are_told_and_it_is_told_what_it_missed
         dead.kill()
 
         async def is_judged() -> bool:
-            return bool(app._region.behind)
+            return any(app._region._behind.values())
 
         await until(is_judged)
         for member in app._region._behind.values():
@@ -67,5 +67,5 @@ async def test_the_others_go_on_fresh_and_are_told_and_it_is_told_what_it_missed
             reply = await shop.get(product.product_id)
             assert (reply.product.title, reply.cache.stale) == ("by hand", False)
         await dead.start()
-        await until(lambda: not app._region.behind)
+        await until(lambda: not any(app._region._behind.values()))
         await until(app.coherence.is_trusted)

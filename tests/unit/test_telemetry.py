@@ -177,3 +177,11 @@ def test_whatever_nobody_hears_is_a_line_of_json() -> None:
     events = " ".join(line["event"] for line in lost)
     for words in ("Exception in callback", "Task exception was never retrieved", "exception ignored", "in a thread"):
         assert words in events
+
+
+def test_that_a_caller_left_is_no_error_of_grpc_s(configure: Configure) -> None:
+    stderr = configure(level="info", format="json")
+    logging.getLogger("grpc._cython.cygrpc").error("ExecuteBatchError raised in core by servicer method [/x/Get]")
+    logging.getLogger("grpc._cython.cygrpc").error("another error")
+    (line,) = stderr.getvalue().splitlines()
+    assert json.loads(line)["event"] == "another error"
