@@ -117,8 +117,9 @@ class Dependencies:
 
     def forget(self, what: str, which: str) -> None:
         """Takes that a dependency is needed no more."""
-        if dependency := self._all.pop((what, which), None):
-            dependency.works()
+        dependency = self._all.pop((what, which), None)
+        if dependency is not None and dependency.is_failing:
+            self.say(logging.INFO, "a dependency is needed no more", dependency)
 
     def failing(self) -> list[Failing]:
         """Returns those that fail now."""

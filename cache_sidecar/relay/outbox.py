@@ -37,8 +37,8 @@ PRUNE_EVERY = 30.0
 REPLAY = 300.0
 # A repeat of a request gets its first reply for so many seconds.
 REQUESTS_KEPT = 86_400.0
-# What may fail.
-LEADING, RELAYING = "leading", "relaying"
+# The problem of a relay that cannot relay.
+RELAYING = "relaying"
 
 
 class Relay:
@@ -91,16 +91,18 @@ class Relay:
 
     async def run(self, leadership: Leadership) -> None:
         """Relays whenever it is this relay's turn, until cancelled."""
-        backoff = Backoff(self._sleep)
+        backoff, is_said = Backoff(self._sleep), False
         while True:
             try:
                 async with leadership.term() as term:
                     telemetry.log.info("leading", region=self._region, databases=self._roles)
-                    self._dependency.works(LEADING)
+                    is_said = False
                     backoff.reset()
                     await self.lead(term)
             except LeadershipLost as error:
-                self._dependency.failed(str(error), effect="not leading: another relay may, or none", problem=LEADING)
+                if not is_said:
+                    telemetry.log.warning("not leading; standing for election", region=self._region, error=str(error))
+                is_said = True
             await backoff.pause()
 
     async def lead(self, term: Term) -> None:
@@ -123,7 +125,7 @@ class Relay:
                     self._dependency.works(RELAYING)
                 else:
                     self._dependency.failed(
-                        f"{len(self._owed)} partitions: {self._failed}",
+                        str(self._failed),
                         effect="changes are not relayed to some shards: replies from them say stale",
                         problem=RELAYING,
                     )

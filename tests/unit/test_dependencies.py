@@ -133,7 +133,9 @@ def test_what_is_needed_no_more_does_not_fail() -> None:
     dependencies = Dependencies()
     fail(dependencies.of("redis", "a:1"))
     fail(dependencies.of("redis", "b:1"))
-    dependencies.forget("redis", "a:1")
+    with capture_logs() as log:
+        dependencies.forget("redis", "a:1")
+    assert [line["event"] for line in log] == ["a dependency is needed no more"], "it does not work again: it is gone"
     assert [one.which for one in dependencies.failing()] == ["b:1"]
 
 
