@@ -251,7 +251,8 @@ WAYS: dict[str, Way] = {
     "no channels": _acl("resetchannels", words="channel", is_heard=False),
     "no functions": Way(_no_function_loaded, _mend_acl, "function|load"),
     "another password": Way(_change_password, _mend_acl, "WRONGPASS", is_heard=False),
-    "a replica": Way(_follow_other, _follow_nobody, "READONLY"),
+    # What a replica says is no comfort: it may be behind its primary.
+    "a replica": Way(_follow_other, _follow_nobody, "READONLY", is_heard=False),
     "a replica without a primary": Way(_follow_a_dead_one, _follow_nobody, "MASTERDOWN", is_heard=False),
     "full": _config("OOM", begin=("maxmemory", "1"), end=("maxmemory", "0")),
     "not saved": Way(_save_in_vain, _save_at_last, "MISCONF", {"enable-protected-configs": "yes"}),
