@@ -153,6 +153,21 @@ async def process(command: str, folder: Path, config: dict[str, Any], *, code: P
         await asyncio.wait_for(started.wait(), DEADLINE)
 
 
+def without_retries(address: str) -> grpc.aio.Channel:
+    """Connects to a sidecar that the test may kill: calls fail at once, and a sidecar that is back is found soon.
+
+    The connection is this channel's own. gRPC shares connections between the channels of a process, pauses before the next
+    attempt included: after an outage in one test those grow, up to two minutes, and the next test's calls fail.
+    """
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 500),
+    ]
+    return grpc.aio.insecure_channel(address, options=options)
+
+
 async def serving(address: str, *, seconds: float = DEADLINE) -> None:
     """Waits until a sidecar says that it serves; fails after so many seconds."""
     async with grpc.aio.insecure_channel(address) as channel:

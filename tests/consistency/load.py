@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from tests.consistency.rulebook import Rulebook
+from tests.sidecars import without_retries
 
 CALM = "calm"
 READ_SECONDS, WRITE_SECONDS = 2.0, 5.0
@@ -28,13 +29,6 @@ UNKNOWN = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
-_OPTIONS = [
-    ("grpc.use_local_subchannel_pool", 1),
-    # What fails is counted, and not hidden by a retry.
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-]
 
 
 @dataclass(kw_only=True)
@@ -163,7 +157,7 @@ class Load:
 
     def channel(self, sidecar: int) -> grpc.aio.Channel:
         """Opens a channel to a sidecar."""
-        return grpc.aio.insecure_channel(self._sidecars[sidecar], options=_OPTIONS)
+        return without_retries(self._sidecars[sidecar])
 
     def incarnation(self, sidecar: int) -> int:
         """Returns the number of a sidecar's present process."""

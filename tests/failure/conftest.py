@@ -10,9 +10,16 @@ from tests.failure.inventory_stack import InventoryStack, inventory_stack
 
 
 @pytest.fixture(scope="package")
-async def stack(
+async def running_stack(
     processes: Processes, choose_ports: ChoosePorts, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[InventoryStack]:
-    """Four sidecars and all they need. A test that breaks something heals it."""
+    """Runs what `stack` shares."""
     async with inventory_stack(processes, choose_ports, tmp_path_factory.mktemp("inventory")) as running:
         yield running
+
+
+@pytest.fixture
+async def stack(running_stack: InventoryStack) -> AsyncIterator[InventoryStack]:
+    """Four sidecars and all they need; what a test breaks is healed after it, also when it failed."""
+    yield running_stack
+    await running_stack.heal()

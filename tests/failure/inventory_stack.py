@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
@@ -19,7 +17,7 @@ from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
 from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import partition_of
-from tests.sidecars import Process, process, serving, until
+from tests.sidecars import Process, process, serving, until, without_retries
 from tests.stockroom import Stockroom
 
 NAMESPACE = "inventory"
@@ -58,6 +56,18 @@ class InventoryStack:
         for number in starting:
             await until(partial(_listens, self.sidecars[number], self.addresses[number]), seconds=START_SECONDS)
             await serving(self.addresses[number])
+
+    async def heal(self) -> None:
+        """Starts again, or lets go on, whatever does not run, and returns when all of it serves."""
+        for node in self.cluster.nodes:
+            if not node.child.running:
+                await node.start()
+            elif node.child.paused:
+                node.resume()
+        if not self.postgres.child.running:
+            await self.postgres.start()
+        await self.cluster.wait_ok()
+        await self.start()
 
     def _runs(self, number: int) -> bool:
         return number in self.sidecars and self.sidecars[number].process.returncode is None
@@ -106,8 +116,7 @@ class InventoryStack:
         """Connects to each sidecar."""
         async with AsyncExitStack() as exits:
             # Calls that fail are repeated by the tests themselves, on another sidecar.
-            options = [("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
-            channels = [grpc.aio.insecure_channel(address, options=options) for address in self.addresses]
+            channels = [without_retries(address) for address in self.addresses]
             yield [Stockroom(await exits.enter_async_context(channel)) for channel in channels]
 
 

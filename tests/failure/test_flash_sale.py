@@ -98,9 +98,6 @@ async def test_a_flash_sale(stack: InventoryStack) -> None:
 
         await query(stack.dsn, "DROP FUNCTION hold CASCADE")
         await _end_all(stack, rooms[0], list(sale.granted.values()))
-    await primary.start()
-    await stack.start()
-    await stack.cluster.wait_ok()
 
 
 def _strike(connection: psycopg.Connection[Any], stack: InventoryStack, primary: ValkeyServer) -> int:

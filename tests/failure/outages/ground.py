@@ -25,7 +25,7 @@ from tests.cut_off import Line, line_to
 from tests.failure.outages.load import CART, KINDS, Load
 from tests.failure.outages.standby import standby_of
 from tests.proxy import Proxy
-from tests.sidecars import Sidecar, process, serving, until
+from tests.sidecars import Sidecar, process, serving, until, without_retries
 from tests.tiers import open_l2
 
 PRODUCTS, NAMESPACE = 200, "outages"
@@ -221,8 +221,7 @@ async def ground(
         started = await exits.enter_async_context(process("serve", folder, config))
         await exits.enter_async_context(process("relay", folder, config))
         address = str(config["listen_address"])
-        options = [("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
-        channel = await exits.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+        channel = await exits.enter_async_context(without_retries(address))
         await serving(address, seconds=PATIENCE)
         running.sidecar, running.pid = Sidecar(address, channel), started.pid
         yield running
