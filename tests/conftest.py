@@ -1,7 +1,6 @@
 """The real servers behind the tests: one cluster and one PostgreSQL per session, started by the first test that asks."""
 
 import os
-import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -12,14 +11,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import RECORDS, Processes, end_leftovers
 from cache_sidecar.devstack.state import StateDirectory
-from cache_sidecar.devstack.valkey import BUS, ValkeyCluster
+from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.errors import InputError
 from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
+from tests.ports import later_ports
 
 _PREFIX = "cache-sidecar-tests-"
 _TEMPLATE = "template_catalog"
@@ -67,13 +66,8 @@ ChoosePorts = Callable[[int], list[int]]
 
 @pytest.fixture(scope="session")
 def choose_ports() -> ChoosePorts:
-    """Returns so many free ports, fit for a cluster, scattered so that sessions side by side don't choose the same."""
-
-    def choose(count: int) -> list[int]:
-        first = random.randrange(10_000, 20_000)
-        return free_ports(range(first, first + count), beside=BUS)
-
-    return choose
+    """Returns free ports for servers that start later."""
+    return later_ports
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The servers of a run outside of pytest, in a directory of its own."""
 
 import asyncio
-import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -9,13 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.state import StateDirectory
-from cache_sidecar.devstack.valkey import BUS, ValkeyCluster
+from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
+from tests.ports import later_ports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +34,10 @@ async def servers(*, keep: bool = False) -> AsyncIterator[Servers]:
     state.claim()
     processes = Processes(state)
     try:
-        cluster = ValkeyCluster(processes, state.path / "valkey", _ports(6))
+        cluster = ValkeyCluster(processes, state.path / "valkey", later_ports(6))
         # Nothing kills the machine, so nothing has to survive that.
         settings = {"fsync": "off", "max_connections": "200"}
-        postgres = Postgres(processes, state.path / "postgres", _ports(1)[0], settings=settings)
+        postgres = Postgres(processes, state.path / "postgres", later_ports(1)[0], settings=settings)
         await asyncio.gather(cluster.start(), postgres.start())
         for role in ROLES:
             await migrate(postgres.dsn(), role)
@@ -48,8 +47,3 @@ async def servers(*, keep: bool = False) -> AsyncIterator[Servers]:
         state.release()
         if not keep:
             shutil.rmtree(state.path, ignore_errors=True)
-
-
-def _ports(count: int) -> list[int]:
-    first = random.randrange(10_000, 20_000)
-    return free_ports(range(first, first + count), beside=BUS)

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Child, Processes
 from cache_sidecar.devstack.sidecars import Sidecar, as_toml, serving, start_relay, start_sidecar
@@ -18,6 +17,7 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.tiers.names import Names
 from tests.consistency.rulebook import SESSION_EXPIRY
 from tests.cut_off import Line, line_to
+from tests.ports import later_ports
 
 # Those that are installed.
 ENGINES = ("native", "aio") if find_spec("cache_sidecar._native") else ("aio",)
@@ -63,7 +63,7 @@ class Stack:
 
     async def start(self, *, sidecars: int, relays: int) -> None:
         """Returns when all serve."""
-        for number, port in enumerate(free_ports([0] * sidecars)):
+        for number, port in enumerate(later_ports(sidecars)):
             self.sidecars.append(self._sidecar(number, f"127.0.0.1:{port}"))
             self.incarnations.append(number)
         self.relays = [self._relay(number) for number in range(relays)]

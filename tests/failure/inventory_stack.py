@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
@@ -151,7 +150,7 @@ async def inventory_stack(
         exits.push_async_callback(postgres.stop)
         for role in ROLES:
             await migrate(postgres.dsn(), role)
-        addresses = [f"127.0.0.1:{port}" for port in free_ports([0] * sidecars)]
+        addresses = [f"127.0.0.1:{port}" for port in choose_ports(sidecars)]
         stack = InventoryStack(cluster, postgres, addresses=addresses, folder=folder, exits=exits)
         await stack.start()
         yield stack

@@ -16,7 +16,6 @@ import pytest
 from grpc.aio import AioRpcError
 from redis.asyncio import Redis
 
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.tiers import codec
@@ -24,6 +23,7 @@ from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart
 from tests.conftest import ChoosePorts
 from tests.customers import Customer, cart_key, item, lines, new_request, new_user
+from tests.ports import later_ports
 from tests.proxy import Proxy
 from tests.sidecars import Process, Sidecar, process, serving, until
 
@@ -93,7 +93,7 @@ async def scene(redis_server: ValkeyServer, database: str, namespace: str, tmp_p
 
 @contextlib.asynccontextmanager
 async def _sidecar(redis: str, database: str, namespace: str, folder: Path) -> AsyncIterator[tuple[Process, str]]:
-    (port,) = free_ports([0])
+    (port,) = later_ports(1)
     config = {
         "listen_address": f"127.0.0.1:{port}",
         "redis_nodes": redis,

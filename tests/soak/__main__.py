@@ -5,7 +5,6 @@ Exit code 1 when something was lost, has grown, or failed that should not have.
 
 import asyncio
 import itertools
-import random
 import shutil
 import sys
 import tempfile
@@ -17,10 +16,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.state import StateDirectory
-from cache_sidecar.devstack.valkey import BUS
 from tests.failure.outages import (
     test_both_down,
     test_postgres_hung,
@@ -36,6 +33,7 @@ from tests.failure.outages import (
     test_redis_slow,
 )
 from tests.failure.outages.ground import PATIENCE, REFUSALS, Ground, Outage, ground
+from tests.ports import later_ports
 from tests.sidecars import until
 from tests.soak.mixed import Mixed
 from tests.soak.report import publish
@@ -138,17 +136,12 @@ async def _ground(engine: str) -> AsyncIterator[Ground]:
     state.claim()
     processes = Processes(state)
     try:
-        async with ground(processes, _ports, state.path, is_cluster=True, engine=engine) as running:
+        async with ground(processes, later_ports, state.path, is_cluster=True, engine=engine) as running:
             yield running
     finally:
         await processes.stop_all()
         state.release()
         shutil.rmtree(state.path, ignore_errors=True)
-
-
-def _ports(count: int) -> list[int]:
-    first = random.randrange(10_000, 20_000)
-    return free_ports(range(first, first + count), beside=BUS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import psycopg
 
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import Access, ValkeyCluster, ValkeyServer
@@ -24,6 +23,7 @@ from tests.conftest import ChoosePorts
 from tests.cut_off import Line, line_to
 from tests.failure.outages.load import CART, KINDS, Load
 from tests.failure.outages.standby import standby_of
+from tests.ports import later_ports
 from tests.proxy import Proxy
 from tests.sidecars import Sidecar, process, serving, until, without_retries
 from tests.tiers import open_l2
@@ -236,7 +236,7 @@ async def _follow(replica: ValkeyServer, primary: ValkeyServer) -> None:
 
 
 def _config(running: Ground, *, is_cluster: bool) -> dict[str, Any]:
-    (port,) = free_ports([0])
+    (port,) = later_ports(1)
     before, _, after = running.postgres.dsn().rpartition("@")
     hosts, options = running.store.address, ""
     if running.standby is not None:
