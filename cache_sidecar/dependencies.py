@@ -56,8 +56,11 @@ class Dependency:
         """Whether it has a problem."""
         return bool(self._problems)
 
-    def failed(self, reason: str, *, effect: str, problem: str = "") -> None:
-        """Takes that it failed, with its own words; `problem` tells apart what fails and recovers independently."""
+    def failed(self, reason: str, *, effect: str, problem: str = "", **facts: str) -> bool:
+        """Takes that it failed, with its own words; `problem` tells apart what fails and recovers independently.
+
+        Returns whether that is logged, with `facts`; if so, nobody else need say it.
+        """
         now, reason = self._owner.monotonic(), self._owner.shown(reason)
         is_news = not self._problems
         known = self._problems.get(problem)
@@ -65,12 +68,14 @@ class Dependency:
             self._problems[problem] = _Problem(reason, effect, self._owner.clock.now(), now)
         else:
             known.reason, known.effect, known.last = reason, effect, now
-        if reason not in self._said and now >= self._quiet_until and len(self._said) < MAX_REASONS:
+        is_said = reason not in self._said and now >= self._quiet_until and len(self._said) < MAX_REASONS
+        if is_said:
             self._said.add(reason)
             self._quiet_until = now + QUIET
-            self._owner.say(logging.WARNING, "a dependency fails", self, reason=reason, effect=effect)
+            self._owner.say(logging.WARNING, "a dependency fails", self, reason=reason, effect=effect, **facts)
         if is_news:
             self._owner.something_failed.set()
+        return is_said
 
     def works(self, problem: str | None = None, *, before: float | None = None) -> None:
         """Takes that a problem is over, or all are; given `before`, a monotonic time, only those that nobody met since then."""

@@ -1,10 +1,13 @@
 """Checks messages against the rules written in the protos."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import protovalidate
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from cache_sidecar.errors import InvalidRequest
@@ -17,20 +20,53 @@ MAX_VIOLATIONS = 20
 MAX_EXPLAINED = 4096
 # Characters of a map's key that are repeated to the caller.
 MAX_KEY = 64
+# What duration.proto allows: 10,000 years, and a second in nanoseconds.
+MAX_SECONDS = 315_576_000_000
+NANOS = 10**9
+_DURATION = Duration.DESCRIPTOR.full_name
+_DURATION_RULE = "must be a google.protobuf.Duration: 10,000 years at most, nanos within a second and of the sign of seconds"
 
 
 def validate(message: Message, *, path: str = "") -> None:
     """Checks the rules written in the protos. Raises InvalidRequest with the fields that break one."""
+    if none := dict(_no_durations(message, path)):
+        raise InvalidRequest(none)
     try:
         found = protovalidate.collect_violations(message, fail_fast=True)
         if found and message.ByteSize() <= MAX_EXPLAINED:
             found = protovalidate.collect_violations(message)
     except protovalidate.EvaluationError as error:
-        # Such as a Duration out of its range, which a rule cannot compare.
+        # Such as a time out of its range, which a rule cannot compare.
         raise InvalidRequest({path: f"a value cannot be read: {error}"}) from None
     if found:
         described = (each for violation in found[:MAX_VIOLATIONS] for each in _described(violation, message, path))
         raise InvalidRequest(_by_field(described))
+
+
+def _no_durations(message: Message, path: str) -> Iterator[tuple[str, str]]:
+    """Yields each field that holds no google.protobuf.Duration, but numbers of one: a rule would compare their sum."""
+    for field in _leading_to_durations(message.DESCRIPTOR):
+        if field.is_repeated:
+            values = [(f"{field.name}[{at}].", value) for at, value in enumerate(getattr(message, field.name))]
+        else:
+            values = [(f"{field.name}.", getattr(message, field.name))] if message.HasField(field.name) else []
+        for name, value in values:
+            if value.DESCRIPTOR.full_name != _DURATION:
+                yield from _no_durations(value, path + name)
+            elif not _is_duration(value):
+                yield f"{path}{name}".removesuffix("."), _DURATION_RULE
+
+
+@cache
+def _leading_to_durations(message: Descriptor) -> Sequence[FieldDescriptor]:
+    """Returns the fields that are durations, or hold some. Types that hold themselves are not expected in requests."""
+    kinds = [(field, field.message_type) for field in message.fields]
+    return [field for field, kind in kinds if kind and (kind.full_name == _DURATION or _leading_to_durations(kind))]
+
+
+def _is_duration(value: Duration) -> bool:
+    seconds, nanos = value.seconds, value.nanos
+    return abs(seconds) <= MAX_SECONDS and abs(nanos) < NANOS and seconds * nanos >= 0
 
 
 def _by_field(violations: Iterable[tuple[str, str]]) -> dict[str, str]:

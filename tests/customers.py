@@ -112,6 +112,12 @@ class Customer:
         reply: sessions.DeleteUserSessionsResponse = await self.sessions.DeleteUserSessions(request)
         return reply.deleted
 
+    async def merge(self, user_id: str, guest_user_id: str) -> Cart:
+        """Moves the lines of a guest's cart into a user's, and returns that."""
+        request = carts.MergeCartsRequest(user_id=user_id, guest_user_id=guest_user_id, request_id=new_request())
+        reply: carts.MergeCartsResponse = await self.carts.MergeCarts(request)
+        return reply.cart
+
     async def forget(self, dataset: str) -> None:
         """Empties Redis of a dataset."""
         await self.admin.Invalidate(admin_service_pb2.InvalidateRequest(dataset=dataset, all=True))

@@ -3,7 +3,14 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from cache_sidecar.tiers.shard import Address
+from cache_sidecar.tiers.shards import Shards
 from tests.proxy import Proxy
+
+
+def away(shards: Shards) -> set[Address]:
+    """Returns the primaries that are being left alone."""
+    return {shard.address for shard in shards._owners.values() or shards._seeds if shard.is_away}
 
 
 class Line:

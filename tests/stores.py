@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from cache_sidecar.clock import SystemClock
+from cache_sidecar.dependencies import Dependency
 from cache_sidecar.errors import Tier
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import Progress, RelayStore
@@ -20,13 +21,19 @@ INSERT = "INSERT INTO cache_sidecar.products (product_id, title, price_units, cu
 
 @contextlib.asynccontextmanager
 async def open_database(
-    dsn: str, *, size: int = 2, seconds: float = 10.0, waiting: int = 64, prepare: bool = True
+    dsn: str,
+    *,
+    size: int = 2,
+    seconds: float = 10.0,
+    waiting: int = 64,
+    prepare: bool = True,
+    dependency: Dependency | None = None,
 ) -> AsyncIterator[Database]:
     """Opens a database as a sidecar does."""
     guard = Guard(
         Tier.STORE, timeout=seconds, max_running=size, max_waiting=waiting, breaker=Breaker(Tier.STORE, clock=SystemClock())
     )
-    database = Database(dsn, size=size, timeout=seconds, prepare=prepare, guard=guard)
+    database = Database(dsn, size=size, timeout=seconds, prepare=prepare, guard=guard, dependency=dependency)
     await database.open()
     try:
         yield database

@@ -132,7 +132,7 @@ class SessionService(SessionServiceServicer):
 
         async def update(connection: Connection) -> Written:
             nonlocal row
-            joins = given.user_id if "user_id" in paths else ""
+            joins = given.user_id if {"user_id", session_fields.ALL} & set(paths) else ""
             row = await self._store.update(connection, session_hash, change, joins=joins)
             return Written(pb.UpdateSessionResponse(session=self._message(row)).SerializeToString(), session_hash, row.version)
 

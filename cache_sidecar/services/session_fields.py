@@ -9,17 +9,15 @@ from cache_sidecar.v1.session_service_pb2 import UpdateSessionRequest
 from cache_sidecar.validation import validate
 
 CHANGEABLE = ("user_id", "client", "attributes")
-MAX_PATHS = 100
+ALL = "*"
 _ATTRIBUTE = "attributes."
 
 
 def paths(request: UpdateSessionRequest) -> Sequence[str]:
-    """Returns what an update changes: fields, and `attributes.KEY`. Raises InvalidRequest."""
+    """Returns what an update changes: fields, `attributes.KEY`, or `*` alone. Raises InvalidRequest."""
     given = list(dict.fromkeys(request.update_mask.paths))
-    if len(given) > MAX_PATHS:
-        raise InvalidRequest({"update_mask": f"has more than {MAX_PATHS} paths"})
-    if given == ["*"]:
-        return CHANGEABLE
+    if given == [ALL]:
+        return given
     for path in given:
         if path not in CHANGEABLE and not (path.startswith(_ATTRIBUTE) and path != _ATTRIBUTE):
             known = ", ".join(CHANGEABLE)
@@ -35,6 +33,9 @@ def paths(request: UpdateSessionRequest) -> Sequence[str]:
 def changed(row: SessionRow, given: Session, paths: Sequence[str]) -> SessionRow:
     """Returns the row with what the paths name. Raises InvalidRequest when the result breaks a rule."""
     attributes = dict(row.attributes)
+    if ALL in paths:
+        # AIP-134: a full replacement, also of attributes, which are merged when they are named.
+        attributes, paths = {}, CHANGEABLE
     for path in paths:
         if path == "user_id":
             row = row._replace(user_id=given.user_id)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from cache_sidecar.background import heard
 from cache_sidecar.errors import DeadlineExceeded
 from cache_sidecar.services.bounds import Bound
+from cache_sidecar.services.fingerprint import fingerprint
 from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, Written
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.dataset import Dataset
@@ -92,8 +93,7 @@ def key_of(request: Mutation) -> RequestKey | None:
         return None
     # RFC 9562: upper and lower case are one UUID, and so one request.
     request.request_id = request.request_id.lower()
-    content = request.SerializeToString(deterministic=True)
-    return RequestKey(_scope(request), request.request_id, type(request).__name__, sha256(content).digest())
+    return RequestKey(_scope(request), request.request_id, type(request).__name__, fingerprint(request))
 
 
 def _scope(request: Any) -> str:

@@ -41,6 +41,10 @@ _TYPES = (str, int, int, int, str, dict)
 _COLUMNS = ", ".join(CartRow._fields)
 _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.carts"
 _LOCK = f"{_SELECT} WHERE user_id = %s FOR UPDATE"
+_LOCK_SEVERAL = "SELECT FROM cache_sidecar.carts WHERE user_id = ANY(%s) ORDER BY user_id FOR UPDATE"
+# Few keys, as each takes memory of the server.
+_MEET = """SELECT pg_advisory_xact_lock(hashtext('cache_sidecar.carts'), part)
+    FROM (SELECT DISTINCT hashtext(user_id) & 1023 AS part FROM unnest(%s::text[]) AS user_id ORDER BY part) AS parts"""
 _INSERT = f"INSERT INTO cache_sidecar.carts (user_id, items) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING {_COLUMNS}"
 _UPDATE = f"UPDATE cache_sidecar.carts SET items = %s, update_time = now() WHERE user_id = %s RETURNING {_COLUMNS}"
 
@@ -125,10 +129,14 @@ class CartStore:
                 return _row(written)
 
     async def lock(self, connection: Connection, user_ids: Sequence[str]) -> None:
-        """Locks those of the carts that exist, in the order that everybody locks them in."""
-        await connection.execute(
-            "SELECT FROM cache_sidecar.carts WHERE user_id = ANY(%s) ORDER BY user_id FOR UPDATE", [list(user_ids)]
-        )
+        """Locks several carts, in the order that everybody locks them in; another merge of one of them comes after.
+
+        The rows alone are not enough. Of two merges of the same carts, in opposite directions, the first locks the one that is
+        there; somebody writes the other one for the first time; the second locks that, and waits for the first; and the first,
+        which comes to it now, waits for the second.
+        """
+        await connection.execute(_MEET, [list(user_ids)])
+        await connection.execute(_LOCK_SEVERAL, [list(user_ids)])
 
 
 def _row(found: Sequence[Any]) -> CartRow:

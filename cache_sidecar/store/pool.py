@@ -307,10 +307,13 @@ class Database:
         was_refused = self._was_refused(error, used.connection)
         if not isinstance(error, psycopg.errors.ReadOnlySqlTransaction) and (is_new or was_refused):
             return False
-        if used.connection.is_pooled and isinstance(error, _UNPREPARED):
+        # A pooler that passes on the pid of the server's process is not noticed by it, but by finding the same out again.
+        is_again = self._is_said(f"renewed {_key(error, used.connection)}")
+        if isinstance(error, _UNPREPARED) and (used.connection.is_pooled or is_again):
             self._options["prepare_threshold"] = None  # a pooler that does not know of prepared statements
         self._generation += 1
-        if not was_refused:
+        if not was_refused and not is_again:
+            self._say(f"renewed {_key(error, used.connection)}")
             telemetry.log.warning(
                 "statements are run on new connections from now on: what the old ones remember holds no longer",
                 statement=_shown(used.connection.statement),
@@ -322,14 +325,20 @@ class Database:
         """Logs what PostgreSQL says of a statement that it refuses; once a minute, as it is refused to every caller."""
         if _failure_of(error) is not Failure.REFUSED or isinstance(error, psycopg.errors.UniqueViolation) or _is_view(error):
             return
-        if not self._was_refused(error, connection):
-            telemetry.log.warning("PostgreSQL refuses a statement", statement=_shown(connection.statement), error=_words(error))
-        if len(self._said) >= _SAID:
-            self._said.clear()
-        self._said.setdefault(_key(error, connection), asyncio.get_running_loop().time())
+        statement = _shown(connection.statement)
+        if not self._tell(error, statement=statement) and not self._was_refused(error, connection):
+            telemetry.log.warning("PostgreSQL refuses a statement", statement=statement, error=_words(error))
+        self._say(_key(error, connection))
 
     def _was_refused(self, error: psycopg.Error, connection: Connection) -> bool:
-        key = _key(error, connection)
+        return self._is_said(_key(error, connection))
+
+    def _say(self, key: str) -> None:
+        if len(self._said) >= _SAID:
+            self._said.clear()
+        self._said.setdefault(key, asyncio.get_running_loop().time())
+
+    def _is_said(self, key: str) -> bool:
         said_at = self._said.get(key)
         if said_at is not None and said_at + _SAID_FOR <= asyncio.get_running_loop().time():
             del self._said[key]
@@ -349,14 +358,14 @@ class Database:
                 self._tell(error)
             raise TierFailed(Tier.STORE, failure, str(error)) from error
 
-    def _tell(self, error: psycopg.Error) -> None:
-        """Says what was refused, until `check.py` finds that all is well."""
+    def _tell(self, error: psycopg.Error, **facts: str) -> bool:
+        """Says what was refused, until `check.py` finds that all is well; returns whether that is logged."""
         if self._dependency is None or (error.sqlstate or "")[:2] in _ABOUT_DATA:
-            return
+            return False
         reason = error.diag.message_primary or str(error)  # the rest shows the statement, or the row
         if isinstance(error, _UNPREPARED):
             reason += ": behind a PgBouncer before 1.21 in transaction mode, set postgres_prepare = false"
-        self._dependency.failed(reason, effect=REFUSES, problem=reason)
+        return self._dependency.failed(reason, effect=REFUSES, problem=reason, **facts)
 
 
 def _has_news(connection: Connection) -> bool:

@@ -77,11 +77,6 @@ class Shards:
             dependency=self._dependencies.of("redis", named(address)),
         )
 
-    @property
-    def away(self) -> list[Address]:
-        """The primaries that are being left alone."""
-        return sorted({shard.address for shard in self._owners.values() or self._seeds if shard.is_away})
-
     # Sending
 
     async def send(self, commands: Sequence[Routed]) -> list[Any]:

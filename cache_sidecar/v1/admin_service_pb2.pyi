@@ -506,11 +506,13 @@ class UpdatePolicyRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change; `*` for all. Default: the fields that are set."""
+        """The fields to change; `*` alone for all. Default: the fields that are set. At most 100 paths."""
 
     @_builtins.property
     def reset_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to give back to the policy file first: what UpdatePolicy said of them is forgotten; `*` for all."""
+        """The fields to give back to the policy file first: what UpdatePolicy said of them is forgotten; `*` alone for all. At most
+        100 paths.
+        """
 
     def __init__(
         self,

@@ -323,8 +323,8 @@ class UpdateProductRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: title, description, price, categories, brand, image_uris, attributes, active, or `*` for all of
-        them. Empty means every field that is set in `product`.
+        """Which fields change: title, description, price, categories, brand, image_uris, attributes, active; or `*` alone for all of
+        them, which clears what is not set in `product`. Empty means every field that is set in `product`. At most 100 paths.
         """
 
     def __init__(

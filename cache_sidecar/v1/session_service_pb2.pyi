@@ -232,7 +232,8 @@ class UpdateSessionRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields change: `user_id`, `client`, `attributes`, `attributes.KEY`. Attributes are merged key by key: `attributes`
-        sets every key given, and leaves the others; `attributes.KEY` sets one, or removes it when it is not given. Empty means
+        sets every key given, and leaves the others; `attributes.KEY` sets one, or removes it when it is not given. `*` alone
+        replaces all of it: it clears what is not set in `session`, and removes every attribute that is not given. Empty means
         every field that is set in `session`. At most 100 paths.
         """
 

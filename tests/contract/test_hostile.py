@@ -207,7 +207,7 @@ async def test_a_huge_request_is_refused_without_holding_others_up(shop: Shop) -
         assert answered
     mask = pb.UpdateProductRequest(product=Product(product_id=created.product_id, title="x"))
     mask.update_mask.paths.extend(["title"] * 500_000)
-    assert (await shop.products.UpdateProduct(mask)).product.title == "x"
+    assert set((await refused(shop.products.UpdateProduct(mask))).violations) == {"update_mask"}
 
 
 async def test_a_message_over_the_limit_is_refused(open_shop: Open) -> None:
@@ -233,16 +233,13 @@ async def test_a_compressed_request_works_as_any_other(shop: Shop, encoding: str
 
 
 # What grpc answers by itself, before any of our code: its words, not ours. INTERNAL for what cannot be unpacked or read is
-# what the specification of gRPC asks for, except that an unknown encoding should be UNIMPLEMENTED.
+# what the specification of gRPC asks for.
 BY_GRPC = {
     "a corrupt gzip": (message(b"\x1f\x8b" + b"x" * 50, compressed=True), {"encoding": "gzip"}, INTERNAL),
     "a gzip cut short": (message(gzip.compress(NOBODY * 99)[:-9], compressed=True), {"encoding": "gzip"}, INTERNAL),
-    "an unknown encoding": (message(NOBODY, compressed=True), {"encoding": "br"}, INTERNAL),
     "a deadline that is no time": (message(NOBODY), {"metadata": [(b"grpc-timeout", b"soon")]}, INTERNAL),
     "a deadline that has passed": (message(NOBODY), {"metadata": [(b"grpc-timeout", b"0n")]}, 4),
     "a binary header that is no base64": (message(NOBODY), {"metadata": [(b"x-bin", b"!!!")]}, INTERNAL),
-    "a length that is too short": (message(NOBODY, length=1), {}, INVALID),
-    "two messages where one belongs": (message(NOBODY) * 2, {}, NOT_FOUND),
     "a flag without an encoding": (message(NOBODY, compressed=True), {}, NOT_FOUND),
     "a deadline of centuries": (message(NOBODY), {"metadata": [(b"grpc-timeout", b"99999999H")]}, NOT_FOUND),
     "a strange request id": (message(b"\xff"), {"metadata": [(b"x-request-id", b"\x80~" * 99)]}, INVALID),

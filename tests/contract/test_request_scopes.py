@@ -1,12 +1,14 @@
-"""request_id: one user's cannot collide with another's, and upper and lower case are one."""
+"""request_id: one user's cannot collide with another's, and a repeat is known however it is written."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
+from cache_sidecar.services.fingerprint import IGNORED, UUIDS
 from cache_sidecar.v1 import cart_service_pb2 as carts
 from cache_sidecar.v1 import inventory_service_pb2 as stock
 from cache_sidecar.v1 import product_service_pb2 as products
@@ -202,13 +204,28 @@ async def test_somebody_elses_request_id_does_not_matter(first: Sidecar, second:
             assert again == reply
 
 
+def written_otherwise(request: Any) -> Any:
+    """Returns a request for the same: its UUIDs in upper case, and what the server ignores as a reply would have it."""
+    other = type(request)()
+    other.CopyFrom(request)
+    for name in {"request_id", *UUIDS} & set(other.DESCRIPTOR.fields_by_name):
+        setattr(other, name, getattr(other, name).upper())
+    for path in IGNORED.get(type(request).__name__, ()):
+        resource, name = path.split(".")
+        value = getattr(getattr(other, resource), name)
+        if isinstance(value, Timestamp):
+            value.GetCurrentTime()
+        elif isinstance(value, str):
+            setattr(getattr(other, resource), name, "7")
+        else:
+            value.add(currency_code="EUR", units=7)
+    return other
+
+
 @pytest.mark.parametrize("make", [*OF_A_USER, *OF_THE_SHOP])
-async def test_upper_and_lower_case_are_one_request(first: Sidecar, second: Sidecar, make: Make) -> None:
-    lower = await make(first, new_user(), new_request())
-    upper = type(lower)()
-    upper.CopyFrom(lower)
-    upper.request_id = upper.request_id.upper()
-    reply, again = await first.call(upper), await second.call(lower)
+async def test_a_repeat_is_one_however_it_is_written(first: Sidecar, second: Sidecar, make: Make) -> None:
+    request = await make(first, new_user(), new_request())
+    reply, again = await first.call(written_otherwise(request)), await second.call(request)
     if "session_id" in reply.DESCRIPTOR.fields_by_name:
         assert (await refused(first.customer.session(reply.session_id))).code is StatusCode.NOT_FOUND, "it was a repeat"
         assert (await second.customer.session(again.session_id)).session.attributes == reply.session.attributes

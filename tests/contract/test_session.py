@@ -90,6 +90,21 @@ async def test_attributes_are_merged_key_by_key(customers: tuple[Customer, Custo
     assert await update("attributes.x.y", **{"x.y": "z"}) == {"b": "21", "c": "3", "d": "4", "e": "", "x.y": "z"}
 
 
+async def test_a_star_replaces_all_of_it(customers: tuple[Customer, Customer]) -> None:
+    first, second = customers
+    user = new_user()
+    id = await first.create("", a="1", b="2")
+    request = pb.UpdateSessionRequest(session=Session(session_id=id, user_id=user, attributes={"b": "3", "c": "4"}))
+    request.update_mask.paths.append("*")
+    assert dict((await first.sessions.UpdateSession(request)).session.attributes) == {"b": "3", "c": "4"}
+    assert await second.log_out_everywhere(user) == 1, "it counts as one that joined the user's sessions"
+    id = await first.create(user, a="1")
+    request = pb.UpdateSessionRequest(session=Session(session_id=id))
+    request.update_mask.paths.append("*")
+    replaced = (await first.sessions.UpdateSession(request)).session
+    assert (replaced.user_id, replaced.client, dict(replaced.attributes)) == ("", SessionClient(), {})
+
+
 async def test_a_login_names_the_user_and_keeps_the_rest(customer: Customer) -> None:
     id, user = await customer.create("", cart="guest-7"), new_user()
     request = pb.UpdateSessionRequest(session=Session(session_id=id, user_id=user))
@@ -319,9 +334,13 @@ async def test_what_breaks_a_rule_is_refused(customer: Customer, method: str, re
     assert field in refusal.violations
 
 
-@pytest.mark.parametrize("path", ["session_id", "expire_time", "attributes.", "user_id.x", "nothing"])
-async def test_a_field_that_cannot_be_changed_is_refused(customer: Customer, path: str) -> None:
+@pytest.mark.parametrize(
+    "paths",
+    [["session_id"], ["expire_time"], ["attributes."], ["user_id.x"], ["nothing"], ["*", "user_id"], ["user_id"] * 101],
+    ids=lambda paths: f"{len(paths)} {paths[0]}",
+)
+async def test_a_field_that_cannot_be_changed_is_refused(customer: Customer, paths: list[str]) -> None:
     request = pb.UpdateSessionRequest(session=Session(session_id=await customer.create()))
-    request.update_mask.paths.append(path)
+    request.update_mask.paths.extend(paths)
     refusal = await refused(customer.sessions.UpdateSession(request))
     assert set(refusal.violations) == {"update_mask"}

@@ -30,6 +30,7 @@ from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.v1 import session_service_pb2 as pb
 from tests.conftest import ChoosePorts
 from tests.customers import Customer, item, lines, new_user
+from tests.cut_off import away
 from tests.sidecars import in_process, settings_for, until
 from tests.stores import open_database
 
@@ -119,7 +120,7 @@ class Shop:
             owners = await app._l2.owners()
         except TierFailed:
             return False
-        return self.primary.port not in {port for _, port in owners} and not app._connection.shards.away
+        return self.primary.port not in {port for _, port in owners} and not away(app._connection.shards)
 
     async def accepted(self) -> list[str]:
         """Returns which of the ended sessions the other sidecar accepts, and which old carts it passes as new, in one round."""

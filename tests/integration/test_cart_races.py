@@ -1,6 +1,7 @@
 """Changes of one cart that meet in PostgreSQL, each held there by a lock: versions follow the order of the commits."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyServer
 from tests.customers import Customer, item, lines, new_request, new_user
+from tests.interleaving import Actor, Held, meet
 from tests.sidecars import in_process, settings_for, until
 
 LINES = '[{"product_id": "theirs", "quantity": 1, "price_units": 1, "price_nanos": 0, "currency_code": "EUR", "options": {}}]'
@@ -125,3 +127,40 @@ async def _deletion_in_progress(other: Other, database: str, user: str) -> Async
         yield
         await other.connection.commit()
         await deletion
+
+
+@pytest.mark.parametrize("missing_is", ["first", "last"])
+async def test_merges_in_opposite_directions_do_not_wait_for_each_other(
+    valkey: ValkeyServer, database: str, namespace: str, missing_is: str
+) -> None:
+    """One cart is there, and the other is written for the first time after each step of the first merge."""
+    settings = settings_for(valkey.address, database, namespace, redis_mode="single", redis_timeout=5.0, postgres_timeout=30.0)
+    async with (
+        in_process(settings) as one,
+        in_process(settings) as other,
+        await psycopg.AsyncConnection.connect(database, autocommit=True) as program,
+    ):
+        await program.execute("SET lock_timeout = '1s'")
+        customers = Customer(one), Customer(other)
+        held = [Held(sidecar.app) for sidecar in (one, other) if sidecar.app is not None]
+        steps, goes_on = 1, True
+        while goes_on:
+            missing, there = sorted([new_user(), new_user()], reverse=missing_is == "last")
+            await customers[0].add(there, item("mine"))
+            actors = Actor(program), Actor(program)
+            held[0].actor, held[1].actor = actors
+            actors[0].begin(customers[0].merge(missing, there))
+            goes_on = await actors[0].steps(steps) and not actors[0].task.done()
+            # When the merge has written it itself, nobody else does.
+            with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.UniqueViolation):
+                await program.execute(INSERT, [missing, LINES])
+            actors[1].begin(customers[1].merge(there, missing))
+            await meet(*actors, 0)
+            held[0].actor = held[1].actor = None
+            assert [actor.deadlocks for actor in actors] == [0, 0], f"after {steps} steps"
+            for actor in actors:
+                await actor.task
+            both = [lines(await customers[0].cart(user, bypass=True)) for user in (missing, there)]
+            assert {} in both, "one has everything"
+            steps += 1
+        assert steps > 5

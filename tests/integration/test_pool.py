@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from cache_sidecar.clock import ManualClock
+from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.errors import Failure, NotFound, SettingsError, Tier, TierFailed
@@ -423,6 +424,40 @@ async def test_what_a_new_connection_is_told_too_is_refused_and_said_once(databa
         assert await store.fetch("SELECT pg_backend_pid()", []) == first
     assert [said["log_level"] for said in log] == ["warning"]
     assert (log[0]["statement"], log[0]["error"]) == (query, "InternalError_: lasting")
+
+
+async def test_what_the_dependency_says_is_said_once_with_the_statement(database: str, log: list[dict[str, Any]]) -> None:
+    dependency = Dependencies().of("postgres", "catalog")
+    async with open_database(database, size=1, dependency=dependency) as store:
+        for query in ["SELECT * FROM no_such_table"] * 3 + ["SELECT 1 FROM no_such_table"] * 3:
+            assert await failure_of(store, query) is Failure.REFUSED
+    reason = 'relation "no_such_table" does not exist'
+    assert [(said["event"], said["statement"]) for said in log] == [
+        ("a dependency fails", "SELECT * FROM no_such_table"),
+        ("PostgreSQL refuses a statement", "SELECT 1 FROM no_such_table"),
+    ]
+    assert log[0]["reason"] == reason
+    assert reason in log[1]["error"]
+
+
+async def test_a_pooler_that_passes_on_the_pid_is_found_out_and_said_once(database: str, log: list[dict[str, Any]]) -> None:
+    """Each session lacks a statement that it prepared, as soon as it is used for a while; that it is pooled cannot be seen."""
+    await run(database, "CREATE TABLE public.moment AS SELECT clock_timestamp() AS since WHERE false")
+    await run(
+        database,
+        """CREATE FUNCTION public.execute() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) < (SELECT since FROM public.moment) THEN
+                RAISE EXCEPTION 'prepared statement "_pg3_0" does not exist' USING ERRCODE = '26000';
+            END IF; RETURN 1; END $$""",
+    )
+    await run(database, "INSERT INTO public.moment VALUES (clock_timestamp())")
+    async with open_database(database, size=1) as store:
+        assert await store.fetch("SELECT public.execute()", []) == [(1,)]
+        for _ in range(4):
+            await run(database, "UPDATE public.moment SET since = clock_timestamp()")
+            assert await store.fetch("SELECT public.execute()", []) == [(1,)]
+        assert store._options["prepare_threshold"] is None
+    assert len(log) == 1
 
 
 async def test_a_server_that_stays_read_only_is_said_once(database: str, log: list[dict[str, Any]]) -> None:

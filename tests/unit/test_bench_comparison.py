@@ -111,6 +111,7 @@ def test_doubts() -> None:
     assert noisy == "other programs took 20% of the core under test from the reference"
 
 
+@pytest.mark.timeout(1800)  # which there are depends on the load generator in Rust: a busy machine takes minutes to build it
 def test_a_comparison_that_is_not_there_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--only", "l1_hit_2"]) == 64
     (line,) = capsys.readouterr().err.splitlines()

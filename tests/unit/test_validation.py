@@ -1,20 +1,28 @@
 """The rules in the protos, as callers hear of them."""
 
 import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 import cache_sidecar.v1
 from cache_sidecar.errors import InvalidRequest
+from cache_sidecar.services.fingerprint import IGNORED
 from cache_sidecar.v1 import product_service_pb2 as pb
+from cache_sidecar.v1.admin_service_pb2 import UpdatePolicyRequest
 from cache_sidecar.v1.buf.validate import validate_pb2
 from cache_sidecar.v1.cache_pb2 import ReadOptions
-from cache_sidecar.v1.cart_service_pb2 import MergeCartsRequest
-from cache_sidecar.v1.inventory_service_pb2 import WatchInventoryRequest
+from cache_sidecar.v1.cart_service_pb2 import ListAbandonedCartsRequest, MergeCartsRequest
+from cache_sidecar.v1.inventory_service_pb2 import ExtendReservationRequest, WatchInventoryRequest
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.validation import MAX_VIOLATIONS, NAMED, validate
 
@@ -76,6 +84,86 @@ def test_an_impossible_duration_is_refused_in_words(age: Duration) -> None:
     found = violations(pb.GetProductRequest(product_id="A1", options=ReadOptions(max_age=age)))
     assert found
     assert all(text for text in found.values())
+
+
+# Requests with a Duration, and where it is.
+DURATIONS: dict[str, Callable[[Duration], Message]] = {
+    "options.max_age": lambda of: pb.GetProductRequest(product_id="A1", options={"max_age": of}),
+    "hold_duration": lambda of: ExtendReservationRequest(reservation_id=str(uuid4()), hold_duration=of),
+    "idle_for": lambda of: ListAbandonedCartsRequest(idle_for=of),
+    "policy.l2_ttl": lambda of: UpdatePolicyRequest(policy={"l2_ttl": of}),
+}
+NO_DURATIONS = {
+    "of two signs": Duration(seconds=5, nanos=-1),
+    "of two signs, negative": Duration(seconds=-5, nanos=1),
+    "nanos of more than a second": Duration(seconds=5, nanos=10**9),
+    "the most nanos": Duration(nanos=2**31 - 1),
+    "the fewest nanos": Duration(nanos=-(2**31)),
+    "beyond 10,000 years": Duration(seconds=315_576_000_001),
+    "the most seconds": Duration(seconds=2**63 - 1),
+    "the fewest seconds": Duration(seconds=-(2**63)),
+}
+
+
+@pytest.mark.parametrize("field", DURATIONS)
+@pytest.mark.parametrize("age", NO_DURATIONS.values(), ids=NO_DURATIONS.keys())
+def test_numbers_that_are_no_duration_are_refused_by_the_field(field: str, age: Duration) -> None:
+    assert list(violations(DURATIONS[field](age))) == [field]
+
+
+@pytest.mark.parametrize("field", DURATIONS)
+def test_a_duration_may_have_nanos(field: str) -> None:
+    validate(DURATIONS[field](Duration(seconds=5, nanos=10**9 - 1)))
+
+
+def test_every_duration_of_a_request_is_looked_at_and_no_time_of_one_is_read() -> None:
+    found = {}
+    for request in requests():
+        for path, kind in times(request):
+            found[f"{request.name} {path}"] = kind
+            if kind == "Duration":
+                made, at = message_factory.GetMessageClass(request)(), path.split(".")
+                broken: Any = made
+                for name in at:
+                    broken = getattr(broken, name)
+                broken.seconds, broken.nanos = 1, -1
+                assert path in violations(made)
+            else:
+                assert path in IGNORED[request.name], "a time that somebody reads has to be checked"
+    assert len(found) >= 20
+
+
+def requests() -> Iterator[Descriptor]:
+    """Yields every request of our services."""
+    for file in Path(cache_sidecar.v1.__path__[0]).glob("*_service_pb2.py"):
+        module = importlib.import_module(f"cache_sidecar.v1.{file.stem}")
+        for service in module.DESCRIPTOR.services_by_name.values():
+            yield from (method.input_type for method in service.methods)
+
+
+def times(message: Descriptor, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yields where a message has durations and times."""
+    for field in message.fields:
+        if field.message_type is not None and field.message_type.name in ("Duration", "Timestamp"):
+            yield path + field.name, field.message_type.name
+        elif field.message_type is not None:
+            yield from times(field.message_type, f"{path}{field.name}.")
+
+
+@pytest.mark.parametrize("mask", ["update_mask", "reset_mask"])
+def test_a_mask_has_at_most_100_paths(mask: str) -> None:
+    found = 0
+    for request in requests():
+        if mask in request.fields_by_name:
+            made: Any = message_factory.GetMessageClass(request)()
+            getattr(made, mask).paths.extend(["a"] * 100)
+            if request.name == "UpdatePolicyRequest":
+                made.policy.dataset = "product"
+            validate(made)
+            getattr(made, mask).paths.append("a")
+            assert list(violations(made)) == [mask]
+            found += 1
+    assert found
 
 
 def test_so_many_violations_are_told_and_no_more() -> None:

@@ -51,6 +51,8 @@ struct Wanted {
 /// A body, read for a hit: whatever is read, protobuf reads the same.
 pub fn request(body: &[u8]) {
     let announced = wire::announced(body);
+    let is_compressed = body.first().is_some_and(|flag| *flag != 0);
+    assert_eq!(wire::message(body).is_some(), wire::fault(body).is_none() && !is_compressed);
     let Some(message) = wire::message(body) else { return };
     assert_eq!((announced, body.len(), body[0]), (Some(message.len()), wire::FRAME + message.len(), 0));
     for max_ids in [1, 500] {

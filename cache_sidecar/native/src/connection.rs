@@ -9,13 +9,13 @@ use crate::limits::*;
 use crate::metadata::{self, Way};
 use crate::peer::Peer;
 use crate::proxy::{self, STUCK, Upstream};
-use crate::reply::{self, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE};
+use crate::reply::{self, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED};
 use crate::server::{Method, Server};
 use crate::wire;
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Ping, Reason, RecvStream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -181,6 +181,9 @@ fn answer(
         if server.methods.get(path).is_some_and(|method| method.hits.is_some()) {
             bump(&server.counters.odd_metadata);
         }
+        if let Some(encoding) = metadata::unknown_encoding(&head.headers) {
+            return refuse_encoding(respond, encoding);
+        }
         tokio::spawn(proxy::pass_on(connection.clone(), proxy::Call { head, begun: Vec::new(), body, respond }));
         return;
     };
@@ -238,6 +241,14 @@ fn gather(body: &mut RecvStream, begun: &mut Vec<Bytes>, max_message: usize, con
             return Gathered::Whole;
         }
     }
+}
+
+/// Refuses a call whose messages are compressed by what is not known here, as gRPC's table of status codes has it: C-core, to
+/// which compressed calls go, would say INTERNAL.
+fn refuse_encoding(respond: SendResponse<Bytes>, encoding: &HeaderValue) {
+    let details = format!("grpc-encoding is {encoding:?}: {} are supported", metadata::ENCODINGS);
+    let supported = (HeaderName::from_static("grpc-accept-encoding"), HeaderValue::from_static(metadata::ENCODINGS));
+    reply::refuse(respond, UNIMPLEMENTED, &details, HeaderMap::from_iter([supported]));
 }
 
 /// Refuses a message from its length alone, in the words of C-core.
@@ -298,6 +309,15 @@ async fn wait_for_body(connection: Arc<Connection>, method: Arc<Method>, way: Wa
 /// Hands a whole call to Python.
 fn hand_over(connection: &Arc<Connection>, method: &Method, mut call: proxy::Call) {
     let body = call.begun[0].clone();
+    // What ends with its first bytes was not looked at while it came.
+    if let Some(length) = wire::announced(&body).filter(|length| *length > connection.server.max_message) {
+        return refuse_large(&connection.server, call.respond, length);
+    }
+    if let Some(fault) = wire::fault(&body) {
+        bump(&connection.server.counters.odd_body);
+        let (code, details) = fault.status();
+        return reply::refuse(call.respond, code, details, HeaderMap::new());
+    }
     if wire::message(&body).is_none() {
         bump(&connection.server.counters.odd_body);
         tokio::spawn(proxy::pass_on(connection.clone(), call));

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Tells grpc.aio whose call it is: the number of a connection. What a client sends under that name is dropped.
 pub const CONNECTION: &str = "cache-sidecar-connection";
 
+/// What a request may be compressed by, for `grpc-accept-encoding`: what C-core, which unpacks it, knows.
+pub const ENCODINGS: &str = "identity, deflate, gzip";
+
 /// The furthest that the way of a call can be told from its metadata.
 #[derive(Debug, PartialEq, PartialOrd)]
 pub enum Way {
@@ -63,6 +66,12 @@ pub fn way(headers: &HeaderMap, tokens: Option<&Tokens>) -> Way {
     }
 }
 
+/// Returns the encoding of a call's messages, if it is none of `ENCODINGS`.
+pub fn unknown_encoding(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let is_known = |value: &HeaderValue| ENCODINGS.split(", ").any(|known| value.as_bytes() == known.as_bytes());
+    headers.get_all("grpc-encoding").iter().find(|value| !is_known(value))
+}
+
 /// Returns how large the headers of a call are, as SETTINGS_MAX_HEADER_LIST_SIZE counts them; the path stands for those that
 /// every call has alike.
 pub fn size(head: &Parts) -> usize {
@@ -115,6 +124,20 @@ mod tests {
             assert_eq!(way_of(&[odd, ("x-shop", "1")]), Way::Proxy, "{odd:?}");
         }
         assert_eq!(way(&HeaderMap::new(), None), Way::Proxy);
+    }
+
+    #[test]
+    fn knows_what_a_call_may_be_compressed_by() {
+        let of = |text: &'static str| {
+            HeaderMap::from_iter([(HeaderName::from_static("grpc-encoding"), HeaderValue::from_static(text))])
+        };
+        for known in ["identity", "gzip", "deflate"] {
+            assert_eq!(unknown_encoding(&of(known)), None, "{known}");
+        }
+        for unknown in ["br", "", "gzip, deflate", "GZIP"] {
+            assert_eq!(unknown_encoding(&of(unknown)).unwrap(), unknown);
+        }
+        assert_eq!(unknown_encoding(&HeaderMap::new()), None);
     }
 
     #[test]

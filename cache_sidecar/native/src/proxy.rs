@@ -93,9 +93,9 @@ pub async fn pass_on(connection: Arc<Connection>, call: Call) {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = Uri::builder().scheme("http").authority("sidecar").path_and_query(path).build().unwrap_or_default();
     head.headers.insert(metadata::CONNECTION, HeaderValue::from(connection.peer.number));
-    let is_whole = body.is_end_stream();
     let request = Request::from_parts(head, ());
-    let Ok((response, mut up)) = requests.send_request(request, is_whole && begun.is_empty()) else {
+    // Also of a call that has no body at all: C-core takes one that ends with its headers for one that its caller gave up.
+    let Ok((response, mut up)) = requests.send_request(request, false) else {
         return respond.send_reset(Reason::REFUSED_STREAM); // it was not sent, so it may be tried again
     };
     drop(requests);

@@ -19,6 +19,8 @@ const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 /// Codes of gRPC that are answered here.
 pub const DEADLINE_EXCEEDED: u32 = 4;
 pub const RESOURCE_EXHAUSTED: u32 = 8;
+pub const UNIMPLEMENTED: u32 = 12;
+pub const INTERNAL: u32 = 13;
 pub const UNAVAILABLE: u32 = 14;
 
 /// Sends a framed message and OK. At once when the client has room for it; else a task waits for that.

@@ -1,5 +1,7 @@
 //! The few bytes of protobuf and gRPC framing that a hit needs read and written.
 
+use crate::reply::{INTERNAL, UNIMPLEMENTED};
+
 /// Bytes of a gRPC message's header: a flag for compression, and the length.
 pub const FRAME: usize = 5;
 /// Field number and type of a field with a length.
@@ -9,6 +11,36 @@ const LENGTH: u64 = 2;
 pub fn message(body: &[u8]) -> Option<&[u8]> {
     let message = &body[FRAME.min(body.len())..];
     (announced(body)? == message.len() && body[0] == 0).then_some(message)
+}
+
+/// What is wrong with a body that is whole.
+#[derive(Debug, PartialEq)]
+pub enum Fault {
+    NoMessage,
+    CutShort,
+    MoreThanOne,
+}
+
+impl Fault {
+    /// Returns gRPC's status for it, by its table of status codes and, for what is cut short, as its servers have it.
+    pub fn status(&self) -> (u32, &'static str) {
+        match self {
+            Fault::NoMessage => (UNIMPLEMENTED, "the method takes one message, and none came"),
+            Fault::CutShort => (INTERNAL, "the request ended within a message"),
+            Fault::MoreThanOne => (UNIMPLEMENTED, "the method takes one message, and more came"),
+        }
+    }
+}
+
+/// Returns what keeps a whole body from being one message, compressed or not.
+pub fn fault(body: &[u8]) -> Option<Fault> {
+    let came = body.len().checked_sub(FRAME);
+    match (announced(body), came) {
+        _ if body.is_empty() => Some(Fault::NoMessage),
+        (Some(length), Some(came)) if came == length => None,
+        (Some(length), Some(came)) if came > length => Some(Fault::MoreThanOne),
+        _ => Some(Fault::CutShort),
+    }
 }
 
 /// Returns how long a body says its first message is; None when that has not come.
@@ -169,6 +201,20 @@ mod tests {
         assert_eq!(message(b"\0\0\0\0\0"), Some(&b""[..]));
         for body in [&b""[..], b"\0\0\0", b"\x01\0\0\0\x02ab", b"\0\0\0\0\x01ab", b"\0\0\0\0\x03ab"] {
             assert_eq!(message(body), None, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn says_what_keeps_a_body_from_being_one_message() {
+        for body in [&b"\0\0\0\0\x02ab"[..], b"\x01\0\0\0\x02ab", b"\0\0\0\0\0"] {
+            assert_eq!(fault(body), None, "{body:?}");
+        }
+        assert_eq!(fault(b""), Some(Fault::NoMessage));
+        for body in [&b"\0"[..], b"\0\0\0\0", b"\0\0\0\0\x01", b"\0\xff\xff\xff\xffab"] {
+            assert_eq!(fault(body), Some(Fault::CutShort), "{body:?}");
+        }
+        for body in [&b"\0\0\0\0\0\0"[..], b"\0\0\0\0\x01ab", b"\0\0\0\0\x01a\0\0\0\0\x01a"] {
+            assert_eq!(fault(body), Some(Fault::MoreThanOne), "{body:?}");
         }
     }
 }
