@@ -81,8 +81,12 @@ check: setup ## Lint, types, import contracts, protos, generated code, the lock
 proto: setup ## Generate the Python code of the protos
 	@$(BIN)/python protos/generate.py
 
-bench: setup ## Compare with the bare components; ONLY=name runs one comparison
-	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+bench: setup ## Compare with the bare components; ONLY=pattern runs some, as in l1_*, QUICK=1 sees that it works
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick)
+
+bench-compare: setup ## Compare what bench measures of ours with the same of another commit: BASE=ref; ONLY=pattern, QUICK=1
+	@test -n "$(BASE)" || { echo "name a commit with 'make bench-compare BASE=ref'" >&2; exit 64; }
+	@$(BIN)/python -m tests.bench --base "$(BASE)" $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick)
 
 replay: setup ## Replay orders through two sidecars, killed and run again: FILE=orders.csv in the UCI Online Retail format
 	@test -f "$(FILE)" || { echo "there is no file '$(FILE)': name one with 'make replay FILE=...'" >&2; exit 64; }
@@ -127,4 +131,4 @@ lock: setup ## Resolve the dependencies anew
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build dist cache_sidecar/_native*.so
 
-.PHONY: help setup run test coverage e2e interop check proto bench replay consistency propagation failure fuzz hostile fuzz-native soak wheel lock clean
+.PHONY: help setup run test coverage e2e interop check proto bench bench-compare replay consistency propagation failure fuzz hostile fuzz-native soak wheel lock clean
