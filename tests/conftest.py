@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -20,6 +21,12 @@ from cache_sidecar.devstack.valkey import BUS, ValkeyCluster
 from cache_sidecar.errors import InputError
 from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
+
+pytest_plugins = ["tests.durations", "tests.suites"]
+
+# How long an example takes says something of the machine only.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 _PREFIX = "cache-sidecar-tests-"
 _TEMPLATE = "template_catalog"
