@@ -1,5 +1,6 @@
 """The real servers behind the tests: one cluster and one PostgreSQL per session, started by the first test that asks."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -65,8 +66,13 @@ def _discard(state: StateDirectory) -> None:
 
 
 def _earlier_sessions() -> list[Path]:
-    found = Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{RECORDS}")
-    return [records.parent for records in found if records.stat().st_uid == os.geteuid()]
+    found = []
+    for records in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{RECORDS}"):
+        # Sessions that start together find the same ones: another may have cleared this one since the glob saw it.
+        with contextlib.suppress(FileNotFoundError):
+            if records.stat().st_uid == os.geteuid():
+                found.append(records.parent)
+    return found
 
 
 ChoosePorts = Callable[[int], list[int]]
