@@ -26,7 +26,7 @@ COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --extra injector --gr
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 13
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 15
 
 setup: .venv/ready ## Make the environment
 
