@@ -55,6 +55,8 @@ class Durations:
         if hasattr(self._config, "workeroutput"):
             self._config.workeroutput["durations"] = self._tests
             return
+        if not self._tests:
+            return  # what was there says more
         suite = str(self._config.getoption("-m")) or "all"
         suites = read(self._file) | {suite: summary(self._tests, time.monotonic() - self._started)}
         self._file.parent.mkdir(parents=True, exist_ok=True)
