@@ -26,7 +26,7 @@ COMPILE := $(UV) pip compile -q pyproject.toml --extra dev --extra injector --gr
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 13
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 15
 
 setup: .venv/ready ## Make the environment
 
@@ -41,13 +41,16 @@ setup: .venv/ready ## Make the environment
 run: setup ## Start everything on this machine: Redis cluster, PostgreSQL, demo products, relay, sidecar
 	@$(BIN)/cache-sidecar dev
 
-test: setup ## Run all tests; those on a real Kubernetes API server where Go is there, see e2e
-	@$(BIN)/python -m tests.interop.build --or-skip
-	@$(BIN)/python -m tests.e2e.build --or-skip
+test: setup ## Run every subject's tests on both engines, in two processes: under 10 minutes on two cores
 	@if $(CARGO); then \
 		cargo test -q --release --no-default-features --locked $(CRATE) > build/cargo-test.log 2>&1 || { cat build/cargo-test.log; exit 1; } \
 	else echo "SKIPPED the tests of the native engine: $(NO_CARGO)"; fi
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadgroup --durations-file=build/durations.json
+
+test-long: setup ## Run all the others: outages, hostile clients, other languages, a Kubernetes API server; see tests/suites.py
+	@$(BIN)/python -m tests.interop.build --or-skip
+	@$(BIN)/python -m tests.e2e.build --or-skip
+	@$(BIN)/python -m pytest -m long --durations-file=build/durations.json
 
 coverage: setup ## Run all tests but the crate's, and say which lines of Python they left out: takes nearly twice as long
 	@$(BIN)/coverage erase
@@ -81,8 +84,12 @@ check: setup ## Lint, types, import contracts, protos, generated code, the lock
 proto: setup ## Generate the Python code of the protos
 	@$(BIN)/python protos/generate.py
 
-bench: setup ## Compare with the bare components; ONLY=name runs one comparison
-	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+bench: setup ## Compare with the bare components; ONLY=pattern runs some, as in l1_*, QUICK=1 sees that it works
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick)
+
+bench-compare: setup ## Compare what bench measures of ours with the same of another commit: BASE=ref; ONLY=pattern, QUICK=1
+	@test -n "$(BASE)" || { echo "name a commit with 'make bench-compare BASE=ref'" >&2; exit 64; }
+	@$(BIN)/python -m tests.bench --base "$(BASE)" $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick)
 
 replay: setup ## Replay orders through two sidecars, killed and run again: FILE=orders.csv in the UCI Online Retail format
 	@test -f "$(FILE)" || { echo "there is no file '$(FILE)': name one with 'make replay FILE=...'" >&2; exit 64; }
@@ -127,4 +134,4 @@ lock: setup ## Resolve the dependencies anew
 clean: ## Remove the environment, the demo and everything built
 	@rm -rf .venv .dev build dist cache_sidecar/_native*.so
 
-.PHONY: help setup run test coverage e2e interop check proto bench replay consistency propagation failure fuzz hostile fuzz-native soak wheel lock clean
+.PHONY: help setup run test test-long coverage e2e interop check proto bench bench-compare replay consistency propagation failure fuzz hostile fuzz-native soak wheel lock clean

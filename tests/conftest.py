@@ -1,5 +1,6 @@
 """The real servers behind the tests: one cluster and one PostgreSQL per session, started by the first test that asks."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -19,6 +21,12 @@ from cache_sidecar.errors import InputError
 from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
 from tests.ports import later_ports
+
+pytest_plugins = ["tests.durations", "tests.suites"]
+
+# How long an example takes says something of the machine only.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 _PREFIX = "cache-sidecar-tests-"
 _TEMPLATE = "template_catalog"
@@ -57,8 +65,13 @@ def _discard(state: StateDirectory) -> None:
 
 
 def _earlier_sessions() -> list[Path]:
-    found = Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{RECORDS}")
-    return [records.parent for records in found if records.stat().st_uid == os.geteuid()]
+    found = []
+    for records in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{RECORDS}"):
+        # Sessions that start together find the same ones: another may have cleared this one since the glob saw it.
+        with contextlib.suppress(FileNotFoundError):
+            if records.stat().st_uid == os.geteuid():
+                found.append(records.parent)
+    return found
 
 
 ChoosePorts = Callable[[int], list[int]]

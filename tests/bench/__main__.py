@@ -1,17 +1,19 @@
-"""`python -m tests.bench [--only NAME] [--quick]`: writes build/bench.json and prints it as a table."""
+"""`python -m tests.bench [--only PATTERN] [--quick] [--base REF]`: writes build/bench.json and prints it as a table."""
 
 import signal
 import sys
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from tests.bench import admissions, carts, cold_start, engines, inventory, overload, products, report
-from tests.bench.comparison import Comparison, compare
+from tests.bench import admissions, carts, cold_start, engines, inventory, overload, products, report, versions
+from tests.bench.comparison import Comparison, Result, Unmeasured, attempt, versus
 from tests.bench.connection import LoadError
-from tests.bench.machine import choose_cores, on_core
+from tests.bench.machine import Cores, choose_cores, on_core
 from tests.bench.processes import BenchError
 from tests.bench.stack import Stack
 
@@ -34,26 +36,49 @@ def _comparisons(stack: Stack) -> list[Comparison]:
 
 
 @click.command()
-@click.option("--only", metavar="NAME", help="Run one comparison.")
+@click.option("--only", metavar="PATTERN", help="Run the comparisons whose names match, as in 'l1_hit_*'; several with commas.")
 @click.option("--quick", is_flag=True, help="Few and short rounds: to see that it works, not for figures.")
-def main(*, only: str | None, quick: bool) -> None:
-    """Compare the sidecar with what could answer in its place."""
+@click.option("--base", metavar="REF", help="Compare with the same of another commit, instead of with the references.")
+def main(*, only: str | None, quick: bool, base: str | None) -> None:
+    """Compare the sidecar with what could answer in its place, or with what it was."""
     rounds, seconds = (_QUICK_ROUNDS, _QUICK_SECONDS) if quick else (_ROUNDS, _SECONDS)
     console = Console(width=max(Console().width, 110))  # narrower, the figures would be cut
     cores = choose_cores()
-    with on_core(cores.load if cores else None), Stack(cores=cores, state=_BUILD / "bench-state") as stack:
-        chosen = _choose(_comparisons(stack), only)
-        with console.status("starting the servers") as status:
-            run = partial(compare, rounds=rounds, seconds=seconds, pinned=cores is not None, tell=status.update)
-            results = [run(comparison) for comparison in chosen]
-    file = _BUILD / "bench.json"
-    report.write(results, file)
-    report.show(results, console)
+    file = _BUILD / ("bench-compare.json" if base else "bench.json")
+    results: list[Result | Unmeasured] = []
+    with on_core(cores.load if cores else None), _chosen(only, base, cores) as chosen:
+        # What was measured until then is kept and shown, whatever ends the run.
+        try:
+            with console.status("starting the servers") as status:
+                for comparison in chosen:
+                    pinned = cores is not None
+                    results.append(attempt(comparison, rounds=rounds, seconds=seconds, pinned=pinned, tell=status.update))
+                    report.write(results, file)
+                    console.print(report.line(results[-1]), highlight=False, soft_wrap=True)
+        finally:
+            report.show(results, console, reference=base or "reference")
     console.print(f"written to {file}")
+    if any(isinstance(result, Unmeasured) for result in results):
+        raise BenchError("not everything could be measured")
 
 
-def _choose(comparisons: list[Comparison], only: str | None) -> list[Comparison]:
-    chosen = [comparison for comparison in comparisons if only in {None, comparison.name}]
+@contextmanager
+def _chosen(only: str | None, base: str | None, cores: Cores | None) -> Iterator[list[Comparison]]:
+    """Gives the comparisons to make; with `base`, each is of this version with that one, which has servers of its own."""
+    with ExitStack() as running:
+        ours = _choose(_comparisons(running.enter_context(Stack(cores=cores, state=_BUILD / "bench-state"))), only)
+        if base is None:
+            yield ours
+            return
+        code = versions.unpacked(base, _BUILD / "bench-base")
+        stack = running.enter_context(Stack(cores=cores, state=_BUILD / "bench-base-state", code=code))
+        theirs = {comparison.name: comparison for comparison in _comparisons(stack)}
+        yield [versus(comparison, theirs[comparison.name]) for comparison in ours]
+
+
+def _choose(comparisons: Sequence[Comparison], only: str | None) -> list[Comparison]:
+    patterns = (only or "*").split(",")
+    chosen = [comparison for comparison in comparisons if any(fnmatchcase(comparison.name, pattern) for pattern in patterns)]
     if not chosen:
         names = ", ".join(comparison.name for comparison in comparisons)
         raise click.BadParameter(f"there is no comparison {only!r}; there are {names}", param_hint="--only")

@@ -76,7 +76,9 @@ def _injector(stack: Stack) -> Iterator[tuple[Process, int]]:
         f'[reconciler]\nmode = "off"\n'
     )
     core = stack.cores.server if stack.cores else None
-    with running("injector", ["cache_sidecar", "injector", "--config", str(file)], core=core, directory=folder) as process:
+    with running(
+        "injector", ["cache_sidecar", "injector", "--config", str(file)], core=core, directory=folder, code=stack.code
+    ) as process:
         process.wait_until(lambda: uvloop.run(_is_up(port, folder)))
         yield process, port
 

@@ -42,9 +42,8 @@ def _start(stack: Stack, servers: Mapping[str, str | Sequence[str]]) -> Measured
     file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     core = stack.cores.server if stack.cores else None
     way, busy, began = Way(address), BusyMeter(), time.perf_counter()
-    with running(
-        "cold_start", ["cache_sidecar", "serve", "--config", str(file)], core=core, directory=stack.directory
-    ) as started:
+    arguments = ["cache_sidecar", "serve", "--config", str(file)]
+    with running("cold_start", arguments, core=core, directory=stack.directory, code=stack.code) as started:
         while ask(way):
             time.sleep(_LOOK_EVERY)
             if time.perf_counter() - began > 1:

@@ -1,13 +1,19 @@
 """A comparison: two sides measured in turns, and what is said of them."""
 
 import statistics
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from tests.bench.connection import LoadError
 from tests.bench.machine import BusyMeter, Cores
-from tests.bench.processes import Process
+from tests.bench.processes import BenchError, Process
+
+TRIES = 2
+"How often a comparison is tried that cannot be measured."
+NO_WORSE = 0.95
+"The ratio of two versions of the same to reach: anything from here on may be noise."
 
 
 class Served(Protocol):
@@ -124,12 +130,57 @@ class Result:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured:
+    """A comparison that could not be measured, however often it was tried."""
+
+    name: str
+    unit: str
+    goal: float
+    by: By
+    reason: str
+
+    def entry(self) -> dict[str, object]:
+        """Returns the entry in bench.json: no figures, and why."""
+        nothing = {"ours": None, "reference": None, "ratio": None, "rounds": 0, "met": False}
+        return {"name": self.name, "unit": self.unit, "by": self.by, "goal": self.goal, **nothing, "error": self.reason}
+
+
 DETAILS = ("p50_us", "p99_us", "cpu_s_per_1000", "own", "load_busy", "foreign")
 
 
 def median(rounds: Sequence[Measured], name: str) -> float:
     """Returns the median of one of the figures."""
     return float(statistics.median(getattr(measured, name) for measured in rounds))
+
+
+def attempt(
+    comparison: Comparison, *, rounds: int, seconds: float, pinned: bool, tell: Callable[[str], None]
+) -> Result | Unmeasured:
+    """Does as `compare`; what goes wrong is tried again with everything started anew, and then said in place of figures.
+
+    On a busy machine a sidecar may stop trusting its memory for a moment, and the reply that was to come from there comes from
+    the store. That says nothing of the other comparisons, and must not end them.
+    """
+    reason = ""
+    for _ in range(TRIES):
+        try:
+            return compare(comparison, rounds=rounds, seconds=seconds, pinned=pinned, tell=tell)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this comparison's
+            reason = str(error) if isinstance(error, BenchError | LoadError) else f"{type(error).__name__}: {error}"
+            tell(f"{comparison.name}: {reason}")
+    return Unmeasured(name=comparison.name, unit=comparison.unit, goal=comparison.goal, by=comparison.by, reason=reason)
+
+
+def versus(ours: Comparison, base: Comparison) -> Comparison:
+    """Returns a comparison of what two of them measure as ours, which leaves their references alone."""
+
+    @contextmanager
+    def sides() -> Iterator[tuple[Measure, Measure]]:
+        with ours.sides() as (measure, _), base.sides() as (measure_base, _):
+            yield measure, measure_base
+
+    return replace(ours, sides=sides, goal=NO_WORSE)
 
 
 def compare(comparison: Comparison, *, rounds: int, seconds: float, pinned: bool, tell: Callable[[str], None]) -> Result:

@@ -23,10 +23,15 @@ _SAMPLE_EVERY = 64
 _MARGIN_SECONDS = 60
 
 
+def can_be_built() -> bool:
+    """Says whether there is cargo, without building anything."""
+    return shutil.which("cargo") is not None
+
+
 @functools.cache
 def program() -> Path | None:
     """Returns the program, built when that was not done yet; None where it cannot be built."""
-    if shutil.which("cargo") is None:
+    if not can_be_built():
         return None
     target = Path(os.environ.get("CARGO_TARGET_DIR") or _CRATE / "target")
     options = ["--example", "load", "--release", "--no-default-features", "--locked", "--quiet"]

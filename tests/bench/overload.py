@@ -53,7 +53,7 @@ def _refused(result: LoadResult, seconds: float) -> _Part:
 
 def comparisons(stack: Stack) -> list[Comparison]:
     """Returns those of this file: none without the load generator in Rust."""
-    if fast_load.program() is None:
+    if not fast_load.can_be_built():
         return []
 
     def row(

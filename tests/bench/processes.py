@@ -14,7 +14,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 from cache_sidecar.settings import PREFIX
 from tests.bench.machine import on_core
 
-START_SECONDS = 120
+START_SECONDS = 300
 _STOP_SECONDS = 30
 
 
@@ -79,12 +79,19 @@ class Process:
 
 @contextmanager
 def running(
-    name: str, arguments: Sequence[str], *, core: int | None, directory: Path, answers: bool = False, is_python: bool = True
+    name: str,
+    arguments: Sequence[str],
+    *,
+    core: int | None,
+    directory: Path,
+    answers: bool = False,
+    is_python: bool = True,
+    code: Path | None = None,
 ) -> Iterator[Process]:
     """Runs `python -m ARGUMENTS` on a core while the body runs; without Python, the arguments as they are.
 
     What it prints goes to NAME.log in a directory. With `answers` its output, and its input, are for `Process.ask`, and only
-    errors go to the log.
+    errors go to the log. `code` is a folder with another version of the project.
     """
     log = directory / f"{name}.log"
     with on_core(core), log.open("w") as output:
@@ -94,6 +101,8 @@ def running(
             stdout=subprocess.PIPE if answers else output,
             stderr=output,
             text=True,
+            # Python looks there first, and only then for what is installed.
+            cwd=code,
             # Settings of the person who runs it would win over those of the comparison.
             env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
         )

@@ -6,44 +6,65 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from tests.bench.comparison import Measured, Result, median
+from tests.bench.comparison import Measured, Result, Unmeasured, median
 
 _BUSY_LOAD = 0.9
 _BUSY_SERVER = 0.85
 _NOISY = 0.1
 
 
-def write(results: Sequence[Result], file: Path) -> None:
-    """Writes the results as JSON, over those of an earlier run."""
+def write(results: Sequence[Result | Unmeasured], file: Path) -> None:
+    """Writes the results as JSON, over those of an earlier run. Whoever reads meanwhile sees the old file, or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     entries = [result.entry() | {"doubts": doubts(result)} for result in results]
-    file.write_text(json.dumps(entries, indent=2) + "\n")
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(entries, indent=2) + "\n")
+    unfinished.replace(file)
 
 
-def show(results: Sequence[Result], console: Console) -> None:
-    """Prints the results as a table per unit, and below them what makes one doubtful."""
+def line(result: Result | Unmeasured) -> str:
+    """Returns what is said of a comparison as soon as it was made."""
+    if isinstance(result, Unmeasured):
+        return f"{result.name}: not measured: {escape(result.reason)}"
+    return f"{result.name}: {result.ratio:.2f}, goal {result.goal:.2f} {_verdict(result)}"
+
+
+def show(results: Sequence[Result | Unmeasured], console: Console, *, reference: str = "reference") -> None:
+    """Prints the results as a table per unit, and below them what makes one doubtful, and how many met their goals."""
     for unit in dict.fromkeys(result.unit for result in results):
-        console.print(_table(unit, [result for result in results if result.unit == unit]))
+        console.print(_table(unit, [result for result in results if result.unit == unit], reference))
     for result in results:
         for doubt in doubts(result):
-            console.print(f"{result.name}: {doubt}", highlight=False, soft_wrap=True)
+            console.print(f"{result.name}: {escape(doubt)}", highlight=False, soft_wrap=True)
+    missed = [result.name for result in results if isinstance(result, Result) and not result.is_met]
+    unmeasured = [result.name for result in results if isinstance(result, Unmeasured)]
+    parts = [f"{len(results) - len(missed) - len(unmeasured)} of {len(results)} met their goals"]
+    parts += [f"missed: {', '.join(missed)}"] if missed else []
+    parts += [f"not measured: {', '.join(unmeasured)}"] if unmeasured else []
+    console.print("; ".join(parts), highlight=False, soft_wrap=True)
 
 
-def _table(unit: str, results: Sequence[Result]) -> Table:
+def _verdict(result: Result) -> str:
+    return ("[green]met" if result.is_met else "[red]missed") + ("?[/]" if doubts(result) else "[/]")
+
+
+def _table(unit: str, results: Sequence[Result | Unmeasured], reference: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("medians", no_wrap=True)
     for column in (unit, "p50 us", "p99 us", "CPU ms", "by CPU", "ratio", "goal"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:
-        verdict = "[green]met" if result.is_met else "[red]missed"
-        verdict += "?[/]" if doubts(result) else "[/]"
-        ratios = (f"{result.cpu_ratio:.2f}", f"[bold]{result.ratio:.2f}[/]", f"{result.goal:.2f} {verdict}")
-        spread = f"{min(result.ratios):.2f}-{max(result.ratios):.2f}"
         name = result.name if result.by == "calls" else f"{result.name} ({result.by})"
+        if isinstance(result, Unmeasured):
+            table.add_row(name, *[""] * 6, f"{result.goal:.2f} [red]not measured[/]", end_section=True)
+            continue
+        ratios = (f"{result.cpu_ratio:.2f}", f"[bold]{result.ratio:.2f}[/]", f"{result.goal:.2f} {_verdict(result)}")
+        spread = f"{min(result.ratios):.2f}-{max(result.ratios):.2f}"
         table.add_row(name, *_figures(result.ours), *ratios)
-        table.add_row("  reference", *_figures(result.reference), "", spread, end_section=True)
+        table.add_row(f"  {reference}", *_figures(result.reference), "", spread, end_section=True)
     return table
 
 
@@ -52,8 +73,10 @@ def _figures(rounds: Sequence[Measured]) -> list[str]:
     return [f"{median(rounds, name):{form}}" for name, form in forms.items()]
 
 
-def doubts(result: Result) -> list[str]:
-    """Returns what a reader has to know before believing a result."""
+def doubts(result: Result | Unmeasured) -> list[str]:
+    """Returns what a reader has to know before believing a result, or why there is none."""
+    if isinstance(result, Unmeasured):
+        return [result.reason]
     found = [] if result.pinned else ["not pinned: one core, or no way to pin; the ratio says little"]
     for side, rounds in {"ours": result.ours, "the reference": result.reference}.items():
         if median(rounds, "load_busy") > _BUSY_LOAD and median(rounds, "own") < _BUSY_SERVER:

@@ -78,9 +78,11 @@ class Server:
 class Stack:
     """Redis Cluster, PostgreSQL and a demo catalogue, started when first asked for and stopped at the end."""
 
-    def __init__(self, *, cores: Cores | None, state: Path) -> None:
+    def __init__(self, *, cores: Cores | None, state: Path, code: Path | None = None) -> None:
         self.cores = cores
-        self._state = state
+        self.code = code
+        "The folder of another version, whose servers these are."
+        self._state = state.absolute()
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -98,8 +100,11 @@ class Stack:
         options = {"--state": self._state, "--sidecars": 1, "--products": CATALOGUE, "--listen": "127.0.0.1:0"}
         arguments = ["cache_sidecar", "dev", *(str(part) for option in options.items() for part in option)]
         core = self.cores.load if self.cores else None
-        process = self._running.enter_context(running("dev", arguments, core=core, directory=self.directory))
-        process.wait_until(ready.exists)
+        with ExitStack() as starting:
+            process = starting.enter_context(running("dev", arguments, core=core, directory=self.directory, code=self.code))
+            process.wait_until(ready.exists)
+            # Servers that are not ready in time are stopped, or they would hold the folder when it is tried again.
+            self._running.enter_context(starting.pop_all())
         found: dict[str, Any] = json.loads(ready.read_text())
         return found
 
@@ -151,7 +156,7 @@ class Stack:
         # What TOML needs of these values, JSON writes the same way.
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (own | settings).items()))
         core, arguments = self.cores.server if self.cores else None, [program, "serve", "--config", str(file)]
-        with running(f"serve-{port}", arguments, core=core, directory=self.directory) as process:
+        with running(f"serve-{port}", arguments, core=core, directory=self.directory, code=self.code) as process:
             process.wait_until(lambda: _is_serving(address))
             yield Server(process=process, address=f"unix:{own['listen_socket']}" if on_socket else address, cores=self.cores)
 
@@ -185,7 +190,8 @@ class Stack:
     def helper(self, name: str, arguments: Sequence[str], *, is_python: bool = True) -> Iterator[tuple[Process, str]]:
         """Runs a program of the benchmark on the core under test; gives it and the first line it prints."""
         core = self.cores.server if self.cores else None
-        with running(name, arguments, core=core, directory=self.directory, answers=True, is_python=is_python) as process:
+        own = {"directory": self.directory, "code": self.code if is_python else None}
+        with running(name, arguments, core=core, answers=True, is_python=is_python, **own) as process:
             yield process, process.ask("")
 
 

@@ -160,7 +160,7 @@ async def test_what_could_not_be_read_cannot_be_stored(open_shop: Open) -> None:
         assert not (await shop.get("a", bypass=True)).product.attributes
 
 
-@pytest.mark.parametrize("request_id", ["", str(uuid4())])
+@pytest.mark.parametrize("request_id", ["", str(uuid4())], ids=["without", "with"])
 async def test_a_cart_never_grows_out_of_reach(open_shop: Open, request_id: str) -> None:
     async with open_shop(max_message_bytes=SMALL) as shop:
         customer = Customer(shop.sidecar)

@@ -76,7 +76,7 @@ async def test_a_product(open_shop: Open, database: str, change: str, log: list[
     async with open_shop() as shop:
         before, spoilt, after = [(await shop.create(f"p{number}")).product_id for number in range(3)]
         await run(database, f"UPDATE cache_sidecar.products SET {change} WHERE product_id = 'p1'")
-        await shop.admin.Invalidate(admin_service_pb2.InvalidateRequest(dataset="product", all=True))
+        await shop.admin.Invalidate(admin_service_pb2.InvalidateRequest(dataset="product", ids=[before, spoilt, after]))
         found: list[str] = []
         token = ""
         while not found or token:
@@ -177,7 +177,7 @@ async def test_stock(open_shop: Open, database: str, log: list[dict[str, Any]]) 
         assert {state.product_id for state in first} == {"a", "b", "c"}
         change = "UPDATE cache_sidecar.inventory SET update_time = 'infinity' WHERE product_id = 'b' AND bucket = 1"
         await run(database, change)
-        await shop.admin.Invalidate(admin_service_pb2.InvalidateRequest(dataset="inventory", all=True))
+        await shop.admin.Invalidate(admin_service_pb2.InvalidateRequest(dataset="inventory", ids=["a", "b", "c"]))
         batch = await stock.calls.BatchGetInventory(
             inventory_service_pb2.BatchGetInventoryRequest(product_ids=["a", "b", "c", "none"])
         )

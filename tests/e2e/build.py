@@ -24,7 +24,7 @@ from cache_sidecar.errors import InputError
 KUBERNETES = "1.37.2"
 _FOLDER = Path(__file__).parent
 _VERSION = "k8s.io/component-base/version"
-# What `make test` waits for a first build, which takes about 8 minutes on two cores. The next one goes on from there.
+# What `make test-long` waits for a first build, which takes about 8 minutes on two cores. The next one goes on from there.
 _SECONDS = 900.0
 
 

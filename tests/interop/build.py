@@ -28,7 +28,7 @@ from tests.e2e import build
 from tests.e2e.build import CannotBuild
 
 _FOLDER = Path(__file__).parent
-# What `make test` waits for, all in all, when nothing is there yet; it takes two minutes on two cores.
+# What `make test-long` waits for, all in all, when nothing is there yet; it takes two minutes on two cores.
 _SECONDS = 600.0
 
 

@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from tests.bench import report
-from tests.bench.__main__ import run
-from tests.bench.comparison import Comparison, Measured, Result, compare
+from tests.bench.__main__ import _choose, run
+from tests.bench.comparison import NO_WORSE, TRIES, Comparison, Measured, Result, Unmeasured, attempt, compare, versus
 from tests.bench.machine import BusyMeter, choose_cores, on_core
+from tests.bench.processes import BenchError
+from tests.bench.versions import unpacked
 
 
 def rate(calls_per_second: float, **others: float) -> Measured:
@@ -54,6 +57,84 @@ def test_sides_take_turns_and_the_first_round_does_not_count() -> None:
     assert told[-1] == "hit: round 3 of 3"
 
 
+def sides_of(
+    ours: Callable[[float], Measured], reference: Callable[[float], Measured], opened: list[str], name: str = ""
+) -> Any:
+    @contextmanager
+    def sides() -> Iterator[tuple[Callable[[float], Measured], Callable[[float], Measured]]]:
+        opened.append(name)
+        yield ours, reference
+
+    return sides
+
+
+def test_what_cannot_be_measured_at_a_bad_moment_is_tried_again_with_everything_started_anew() -> None:
+    opened: list[str] = []
+
+    def ours(_seconds: float) -> Measured:
+        if len(opened) == 1:
+            raise BenchError("a reply to be measured from L1 came from the store")
+        return rate(90)
+
+    comparison = Comparison(name="hit", goal=0.85, sides=sides_of(ours, lambda _: rate(100), opened))
+    found = attempt(comparison, rounds=3, seconds=1.0, pinned=True, tell=lambda _: None)
+    assert isinstance(found, Result)
+    assert (found.ratios, len(opened)) == ([0.9] * 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(BenchError("it came from the store"), "it came from the store"), (TimeoutError("late"), "TimeoutError: late")],
+)
+def test_what_cannot_be_measured_at_all_is_a_row_that_says_why(error: Exception, reason: str, tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def ours(_seconds: float) -> Measured:
+        raise error
+
+    comparison = Comparison(name="hit", goal=0.85, sides=sides_of(ours, lambda _: rate(100), opened))
+    found = attempt(comparison, rounds=3, seconds=1.0, pinned=True, tell=lambda _: None)
+    assert found == Unmeasured(name="hit", unit="calls/s", goal=0.85, by="calls", reason=reason)
+    assert len(opened) == TRIES
+    report.write([found, result([rate(90)], [rate(100)])], tmp_path / "bench.json")
+    nothing, something = json.loads((tmp_path / "bench.json").read_text())
+    assert nothing.items() >= {"name": "hit", "ours": None, "ratio": None, "goal": 0.85, "met": False, "error": reason}.items()
+    assert something["ratio"] == 0.9
+    console = Console(record=True, width=200, file=(tmp_path / "out").open("w"))
+    with console.file:
+        report.show([found, result([rate(90)], [rate(100)]), result([rate(80)], [rate(100)])], console)
+        text = console.export_text()
+    assert f"hit: {reason}" in text
+    assert "1 of 3 met their goals; missed: hit; not measured: hit" in text
+
+
+def test_an_interrupted_run_ends() -> None:
+    def ours(_seconds: float) -> Measured:
+        raise KeyboardInterrupt
+
+    comparison = Comparison(name="hit", goal=0.85, sides=sides_of(ours, lambda _: rate(100), []))
+    with pytest.raises(KeyboardInterrupt):
+        attempt(comparison, rounds=3, seconds=1.0, pinned=True, tell=lambda _: None)
+
+
+def test_two_versions_are_measured_in_turns_and_their_references_are_not() -> None:
+    opened: list[str] = []
+
+    def no_reference(_seconds: float) -> Measured:
+        raise AssertionError
+
+    ours = Comparison(name="hit", goal=12.0, by="cpu", sides=sides_of(lambda _: rate(110), no_reference, opened, "ours"))
+    base = Comparison(name="hit", goal=12.0, by="cpu", sides=sides_of(lambda _: rate(100), no_reference, opened, "base"))
+    found = compare(versus(ours, base), rounds=2, seconds=1.0, pinned=True, tell=lambda _: None)
+    assert opened == ["ours", "base"]
+    assert ([one.calls_per_second for one in (found.ours[0], found.reference[0])], found.goal) == ([110, 100], NO_WORSE)
+
+
+def test_a_commit_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="there is no commit 'nowhere'"):
+        unpacked("nowhere", tmp_path)
+
+
 def test_an_entry_has_what_scripts_rely_on(tmp_path: Path) -> None:
     file = tmp_path / "build" / "bench.json"
     ours = [rate(50, cpu_s_per_1000=0.4), rate(70, cpu_s_per_1000=0.8), rate(90, cpu_s_per_1000=0.5)]
@@ -86,7 +167,7 @@ def test_the_table_says_whether_a_goal_is_met(ours: float, verdict: str) -> None
         report.show([result([rate(ours)], [rate(100)])], console)
         text = console.export_text()
     assert verdict in text
-    assert [line.split()[:2] for line in text.splitlines() if line.strip()][2:] == [
+    assert [line.split()[:2] for line in text.splitlines() if line.strip()][2:-1] == [
         ["hit", f"{ours:.0f}"],
         ["reference", "100"],
     ]
@@ -116,6 +197,19 @@ def test_a_comparison_that_is_not_there_is_a_usage_error(capsys: pytest.CaptureF
     assert run(["--only", "l1_hit_2"]) == 64
     (line,) = capsys.readouterr().err.splitlines()
     assert "there is no comparison 'l1_hit_2'; there are l1_hit_1, l1_hit_32, l1_hit_8x16, l1_hit_1_unix, " in line
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        (None, ["l1_hit_1", "l1_hit_32", "cart_add"]),
+        ("l1_*", ["l1_hit_1", "l1_hit_32"]),
+        ("*_32,cart_add", ["l1_hit_32", "cart_add"]),
+    ],
+)
+def test_comparisons_are_chosen_by_patterns(only: str | None, names: list[str]) -> None:
+    made = [Comparison(name=name, goal=1.0, sides=sides_of(rate, rate, [])) for name in ("l1_hit_1", "l1_hit_32", "cart_add")]
+    assert [comparison.name for comparison in _choose(made, only)] == names
 
 
 @pytest.mark.skipif(choose_cores() is None, reason="this machine has one core, or does not pin")

@@ -140,7 +140,7 @@ async def test_too_many_are_refused_at_once() -> None:
 async def test_postgresql_is_asked_at_a_pace_and_a_refusal_is_never_older_than_its_caller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate_module, "PACE", 0.05)
+    monkeypatch.setattr(gate_module, "PACE", 0.5)
     shelf = Shelf(a=0)
     shelf.source = Source.STORE
     gate = gate_of(shelf)
