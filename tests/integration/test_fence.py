@@ -10,11 +10,11 @@ from cache_sidecar.clock import ManualClock
 from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.fence import Fence, FencedL2
+from cache_sidecar.tiers.fence import MARKS, Fence, FencedL2
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Record, Row, Source, Times, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Mark, Record, Row, Source, Times, partition_of
 from cache_sidecar.tiers.region import Region
 from cache_sidecar.tiers.shard import Address, Command, Shard
 from cache_sidecar.tiers.signs import RedisSigns
@@ -27,7 +27,7 @@ OLD, NEW = Record(1, 0.0, b"old"), Record(2, 0.0, b"new")
 
 
 def fenced(l2: RedisL2, clock: ManualClock) -> tuple[FencedL2, Fence]:
-    """Returns a fenced L2 whose partitions are heard, from whoever holds them."""
+    """Returns a fenced L2 whose partitions are heard, from whoever holds them, and in no doubt."""
     shards, names = l2._connection.shards, l2._names
 
     def holder(partition: int) -> Address | None:
@@ -35,6 +35,9 @@ def fenced(l2: RedisL2, clock: ManualClock) -> tuple[FencedL2, Fence]:
 
     fence = Fence(trust=Trust(), holder=holder, clock=clock)
     hear(fence, holder)
+    for partition in range(PARTITIONS):
+        for number in range(MARKS):
+            fence.marked(partition, Mark(0.0, "relay", number))
     return FencedL2(l2._connection, names, fence), fence
 
 
