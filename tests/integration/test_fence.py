@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from cache_sidecar.background import ended
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers import region as region_module
 from cache_sidecar.tiers.dataset import Dataset
 from cache_sidecar.tiers.fence import MARKS, Fence, FencedL2
 from cache_sidecar.tiers.guard import Guard
@@ -20,6 +22,7 @@ from cache_sidecar.tiers.shard import Address, Command, Shard
 from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.tiers.trust import Trust
 from tests.gates import Gate
+from tests.sidecars import until
 from tests.tiers import POLICY, say
 
 HISTORY = "0123456789abcdef" * 3
@@ -67,6 +70,24 @@ async def test_what_a_primary_held_before_an_outage_is_not_read_until_the_relay_
     await found.fill("product", {"a": NEW}, {}, ttl=60)
     await region.step()
     assert (await found.read_leased("product", ["a"])).records == {"a": NEW}
+
+
+async def test_marks_that_end_a_doubt_are_looked_for_sooner(l2: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_module, "EVERY", 3600.0)
+    clock = ManualClock()
+    _, fence = fenced(l2, clock)
+    signs = RedisSigns(l2._connection, l2._names)
+    region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock, dependencies=Dependencies())
+    fence.lost(range(PARTITIONS))
+    hear(fence, fence._holder)
+    looking = asyncio.create_task(region.run())
+
+    async def has_ended() -> bool:
+        await say(signs, ["catalog"], clock.now())
+        return not fence.is_ending
+
+    await until(has_ended)
+    await ended(looking)
 
 
 @pytest.mark.parametrize("function", ["read", "slide"])
