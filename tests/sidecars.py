@@ -16,6 +16,7 @@ from cache_sidecar.app import App
 from cache_sidecar.background import ended
 from cache_sidecar.clock import Clock
 from cache_sidecar.errors import TierFailed
+from cache_sidecar.relay.outbox import LOOK_EVERY
 from cache_sidecar.settings import ROLES, Settings
 from cache_sidecar.tiers.connection import Connection
 from cache_sidecar.tiers.names import Names
@@ -61,32 +62,46 @@ async def in_process(
 ) -> AsyncIterator[Sidecar]:
     """Runs a sidecar in this process; with `trusted`, waits until its memory may be used. `credentials` are for TLS.
 
-    With `relay`, Redis has the sign of a relay that is never behind, wherever the test moves the clock. Without it there is none,
-    or the one that the test runs.
+    With `relay`, Redis has the sign of a relay that is never behind, wherever the test moves the clock, and the sidecar has seen
+    it move on, so that what it reads rests on Redis. Without it there is none, or the one that the test runs.
     """
-    if relay:
-        await _relayed(settings)
     app = App(settings, clock=clock)
     await app.start()
     try:
         async with channel_to(app.server.address, credentials) as channel:
             if trusted:
                 await until(app.coherence.is_trusted)
+            if relay:
+                await _relayed(settings, app if trusted else None)
             yield Sidecar(app.server.address, channel, app)
     finally:
         await app.stop()
 
 
-async def _relayed(settings: Settings) -> None:
-    """Writes the sign of a relay that has told everything, for ever; where there is no Redis, nothing."""
+async def _relayed(settings: Settings, app: App | None) -> None:
+    """Writes the sign of a relay that has told everything, for ever, until an app has no doubt; where there is no Redis, nothing."""
     connection = Connection(settings)
-    await _mark(RedisSigns(connection, Names(settings.namespace)))
+    signs = RedisSigns(connection, Names(settings.namespace))
+
+    async def is_known() -> bool:
+        await _mark(signs)
+        if app is None:
+            return True
+        await app._region.step()  # at once, not when it is due
+        return rests_on_redis(app)
+
+    await until(is_known)
     await connection.close()
+
+
+def rests_on_redis(app: App) -> bool:
+    """Whether an app, of what it hears, doubts nothing that Redis says."""
+    return not any(fence.is_ending for fence in app._fences.values())
 
 
 @contextlib.asynccontextmanager
 async def relaying(settings: Settings) -> AsyncIterator[None]:
-    """Writes that sign, and anew every second: for sidecars that outlive a test, or are processes.
+    """Writes that sign, and anew as often as a relay does: for sidecars that outlive a test, or are processes.
 
     When no heartbeat of theirs was good in time, be it that the machine is busy, they wait for marks that move on.
     """
@@ -103,7 +118,7 @@ async def relaying(settings: Settings) -> AsyncIterator[None]:
 
 async def _mark_on(signs: RedisSigns) -> None:
     while True:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(LOOK_EVERY)
         await _mark(signs)
 
 

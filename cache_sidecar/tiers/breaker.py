@@ -20,12 +20,15 @@ class Breaker:
     After `BREAK_FOR` seconds one piece of work is let through, while the rest goes on being refused until that one succeeds.
     """
 
-    def __init__(self, tier: Tier, *, clock: Clock, dependency: Dependency | None = None, effect: str = "") -> None:
-        """`dependency` is told while the breaker is open, and what that costs callers: `effect`."""
+    def __init__(
+        self, tier: Tier, *, clock: Clock, dependency: Dependency | None = None, effect: str = "", problem: str = REACHED
+    ) -> None:
+        """`dependency` is told of a problem while the breaker is open, and what that costs callers: `effect`."""
         self._tier = tier
         self._clock = clock
         self._dependency = dependency
         self._effect = effect
+        self._problem = problem
         self._is_told = False
         self._detail = ""
         "What the tier said when it last failed."
@@ -53,7 +56,7 @@ class Breaker:
         self._failures = 0
         if self._is_told and self._dependency is not None:
             self._is_told = False
-            self._dependency.works(REACHED)
+            self._dependency.works(self._problem)
 
     def failed(self, error: TierFailed) -> None:
         """Takes that work failed."""
@@ -67,7 +70,7 @@ class Breaker:
                 self.tell(error)
 
     def tell(self, error: TierFailed) -> None:
-        """Tells the dependency, before the breaker opens by itself, that it cannot be reached."""
+        """Tells the dependency, before the breaker opens by itself."""
         if self._dependency is not None:
             self._is_told = True
-            self._dependency.failed(error.detail or error.failure.value, effect=self._effect, problem=REACHED)
+            self._dependency.failed(error.detail or error.failure.value, effect=self._effect, problem=self._problem)

@@ -221,8 +221,12 @@ class Dataset(Loader):
             fresh = not self._joins or wanted.bypass or wanted.max_age is not None
             records = await self._store.get(ids, fresh=fresh, until=wanted.in_time)
         except TimeoutError:
+            self.counters[Source.STORE].errors += 1
             return await self._without_store(ids, wanted, DeadlineExceeded())
-        except (TierFailed, Overloaded) as error:
+        except Overloaded as error:
+            self.counters[Source.STORE].errors += 1
+            return await self._without_store(ids, wanted, error)
+        except TierFailed as error:  # counted by the load
             return await self._without_store(ids, wanted, error)
         now = self._clock.now()
         self.counters[Source.STORE].hits += len(records)

@@ -11,6 +11,9 @@ The relay's marks do. It writes one into each partition, on the very node that i
 everything. The looks of one relay follow each other: of three different marks that were seen on a node since its footing began,
 the look of the last one began after the first one was seen. No clock is compared with another one for that. Until then the
 partition is in doubt, and PostgreSQL answers; without a relay until `Region` has marked its replies stale.
+
+A fence begins in doubt everywhere: a sidecar that starts does not know whether a primary has just been replaced, and it may
+be told who holds what by an old primary that woke up a moment ago.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,7 +53,7 @@ class Fence:
         self._footings: list[Footing | None] = [None] * PARTITIONS
         self._waiting = dict.fromkeys(range(PARTITIONS), clock.now())
         "Since when a partition has no footing, or is in doubt, in seconds since the epoch."
-        self._seen: dict[int, dict[str, set[int]]] = {}
+        self._seen: dict[int, dict[str, set[int]]] = {partition: {} for partition in range(PARTITIONS)}
         "Of the partitions that are in doubt: the marks seen, by relay."
         self._opened: set[int] = set()
         "Those that are read all the same, as replies say stale."
@@ -95,6 +98,11 @@ class Fence:
         del self._seen[partition], self._waiting[partition]
         self._opened.discard(partition)
         return True
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether marks that come now end a doubt that PostgreSQL answers for."""
+        return any(self._footings[partition] is not None and partition not in self._opened for partition in self._seen)
 
     def waits(self, partition: int) -> float:
         """Returns for how many seconds PostgreSQL has been answering instead."""

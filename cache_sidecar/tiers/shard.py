@@ -1,4 +1,9 @@
-"""One Redis server: a pool of connections to it, and a breaker."""
+"""One Redis server: a pool of connections to it, and two breakers.
+
+A server that answers reads may hang with every write: one that is paused for a failover (`CLIENT PAUSE ... WRITE`), or a proxy.
+Its reads would close the breaker that its writes opened, again and again. So writes have one of their own, which opens when
+they are not answered while reads are: then they are refused at once, as by a server that says so, but for one now and then.
+"""
 
 import asyncio
 import re
@@ -11,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from cache_sidecar.background import heard
 from cache_sidecar.clock import Clock
 from cache_sidecar.dependencies import Dependency
-from cache_sidecar.errors import Tier
+from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.breaker import Breaker
 from cache_sidecar.tiers.redis_errors import KNOWN, as_failure, words
 
@@ -22,6 +27,10 @@ IDLE = 30.0
 # What callers see of a server that does not answer, and of one that answers and refuses.
 AWAY = "what it holds is read from PostgreSQL, and written there alone"
 REFUSES = "what it refuses is read from PostgreSQL; other sidecars hear of changes later, or say stale"
+# The problem of a server that answers reads, and no writes.
+WRITTEN = "written"
+# Commands that don't write, and the one function of ours that says so (functions.lua).
+_READING, _READING_FUNCTION = frozenset({"ASKING", "CLUSTER", "GET", "INFO", "MGET", "SCAN"}), "_counts"
 # Errors that say where else a key is, or are about one key, or are met and mended: no sign that the server is unwell.
 _ABOUT_A_KEY = (AskError, TryAgainError)
 _MENDED = re.compile(r"WRONGTYPE|.*unction not found")
@@ -46,6 +55,9 @@ class Shard:
         self._connect = connect
         self._timeout = timeout
         self._breaker = Breaker(Tier.L2, clock=clock, dependency=dependency, effect=AWAY)
+        self._writes = Breaker(Tier.L2, clock=clock, dependency=dependency, effect=REFUSES, problem=WRITTEN)
+        self._reads = 0
+        "How often it answered a read."
         self._free = max_connections
         "Connections that may still be made."
         self._idle: list[tuple[Any, float]] = []
@@ -63,18 +75,37 @@ class Shard:
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Sends commands together and returns the replies, refusals among them. Raises TierFailed."""
         self._breaker.admit()
+        is_write = any(map(_writes, commands))
+        if is_write:
+            self._admit_write()
+        reads = self._reads
         try:
             async with asyncio.timeout(self._timeout):
                 replies = await self._sent(commands)
         except KNOWN as error:
             failed = as_failure(error)
-            self._breaker.failed(failed)
+            if is_write and failed.failure is Failure.TIMEOUT and self._reads != reads:
+                detail = f"it answers reads, and no write within {self._timeout:g} s"
+                self._writes.failed(TierFailed(Tier.L2, Failure.TIMEOUT, detail))
+            else:
+                self._breaker.failed(failed)
             raise failed from error
         self._breaker.succeeded()
+        if is_write:
+            self._writes.succeeded()
+        else:
+            self._reads += 1
         if isinstance(replies[0], ReadOnlyError):
             # Its address is a replica's by now: the next connection may lead elsewhere.
             await self._drop_idle()
         return replies
+
+    def _admit_write(self) -> None:
+        try:
+            self._writes.admit()
+        except TierFailed as error:
+            # It is there: what was to be told is in doubt, as when it refuses in words.
+            raise TierFailed(Tier.L2, Failure.REFUSED, error.detail) from None
 
     async def _sent(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._taken()
@@ -151,3 +182,8 @@ class Shard:
         if self._trimming is not None:
             self._trimming.cancel()
         await asyncio.gather(*self._closing, self._drop_idle())
+
+
+def _writes(command: Command) -> bool:
+    name = command[0]
+    return not str(command[1]).endswith(_READING_FUNCTION) if name == "FCALL" else name not in _READING

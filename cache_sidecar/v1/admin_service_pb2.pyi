@@ -333,7 +333,7 @@ class TierStats(_message.Message):
     coalesced: _builtins.int
     """Reads that shared another caller's load."""
     errors: _builtins.int
-    """Operations that failed."""
+    """Operations that failed, and reads that this tier had no time for: not in the caller's, or behind too many others."""
     unreadable: _builtins.int
     """L2: values that are no records, or of another version, and are taken for nothing. Store: rows that were left out, as they
     hold what no message can, counted each time.

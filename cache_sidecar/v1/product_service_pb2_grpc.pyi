@@ -30,7 +30,8 @@ class ProductServiceStub:
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
 
     In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
-    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+    the new primary holds nothing old. If PostgreSQL does not answer either, Redis does, with cache.stale set, however old that is:
+    cache.age bounds it. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
@@ -88,7 +89,8 @@ class ProductServiceAsyncStub(ProductServiceStub):
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
 
     In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
-    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+    the new primary holds nothing old. If PostgreSQL does not answer either, Redis does, with cache.stale set, however old that is:
+    cache.age bounds it. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
@@ -142,7 +144,8 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
     """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
 
     In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
-    the new primary holds nothing old. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+    the new primary holds nothing old. If PostgreSQL does not answer either, Redis does, with cache.stale set, however old that is:
+    cache.age bounds it. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
 
     Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
     when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.

@@ -310,9 +310,9 @@ class DeleteSessionResponse(_message.Message):
 
     REVOCATION_PENDING_FIELD_NUMBER: _builtins.int
     revocation_pending: _builtins.bool
-    """True when Redis could not be told, or it is not known that the node that was told is the one that others read: the
-    session is ended in PostgreSQL and on this sidecar, others may accept it until the relay tells Redis. A repeat tells Redis
-    again and says how that went.
+    """True when Redis did not confirm in time that it was told, or it is not known that the node that was told is the one that
+    others read: the session is ended in PostgreSQL and on this sidecar, others may accept it until the relay tells Redis. A
+    repeat tells Redis again and says how that went.
     """
     def __init__(
         self,
@@ -365,7 +365,7 @@ class RotateSessionResponse(_message.Message):
     session_id: _builtins.str
     """The new one, shown this once."""
     revocation_pending: _builtins.bool
-    """True when Redis could not be told that the old id is over; as in DeleteSessionResponse."""
+    """True when Redis did not confirm that it was told that the old id is over; as in DeleteSessionResponse."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """The session, without its session_id."""

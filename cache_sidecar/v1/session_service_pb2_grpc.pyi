@@ -35,10 +35,12 @@ class SessionServiceStub:
     again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
     lost: NOT_FOUND is never said by Redis alone for want of use.
 
-    In a failover PostgreSQL answers for what a new or an old primary may not know. An ended session is accepted at most until
-    0.25 s + redis_timeout + 0.1 s (0.6 s by default) after DeleteSession or DeleteUserSessions returned, and only where
-    revocation_pending is true or REVOCATION_PENDING was the reply until the relay has told Redis. Only without a relay for
-    `staleness_bound` (10 s) what Redis holds is answered again, with cache.stale set: whoever must be sure refuses that.
+    Once DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called accepts it no more. Nor
+    does any other one, if Redis confirmed that it was told; in a failover of Redis, 0.25 s + redis_timeout + 0.1 s (0.6 s by
+    default) after the reply at the latest, as PostgreSQL answers for what a new or an old primary may not know. If Redis did not
+    confirm it, which revocation_pending or the error REVOCATION_PENDING says, others may accept it until the relay has told Redis,
+    mostly within a second. A reply that may be older than `staleness_bound` (10 s) in this, as there is no relay or it is behind,
+    has cache.stale set: whoever must be sure refuses that.
 
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
@@ -82,12 +84,13 @@ class SessionServiceStub:
     may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
     """
     DeleteUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]
-    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
-    or a repeated creation made of one of them meanwhile. What adds a session to the user's, which is CreateSession,
-    RotateSession, an UpdateSession that changes user_id, or an import, comes before or after as a whole: before, it is ended
-    and counted; after, CreateSession makes one that is alive, and RotateSession is NOT_FOUND. UNAVAILABLE with
-    reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them
-    until it is, by a repeat of this call (with or without the same request_id), or by the relay.
+    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, but for what is said
+    above of a failover, nor one that a rotation or a repeated creation made of one of them meanwhile. What adds a session to
+    the user's, which is CreateSession, RotateSession, an UpdateSession that changes user_id, or an import, comes before or
+    after as a whole: before, it is ended and counted; after, CreateSession makes one that is alive, and RotateSession is
+    NOT_FOUND. UNAVAILABLE with reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told:
+    other sidecars may accept them until it is, by a repeat of this call (with or without the same request_id), or by the
+    relay.
     """
 
 @_typing.type_check_only
@@ -100,10 +103,12 @@ class SessionServiceAsyncStub(SessionServiceStub):
     again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
     lost: NOT_FOUND is never said by Redis alone for want of use.
 
-    In a failover PostgreSQL answers for what a new or an old primary may not know. An ended session is accepted at most until
-    0.25 s + redis_timeout + 0.1 s (0.6 s by default) after DeleteSession or DeleteUserSessions returned, and only where
-    revocation_pending is true or REVOCATION_PENDING was the reply until the relay has told Redis. Only without a relay for
-    `staleness_bound` (10 s) what Redis holds is answered again, with cache.stale set: whoever must be sure refuses that.
+    Once DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called accepts it no more. Nor
+    does any other one, if Redis confirmed that it was told; in a failover of Redis, 0.25 s + redis_timeout + 0.1 s (0.6 s by
+    default) after the reply at the latest, as PostgreSQL answers for what a new or an old primary may not know. If Redis did not
+    confirm it, which revocation_pending or the error REVOCATION_PENDING says, others may accept it until the relay has told Redis,
+    mostly within a second. A reply that may be older than `staleness_bound` (10 s) in this, as there is no relay or it is behind,
+    has cache.stale set: whoever must be sure refuses that.
 
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
@@ -144,12 +149,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
     """
     DeleteUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]  # type: ignore[assignment]
-    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
-    or a repeated creation made of one of them meanwhile. What adds a session to the user's, which is CreateSession,
-    RotateSession, an UpdateSession that changes user_id, or an import, comes before or after as a whole: before, it is ended
-    and counted; after, CreateSession makes one that is alive, and RotateSession is NOT_FOUND. UNAVAILABLE with
-    reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them
-    until it is, by a repeat of this call (with or without the same request_id), or by the relay.
+    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, but for what is said
+    above of a failover, nor one that a rotation or a repeated creation made of one of them meanwhile. What adds a session to
+    the user's, which is CreateSession, RotateSession, an UpdateSession that changes user_id, or an import, comes before or
+    after as a whole: before, it is ended and counted; after, CreateSession makes one that is alive, and RotateSession is
+    NOT_FOUND. UNAVAILABLE with reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told:
+    other sidecars may accept them until it is, by a repeat of this call (with or without the same request_id), or by the
+    relay.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -161,10 +167,12 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
     lost: NOT_FOUND is never said by Redis alone for want of use.
 
-    In a failover PostgreSQL answers for what a new or an old primary may not know. An ended session is accepted at most until
-    0.25 s + redis_timeout + 0.1 s (0.6 s by default) after DeleteSession or DeleteUserSessions returned, and only where
-    revocation_pending is true or REVOCATION_PENDING was the reply until the relay has told Redis. Only without a relay for
-    `staleness_bound` (10 s) what Redis holds is answered again, with cache.stale set: whoever must be sure refuses that.
+    Once DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called accepts it no more. Nor
+    does any other one, if Redis confirmed that it was told; in a failover of Redis, 0.25 s + redis_timeout + 0.1 s (0.6 s by
+    default) after the reply at the latest, as PostgreSQL answers for what a new or an old primary may not know. If Redis did not
+    confirm it, which revocation_pending or the error REVOCATION_PENDING says, others may accept it until the relay has told Redis,
+    mostly within a second. A reply that may be older than `staleness_bound` (10 s) in this, as there is no relay or it is behind,
+    has cache.stale set: whoever must be sure refuses that.
 
     A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
 
@@ -251,12 +259,13 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteUserSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteUserSessionsResponse, _abc.Awaitable[_session_service_pb2.DeleteUserSessionsResponse]]:
-        """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, nor one that a rotation
-        or a repeated creation made of one of them meanwhile. What adds a session to the user's, which is CreateSession,
-        RotateSession, an UpdateSession that changes user_id, or an import, comes before or after as a whole: before, it is ended
-        and counted; after, CreateSession makes one that is alive, and RotateSession is NOT_FOUND. UNAVAILABLE with
-        reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them
-        until it is, by a repeat of this call (with or without the same request_id), or by the relay.
+        """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, but for what is said
+        above of a failover, nor one that a rotation or a repeated creation made of one of them meanwhile. What adds a session to
+        the user's, which is CreateSession, RotateSession, an UpdateSession that changes user_id, or an import, comes before or
+        after as a whole: before, it is ended and counted; after, CreateSession makes one that is alive, and RotateSession is
+        NOT_FOUND. UNAVAILABLE with reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told:
+        other sidecars may accept them until it is, by a repeat of this call (with or without the same request_id), or by the
+        relay.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -80,9 +80,9 @@ def _sides(
     with stack.sidecar() as sidecar:
         filled = [Cart(user_id=user, items=[carts.item(product) for product in carts.PRODUCTS[:3]]) for user in users]
         fetch(sidecar.address, _REPLACE_CART, [ReplaceCartRequest(cart=cart).SerializeToString() for cart in filled])
-        load = partial(
-            fast_load.run, sidecar.address, _GET_CART, [GetCartRequest(user_id=user).SerializeToString() for user in users]
-        )
+        payloads = [GetCartRequest(user_id=user).SerializeToString() for user in users]
+        carts.until_from_redis(sidecar, payloads)
+        load = partial(fast_load.run, sidecar.address, _GET_CART, payloads)
         capacity = load(**_CLOSED, seconds=1).check().calls_per_second
 
         def ours(seconds: float) -> Measured:

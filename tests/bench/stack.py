@@ -106,7 +106,27 @@ class Stack:
             # Servers that are not ready in time are stopped, or they would hold the folder when it is tried again.
             self._running.enter_context(starting.pop_all())
         found: dict[str, Any] = json.loads(ready.read_text())
+        self._relay(found)
         return found
+
+    def _relay(self, servers: Mapping[str, Any]) -> None:
+        """Runs a relay for the sidecars under test: without one they doubt what Redis says, and then say stale."""
+        own = {
+            "namespace": NAMESPACE,
+            "region": NAMESPACE,
+            "redis_nodes": [node["address"] for node in servers["redis"]],
+            "postgres_catalog": servers["databases"]["catalog"],
+            "log_level": "warning",
+        }
+        arguments = ["cache_sidecar", "relay", "--config", str(self._settings("relay", own))]
+        core = self.cores.load if self.cores else None
+        self._running.enter_context(running("relay", arguments, core=core, directory=self.directory))
+
+    def _settings(self, name: str, settings: Mapping[str, object]) -> Path:
+        file = self.directory / f"{name}.toml"
+        # What TOML needs of these values, JSON writes the same way.
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+        return file
 
     @property
     def redis(self) -> list[str]:
@@ -152,9 +172,7 @@ class Stack:
         }
         if on_socket:
             own["listen_socket"] = str(self.directory / "sidecar.sock")
-        file = self.directory / f"sidecar-{port}.toml"
-        # What TOML needs of these values, JSON writes the same way.
-        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (own | settings).items()))
+        file = self._settings(f"sidecar-{port}", own | settings)
         core, arguments = self.cores.server if self.cores else None, [program, "serve", "--config", str(file)]
         with running(f"serve-{port}", arguments, core=core, directory=self.directory, code=self.code) as process:
             process.wait_until(lambda: _is_serving(address))

@@ -4,14 +4,16 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import grpc
 
+from cache_sidecar.v1.cache_pb2 import Source
 from tests.consistency.rulebook import Rulebook
+from tests.consistency.rules.versions import Read
 from tests.sidecars import without_retries
 
 CALM = "calm"
@@ -198,6 +200,8 @@ class Load:
         return outcome._replace(called=called, attempts=attempts)
 
 
-def seconds_of(duration: Any) -> float:
-    """Returns a Duration in seconds."""
-    return float(duration.seconds + duration.nanos / 1e9)
+def read_of(outcome: Outcome, key: int, version: int, cache: Any, state: Hashable = None) -> Read:
+    """Returns what one resource in a reply says, to be judged; `cache` is its metadata."""
+    age = cache.age.seconds + cache.age.nanos / 1e9
+    source = Source.Name(cache.source).removeprefix("SOURCE_").lower()
+    return Read(outcome.process, key, outcome.called, version, age, cache.stale, state, source)

@@ -19,7 +19,7 @@ from tests.acl import allow
 from tests.contract.fuzz import FUZZ, FUZZ_SEED
 from tests.contract.shop import Shop
 from tests.engines import ENGINES
-from tests.sidecars import in_process, relaying, settings_for
+from tests.sidecars import in_process, relaying, rests_on_redis, settings_for, until
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,6 +63,7 @@ async def shops(
     more = user | PATIENT | {"engine": engine}
     settings = settings_for(",".join(valkey_cluster.addresses), shared_database, shared_name, **more)
     async with relaying(settings), in_process(settings, relay=False) as first, in_process(settings, relay=False) as second:
+        await until(lambda: all(rests_on_redis(one.app) for one in (first, second) if one.app))
         yield Shop(first), Shop(second)
 
 

@@ -28,6 +28,7 @@ from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import partition_of
 from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.v1 import session_service_pb2 as pb
+from cache_sidecar.v1.cache_pb2 import SOURCE_L2
 from tests.conftest import ChoosePorts
 from tests.customers import Customer, item, lines, new_user
 from tests.cut_off import away
@@ -220,3 +221,38 @@ async def test_a_failover_that_loses_the_tail_brings_nothing_back(
         while loop.time() < until_then:
             assert await shop.accepted() == []
             await asyncio.sleep(0.02)
+
+
+async def test_a_sidecar_that_starts_before_the_relay_knows_of_a_failover_brings_nothing_back(
+    healthy: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The race is held by there being no relay: the new primary has the marks of the one before, and nobody tells it more."""
+    async with contextlib.AsyncExitStack() as stack:
+        shop = await stack.enter_async_context(open_shop(healthy, database, namespace, monkeypatch))
+        replica = await replica_of(healthy, shop.primary)
+        replica.pause()
+        async with shop.primary.client() as client:
+            await client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
+        await shop.change()
+        shop.primary.kill()
+        replica.resume()
+        await until(lambda: is_primary(healthy, replica))
+        await healthy.wait_ok()
+        # It hears the new primary from its first moment on, and was never told of an outage.
+        # On a busy machine no heartbeat of it is late, which would be an outage.
+        settings = shop.settings.model_copy(update={"redis_timeout": 5.0})
+        started = await stack.enter_async_context(in_process(settings, relay=False))
+        shop.other = Customer(started)
+        app = started.app
+        assert app is not None
+        for _ in range(3):
+            assert await shop.accepted() == []
+            await app._region.step()
+
+        async def is_read_from_redis() -> bool:
+            cache = (await shop.other.read(shop.carts[0])).cache
+            return cache.source == SOURCE_L2 and not cache.stale
+
+        async with relaying(healthy, database, namespace):
+            await until(is_read_from_redis)
+            assert await shop.accepted() == []

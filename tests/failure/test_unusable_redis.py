@@ -241,6 +241,14 @@ async def _unprotect(redis: Broken) -> None:
     await redis.config("protected-mode", "no")
 
 
+async def _hang_writes(redis: Broken) -> None:
+    await redis.run("CLIENT", "PAUSE", 600_000, "WRITE")
+
+
+async def _let_writes_go_on(redis: Broken) -> None:
+    await redis.run("CLIENT", "UNPAUSE")
+
+
 WAYS: dict[str, Way] = {
     "no fcall": _acl("-fcall", words="NOPERM"),
     "no incr": _acl("-incr", words="incr"),
@@ -269,6 +277,7 @@ WAYS: dict[str, Way] = {
     "FCALL renamed": _renamed("FCALL"),
     "FUNCTION renamed": _renamed("FUNCTION"),
     "busy": Way(_run_for_ever, _end_script, "BUSY", is_heard=False),
+    "writes hang": Way(_hang_writes, _let_writes_go_on, "it answers reads, and no write within"),
 }
 
 
@@ -388,6 +397,8 @@ def warnings(log: Log, words: str) -> list[MutableMapping[str, Any]]:
 
 # Subscriptions that are there are not asked for again, and commands are renamed by a restart.
 NOT_WHILE_RUNNING = {"no ssubscribe", "FCALL renamed", "FUNCTION renamed"}
+# A server that does not have our functions yet takes every call of one for a write: then it hangs with everything.
+NOT_BEFORE = {"writes hang"}
 
 
 @pytest.mark.parametrize("name", [name for name in WAYS if name not in NOT_WHILE_RUNNING])
@@ -414,7 +425,7 @@ async def test_while_running(
     assert PASSWORD not in str(log)
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", [name for name in WAYS if name not in NOT_BEFORE])
 async def test_before_the_start(
     name: str, processes: Processes, choose_ports: ChoosePorts, database: str, policy: Path, tmp_path: Path
 ) -> None:

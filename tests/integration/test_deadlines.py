@@ -41,6 +41,7 @@ async def test_a_store_that_takes_too_long_is_told_before_the_caller_leaves(case
     case.rows.before.close()
     with pytest.raises(DeadlineExceeded):
         await case.dataset.get("a", within(HURRY))
+    assert case.dataset.stats()[Source.STORE].counters.errors == 1, "whoever looks for why replies are stale sees it"
 
 
 async def test_the_load_goes_on_for_those_who_wait(case: Case) -> None:

@@ -6,20 +6,23 @@ from typing import Any
 
 import pytest
 
+from cache_sidecar.background import ended
 from cache_sidecar.clock import ManualClock
 from cache_sidecar.dependencies import Dependencies
 from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers import region as region_module
 from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.fence import Fence, FencedL2
+from cache_sidecar.tiers.fence import MARKS, Fence, FencedL2
 from cache_sidecar.tiers.guard import Guard
 from cache_sidecar.tiers.l1 import NO_L1
 from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Record, Row, Source, Times, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Mark, Record, Row, Source, Times, partition_of
 from cache_sidecar.tiers.region import Region
 from cache_sidecar.tiers.shard import Address, Command, Shard
 from cache_sidecar.tiers.signs import RedisSigns
 from cache_sidecar.tiers.trust import Trust
 from tests.gates import Gate
+from tests.sidecars import until
 from tests.tiers import POLICY, say
 
 HISTORY = "0123456789abcdef" * 3
@@ -27,7 +30,7 @@ OLD, NEW = Record(1, 0.0, b"old"), Record(2, 0.0, b"new")
 
 
 def fenced(l2: RedisL2, clock: ManualClock) -> tuple[FencedL2, Fence]:
-    """Returns a fenced L2 whose partitions are heard, from whoever holds them."""
+    """Returns a fenced L2 whose partitions are heard, from whoever holds them, and in no doubt."""
     shards, names = l2._connection.shards, l2._names
 
     def holder(partition: int) -> Address | None:
@@ -35,6 +38,9 @@ def fenced(l2: RedisL2, clock: ManualClock) -> tuple[FencedL2, Fence]:
 
     fence = Fence(trust=Trust(), holder=holder, clock=clock)
     hear(fence, holder)
+    for partition in range(PARTITIONS):
+        for number in range(MARKS):
+            fence.marked(partition, Mark(0.0, "relay", number))
     return FencedL2(l2._connection, names, fence), fence
 
 
@@ -64,6 +70,24 @@ async def test_what_a_primary_held_before_an_outage_is_not_read_until_the_relay_
     await found.fill("product", {"a": NEW}, {}, ttl=60)
     await region.step()
     assert (await found.read_leased("product", ["a"])).records == {"a": NEW}
+
+
+async def test_marks_that_end_a_doubt_are_looked_for_sooner(l2: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_module, "EVERY", 3600.0)
+    clock = ManualClock()
+    _, fence = fenced(l2, clock)
+    signs = RedisSigns(l2._connection, l2._names)
+    region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock, dependencies=Dependencies())
+    fence.lost(range(PARTITIONS))
+    hear(fence, fence._holder)
+    looking = asyncio.create_task(region.run())
+
+    async def has_ended() -> bool:
+        await say(signs, ["catalog"], clock.now())
+        return not fence.is_ending
+
+    await until(has_ended)
+    await ended(looking)
 
 
 @pytest.mark.parametrize("function", ["read", "slide"])

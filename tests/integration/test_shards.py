@@ -1,13 +1,14 @@
 """Shards of a Redis Cluster fail one by one: what the others hold is read, written and told as ever."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
-from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.errors import Failure, TierFailed
 from cache_sidecar.tiers import shard as shard_module
 from cache_sidecar.tiers.breaker import BREAK_AFTER
@@ -201,3 +202,38 @@ async def test_connections_that_nobody_uses_for_long_are_closed_and_no_others(
     assert await asked == [b"PONG"]
     await until(lambda: proxy.connections == 0)
     assert await shard.exchange([("PING",)]) == [b"PONG"]
+
+
+async def test_a_server_that_answers_reads_and_no_writes_is_asked_for_no_more_writes(
+    valkey: ValkeyServer, namespace: str
+) -> None:
+    """Each write is held by the server, while a read that began after it is answered."""
+    async with open_l2(valkey.address, namespace, redis_timeout=0.25) as l2, valkey.client() as client:
+        (id, key), change = (IDS[0], l2._names.key("product", IDS[0])), {IDS[0]: Record(2, 0.0, b"new")}
+        node = l2._connection.dependencies.of("redis", valkey.address)
+        await l2.change("product", {id: Record(1, 0.0, b"old")}, ttl=600)
+        await client.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
+        try:
+            for expected in [Failure.TIMEOUT] * BREAK_AFTER + [Failure.REFUSED]:
+                writing = asyncio.ensure_future(l2.change("product", change, ttl=600))
+                await asyncio.sleep(0)
+                while not writing.done():
+                    assert await l2._shards.ask(key_slot(key.encode()), "GET", key), "what it holds is read"
+                failed = writing.exception()
+                assert isinstance(failed, TierFailed)
+                assert failed.failure is expected
+            assert l2._shards.away == []
+            assert (found := node.failing()) is not None
+            assert "no write within 0.25 s" in found.reason
+        finally:
+            await client.execute_command("CLIENT", "UNPAUSE")
+
+        async def is_told() -> bool:
+            with contextlib.suppress(TierFailed):
+                await l2.change("product", change, ttl=600)
+                return True
+            return False
+
+        await until(is_told)
+        assert node.failing() is None
+        assert (await l2.read("product", [id]))[id].version == 2

@@ -56,7 +56,7 @@ def test_what_redis_was_perhaps_not_told_of_has_the_relays_bound() -> None:
     read(checked, 6, 11.3)
     assert [violation.facts["newer"] for violation in checked._log.kept] == [8]
     read(checked, 6, 15.1)
-    read(checked, 6, 100.0, stale=True)
+    read(checked, 6, 100.0, stale=True, age=1.0)
     assert rules(checked) == ["told"] * 3
 
 
@@ -77,6 +77,48 @@ def test_a_stale_reply_may_be_older_up_to_its_deadline() -> None:
     assert not checked._log.broken
     read(checked, 6, 13.1, stale=True)
     assert rules(checked) == ["told"]
+
+
+@pytest.mark.parametrize(
+    ("after", "source", "age", "broken"),
+    [
+        (Look(20.3, 20.4, 0, store_errors=1), "l2", 100.0, False),
+        (Look(20.3, 20.4, 0, store_errors=1), "l1", 100.0, True),  # what is in memory has its deadline
+        (Look(20.3, 20.4, 0, is_behind=True), "l1", 100.0, False),  # unless no relay is heard of
+        (Look(20.3, 20.4, 0), "l2", 100.0, True),  # PostgreSQL was there: why did Redis answer?
+        (Look(20.3, 20.4, 0, store_errors=1), "l2", 5.0, True),  # it says itself that it is not so old
+    ],
+)
+def test_a_stale_reply_may_be_older_only_if_something_failed(after: Look, source: str, age: float, broken: bool) -> None:
+    told = Told()
+    checked = Checker("product", 2, BOUNDS, Log(), told)
+    told.looked(WRITER, Look(9.0, 9.1, errors=0))
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0, called=9.9, replied=10.0)
+    told.looked(WRITER, Look(10.3, 10.4, errors=0))
+    told.looked(OTHER, Look(19.8, 19.9, errors=0))
+    old = Read(OTHER, 0, 20.0, 6, age, stale=True, source=source)
+    checked.read(old, replied=20.1)
+    checked.read(old._replace(version=7), replied=20.2)
+    assert checked._log.broken == (age < 10)  # else it is not known yet
+    told.looked(OTHER, after)
+    checked.read(old._replace(version=7), replied=20.5)
+    assert checked._log.broken == broken
+
+
+def test_a_doubt_of_a_sidecar_that_was_killed_keeps_nobody_from_being_judged() -> None:
+    told = Told()
+    checked = Checker("product", 2, BOUNDS, Log(), told)
+    told.looked(WRITER, Look(9.0, 9.1, errors=0))
+    checked.acknowledged(0, 7, sidecar=WRITER, at=10.0, called=9.9, replied=10.0)
+    told.looked(WRITER, Look(10.3, 10.4, errors=0))
+    for sidecar in (2, OTHER):
+        told.looked(sidecar, Look(19.8, 19.9, errors=0))
+        checked.read(Read(sidecar, 0, 20.0, 6, 100.0, stale=True, source="l2"), replied=20.1)
+    told.looked(OTHER, Look(20.3, 20.4, errors=0))
+    checked.read(Read(OTHER, 0, 25.0, 7, 0.0, stale=False), replied=25.1)
+    assert not checked._log.broken
+    checked.read(Read(OTHER, 0, 40.0, 7, 0.0, stale=False), replied=40.1)
+    assert [violation.facts["sidecar"] for violation in checked._log.kept] == [OTHER]
 
 
 @pytest.mark.parametrize("stale", [False, True])

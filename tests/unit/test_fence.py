@@ -26,7 +26,7 @@ class Holder:
 
 
 class Case:
-    """A fence whose partitions are heard from one node."""
+    """A fence whose partitions are held by one node; one is heard, and in no doubt."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -34,6 +34,7 @@ class Case:
         self.holders = dict.fromkeys(range(PARTITIONS), NODE)
         self.fence = Fence(trust=self.trust, holder=self.holders.get, clock=self.clock)
         self.hear()
+        self.marks(-3, -2, -1)
 
     def hear(self, partition: int = HERE, *, history: str = HISTORY) -> None:
         self.fence.heard([partition], self.holders[partition], history)
@@ -60,6 +61,26 @@ def case() -> Case:
 def test_nothing_is_read_before_anything_is_heard(case: Case) -> None:
     assert not case.is_read("b")
     assert case.is_read()
+
+
+def test_what_is_heard_for_the_first_time_is_in_doubt_like_after_an_outage(case: Case) -> None:
+    case.hear(ELSEWHERE)
+    for number in (7, 8):
+        case.fence.marked(ELSEWHERE, Mark(0.0, "relay", number))
+        assert not case.is_read("b"), "a primary may have been replaced the moment before"
+    case.fence.marked(ELSEWHERE, Mark(0.0, "relay", 9))
+    assert case.is_read("b")
+
+
+def test_it_says_whether_marks_end_a_doubt_now(case: Case) -> None:
+    assert not case.fence.is_ending, "of the others nothing is heard"
+    case.outage()
+    assert case.fence.is_ending
+    case.fence.open(HERE, is_open=True)
+    assert not case.fence.is_ending, "nobody reads PostgreSQL for it"
+    case.fence.open(HERE, is_open=False)
+    case.marks(1, 2, 3)
+    assert not case.fence.is_ending
 
 
 def test_what_is_read_rests_on_the_same_footing_before_and_after(case: Case) -> None:
@@ -129,7 +150,6 @@ def test_during_an_outage_no_mark_counts(case: Case) -> None:
 
 
 def test_other_partitions_are_read(case: Case) -> None:
-    case.hear(ELSEWHERE)
     case.outage(ELSEWHERE)
     assert case.is_read()
     assert not case.is_read("b")

@@ -13,10 +13,9 @@ from cache_sidecar.v1.cache_pb2 import ReadOptions
 from cache_sidecar.v1.cart_pb2 import Cart, CartItem
 from cache_sidecar.v1.cart_service_pb2_grpc import CartServiceStub
 from tests.cart_model import lines_of
-from tests.consistency.load import Load, Outcome, seconds_of
+from tests.consistency.load import Load, Outcome, read_of
 from tests.consistency.rulebook import CARTS
 from tests.consistency.rules.changes import Change
-from tests.consistency.rules.versions import Read
 from tests.customers import item
 
 DATASET = "cart"
@@ -65,8 +64,7 @@ class CartClient:
         outcome = await self._load.call(DATASET, sidecar, self._stubs[sidecar].GetCart, request)
         if outcome.reply is not None:
             found, cache = outcome.reply.cart, outcome.reply.cache
-            version, age, state = version_of(found), seconds_of(cache.age), state_of(found)
-            read = Read(outcome.process, cart, outcome.called, version, age, cache.stale, state)
+            read = read_of(outcome, cart, version_of(found), cache, state_of(found))
             outcome.tally.took(stale=cache.stale, behind=self._load.rules.carts.read(read, replied=outcome.replied))
         return outcome
 

@@ -1,6 +1,7 @@
-"""Who looks at how many operations on Redis failed in each sidecar; see `rules/told.py`."""
+"""Who looks at how many operations on Redis and PostgreSQL failed in each sidecar; see `rules/told.py`."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,10 @@ class Looker:
         while not self._load.is_stopping:
             outcome = await self._load.call("admin", self._sidecar, self._get_stats, GetStatsRequest())
             if outcome.reply is not None:
-                errors = sum(tier.errors for tier in outcome.reply.tiers if tier.tier == "l2")
-                self._load.rules.told.looked(outcome.process, Look(outcome.called, outcome.replied, errors))
+                errors: Counter[str] = Counter()
+                for tier in outcome.reply.tiers:
+                    errors[tier.tier] += tier.errors
+                is_behind = any(one.what == "relay" for one in outcome.reply.degradations)
+                look = Look(outcome.called, outcome.replied, errors["l2"], errors["store"], is_behind)
+                self._load.rules.told.looked(outcome.process, look)
             await asyncio.sleep(EVERY)

@@ -13,8 +13,7 @@ import psycopg
 
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
-from tests.consistency.load import Load, Outcome, seconds_of
-from tests.consistency.rules.versions import Read
+from tests.consistency.load import Load, Outcome, read_of
 
 DATASET = "product"
 # Products of a batch; most reads are in batches. And what a request may name.
@@ -108,7 +107,7 @@ class ProductClient:
             self._took(outcome, product, int(content.product.etag, 16), content.cache)
 
     def _took(self, outcome: Outcome, product: int, version: int, cache: Any) -> None:
-        read = Read(outcome.process, product, outcome.called, version, seconds_of(cache.age), cache.stale)
+        read = read_of(outcome, product, version, cache)
         behind = self._load.rules.products.read(read, replied=outcome.replied)
         outcome.tally.took(stale=cache.stale, behind=behind)
 

@@ -16,10 +16,9 @@ from cache_sidecar.v1 import inventory_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import ReadOptions
 from cache_sidecar.v1.inventory_pb2 import Inventory
 from cache_sidecar.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from tests.consistency.load import Load, Outcome, seconds_of
+from tests.consistency.load import Load, Outcome, read_of
 from tests.consistency.rulebook import CONTENDED, OWNED
 from tests.consistency.rules.pieces import COMMITTED, EXPIRED, RELEASED, Stored
-from tests.consistency.rules.versions import Read
 from tests.stockroom import reserving
 
 DATASET = "inventory"
@@ -141,7 +140,7 @@ class StockClient:
     def _took(self, outcome: Outcome, product: int, stock: Inventory | None, cache: Any) -> None:
         version = 0 if stock is None else cache.version
         state = None if stock is None else (stock.available, stock.reserved, stock.bucket_count)
-        read = Read(outcome.process, product, outcome.called, version, seconds_of(cache.age), cache.stale, state)
+        read = read_of(outcome, product, version, cache, state)
         outcome.tally.took(stale=cache.stale, behind=self._load.rules.stock.read(read, replied=outcome.replied))
 
     # Reservations

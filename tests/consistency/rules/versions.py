@@ -8,8 +8,10 @@ became known:
 1. *Own*: a write acknowledged by a sidecar. No later read of the same process is older, not even a stale one, whatever Redis
    lost meanwhile. A sidecar that was killed and started again is another process.
 2. *Told*: a write acknowledged by a sidecar that told Redis of it. Every other one stops within `Bounds.told`: heartbeat, grace
-   and detection. A reply that says `stale` may be older by `Bounds.stale`, and no more. What Redis was perhaps not told of is
-   `seen`, see `told.py`.
+   and detection. A reply that says `stale` may be older by `Bounds.stale`, and no more, with two exceptions, which
+   `k8s/README.md` states: while the sidecar does not hear of its relay, it answers what it holds, and when PostgreSQL does not
+   answer, Redis answers what is in doubt, both marked stale, and both without a limit but the `age` that they say. So one of these
+   has to have failed in that sidecar meanwhile, see `told.py`, or it breaks this rule. What Redis was perhaps not told of is `seen`.
 3. *Seen*: a change nobody acknowledged: of a writer that died, or of another program. It is known from its commit in plain
    SQL, or from the first reply that shows it; so this is also the rule that versions don't go back. The relay tells of it,
    within `Bounds.seen`; when it does not, replies say `stale`, for as long as that lasts.
@@ -22,7 +24,8 @@ fresher, never staler. A product that always exists and is missing from a reply 
 """
 
 from bisect import bisect_right
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Hashable, Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -35,6 +38,8 @@ REMEMBERED = 60.0
 PROCESSES, STATES = 64, 64
 # Writes whose sidecar is remembered, of all resources together: those of more than a minute.
 WRITES = 20_000
+# Replies that wait to be judged, and seconds after which they are judged by nothing.
+DOUBTFUL, UNDECIDED = 20_000, 10.0
 
 
 class Bounds(NamedTuple):
@@ -58,6 +63,16 @@ class Read(NamedTuple):
     stale: bool
     state: Hashable = None
     "What it says, if that is to be compared."
+    source: str = ""
+    "The tier that answered: l1, l2 or store."
+
+
+class _Doubtful(NamedTuple):
+    """A reply that is marked stale, and older than it may be if nothing failed."""
+
+    read: Read
+    replied: float
+    facts: Mapping[str, object]
 
 
 class Frontier:
@@ -95,7 +110,9 @@ class Checker:
         """`told` knows of which writes Redis was told; of all, if it is not given."""
         self.bounds = bounds
         self.reads = 0
-        self._was_told = (told or Always()).was_told
+        self._told = told or Always()
+        self._doubtful: deque[_Doubtful] = deque(maxlen=DOUBTFUL)
+        "Replies of which it is not known yet whether anything failed meanwhile."
         self._dataset = dataset
         self._log = log
         self._acknowledged = [Frontier() for _ in range(keys)]
@@ -137,6 +154,7 @@ class Checker:
     def read(self, read: Read, *, replied: float) -> float:
         """Takes a read, and returns how many seconds behind the known writes it was."""
         self.reads += 1
+        self._settle(read.called)
         if read.state is not None:
             self.is_state(read.key, read.version, read.state)
         seen = self._seen[read.key]
@@ -145,10 +163,10 @@ class Checker:
             return 0.0
         late, newer = seen.late(read.version, read.called)
         if late:
-            self._judge(read, late, newer)
+            self._judge(read, late, newer, replied)
         return late
 
-    def _judge(self, read: Read, seen_late: float, seen_newer: int) -> None:
+    def _judge(self, read: Read, seen_late: float, seen_newer: int, replied: float) -> None:
         bounds = self.bounds
         own = self._own.get(read.sidecar, {}).get(read.key)
         own_late, own_newer = own.late(read.version, read.called) if own else (0.0, 0)
@@ -163,8 +181,25 @@ class Checker:
         ):
             if late > allowed:
                 facts = read._replace(state=None)._asdict()
-                self._log.add(self._dataset, rule, newer=newer, late=late, allowed=allowed, **facts)
+                facts |= {"replied": replied, "newer": newer, "late": late, "allowed": allowed}
+                if rule == "told" and read.stale and late <= read.age + bounds.clock:
+                    self._doubtful.append(_Doubtful(read, replied, facts))
+                    self._settle(read.called)
+                else:
+                    self._log.add(self._dataset, rule, **facts)
                 return
+
+    def _settle(self, now: float) -> None:
+        """Judges the marked replies of which it is known by now whether anything failed meanwhile."""
+        while self._doubtful:
+            one = self._doubtful[0]
+            failed = self._told.failed(one.read.sidecar, one.read.called, one.replied)
+            if failed is None and now - one.replied < UNDECIDED:
+                return  # its process is looked at again, unless it was killed
+            self._doubtful.popleft()
+            if failed is None or failed.relay or (failed.store and one.read.source == "l2"):
+                continue
+            self._log.add(self._dataset, "told", **one.facts)
 
     def _told_late(self, read: Read, allowed: float) -> tuple[float, int]:
         """Returns as `Frontier.late`, of the writes that Redis was told of, if that is longer than allowed."""
@@ -174,7 +209,7 @@ class Checker:
             if late <= allowed:
                 break
             write = self._writes.get((read.key, version))
-            if write is not None and self._was_told(*write):
+            if write is not None and self._told.was_told(*write):
                 return late, version
         return 0.0, 0
 
