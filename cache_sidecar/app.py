@@ -4,33 +4,40 @@ import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cache_sidecar import telemetry
-from cache_sidecar.access import Access
-from cache_sidecar.admission import Priority
-from cache_sidecar.background import Background
-from cache_sidecar.checks import Checks
-from cache_sidecar.clock import Clock, SystemClock
-from cache_sidecar.collector import Collections
-from cache_sidecar.dependencies import Dependencies, Failing
-from cache_sidecar.engine import aio
-from cache_sidecar.engine.choice import choose
-from cache_sidecar.errors import Tier
-from cache_sidecar.live_policy import LivePolicy
-from cache_sidecar.server import Server
-from cache_sidecar.services import cart, hits, product, session, stock
+from cache_sidecar.config.live_policy import LivePolicy
+from cache_sidecar.config.settings import ROLES, Settings
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock, SystemClock
+from cache_sidecar.core.dependencies import Dependencies, Failing
+from cache_sidecar.core.dependency_checks import Checks
+from cache_sidecar.core.errors import Tier
+from cache_sidecar.core.garbage_collection import Collections
+from cache_sidecar.core.tasks import Background
+from cache_sidecar.core.watched_files import look_again
+from cache_sidecar.inventory.admission import Gate
+from cache_sidecar.inventory.granted_requests import Grants
+from cache_sidecar.inventory.sold_out import SoldOut
+from cache_sidecar.inventory.stock import Stocks
+from cache_sidecar.inventory.watch import Watches
+from cache_sidecar.server.auth import Access
+from cache_sidecar.server.engines import aio
+from cache_sidecar.server.engines.selection import choose
+from cache_sidecar.server.limiter import Priority
+from cache_sidecar.server.middleware import Stack
+from cache_sidecar.server.server import Server
+from cache_sidecar.server.tls import Tls
+from cache_sidecar.services import cart, product, session, stock
 from cache_sidecar.services.admin import AdminService
-from cache_sidecar.services.bounds import Bound
 from cache_sidecar.services.cart import CartService
 from cache_sidecar.services.cart_items import Limits
-from cache_sidecar.services.changes import Changes
 from cache_sidecar.services.inventory import InventoryService
-from cache_sidecar.services.inventory_watch import Watches
 from cache_sidecar.services.product import ProductService
 from cache_sidecar.services.session import SessionService
+from cache_sidecar.services.shared import fast_path
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.changes import Changes
+from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.services.touches import Touches
-from cache_sidecar.services.writing import Writer
-from cache_sidecar.settings import ROLES, Settings
-from cache_sidecar.stack import Stack
 from cache_sidecar.store.cart import CartStore
 from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.inventory import InventoryStore, every_row, possible_rows, product_of, row_ids
@@ -39,29 +46,24 @@ from cache_sidecar.store.pool import Database
 from cache_sidecar.store.product import ProductStore
 from cache_sidecar.store.reservation import MAX_GRANTS, ReservationStore
 from cache_sidecar.store.session import SessionStore
-from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.coherence import INVALIDATIONS, UNHEARD, Coherence
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.fence import Fence, FencedL2
-from cache_sidecar.tiers.followers import Followers
-from cache_sidecar.tiers.gate import Gate
-from cache_sidecar.tiers.grants import Grants
-from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.inspector import Inspector
-from cache_sidecar.tiers.l1 import ClockL1
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.listeners import Followers
+from cache_sidecar.tiers.coherence.quarantine import Fence, FencedL2
+from cache_sidecar.tiers.coherence.region import Region
+from cache_sidecar.tiers.coherence.subscriber import INVALIDATIONS, UNHEARD, Coherence
+from cache_sidecar.tiers.coherence.unpublished import Untold
+from cache_sidecar.tiers.memory.clock import ClockL1
+from cache_sidecar.tiers.path.dataset import Dataset
+from cache_sidecar.tiers.path.inspector import Inspector
+from cache_sidecar.tiers.path.shadow import Same
+from cache_sidecar.tiers.path.sliding import SlidingDataset
 from cache_sidecar.tiers.ports import L1, Load
-from cache_sidecar.tiers.region import Region
-from cache_sidecar.tiers.shadow import Same
-from cache_sidecar.tiers.signs import RedisSigns
-from cache_sidecar.tiers.sliding import SlidingDataset
-from cache_sidecar.tiers.sold_out import SoldOut
-from cache_sidecar.tiers.stock import Stocks
-from cache_sidecar.tiers.trust import Trust
-from cache_sidecar.tiers.untold import Untold
-from cache_sidecar.tls import Tls
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.resilience.breaker import Breaker
+from cache_sidecar.tiers.resilience.guard import Guard
 from cache_sidecar.v1 import (
     admin_service_pb2_grpc,
     cart_service_pb2_grpc,
@@ -69,7 +71,6 @@ from cache_sidecar.v1 import (
     product_service_pb2_grpc,
     session_service_pb2_grpc,
 )
-from cache_sidecar.watched import look_again
 
 # Work in Redis at once and waiting for it; each piece is a whole batch.
 L2_RUNNING, L2_WAITING = 64, 2_000
@@ -181,7 +182,7 @@ class App:
                 bound=self._bound,
             ),
             priority=Priority.NORMAL,
-            hits={"GetProduct": hits.by_id(self._datasets[product.DATASET])},
+            hits={"GetProduct": fast_path.by_id(self._datasets[product.DATASET])},
         )
         self.server.add(
             "cache_sidecar.v1.InventoryService",
@@ -375,7 +376,7 @@ class App:
         bounds = {"max_bytes": self._settings.l1_max_bytes, "max_entries": self._settings.l1_max_entries}
         if not self._engine.is_native:
             return ClockL1(**bounds)
-        from cache_sidecar.tiers.l1_native import NativeL1  # noqa: PLC0415  # where it is installed
+        from cache_sidecar.tiers.memory.native import NativeL1  # noqa: PLC0415  # where it is installed
 
         return NativeL1(**bounds)
 
@@ -383,7 +384,7 @@ class App:
         """Returns the engine."""
         if not self._engine.is_native:
             return aio.create(self._settings)
-        from cache_sidecar.engine import native  # noqa: PLC0415  # where it is installed
+        from cache_sidecar.server.engines import native  # noqa: PLC0415  # where it is installed
 
         host = native.create(self._settings, self._clock)
         host.answer_hits(

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import uvloop
 
-from cache_sidecar import __version__, settings, telemetry
-from cache_sidecar.engine import choice
-from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError, SidecarError
+from cache_sidecar import __version__
+from cache_sidecar.config import settings
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.errors import InputError, ServerUnreachable, SettingsError, SidecarError
+from cache_sidecar.core.signals import run_until_signalled
 from cache_sidecar.injector import commands as injector
-from cache_sidecar.settings import Settings
-from cache_sidecar.signals import run_until_signalled
+from cache_sidecar.server.engines import selection
 
 if TYPE_CHECKING:
     from cache_sidecar.importer.report import ImportReport
@@ -82,15 +84,15 @@ def serve(engine: str | None, config_file: str | None) -> None:
     loaded = settings.load(config_file)
     if engine:
         loaded = loaded.model_copy(update={"engine": engine})
-    from cache_sidecar import quit  # noqa: A004, PLC0415
     from cache_sidecar.app import App  # noqa: PLC0415  # other commands don't wait for gRPC
-    from cache_sidecar.collector import short_pauses  # noqa: PLC0415
+    from cache_sidecar.core.garbage_collection import short_pauses  # noqa: PLC0415
+    from cache_sidecar.server import shutdown_endpoint  # noqa: PLC0415
 
     async def run(stop: asyncio.Event) -> None:
         app = App(loaded)
         try:
             await app.start()
-            async with short_pauses(), quit.listening(loaded.quit_address, stop):
+            async with short_pauses(), shutdown_endpoint.listening(loaded.quit_address, stop):
                 await stop.wait()
         finally:
             await app.stop()
@@ -141,7 +143,7 @@ def config(config_file: str | None) -> None:
     lines = settings.describe(config_file)
     width = max(len(line.name) for line in lines)
     values = {line.name: line.value for line in lines}
-    here = {"engine": f" Here: {choice.explain(values['engine'], listen_socket=values['listen_socket'])}."}
+    here = {"engine": f" Here: {selection.explain(values['engine'], listen_socket=values['listen_socket'])}."}
     for line in lines:
         click.echo(f"{line.name:<{width}}  {line.value or '(empty)'}  [{line.origin}]")
         click.echo(f"{'':<{width}}  {line.meaning}{here.get(line.name, '')}")
@@ -261,7 +263,7 @@ async def import_carts(loaded: Settings, source: _Source) -> "ImportReport":
 @_imports("sessions", rejects="the line numbers of rejected rows")
 async def import_sessions(loaded: Settings, source: _Source) -> "ImportReport":
     """Import sessions from FILE, or from standard input for `-`."""
-    from cache_sidecar import policy  # noqa: PLC0415
+    from cache_sidecar.config import policy  # noqa: PLC0415
     from cache_sidecar.importer import sessions  # noqa: PLC0415
 
     limits = policy.load(loaded.policy_file)["session"]

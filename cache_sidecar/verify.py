@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cache_sidecar import policy
-from cache_sidecar.errors import ServerUnreachable, SettingsError, Tier, TierFailed
-from cache_sidecar.settings import Settings
+from cache_sidecar.config import policy
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.errors import ServerUnreachable, SettingsError, Tier, TierFailed
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.versions import TABLES, Table, versions
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.names import Names
-from cache_sidecar.tiers.sweep import PAGE, Held, Kind, Sweep
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.scan import PAGE, Held, Kind, Sweep
+from cache_sidecar.tiers.resilience.guard import Guard
 
 # Differences that wait for their second look; with more of them it comes at once, so that memory stays constant.
 MAX_DOUBTS = 10_000

@@ -13,12 +13,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from cache_sidecar.config.settings import ROLES
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import RECORDS, Processes, end_leftovers
 from cache_sidecar.devstack.state import StateDirectory
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import InputError
-from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
 from tests.ports import later_ports
 

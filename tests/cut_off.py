@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from cache_sidecar.tiers.shard import Address
-from cache_sidecar.tiers.shards import Shards
+from cache_sidecar.tiers.redis.cluster import Shards
+from cache_sidecar.tiers.redis.node import Address
 from tests.proxy import Proxy
 
 

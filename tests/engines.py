@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.clock import SystemClock
-from cache_sidecar.engine import aio
-from cache_sidecar.tiers.l1 import ClockL1
+from cache_sidecar.core.clock import SystemClock
+from cache_sidecar.server.engines import aio
+from cache_sidecar.tiers.memory.clock import ClockL1
 from cache_sidecar.tiers.ports import L1
 from tests.sidecars import settings_for
 
@@ -24,14 +24,14 @@ def create(engine: str, **settings: Any) -> Any:
     made = settings_for("127.0.0.1:1", "postgresql://nobody@127.0.0.1:1/none", "none", **settings)
     if engine == "aio":
         return aio.create(made)
-    from cache_sidecar.engine import native  # noqa: PLC0415  # where it is installed
+    from cache_sidecar.server.engines import native  # noqa: PLC0415  # where it is installed
 
     return native.create(made, SystemClock())
 
 
 def native_l1(**bounds: int) -> L1:
     """Returns an L1 in Rust."""
-    from cache_sidecar.tiers.l1_native import NativeL1  # noqa: PLC0415  # where it is installed
+    from cache_sidecar.tiers.memory.native import NativeL1  # noqa: PLC0415  # where it is installed
 
     return NativeL1(**bounds)
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from cache_sidecar.tiers.batch import Batch
+from cache_sidecar.tiers.path.batch import Batch
 
 
 class Gate:

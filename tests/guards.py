@@ -46,7 +46,7 @@ GUARDS = (
     Guard(
         1,
         "a fill is refused where a newer version is held",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "elseif version_of(head) > version then",
         "elseif false then",
         "test_dataset_races.py::test_race_01_a_late_fill_from_the_store_replaces_nothing",
@@ -54,7 +54,7 @@ GUARDS = (
     Guard(
         2,
         "a fill into nothing is refused: the lease under which it was read has to be there",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "if type(head) == 'table' or head == '' then",
         "if type(head) == 'table' then",
         "test_dataset_races.py::test_race_02_a_late_fill_is_refused_when_also_what_refused_it_is_gone",
@@ -62,7 +62,7 @@ GUARDS = (
     Guard(
         2,
         "and it has to be that very lease",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "if head ~= args[3] then",
         "if false then",
         "test_dataset_races.py::test_race_02_a_fill_from_before_is_not_taken_for_a_later_one_of_the_same_sidecar",
@@ -70,7 +70,7 @@ GUARDS = (
     Guard(
         3,
         "L1 refuses what is older than the tombstone of an invalidation",
-        "tiers/l1.py",
+        "tiers/memory/clock.py",
         "if record.version < partition.tombstones.get(id, 0):",
         "if False:",
         "test_dataset_races.py::test_race_03_the_invalidation_overtakes_the_reply_of_redis",
@@ -78,7 +78,7 @@ GUARDS = (
     Guard(
         4,
         "L1 refuses a fill from before the partition's generation moved",
-        "tiers/l1.py",
+        "tiers/memory/clock.py",
         "or partition.generation != generation or",
         "or",
         "test_dataset_races.py::test_race_04_a_fill_that_began_before_a_drop_is_not_stored",
@@ -86,7 +86,7 @@ GUARDS = (
     Guard(
         5,
         "an invalidation detaches later callers from the load under way",
-        "tiers/dataset.py",
+        "tiers/path/dataset.py",
         "self._store.detach(id)",
         "pass",
         "test_dataset_races.py::test_race_05_whoever_comes_after_an_invalidation_does_not_join_the_load",
@@ -94,7 +94,7 @@ GUARDS = (
     Guard(
         6,
         "a change is stored only where an older version is held",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "local is_news = stored_version(keys[1]) < version",
         "local is_news = true",
         "test_dataset_races.py::test_race_06_two_writers_reach_redis_in_the_wrong_order",
@@ -102,7 +102,7 @@ GUARDS = (
     Guard(
         7,
         "a deletion leaves its version, which refuses older fills",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "elseif version_of(head) > version then",
         "elseif false then",
         "test_dataset_races.py::test_race_07_a_late_fill_does_not_bring_back_what_was_deleted",
@@ -110,7 +110,7 @@ GUARDS = (
     Guard(
         7,
         "a late deletion is older than what was inserted since",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "local is_news = stored_version(keys[1]) < version",
         "local is_news = true",
         "test_dataset_races.py::test_race_07_a_late_deletion_does_not_hide_what_was_inserted_again",
@@ -118,7 +118,7 @@ GUARDS = (
     Guard(
         8,
         "`there is none` has version 0, older than any insertion",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "elseif version_of(head) > version then",
         "elseif false then",
         "test_dataset_races.py::test_race_08_not_found_filled_after_the_insert",
@@ -142,7 +142,7 @@ GUARDS = (
     Guard(
         11,
         "what is told twice replaces nothing",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "if stored_version(keys[i]) < version then",
         "if true then",
         "test_relay.py::test_race_11_a_relay_that_dies_before_it_remembers_tells_again",
@@ -150,7 +150,7 @@ GUARDS = (
     Guard(
         12,
         "a partition is dropped when it is listened to anew",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "for partition in self._counters:\n                self._tell_partition(partition)",
         "pass",
         "test_coherence.py::test_race_12_what_is_changed_while_the_subscription_is_broken_is_dropped",
@@ -158,7 +158,7 @@ GUARDS = (
     Guard(
         12,
         "a broken subscription is an error, not to be mended by the library",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "self._connection.to(address, retry=_AT_ONCE)",
         "self._connection.to(address)",
         "test_coherence.py::test_race_12_a_broken_subscription_is_not_mended_in_silence",
@@ -166,7 +166,7 @@ GUARDS = (
     Guard(
         13,
         "the heartbeat has to be answered in time",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         ", loop.create_task(self._beat(began))]",
         "]",
         "test_coherence.py::test_race_13_a_server_that_hangs_ends_the_trust",
@@ -174,7 +174,7 @@ GUARDS = (
     Guard(
         13,
         "trust lapses when no good heartbeat began lately, whoever hangs",
-        "tiers/trust.py",
+        "tiers/coherence/freshness_lease.py",
         "if now < self.until:",
         "if True:",
         "test_coherence.py::test_race_13_trust_ends_in_time_though_nobody_notices_that_a_heartbeat_hangs",
@@ -182,7 +182,7 @@ GUARDS = (
     Guard(
         13,
         "a load that began before it lapsed is not joined",
-        "tiers/dataset.py",
+        "tiers/path/dataset.py",
         "if not trusted:",
         "if False:",
         "test_coherence.py::test_race_13_nor_does_it_join_a_load_from_before",
@@ -190,7 +190,7 @@ GUARDS = (
     Guard(
         14,
         "a counter that stays ahead of what was heard drops the partition",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "if count > self._heard[partition]:",
         "if False:",
         "test_coherence.py::test_race_14_a_heartbeat_finds_a_lost_message_that_nothing_follows",
@@ -198,7 +198,7 @@ GUARDS = (
     Guard(
         15,
         "a subscription that the server ends ends the trust",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         'if message["type"] == "sunsubscribe":',
         "if False:",
         "test_coherence_failover.py::test_race_15_the_server_s_word_that_a_subscription_ended_is_enough",
@@ -206,7 +206,7 @@ GUARDS = (
     Guard(
         15,
         "so does another owner in the slot map",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "if owners.get(address) != feed.partitions:",
         "if False:",
         "test_coherence.py::test_race_15_a_partition_whose_owner_is_another_is_listened_to_anew",
@@ -214,7 +214,7 @@ GUARDS = (
     Guard(
         16,
         "a replication id that is another ends the trust, whatever the numbers say",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "if history != self._history:",
         "if False:",
         "test_coherence.py::test_race_16_numbers_of_another_history_are_no_comfort",
@@ -222,7 +222,7 @@ GUARDS = (
     Guard(
         16,
         "a partition is dropped when it is listened to anew",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "for partition in self._counters:\n                self._tell_partition(partition)",
         "pass",
         "test_coherence_failover.py::test_race_16_after_the_death_of_a_primary_changes_are_heard",
@@ -238,7 +238,7 @@ GUARDS = (
     Guard(
         17,
         "a sidecar remembers what it wrote, also when Redis acknowledged it",
-        "tiers/written.py",
+        "tiers/path/own_writes.py",
         "return record.version < self._versions.get(id, 0)",
         "return False",
         "test_dataset_races.py::test_race_17_a_sidecar_s_own_write_is_not_answered_with_less_after_redis_lost_it",
@@ -254,7 +254,7 @@ GUARDS = (
     Guard(
         19,
         "a read is a function that may write, which replicas refuse",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "flags={'allow-cross-slot-keys'}",
         "flags={'allow-cross-slot-keys', 'no-writes'}",
         "test_dataset_races.py::test_race_19_a_replica_is_not_read",
@@ -262,7 +262,7 @@ GUARDS = (
     Guard(
         20,
         "what was cached is dropped before the trust is given",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "for partition in self._counters:\n                self._tell_partition(partition)",
         "pass",
         "test_coherence.py::test_race_20_a_partition_is_dropped_before_it_is_trusted",
@@ -270,7 +270,7 @@ GUARDS = (
     Guard(
         20,
         "the counters are read when the subscription is acknowledged",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "await self._acknowledged(pubsub)",
         "pass",
         "test_coherence.py::test_race_20_nothing_is_counted_or_trusted_before_the_subscription_is_acknowledged",
@@ -278,7 +278,7 @@ GUARDS = (
     Guard(
         21,
         "a change of a version that is held is no news",
-        "tiers/functions.lua",
+        "tiers/redis/functions.lua",
         "local is_news = stored_version(keys[1]) < version",
         "local is_news = stored_version(keys[1]) <= version",
         "test_l2.py::test_race_21_a_change_that_is_sent_twice_changes_nothing_more",
@@ -294,7 +294,7 @@ GUARDS = (
     Guard(
         22,
         "a partition is dropped when it is listened to anew",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "for partition in self._counters:\n                self._tell_partition(partition)",
         "pass",
         "test_coherence.py::test_race_22_a_subscriber_that_was_too_slow_drops_what_it_missed",
@@ -302,7 +302,7 @@ GUARDS = (
     Guard(
         23,
         "L1 refuses what is older than the tombstone of an invalidation",
-        "tiers/l1.py",
+        "tiers/memory/clock.py",
         "if record.version < partition.tombstones.get(id, 0):",
         "if False:",
         "test_dataset_races.py::test_race_23_a_refresh_that_ends_after_an_invalidation_brings_nothing_back",
@@ -310,7 +310,7 @@ GUARDS = (
     Guard(
         24,
         "a counter that went back drops the partition",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "if count < before[partition]:",
         "if False:",
         "test_coherence.py::test_race_24_a_counter_that_is_lost_is_noticed",
@@ -318,7 +318,7 @@ GUARDS = (
     Guard(
         24,
         "so does a message that does not follow the last one",
-        "tiers/coherence.py",
+        "tiers/coherence/subscriber.py",
         "if message.number != self._heard[partition] + 1:",
         "if False:",
         "test_coherence.py::test_race_24_also_when_it_counts_again_before_anybody_looks",
@@ -326,7 +326,7 @@ GUARDS = (
     Guard(
         25,
         "what is older than what this sidecar wrote is not taken from Redis",
-        "tiers/written.py",
+        "tiers/path/own_writes.py",
         "return record.version < self._versions.get(id, 0)",
         "return False",
         "test_dataset_races.py::test_race_25_a_question_to_redis_from_before_the_change_is_joined_in_vain",
@@ -334,7 +334,7 @@ GUARDS = (
     Guard(
         25,
         "a sidecar remembers what it wrote, also when Redis did not hear of it",
-        "tiers/dataset.py",
+        "tiers/path/dataset.py",
         "self._written.remember(id, version)",
         "pass",
         "test_dataset_races.py::test_race_25_nor_does_an_entry_that_is_older_come_back_meanwhile",

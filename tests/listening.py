@@ -6,13 +6,13 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from cache_sidecar.settings import Settings
-from cache_sidecar.tiers.coherence import Coherence
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.subscriber import Coherence
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
-from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests.sidecars import until
 from tests.tiers import redis_settings
 

@@ -13,14 +13,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cache_sidecar.app import App
-from cache_sidecar.background import ended
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import TierFailed
+from cache_sidecar.config.settings import ROLES, Settings
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import TierFailed
+from cache_sidecar.core.tasks import ended
 from cache_sidecar.relay.outbox import LOOK_EVERY
-from cache_sidecar.settings import ROLES, Settings
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.names import Names
-from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
 
 # Seconds after which something hangs: several sidecars that start at once on a busy machine take half of it.
 DEADLINE = 60.0

@@ -9,13 +9,13 @@ from uuid import uuid4
 import psycopg
 from google.protobuf.duration_pb2 import Duration
 
-from cache_sidecar.clock import SystemClock
-from cache_sidecar.errors import Tier
+from cache_sidecar.core.clock import SystemClock
+from cache_sidecar.core.errors import Tier
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.reservation import HoldStore
-from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.resilience.breaker import Breaker
+from cache_sidecar.tiers.resilience.guard import Guard
 from cache_sidecar.v1 import cache_pb2, inventory_pb2
 from cache_sidecar.v1 import inventory_service_pb2 as pb
 from cache_sidecar.v1 import inventory_service_pb2_grpc as pb_grpc

@@ -6,15 +6,15 @@ from typing import Any
 
 import psycopg
 
-from cache_sidecar.clock import SystemClock
-from cache_sidecar.dependencies import Dependency
-from cache_sidecar.errors import Tier
+from cache_sidecar.core.clock import SystemClock
+from cache_sidecar.core.dependencies import Dependency
+from cache_sidecar.core.errors import Tier
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import Progress, RelayStore
 from cache_sidecar.store.pool import Connection, Database, Written
 from cache_sidecar.store.requests import RequestKey
-from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.resilience.breaker import Breaker
+from cache_sidecar.tiers.resilience.guard import Guard
 
 INSERT = "INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code) VALUES (%s, %s, 1, 'EUR')"
 

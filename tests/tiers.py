@@ -8,21 +8,21 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.policy import DatasetPolicy
-from cache_sidecar.settings import Settings
-from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l1 import ClockL1
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.memory.clock import ClockL1
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Leased, Record, Row, Source, partition_of
-from cache_sidecar.tiers.signs import RedisSigns
-from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tiers.redis import codec
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.resilience.breaker import Breaker
+from cache_sidecar.tiers.resilience.guard import Guard
 from tests.engines import MakeL1
 from tests.gates import Gate
 from tests.sidecars import until

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 # Every system has this account, so none has to be made.
 _ACCOUNT = "nobody"

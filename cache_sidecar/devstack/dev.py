@@ -16,6 +16,8 @@ from pathlib import Path
 import psycopg
 from rich.console import Console
 
+from cache_sidecar.config.settings import ROLES, split_address
+from cache_sidecar.core.errors import InputError, ServerUnreachable, SettingsError
 from cache_sidecar.devstack import catalogue, region, summary
 from cache_sidecar.devstack.ports import Ports
 from cache_sidecar.devstack.postgres import Postgres
@@ -27,9 +29,7 @@ from cache_sidecar.devstack.terminal import Steps
 from cache_sidecar.devstack.valkey import BUS, ValkeyCluster
 from cache_sidecar.devstack.waiting import together
 from cache_sidecar.devstack.wheels import postgres_programs, valkey_server
-from cache_sidecar.engine.choice import choose
-from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
-from cache_sidecar.settings import ROLES, split_address
+from cache_sidecar.server.engines.selection import choose
 from cache_sidecar.store.connection import Connection
 from cache_sidecar.store.migrate import migrate
 

@@ -4,7 +4,7 @@ import contextlib
 import socket
 from collections.abc import Iterable
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 LAST_PORT = 65535
 # Enough to find a free one on any sane machine, few enough to fail quickly on the others.

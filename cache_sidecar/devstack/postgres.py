@@ -12,12 +12,12 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.accounts import Account, open_way, server_account
 from cache_sidecar.devstack.processes import Child, ChildFailed, Processes
 from cache_sidecar.devstack.state import LONGEST_SOCKET_PATH, write_private
 from cache_sidecar.devstack.waiting import until
 from cache_sidecar.devstack.wheels import postgres_programs
-from cache_sidecar.errors import InputError
 
 HOST = "127.0.0.1"
 DATABASE = "shop"

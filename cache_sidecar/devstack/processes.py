@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import psutil
 
+from cache_sidecar.core.errors import ServerUnreachable
 from cache_sidecar.devstack.accounts import Account
 from cache_sidecar.devstack.state import StateDirectory
 from cache_sidecar.devstack.waiting import until
-from cache_sidecar.errors import ServerUnreachable
 
 RECORDS = "processes.json"
 _LAUNCH = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh"]

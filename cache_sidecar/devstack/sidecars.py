@@ -12,10 +12,10 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cache_sidecar.config.settings import PREFIX, split_address
+from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.devstack.processes import Child, ChildFailed, Processes
 from cache_sidecar.devstack.waiting import until
-from cache_sidecar.errors import SettingsError
-from cache_sidecar.settings import PREFIX, split_address
 
 USAGE = 64
 _READY_SECONDS = 60.0

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 # A unix socket's path may have 107 bytes on Linux and 103 on macOS.
 LONGEST_SOCKET_PATH = 100

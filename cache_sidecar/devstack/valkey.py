@@ -12,12 +12,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from cache_sidecar.core.errors import InputError, ServerUnreachable
 from cache_sidecar.devstack.ports import LAST_PORT
 from cache_sidecar.devstack.processes import Child, ChildFailed, Processes
 from cache_sidecar.devstack.state import write_private
 from cache_sidecar.devstack.waiting import together, until
 from cache_sidecar.devstack.wheels import valkey_server
-from cache_sidecar.errors import InputError, ServerUnreachable
 
 HOST = "127.0.0.1"
 # The nodes of a cluster talk to each other on their port + this.

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 _POSTGRES = {16: "pginstall", 18: "pginstall18"}
 

@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache_sidecar.clock import Clock, SystemClock
-from cache_sidecar.errors import InvalidRequest, LimitReached
+from cache_sidecar.core.clock import Clock, SystemClock
+from cache_sidecar.core.errors import InvalidRequest, LimitReached
 from cache_sidecar.importer.fields import check_id, check_text, named
-from cache_sidecar.importer.moments import past_moment
+from cache_sidecar.importer.parsers import Refused, short
 from cache_sidecar.importer.prices import price_columns
 from cache_sidecar.importer.progress import Progress
-from cache_sidecar.importer.reading import CSV, JSON_LINES, Columns
-from cache_sidecar.importer.records import Refused, short
+from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Columns
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.run import Noun, import_rows
+from cache_sidecar.importer.timestamps import past_moment
 from cache_sidecar.services import cart_items
 from cache_sidecar.services.cart_items import Items, Limits
 from cache_sidecar.store.bulk import BulkCarts

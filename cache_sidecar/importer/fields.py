@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from cache_sidecar.importer.records import Refused, short
+from cache_sidecar.importer.parsers import Refused, short
 
 # Of every id, as the protos say.
 MAX_ID_CHARACTERS = 128

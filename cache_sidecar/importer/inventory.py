@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cache_sidecar.importer.fields import check_id, named
+from cache_sidecar.importer.parsers import Refused
 from cache_sidecar.importer.progress import Progress
-from cache_sidecar.importer.reading import CSV, JSON_LINES, Columns
-from cache_sidecar.importer.records import Refused
+from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Columns
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.run import Noun, import_rows
 from cache_sidecar.store.bulk import BulkInventory

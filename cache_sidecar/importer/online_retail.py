@@ -15,10 +15,10 @@ from functools import lru_cache
 from itertools import accumulate
 
 from cache_sidecar.importer.fields import check_id, check_text
+from cache_sidecar.importer.parsers import Refused, Rejection, Row
 from cache_sidecar.importer.prices import FRACTION_DIGITS, amount_columns, nano_units
 from cache_sidecar.importer.products import MAX_CHARACTERS, Product
-from cache_sidecar.importer.reading import Columns
-from cache_sidecar.importer.records import Refused, Rejection, Row
+from cache_sidecar.importer.record_reader import Columns
 
 FORMAT = "online-retail"
 CURRENCY = "GBP"

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from cache_sidecar.importer.fields import snake_case
-from cache_sidecar.importer.records import Refused, short
+from cache_sidecar.importer.parsers import Refused, short
 
 MAX_UNITS = 2**63 - 1
 FRACTION_DIGITS = 9

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache_sidecar.importer.fields import MAX_ID_CHARACTERS, check_printable, check_text, named
+from cache_sidecar.importer.parsers import Refused, short
 from cache_sidecar.importer.prices import price_columns
-from cache_sidecar.importer.reading import Columns
-from cache_sidecar.importer.records import Refused, short
+from cache_sidecar.importer.record_reader import Columns
 
 # The limits of protos/cache_sidecar/v1/product.proto; tests/unit/test_import_products.py compares the two.
 MAX_CHARACTERS = {"product_id": MAX_ID_CHARACTERS, "title": 512, "description": 16384, "brand": 128}

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from cache_sidecar.errors import InputError
-from cache_sidecar.importer.records import Rejection
+from cache_sidecar.core.errors import InputError
+from cache_sidecar.importer.parsers import Rejection
 from cache_sidecar.importer.source import STDIN
 
 HEADER = ("line", "reason", "message", "raw")

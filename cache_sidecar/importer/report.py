@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache_sidecar.importer.records import Rejection
+from cache_sidecar.importer.parsers import Rejection
 
 
 @dataclass

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from cache_sidecar.errors import InputError, ServerUnreachable
+from cache_sidecar.core.errors import InputError, ServerUnreachable
 from cache_sidecar.importer import online_retail, products
+from cache_sidecar.importer.parsers import Refused, Rejection, Row
 from cache_sidecar.importer.progress import Progress
-from cache_sidecar.importer.reading import CSV, JSON_LINES, Dialects, Reading
-from cache_sidecar.importer.records import Refused, Rejection, Row
+from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Dialects, Reading
 from cache_sidecar.importer.rejects import Rejects, default_path
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.source import Source

@@ -6,16 +6,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cache_sidecar.clock import Clock, SystemClock
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.core.clock import Clock, SystemClock
 from cache_sidecar.importer.fields import check_printable, check_text, named
-from cache_sidecar.importer.moments import LAST, moment, past_moment
+from cache_sidecar.importer.parsers import Refused
 from cache_sidecar.importer.products import MAX_ATTRIBUTE_KEY_CHARACTERS, MAX_ITEM_CHARACTERS, MAX_ITEMS
 from cache_sidecar.importer.progress import Progress
-from cache_sidecar.importer.reading import CSV, JSON_LINES, Columns
-from cache_sidecar.importer.records import Refused
+from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Columns
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.run import Noun, import_rows
-from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.importer.timestamps import LAST, moment, past_moment
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.store.bulk import BulkSessions
 

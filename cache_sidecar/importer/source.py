@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 # Bytes taken at a time, packed and unpacked.
 CHUNK = 256 * 1024

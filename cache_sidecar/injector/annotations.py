@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector import pods
 from cache_sidecar.injector.options import Options
 from cache_sidecar.injector.pods import Pod

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from cache_sidecar.errors import ServerUnreachable, SettingsError, SidecarError
+from cache_sidecar.core.errors import ServerUnreachable, SettingsError, SidecarError
 from cache_sidecar.injector.config import ApiConfig
 
 Object = dict[str, Any]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cache_sidecar import telemetry
-from cache_sidecar.errors import InputError, SettingsError
-from cache_sidecar.signals import run_until_signalled
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.errors import InputError, SettingsError
+from cache_sidecar.core.signals import run_until_signalled
 
 if TYPE_CHECKING:
     from cache_sidecar.injector.files import File, Result

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from cache_sidecar.errors import SettingsError
+from cache_sidecar.config.settings import split_address
+from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.injector.annotations import first_line
 from cache_sidecar.injector.options import Options
-from cache_sidecar.settings import split_address
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 

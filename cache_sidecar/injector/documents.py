@@ -7,7 +7,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 # A sequence below its key that is indented: both styles are common, and a file keeps its own.
 _INDENTED = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*\n(?:[ \t]*(?:#[^\n]*)?\n)*\1 +- ", re.MULTILINE)

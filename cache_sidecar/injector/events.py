@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cache_sidecar.errors import SidecarError
+from cache_sidecar.core.errors import SidecarError
 from cache_sidecar.injector.api import Api, Conflict, Object
 from cache_sidecar.injector.metrics import Metrics
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector import apply, documents, pods
 from cache_sidecar.injector.config import NEWEST, InjectorConfig, parse_version
 from cache_sidecar.injector.consider import Verdict, consider

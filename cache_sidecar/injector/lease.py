@@ -4,7 +4,7 @@ import socket
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from cache_sidecar.clock import Clock
+from cache_sidecar.core.clock import Clock
 from cache_sidecar.injector.api import Api, Conflict, Missing, Object
 
 

@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
-from cache_sidecar import __version__, policy
-from cache_sidecar.errors import SettingsError
+from cache_sidecar import __version__
+from cache_sidecar.config import policy
+from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.injector import quantity
 
 MIB = 1024 * 1024

@@ -5,7 +5,7 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 Pod = dict[str, Any]
 

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
 
-from cache_sidecar import telemetry
-from cache_sidecar.clock import Clock, SystemClock
-from cache_sidecar.collector import short_pauses
-from cache_sidecar.errors import SettingsError, SidecarError
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock, SystemClock
+from cache_sidecar.core.errors import SettingsError, SidecarError
+from cache_sidecar.core.garbage_collection import short_pauses
 from cache_sidecar.injector.api import Api
 from cache_sidecar.injector.config import SERVICE_ACCOUNT, InjectorConfig, parse_version
 from cache_sidecar.injector.events import Events

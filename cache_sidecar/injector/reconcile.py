@@ -4,9 +4,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-from cache_sidecar import telemetry
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import InputError
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector import annotations, pods
 from cache_sidecar.injector.api import Api, ApiRefused, Missing, Object
 from cache_sidecar.injector.config import ReconcilerConfig

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector import pods
 from cache_sidecar.injector.annotations import BadAnnotation
 from cache_sidecar.injector.config import InjectorConfig

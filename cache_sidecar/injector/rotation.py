@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from cache_sidecar import telemetry
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import SettingsError
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.injector import certificates
 from cache_sidecar.injector.api import Api, Conflict, Missing, Object
 from cache_sidecar.injector.certificates import Material, Pair, renewed

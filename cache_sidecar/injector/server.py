@@ -9,14 +9,14 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from cache_sidecar import telemetry
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import InputError, SettingsError
+from cache_sidecar.config.settings import split_address
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import InputError, SettingsError
 from cache_sidecar.injector.api import Object
 from cache_sidecar.injector.metrics import Metrics
 from cache_sidecar.injector.review import Answer, Context, answer
 from cache_sidecar.injector.rotation import Served
-from cache_sidecar.settings import split_address
 
 # An object that etcd takes has at most 1.5 MiB; a review holds it once, with something around it.
 MAX_BODY = 3 * 1024 * 1024

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector.annotations import INJECT
 
 _TEMPLATE = ("spec", "template")

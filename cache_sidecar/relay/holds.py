@@ -7,9 +7,9 @@ import asyncio
 import contextlib
 from datetime import UTC, datetime
 
-from cache_sidecar import telemetry
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import Overloaded, TierFailed
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import Overloaded, TierFailed
 from cache_sidecar.store.reservation import Ended, HoldStore
 
 # Seconds between two looks.

@@ -13,12 +13,12 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from cache_sidecar import telemetry
-from cache_sidecar.backoff import LONGEST, Backoff, Sleep
-from cache_sidecar.clock import Clock
-from cache_sidecar.dependencies import Dependency
-from cache_sidecar.errors import TierFailed
-from cache_sidecar.policy import Policy
+from cache_sidecar.config.policy import Policy
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.backoff import LONGEST, Backoff, Sleep
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.dependencies import Dependency
+from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
 from cache_sidecar.tiers.ports import PARTITIONS, Primary, RelayL2, Signs, partition_of

@@ -2,30 +2,30 @@
 
 import asyncio
 
-from cache_sidecar import telemetry
-from cache_sidecar.background import ended
-from cache_sidecar.checks import Checks
-from cache_sidecar.clock import Clock, SystemClock
-from cache_sidecar.collector import short_pauses
-from cache_sidecar.dependencies import Dependencies, Dependency
-from cache_sidecar.errors import Tier
-from cache_sidecar.live_policy import LivePolicy
+from cache_sidecar.config.live_policy import LivePolicy
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock, SystemClock
+from cache_sidecar.core.dependencies import Dependencies, Dependency
+from cache_sidecar.core.dependency_checks import Checks
+from cache_sidecar.core.errors import Tier
+from cache_sidecar.core.garbage_collection import short_pauses
+from cache_sidecar.core.tasks import ended
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.relay.sessions import OverSessions
-from cache_sidecar.settings import Settings
 from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.store.session import SessionStore
-from cache_sidecar.tiers.breaker import Breaker
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
-from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.resilience.breaker import Breaker
+from cache_sidecar.tiers.resilience.guard import Guard
 
 # What it means that PostgreSQL does not answer.
 STORE_AWAY = "no change is relayed, no hold expires"

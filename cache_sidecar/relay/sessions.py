@@ -5,10 +5,10 @@ import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from cache_sidecar import telemetry
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import Overloaded, TierFailed
-from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import Overloaded, TierFailed
 from cache_sidecar.store.session import PURGE, SessionStore
 
 # Seconds between two looks.

@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.collector import GENERATIONS, Collections
-from cache_sidecar.dependencies import Failing
-from cache_sidecar.errors import InvalidRequest, SettingsError
-from cache_sidecar.live_policy import LivePolicy
+from cache_sidecar.config.live_policy import LivePolicy
+from cache_sidecar.core.dependencies import Failing
+from cache_sidecar.core.errors import InvalidRequest, SettingsError
+from cache_sidecar.core.garbage_collection import GENERATIONS, Collections
 from cache_sidecar.services import policies
-from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.inspector import Inspection
+from cache_sidecar.tiers.path.dataset import Dataset
+from cache_sidecar.tiers.path.inspector import Inspection
 from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceServicer
 

@@ -8,19 +8,20 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
-from cache_sidecar.errors import EtagMismatch, InvalidRequest
-from cache_sidecar.services import cart_items, pages, rows
-from cache_sidecar.services.bounds import Bound
+from cache_sidecar.core.errors import EtagMismatch, InvalidRequest
+from cache_sidecar.services import cart_items
 from cache_sidecar.services.cart_items import Items, Limits
-from cache_sidecar.services.changes import Changes
-from cache_sidecar.services.freshness import metadata, wanted
-from cache_sidecar.services.wire import field
-from cache_sidecar.services.writing import Mutation, Writer
+from cache_sidecar.services.shared import pages, rows
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.changes import Changes
+from cache_sidecar.services.shared.freshness import metadata, wanted
+from cache_sidecar.services.shared.wire import field
+from cache_sidecar.services.shared.writes import Mutation, Writer
 from cache_sidecar.store.cart import CartRow, CartStore, Change, Item
 from cache_sidecar.store.pool import Changed, Connection, Written
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.store.values import Micros, micros, micros_from
-from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart, CartChange, CartItem

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from google.type.money_pb2 import Money
 
-from cache_sidecar.errors import InvalidRequest, LimitReached, NotFound
+from cache_sidecar.core.errors import InvalidRequest, LimitReached, NotFound
 from cache_sidecar.store.cart import Item
 
 NANOS = 10**9

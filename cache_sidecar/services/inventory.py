@@ -2,21 +2,21 @@
 
 from collections.abc import AsyncIterator
 
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import BucketsInUse, EtagMismatch, InvalidRequest, NotFound, OutOfStock
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import BucketsInUse, EtagMismatch, InvalidRequest, NotFound, OutOfStock
+from cache_sidecar.inventory.admission import Gate
+from cache_sidecar.inventory.stock import Stocks
+from cache_sidecar.inventory.watch import Started, Watches
 from cache_sidecar.services import stock
-from cache_sidecar.services.bounds import Bound
-from cache_sidecar.services.freshness import wanted
-from cache_sidecar.services.inventory_watch import Started, Watches
 from cache_sidecar.services.reservation import Context, ReservationMethods
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.freshness import wanted
+from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.services.stock import written
-from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.inventory import MAX_AVAILABLE, InventoryRow, InventoryStore
 from cache_sidecar.store.pool import Connection, Written
 from cache_sidecar.store.reservation import ReservationStore
-from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.gate import Gate
-from cache_sidecar.tiers.stock import Stocks
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.v1 import inventory_service_pb2 as pb
 from cache_sidecar.v1.inventory_pb2 import Inventory
 

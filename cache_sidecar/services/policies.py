@@ -7,9 +7,9 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.errors import InvalidRequest
-from cache_sidecar.live_policy import LivePolicy, Origin
-from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.config.live_policy import LivePolicy, Origin
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.v1 import admin_service_pb2 as pb
 
 KEYS = tuple(DatasetPolicy.model_fields)

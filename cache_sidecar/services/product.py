@@ -7,20 +7,20 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.errors import EtagMismatch, InvalidRequest, NotFound
-from cache_sidecar.services import pages, rows
-from cache_sidecar.services.bounds import Bound
-from cache_sidecar.services.changes import Changes, Started
-from cache_sidecar.services.freshness import describe, metadata, metadata_of_all, wanted
-from cache_sidecar.services.writing import Writer
+from cache_sidecar.core.errors import EtagMismatch, InvalidRequest, NotFound
+from cache_sidecar.services.shared import pages, rows
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.changes import Changes, Started
+from cache_sidecar.services.shared.freshness import describe, metadata, metadata_of_all, wanted
+from cache_sidecar.services.shared.validation import validate
+from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.store.pool import Connection, Written
 from cache_sidecar.store.product import ProductRow, ProductStore
-from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import Answer, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceServicer
-from cache_sidecar.validation import validate
 
 Context = grpc.aio.ServicerContext[Any, Any]
 DATASET = "product"

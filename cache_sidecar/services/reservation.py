@@ -9,16 +9,17 @@ from uuid import UUID
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import InvalidRequest, OutOfStock, ReservationEnded
-from cache_sidecar.services import pages, rows, stock
-from cache_sidecar.services.bounds import Bound
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import InvalidRequest, OutOfStock, ReservationEnded
+from cache_sidecar.inventory.admission import Gate
+from cache_sidecar.services import stock
+from cache_sidecar.services.shared import pages, rows
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.services.stock import timestamp, written
-from cache_sidecar.services.writing import Writer
 from cache_sidecar.store.pool import Connection, Written
 from cache_sidecar.store.reservation import COMMITTED, EXPIRED, HELD, RELEASED, ReservationRow, ReservationStore
-from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.gate import Gate
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.v1 import inventory_pb2
 from cache_sidecar.v1 import inventory_service_pb2 as pb
 from cache_sidecar.v1.inventory_pb2 import Reservation, ReservationItem, ReservationState

@@ -14,26 +14,27 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import DataLoss, EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
-from cache_sidecar.policy import DatasetPolicy
-from cache_sidecar.services import pages, rows, session_fields
-from cache_sidecar.services.bounds import Bound
-from cache_sidecar.services.freshness import deadline, describe, metadata
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import DataLoss, EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
+from cache_sidecar.services import session_fields
+from cache_sidecar.services.shared import pages, rows
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.freshness import deadline, describe, metadata
+from cache_sidecar.services.shared.validation import validate
+from cache_sidecar.services.shared.wire import field
+from cache_sidecar.services.shared.writes import Mutation, Writer, key_of
 from cache_sidecar.services.touches import Touches
-from cache_sidecar.services.wire import field
-from cache_sidecar.services.writing import Mutation, Writer, key_of
 from cache_sidecar.store import requests
 from cache_sidecar.store.pool import Changed, Connection, Written
 from cache_sidecar.store.requests import FirstReply
 from cache_sidecar.store.session import SessionRow, SessionStore, not_found
 from cache_sidecar.store.values import Micros, micros, micros_from
-from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import ANY, Answer, Expiry, Freshness, Load, Record, Row, Source, UnreadableRow
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from cache_sidecar.v1.session_service_pb2_grpc import SessionServiceServicer
-from cache_sidecar.validation import validate
 
 Context = grpc.aio.ServicerContext[Any, Any]
 DATASET = "session"

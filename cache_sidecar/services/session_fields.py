@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from cache_sidecar.errors import InvalidRequest
+from cache_sidecar.core.errors import InvalidRequest
+from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.store.session import SessionRow
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from cache_sidecar.v1.session_service_pb2 import UpdateSessionRequest
-from cache_sidecar.validation import validate
 
 CHANGEABLE = ("user_id", "client", "attributes")
 ALL = "*"

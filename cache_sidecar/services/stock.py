@@ -7,11 +7,11 @@ from zlib import crc32
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.services import freshness, rows
+from cache_sidecar.inventory.stock import Part, Stock, Total, version_of
+from cache_sidecar.services.shared import freshness, rows
 from cache_sidecar.store.inventory import InventoryRow, InventoryStore
 from cache_sidecar.store.pool import Changed, Written
 from cache_sidecar.tiers.ports import Load, Row, UnreadableRow
-from cache_sidecar.tiers.stock import Part, Stock, Total, version_of
 from cache_sidecar.v1.cache_pb2 import CacheMetadata
 from cache_sidecar.v1.inventory_pb2 import Inventory
 

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-from cache_sidecar.background import heard
-from cache_sidecar.clock import Clock
-from cache_sidecar.errors import Overloaded, TierFailed
+from cache_sidecar.core.clock import Clock
+from cache_sidecar.core.errors import Overloaded, TierFailed
+from cache_sidecar.core.tasks import heard
 from cache_sidecar.tiers.ports import Expiry
 
 V = TypeVar("V")

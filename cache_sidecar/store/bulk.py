@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import psycopg
 from psycopg import sql
 
-from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
+from cache_sidecar.core.errors import InputError, ServerUnreachable, SettingsError
 from cache_sidecar.store.connection import Connection
 
 # Seconds.

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from cache_sidecar.dependencies import Dependency
-from cache_sidecar.errors import Failure, TierFailed
+from cache_sidecar.core.dependencies import Dependency
+from cache_sidecar.core.errors import Failure, TierFailed
 from cache_sidecar.store.migrate import SHARED, migrations
 from cache_sidecar.store.pool import REFUSES, Database
 

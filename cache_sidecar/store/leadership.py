@@ -17,8 +17,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow
 
-from cache_sidecar.background import heard
-from cache_sidecar.errors import SidecarError
+from cache_sidecar.core.errors import SidecarError
+from cache_sidecar.core.tasks import heard
 from cache_sidecar.store.connection import Connection
 
 # Seconds between two signs of life, between two attempts to lead, and without a sign after which a leader is given up.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from cache_sidecar.errors import InputError, ServerUnreachable
+from cache_sidecar.core.errors import InputError, ServerUnreachable
 from cache_sidecar.store.connection import Connection
 from cache_sidecar.store.pool import check_dsn
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from cache_sidecar.errors import ChangesExpired
+from cache_sidecar.core.errors import ChangesExpired
 from cache_sidecar.store.leadership import Term
 from cache_sidecar.store.pool import Database
 

@@ -17,10 +17,10 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
-from cache_sidecar import telemetry
-from cache_sidecar.background import ended, heard
-from cache_sidecar.dependencies import Dependency
-from cache_sidecar.errors import Failure, Operation, ReadOnly, RequestError, SettingsError, Tier, TierFailed
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.dependencies import Dependency
+from cache_sidecar.core.errors import Failure, Operation, ReadOnly, RequestError, SettingsError, Tier, TierFailed
+from cache_sidecar.core.tasks import ended, heard
 from cache_sidecar.store import requests
 from cache_sidecar.store.connection import Connection
 from cache_sidecar.store.requests import FirstReply, RequestKey

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from cache_sidecar.errors import AlreadyExists, NotFound
+from cache_sidecar.core.errors import AlreadyExists, NotFound
 from cache_sidecar.store import pages
 from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cache_sidecar.errors import RequestIdReused
+from cache_sidecar.core.errors import RequestIdReused
 from cache_sidecar.store.connection import Connection
 
 

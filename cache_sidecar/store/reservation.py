@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from cache_sidecar.errors import NotFound
+from cache_sidecar.core.errors import NotFound
 from cache_sidecar.store import pages
 from cache_sidecar.store.inventory import MAX_BUCKETS, InventoryRow, columns, is_every_row, split_id
 from cache_sidecar.store.pages import Page

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from cache_sidecar.errors import Failure, NotFound, Tier, TierFailed
+from cache_sidecar.core.errors import Failure, NotFound, Tier, TierFailed
 from cache_sidecar.store import pages
 from cache_sidecar.store.pages import Page
 from cache_sidecar.store.pool import Connection, Database

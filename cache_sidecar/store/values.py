@@ -14,7 +14,7 @@ from psycopg.pq import Format
 from psycopg.types.datetime import DateBinaryLoader, TimestampBinaryLoader
 from psycopg.types.json import JsonbBinaryLoader, JsonBinaryLoader
 
-from cache_sidecar.errors import DataLoss
+from cache_sidecar.core.errors import DataLoss
 
 R = TypeVar("R", bound=tuple[object, ...])
 

@@ -7,7 +7,7 @@ from math import inf
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
-from cache_sidecar.errors import TierFailed
+from cache_sidecar.core.errors import TierFailed
 
 PARTITIONS = 256
 # Seconds that an answer takes to its caller.

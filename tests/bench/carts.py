@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from google.type.money_pb2 import Money
 
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.redis.keys import Names
 from cache_sidecar.v1.cache_pb2 import Source
 from cache_sidecar.v1.cart_pb2 import Cart, CartItem
 from cache_sidecar.v1.cart_service_pb2 import (

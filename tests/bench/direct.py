@@ -18,8 +18,8 @@ import psycopg
 import uvloop
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 
-from cache_sidecar.settings import split_address
-from cache_sidecar.tiers.codec import HEADER
+from cache_sidecar.config.settings import split_address
+from cache_sidecar.tiers.redis.codec import HEADER
 from cache_sidecar.v1.product_service_pb2 import GetProductResponse
 from tests.bench.processes import Process
 

@@ -18,8 +18,8 @@ import uvloop
 from psycopg.types.json import Jsonb
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 
-from cache_sidecar.settings import split_address
-from cache_sidecar.tiers.codec import SLIDING_HEADER
+from cache_sidecar.config.settings import split_address
+from cache_sidecar.tiers.redis.codec import SLIDING_HEADER
 from cache_sidecar.v1.cart_service_pb2 import AddCartItemRequest, AddCartItemResponse, GetCartResponse
 from tests.bench import direct
 from tests.bench.direct import WORKERS, Read

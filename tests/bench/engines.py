@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from cache_sidecar.engine.choice import choose
+from cache_sidecar.server.engines.selection import choose
 from cache_sidecar.v1.cache_pb2 import Source
 from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest, BatchGetProductsResponse
 from tests.bench import direct, go

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
-from cache_sidecar.settings import PREFIX
+from cache_sidecar.config.settings import PREFIX
 from tests.bench.machine import on_core
 
 START_SECONDS = 300

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from cache_sidecar.engine.choice import choose
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.server.engines.selection import choose
+from cache_sidecar.tiers.redis.keys import Names
 from cache_sidecar.v1.cache_pb2 import Source
 from cache_sidecar.v1.product_service_pb2 import (
     BatchGetProductsRequest,

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from cache_sidecar import clock
 from cache_sidecar.__main__ import main
+from cache_sidecar.core import clock
 
 # Seconds between two moments that are told to who cannot ask: the native engine.
 _TELL_EVERY = 0.002

@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from math import inf
 
-from cache_sidecar import policy
-from cache_sidecar.settings import Settings
-from cache_sidecar.tiers import coherence
+from cache_sidecar.config import policy
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.tiers.coherence import subscriber
 from tests.consistency.rules import sessions, versions
 from tests.consistency.rules.changes import Changes
 from tests.consistency.rules.log import Log
@@ -26,7 +26,7 @@ class Rulebook:
     """What a run is judged by."""
 
     def __init__(self, *, products: int = PRODUCTS) -> None:
-        told = coherence.staleness_bound(Settings.model_fields["redis_timeout"].default)
+        told = subscriber.staleness_bound(Settings.model_fields["redis_timeout"].default)
         product = policy.default()["product"]
         seen = product.staleness_bound
         # How much older than their bound other replies may be that are marked stale is not promised.

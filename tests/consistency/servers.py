@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache_sidecar.config.settings import ROLES
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.state import StateDirectory
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
 from tests.ports import later_ports
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cache_sidecar.clock import Clock
+from cache_sidecar.core.clock import Clock
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from tests.acl import allow

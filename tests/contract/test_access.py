@@ -13,7 +13,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from cache_sidecar.errors import SettingsError
+from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.v1 import cart_service_pb2, cart_service_pb2_grpc
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.certificates import listen
@@ -163,7 +163,7 @@ async def test_a_file_that_cannot_be_used_changes_nothing(
     open_shop: Open, tokens: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, said: str
 ) -> None:
     lines: list[str] = []
-    monkeypatch.setattr("cache_sidecar.access.telemetry.log.error", lambda _, **more: lines.append(more["error"]))
+    monkeypatch.setattr("cache_sidecar.server.auth.telemetry.log.error", lambda _, **more: lines.append(more["error"]))
     async with open_shop(access_tokens_file=str(tokens)) as shop:
         id = await create(shop, **bearing(FIRST))
         tokens.unlink() if content is None else tokens.write_text(content)

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
-from cache_sidecar import policy
-from cache_sidecar.tiers import inspector
+from cache_sidecar.config import policy
+from cache_sidecar.tiers.path import inspector
 from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest
 from tests.contract.conftest import Open

@@ -10,7 +10,7 @@ import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.contract.conftest import Open
 from tests.contract.raw import RawConnection, message

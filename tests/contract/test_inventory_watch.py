@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from cache_sidecar.services import inventory_watch
-from cache_sidecar.services.inventory_watch import Started, Watcher, Watches
+from cache_sidecar.inventory import watch as inventory_watch
+from cache_sidecar.inventory.stock import Stocks, Total
+from cache_sidecar.inventory.watch import Started, Watcher, Watches
 from cache_sidecar.store.inventory import InventoryStore
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Source
-from cache_sidecar.tiers.stock import Stocks, Total
 from cache_sidecar.v1 import inventory_service_pb2 as pb
 from tests.contract.conftest import Open
 from tests.contract.shop import Shop, new_id, refused
@@ -190,7 +190,7 @@ async def test_a_watch_that_cannot_begin_says_so(open_shop: Open) -> None:
 
 
 def _total(version: int, *numbers: int) -> Total:
-    from cache_sidecar.tiers.stock import Part, Stock  # noqa: PLC0415
+    from cache_sidecar.inventory.stock import Part, Stock  # noqa: PLC0415
 
     parts = [Part("a", Stock(available, 0, 1, 0, 0, version, 0), version) for available in numbers]
     return Total(parts, [Answer(b"" if parts else None, Source.L2, version, 0.0, stale=False)])

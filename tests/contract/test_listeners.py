@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from cache_sidecar.app import App
-from cache_sidecar.errors import SettingsError
+from cache_sidecar.core.errors import SettingsError
 from tests.contract.conftest import Open
 from tests.contract.shop import Shop
 from tests.sidecars import Sidecar, settings_for

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.v1 import admin_service_pb2 as admin
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import CacheMetadata

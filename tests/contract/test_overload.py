@@ -12,7 +12,7 @@ import grpc
 from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
-from cache_sidecar.admission import Priority
+from cache_sidecar.server.limiter import Priority
 from tests.contract.conftest import Open
 from tests.contract.raw import RawConnection, RawReply, message
 from tests.contract.shop import L1, new_id, refused

@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.tiers import shadow
-from cache_sidecar.tiers.rollout import is_in
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.tiers.path import shadow
+from cache_sidecar.tiers.path.rollout import is_in
 from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest
 from tests.config_map import ConfigMap

@@ -4,7 +4,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
 from tests.contract.conftest import Open
 from tests.contract.shop import L1, L2, STORE, Shop, new_id, refused
 from tests.sidecars import until

@@ -233,7 +233,7 @@ async def test_page_tokens_are_only_good_for_their_listing(stock: Stockroom) -> 
     page = await stock.calls.ListReservations(pb.ListReservationsRequest(page_size=1, user_id=user))
     token = page.next_page_token
     assert token
-    from cache_sidecar.services import pages  # noqa: PLC0415
+    from cache_sidecar.services.shared import pages  # noqa: PLC0415
 
     forged = pages.token("no uuid", "reservations  ")
     for request in (

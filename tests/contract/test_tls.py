@@ -11,7 +11,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from cache_sidecar.tls import Tls
+from cache_sidecar.server.tls import Tls
 from tests.certificates import Authority, Pair, listen
 from tests.contract.conftest import Open
 from tests.contract.who import METHODS, ask, hosted
@@ -231,7 +231,7 @@ async def test_files_that_cannot_be_used_change_nothing(
     open_shop: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[Any] = []
-    monkeypatch.setattr("cache_sidecar.tls.telemetry.log.error", lambda _, **more: said.append(more["error"]))
+    monkeypatch.setattr("cache_sidecar.server.tls.telemetry.log.error", lambda _, **more: said.append(more["error"]))
     settings = listen(tmp_path, SERVER)
     cert, key = (Path(settings[name]) for name in ("listen_tls_cert", "listen_tls_key"))
     async with open_shop(credentials=credentials(), **settings) as shop:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from cache_sidecar.tls import Tls
+from cache_sidecar.server.tls import Tls
 from tests import engines
 
 SERVICE = "test.Who"

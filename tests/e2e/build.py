@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 
 KUBERNETES = "1.37.2"
 _FOLDER = Path(__file__).parent

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from cache_sidecar.core.errors import SidecarError
 from cache_sidecar.devstack.processes import Child, Processes
-from cache_sidecar.errors import SidecarError
 from cache_sidecar.injector.api import Api, Missing, Object
 from cache_sidecar.injector.certificates import renewed
 from cache_sidecar.injector.config import ApiConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cache_sidecar.errors import SidecarError
+from cache_sidecar.core.errors import SidecarError
 from cache_sidecar.injector.api import ApiRefused, Object
 from tests.conftest import ChoosePorts
 from tests.e2e.cluster import Cluster, until

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import SidecarError
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import SidecarError
 from cache_sidecar.injector.api import Api
 from cache_sidecar.injector.certificates import SETTLING, renewed
 from cache_sidecar.injector.config import InjectorConfig

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cache_sidecar.config.settings import ROLES
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
-from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import partition_of
+from cache_sidecar.tiers.redis.keys import Names
 from tests.sidecars import Process, process, serving, until, without_retries
 from tests.stockroom import Stockroom
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.tiers import codec
+from cache_sidecar.tiers.redis import codec
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart
 from tests.conftest import ChoosePorts

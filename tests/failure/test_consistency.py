@@ -13,7 +13,7 @@ import pytest
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.tiers.coherence import Feed
+from cache_sidecar.tiers.coherence.subscriber import Feed
 from tests.consistency import liar
 from tests.consistency.load import Load
 from tests.consistency.rulebook import Rulebook

@@ -9,24 +9,24 @@ import pytest
 from grpc.aio import AioRpcError
 from redis.crc import key_slot
 
-from cache_sidecar import policy
-from cache_sidecar.background import ended
-from cache_sidecar.clock import SystemClock
-from cache_sidecar.dependencies import Dependencies
+from cache_sidecar.config import policy
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.clock import SystemClock
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.errors import TierFailed
+from cache_sidecar.core.tasks import ended
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.errors import TierFailed
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.services.session import hash_of
-from cache_sidecar.settings import Settings
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
-from cache_sidecar.tiers import coherence
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.coherence import subscriber
 from cache_sidecar.tiers.ports import partition_of
-from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import SOURCE_L2
 from tests.conftest import ChoosePorts
@@ -148,16 +148,16 @@ async def open_shop(
     cluster: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shop]:
     """Opens it; the other sidecar asks nobody who holds what, unless it has to."""
-    every, again = coherence.TOPOLOGY_EVERY, coherence.TOPOLOGY_AGAIN
+    every, again = subscriber.TOPOLOGY_EVERY, subscriber.TOPOLOGY_AGAIN
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25, postgres_timeout=20.0)
     signs = {key_slot(Names(namespace).told(role, 0).encode()) for role in ("catalog", "user")}
     (primary, *_) = [node for node in await cluster.primaries() if not signs & await slots_of(node)]
     async with contextlib.AsyncExitStack() as stack:
-        monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", 3600.0)
-        monkeypatch.setattr(coherence, "TOPOLOGY_AGAIN", 3600.0)
+        monkeypatch.setattr(subscriber, "TOPOLOGY_EVERY", 3600.0)
+        monkeypatch.setattr(subscriber, "TOPOLOGY_AGAIN", 3600.0)
         other = await stack.enter_async_context(in_process(settings))
-        monkeypatch.setattr(coherence, "TOPOLOGY_EVERY", every)
-        monkeypatch.setattr(coherence, "TOPOLOGY_AGAIN", again)
+        monkeypatch.setattr(subscriber, "TOPOLOGY_EVERY", every)
+        monkeypatch.setattr(subscriber, "TOPOLOGY_AGAIN", again)
         one = await stack.enter_async_context(in_process(settings))
         shop = Shop(settings, primary, Customer(one), Customer(other))
         await shop.prepare()

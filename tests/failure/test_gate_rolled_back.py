@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.redis.keys import Names
 from cache_sidecar.v1 import cache_pb2
 from tests.failure.inventory_stack import NAMESPACE, InventoryStack
 from tests.sidecars import until

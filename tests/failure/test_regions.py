@@ -6,20 +6,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cache_sidecar import policy
-from cache_sidecar.background import ended
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.dependencies import Dependencies
+from cache_sidecar.config import policy
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.tasks import ended
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
-from cache_sidecar.tiers import region as region_module
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
-from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.tiers.coherence import region as region_module
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
 from cache_sidecar.v1.product_pb2 import Product
 from tests.conftest import ChoosePorts
 from tests.contract.shop import L1, Shop, new_id

@@ -21,8 +21,8 @@ from tests.stockroom import Stockroom
 
 # What makes the newer version: its records have layouts that the older does not know, and so its functions have another name.
 CHANGES = {
-    "tiers/codec.py": [('LAYOUT, SLIDING = b"01", b"03"', 'LAYOUT, SLIDING = b"04", b"05"')],
-    "tiers/functions.lua": [("'03v'", "'05v'"), ("['01v'] = true, ['01d'] = true", "['04v'] = true, ['04d'] = true")],
+    "tiers/redis/codec.py": [('LAYOUT, SLIDING = b"01", b"03"', 'LAYOUT, SLIDING = b"04", b"05"')],
+    "tiers/redis/functions.lua": [("'03v'", "'05v'"), ("['01v'] = true, ['01d'] = true", "['04v'] = true, ['04d'] = true")],
 }
 
 

@@ -20,13 +20,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
-from cache_sidecar.background import ended
+from cache_sidecar.core.tasks import ended
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.relay import process as relay
-from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import partition_of
-from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from tests.acl import PASSWORD, rules
 from tests.conftest import ChoosePorts

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jsonpatch
 from ruamel.yaml import YAML
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector.config import NEWEST, parse_version
 from cache_sidecar.injector.consider import consider
 from cache_sidecar.injector.decide import Place

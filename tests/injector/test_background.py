@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import ServerUnreachable, SettingsError, SidecarError
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import ServerUnreachable, SettingsError, SidecarError
 from cache_sidecar.injector.api import Api, ApiRefused
 from cache_sidecar.injector.config import ApiConfig, CertificateConfig, InjectorConfig, ReconcilerConfig
 from cache_sidecar.injector.events import Events

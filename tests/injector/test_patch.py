@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector import annotations, apply, pods
 from cache_sidecar.injector.config import NEWEST, InjectorConfig
 from cache_sidecar.injector.consider import consider

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.injector.config import InjectorConfig
 from cache_sidecar.injector.review import Answer, Context, answer
 from tests.injector.reviews import POD, patched, review

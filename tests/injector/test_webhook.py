@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from cache_sidecar.errors import SettingsError
+from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.injector import config, process
 from tests.conftest import ChoosePorts
 from tests.injector.reviews import POD, patched, review

@@ -8,7 +8,7 @@ import pytest
 
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests.conftest import ChoosePorts
 from tests.sidecars import until
 from tests.tiers import Case, open_case, open_l2

@@ -7,12 +7,12 @@ from zlib import crc32
 import pytest
 from redis.asyncio import Redis
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.services.session import hash_of
-from cache_sidecar.settings import Settings
-from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import Record
+from cache_sidecar.tiers.redis.keys import Names
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from tests.customers import L2, STORE, Customer, cart_key, item, lines, new_request, new_user

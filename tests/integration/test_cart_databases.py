@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from cache_sidecar.config.settings import ROLES
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import SHARED, migrate, migrations
 from tests.contract.shop import Shop
 from tests.customers import Customer, item, lines, new_user

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cache_sidecar import policy
+from cache_sidecar.config import policy
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import InputError
 from cache_sidecar.importer.carts import import_carts
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.sessions import import_sessions

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.errors import ChangesExpired, TierFailed, WatchTooSlow
-from cache_sidecar.services import changes as module
-from cache_sidecar.services.changes import Changes, Started
+from cache_sidecar.core.errors import ChangesExpired, TierFailed, WatchTooSlow
+from cache_sidecar.services.shared import changes as module
+from cache_sidecar.services.shared.changes import Changes, Started
 from cache_sidecar.store.outbox import Change, Outbox, RelayStore
 from cache_sidecar.store.pool import Database
 from tests.gates import Gate

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.tiers import coherence as module
-from cache_sidecar.tiers.coherence import Coherence, Feed, staleness_bound
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.coherence import subscriber as module
+from cache_sidecar.tiers.coherence.subscriber import Coherence, Feed, staleness_bound
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source
+from cache_sidecar.tiers.redis.keys import Names
 from tests.gates import Gate
 from tests.listening import HERE, Line, open_line
 from tests.proxy import Proxy

@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 from redis.exceptions import RedisError
 
+from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.errors import TierFailed
-from cache_sidecar.tiers import coherence as module
+from cache_sidecar.tiers.coherence import subscriber as module
 from cache_sidecar.tiers.ports import PARTITIONS, partition_of
 from tests.conftest import ChoosePorts
 from tests.listening import Line, open_line

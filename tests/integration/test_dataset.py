@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from cache_sidecar.core.errors import Failure, TierFailed
 from cache_sidecar.devstack.ports import free_ports
-from cache_sidecar.errors import Failure, TierFailed
 from cache_sidecar.tiers.ports import Freshness, Source
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from cache_sidecar.errors import Overloaded
-from cache_sidecar.tiers import behind, loader
+from cache_sidecar.core.errors import Overloaded
+from cache_sidecar.tiers.path import loader, refills
 from cache_sidecar.tiers.ports import Record, Source
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
@@ -27,7 +27,7 @@ async def test_more_waiting_ids_than_the_bound_are_refused_at_once(
 
 
 async def test_work_behind_the_replies_is_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(behind, "MAX_RUNNING", 1)
+    monkeypatch.setattr(refills, "MAX_RUNNING", 1)
     case.l2.before_fill.close()
     for id in "ab":
         case.rows.commit(id, 1, b"sofa")
@@ -43,7 +43,7 @@ async def test_a_refresh_that_is_left_out_is_made_up_for(case: Case, monkeypatch
     await case.get("a")
     case.clock.advance(100)
     with monkeypatch.context() as patch:
-        patch.setattr(behind, "MAX_RUNNING", 0)
+        patch.setattr(refills, "MAX_RUNNING", 0)
         assert await case.get("a") == (b"sofa", L1)
     reads = case.l2.reads
     assert await case.get("a") == (b"sofa", L1)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers.l1 import MAX_TOMBSTONES
-from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.memory.clock import MAX_TOMBSTONES
 from cache_sidecar.tiers.ports import Record, Source, partition_of
+from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests import tiers
 from tests.engines import L1S
 from tests.gates import turns

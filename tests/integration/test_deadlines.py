@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cache_sidecar.errors import DeadlineExceeded
+from cache_sidecar.core.errors import DeadlineExceeded
 from cache_sidecar.tiers.ports import Freshness, Source
 from tests.tiers import Case, reading
 

@@ -16,10 +16,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from structlog.testing import capture_logs
 
+from cache_sidecar.config.settings import ROLES, Settings
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import Access, ValkeyCluster, ValkeyServer
-from cache_sidecar.settings import ROLES, Settings
 from cache_sidecar.store.migrate import migrate
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from tests.certificates import Authority

@@ -13,11 +13,11 @@ import psutil
 import psycopg
 import pytest
 
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import ChildFailed, Processes
 from cache_sidecar.devstack.state import LONGEST_SOCKET_PATH
 from cache_sidecar.devstack.waiting import until
-from cache_sidecar.errors import InputError
 
 ChoosePorts = Callable[[int], list[int]]
 SLEEP = ["/bin/sleep", "600"]

@@ -12,11 +12,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from cache_sidecar.core.errors import ServerUnreachable
 from cache_sidecar.devstack.processes import ChildFailed, Processes
 from cache_sidecar.devstack.state import StateDirectory
 from cache_sidecar.devstack.valkey import Access, ValkeyCluster, ValkeyServer
 from cache_sidecar.devstack.waiting import until
-from cache_sidecar.errors import ServerUnreachable
 
 ChoosePorts = Callable[[int], list[int]]
 

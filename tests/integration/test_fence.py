@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.background import ended
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.dependencies import Dependencies
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers import region as region_module
-from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.fence import MARKS, Fence, FencedL2
-from cache_sidecar.tiers.guard import Guard
-from cache_sidecar.tiers.l1 import NO_L1
-from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.core.tasks import ended
+from cache_sidecar.tiers.coherence import region as region_module
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.quarantine import MARKS, Fence, FencedL2
+from cache_sidecar.tiers.coherence.region import Region
+from cache_sidecar.tiers.memory.clock import NO_L1
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Mark, Record, Row, Source, Times, partition_of
-from cache_sidecar.tiers.region import Region
-from cache_sidecar.tiers.shard import Address, Command, Shard
-from cache_sidecar.tiers.signs import RedisSigns
-from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tiers.redis.l2 import RedisL2
+from cache_sidecar.tiers.redis.node import Address, Command, Shard
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.resilience.guard import Guard
 from tests.gates import Gate
 from tests.sidecars import until
 from tests.tiers import POLICY, say

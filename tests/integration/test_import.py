@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cache_sidecar.errors import InputError, ServerUnreachable, SettingsError
+from cache_sidecar.core.errors import InputError, ServerUnreachable, SettingsError
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.run import BATCH_ROWS, import_products
 from tests.sidecars import until

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cache_sidecar.errors import Failure, TierFailed
-from cache_sidecar.tiers.inspector import Inspection, Inspector
+from cache_sidecar.core.errors import Failure, TierFailed
+from cache_sidecar.tiers.path.inspector import Inspection, Inspector
 from cache_sidecar.tiers.ports import Source, partition_of
 from tests.integration.conftest import OpenCase
 from tests.tiers import POLICY, Case

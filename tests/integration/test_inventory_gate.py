@@ -13,10 +13,10 @@ from psycopg import sql
 
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.inventory.admission import TURNS
 from cache_sidecar.store.inventory import every_row
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.reservation import ReservationStore
-from cache_sidecar.tiers.gate import TURNS
 from tests.contract.shop import refusal, refused
 from tests.integration.test_relay import leading
 from tests.integration.test_statements import Log

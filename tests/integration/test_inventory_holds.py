@@ -7,10 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from cache_sidecar import telemetry
-from cache_sidecar.clock import ManualClock, SystemClock
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.clock import ManualClock, SystemClock
+from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import TierFailed
 from cache_sidecar.relay import holds
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.store.reservation import HoldStore

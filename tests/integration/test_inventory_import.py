@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import InputError
 from cache_sidecar.importer.inventory import from_csv, from_json, import_inventory
-from cache_sidecar.importer.records import Refused
+from cache_sidecar.importer.parsers import Refused
 from cache_sidecar.importer.report import ImportReport
 from tests.sidecars import in_process, settings_for
 from tests.stockroom import Stockroom, query

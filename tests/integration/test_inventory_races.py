@@ -15,8 +15,8 @@ import pytest
 from grpc import StatusCode
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.inventory.stock import VERSIONS_PER_EPOCH
 from cache_sidecar.store.bulk import BulkInventory
-from cache_sidecar.tiers.stock import VERSIONS_PER_EPOCH
 from tests.contract.shop import refused
 from tests.sidecars import in_process, settings_for, until
 from tests.stockroom import Stockroom, query

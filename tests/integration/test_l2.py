@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import RedisCluster
 
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+from cache_sidecar.tiers.redis import codec
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests.integration.conftest import OpenL2
 from tests.proxy import Proxy
 from tests.tiers import Direct, fill, one_id_per_partition, open_l2

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cache_sidecar.core.errors import Failure, TierFailed
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.errors import Failure, TierFailed
-from cache_sidecar.tiers import l2 as module
-from cache_sidecar.tiers import leases
-from cache_sidecar.tiers.l2 import RedisL2
+from cache_sidecar.tiers.path import leases
 from cache_sidecar.tiers.ports import Answer, Freshness, Record, Source
+from cache_sidecar.tiers.redis import l2 as module
+from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests.integration.conftest import OpenL2
 from tests.sidecars import until
 from tests.tiers import Case, Direct, fill, one_id_per_partition, open_l2, reading

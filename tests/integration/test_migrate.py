@@ -7,9 +7,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from cache_sidecar.config.settings import ROLES
+from cache_sidecar.core.errors import InputError, ServerUnreachable, SidecarError
 from cache_sidecar.devstack.postgres import Postgres
-from cache_sidecar.errors import InputError, ServerUnreachable, SidecarError
-from cache_sidecar.settings import ROLES
 from cache_sidecar.store import migrate as module
 from cache_sidecar.store.migrate import Migration, migrate, migrations
 from tests.stores import run

@@ -10,10 +10,10 @@ import pytest
 from redis.crc import key_slot
 from structlog.testing import capture_logs
 
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers import shadow
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers.path import shadow
+from cache_sidecar.tiers.path.rollout import is_in
 from cache_sidecar.tiers.ports import Freshness, Record, Source
-from cache_sidecar.tiers.rollout import is_in
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
 from tests.tiers import BYPASS, POLICY, Case, fill

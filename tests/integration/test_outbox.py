@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from cache_sidecar.errors import ChangesExpired
+from cache_sidecar.core.errors import ChangesExpired
 from cache_sidecar.store.outbox import Outbox, RelayStore
 from cache_sidecar.store.pool import Database
 from tests.sidecars import until

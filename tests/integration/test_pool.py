@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import structlog
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.dependencies import Dependencies
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.errors import Failure, NotFound, SettingsError, Tier, TierFailed
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
-from cache_sidecar.errors import Failure, NotFound, SettingsError, Tier, TierFailed
 from cache_sidecar.store import pool
 from cache_sidecar.store.pool import Connection, Database, Written
-from cache_sidecar.tiers.breaker import BREAK_FOR, Breaker
-from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.tiers.resilience.breaker import BREAK_FOR, Breaker
+from cache_sidecar.tiers.resilience.guard import Guard
 from tests.conftest import ChoosePorts
 from tests.gates import Gate
 from tests.proxy import Proxy

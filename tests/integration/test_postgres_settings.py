@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import TierFailed
 from cache_sidecar.relay.holds import Holds
 from cache_sidecar.store import connection as module
 from cache_sidecar.store.bulk import BulkCarts

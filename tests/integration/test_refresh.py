@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cache_sidecar.core.errors import Failure
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import Failure
 from cache_sidecar.tiers.ports import Source
 from tests.sidecars import until
 from tests.tiers import BYPASS, POLICY, Case, Direct, open_case

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from cache_sidecar.background import ended
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.dependencies import Dependencies
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers import region as module
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.core.tasks import ended
+from cache_sidecar.tiers.coherence import region as module
+from cache_sidecar.tiers.coherence.region import Region
 from cache_sidecar.tiers.ports import PARTITIONS, Mark, Primary, Signs, Source, partition_of
-from cache_sidecar.tiers.region import Region
-from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
 from tests.tiers import POLICY, Case, Direct, open_case, say

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar import policy
-from cache_sidecar.background import ended
-from cache_sidecar.clock import Clock, ManualClock, SystemClock
-from cache_sidecar.dependencies import Dependencies
+from cache_sidecar.config import policy
+from cache_sidecar.core.clock import Clock, ManualClock, SystemClock
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.core.tasks import ended
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.errors import Failure, Tier, TierFailed
 from cache_sidecar.relay import outbox as module
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Progress, RelayStore
 from cache_sidecar.store.pool import Database
-from cache_sidecar.tiers.l2 import MERGE_OVER, RedisL2
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
-from cache_sidecar.tiers.signs import RedisSigns
+from cache_sidecar.tiers.redis.l2 import MERGE_OVER, RedisL2
+from cache_sidecar.tiers.redis.watermarks import RedisSigns
 from tests.listening import HERE, open_line
 from tests.proxy import Proxy
 from tests.sidecars import process, until

@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import AlreadyExists, EtagMismatch, NotFound, RequestIdReused, TierFailed
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.errors import AlreadyExists, EtagMismatch, NotFound, RequestIdReused, TierFailed
-from cache_sidecar.services.bounds import Bound
-from cache_sidecar.services.writing import Writer
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.store.pool import Connection, Database, Written
 from cache_sidecar.store.product import ProductRow, ProductStore
 from cache_sidecar.v1 import product_service_pb2 as pb

@@ -16,10 +16,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cache_sidecar.app import App
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.engine import choice, folder
-from cache_sidecar.errors import SettingsError
-from cache_sidecar.settings import Settings
+from cache_sidecar.server.engines import private_dir, selection
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.conftest import ChoosePorts
 from tests.contract.shop import Shop, refusal
@@ -136,10 +136,10 @@ async def test_only_a_unix_socket_is_enough(serve: Serve, tmp_path: Path) -> Non
 
 async def test_what_a_killed_one_left_is_replaced(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
-    place = Path(choice.place_for_socket(str(path)) or tempfile.gettempdir())
+    place = Path(selection.place_for_socket(str(path)) or tempfile.gettempdir())
 
     def folders() -> set[Path]:
-        return set(place.glob(folder._PREFIX + folder._RANDOM))
+        return set(place.glob(private_dir._PREFIX + private_dir._RANDOM))
 
     before = folders()
     async with serve(listen_socket=str(path)) as (started, _):

@@ -9,14 +9,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cache_sidecar import policy
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.config import policy
+from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.sessions import OverSessions
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.session import SessionStore
-from cache_sidecar.tiers.guard import Guard, Tier
+from cache_sidecar.tiers.resilience.guard import Guard, Tier
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
 from tests.contract.shop import refused

@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.services.session import hash_of
-from cache_sidecar.tiers import codec, over
+from cache_sidecar.tiers.path import expired
 from cache_sidecar.tiers.ports import Row
+from cache_sidecar.tiers.redis import codec
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
 from tests.customers import L2, STORE, Customer, item, lines
@@ -110,7 +111,7 @@ async def test_asking_for_what_is_over_or_was_never_there_does_not_flood_postgre
         for id in ids:
             assert await is_over(customer, id)
     assert loads.count == len(ids)
-    clock.advance(over.REMEMBERED)
+    clock.advance(expired.REMEMBERED)
     for id in ids:
         assert await is_over(customer, id)
     assert loads.count == 2 * len(ids)

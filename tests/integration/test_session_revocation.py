@@ -8,12 +8,12 @@ import pytest
 from grpc.aio import AioRpcError
 from redis.asyncio import Redis
 
+from cache_sidecar.config.settings import Settings
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.services.session import hash_of
-from cache_sidecar.settings import Settings
-from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import PARTITIONS, Row
+from cache_sidecar.tiers.redis import codec
+from cache_sidecar.tiers.redis.keys import Names
 from cache_sidecar.v1 import session_service_pb2 as pb
 from tests.contract.shop import Refusal, refused
 from tests.customers import L2, STORE, Customer, new_request, new_user

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Expiry, Leased, Record, Times
+from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests.integration.conftest import OpenL2
 from tests.tiers import Direct
 

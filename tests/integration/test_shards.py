@@ -8,13 +8,13 @@ import pytest
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
+from cache_sidecar.core.errors import Failure, TierFailed
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.errors import Failure, TierFailed
-from cache_sidecar.tiers import shard as shard_module
-from cache_sidecar.tiers.breaker import BREAK_AFTER
-from cache_sidecar.tiers.l2 import RedisL2
 from cache_sidecar.tiers.ports import Record
-from cache_sidecar.tiers.shard import Address
+from cache_sidecar.tiers.redis import node as shard_module
+from cache_sidecar.tiers.redis.l2 import RedisL2
+from cache_sidecar.tiers.redis.node import Address
+from cache_sidecar.tiers.resilience.breaker import BREAK_AFTER
 from tests.cut_off import Line, away, line_to
 from tests.proxy import Proxy
 from tests.sidecars import until

@@ -9,12 +9,12 @@ import pytest
 from redis.asyncio import Redis
 
 from cache_sidecar import verify as module
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.errors import ServerUnreachable, SettingsError
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.errors import ServerUnreachable, SettingsError
-from cache_sidecar.settings import Settings
-from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.names import Names
 from cache_sidecar.tiers.ports import Expiry, Record
+from cache_sidecar.tiers.redis import codec
+from cache_sidecar.tiers.redis.keys import Names
 from cache_sidecar.verify import Report, Verdict
 from tests.integration.conftest import OpenL2
 from tests.integration.test_cli import GOOD

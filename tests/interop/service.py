@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from cache_sidecar.tls import Tls
+from cache_sidecar.server.tls import Tls
 from tests import engines
 from tests.certificates import Authority, listen
 from tests.interop.grpc.testing import empty_pb2, messages_pb2, test_pb2_grpc

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache_sidecar.importer import online_retail
-from cache_sidecar.importer.records import Refused
+from cache_sidecar.importer.parsers import Refused
 
 
 @dataclass

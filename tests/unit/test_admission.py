@@ -2,8 +2,8 @@
 
 import pytest
 
-from cache_sidecar.admission import Admission, Door, Priority
-from cache_sidecar.errors import Overloaded
+from cache_sidecar.core.errors import Overloaded
+from cache_sidecar.server.limiter import Admission, Door, Priority
 
 
 def fill(door: Door) -> int:

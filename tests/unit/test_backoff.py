@@ -10,20 +10,20 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from cache_sidecar.backoff import FIRST, LONGEST, Backoff
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.dependencies import Dependencies
+from cache_sidecar.config.policy import load
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.backoff import FIRST, LONGEST, Backoff
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.devstack.ports import free_ports
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.policy import load
 from cache_sidecar.relay.outbox import RETRY, Relay
-from cache_sidecar.settings import Settings
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
-from cache_sidecar.tiers.coherence import Feed, staleness_bound
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.subscriber import Feed, staleness_bound
 from cache_sidecar.tiers.ports import Mark, Primary, RelayL2
-from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.tiers.redis.keys import Names
 
 MINUTE = 60.0
 # Attempts in it, from the shortest pauses that chance gives to the longest.

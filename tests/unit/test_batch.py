@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from cache_sidecar.errors import Overloaded
-from cache_sidecar.tiers.batch import Batch
+from cache_sidecar.core.errors import Overloaded
+from cache_sidecar.tiers.path.batch import Batch
 from tests.gates import Gate, Loads, make_batch, started, turns
 
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from cache_sidecar.tiers import batch as batches
-from cache_sidecar.tiers.batch import Batch
+from cache_sidecar.tiers.path import batch as batches
+from cache_sidecar.tiers.path.batch import Batch
 from tests.gates import Loads, make_batch, started, turns
 from tests.sidecars import until
 

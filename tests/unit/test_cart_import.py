@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.errors import InvalidRequest
+from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.importer import carts
 from cache_sidecar.importer.carts import CartLines, from_json
 from cache_sidecar.importer.fields import MAX_ID_CHARACTERS
-from cache_sidecar.importer.moments import moment
-from cache_sidecar.importer.records import Refused
+from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.timestamps import moment
 from cache_sidecar.services.cart_items import Limits
+from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.v1.cart_pb2 import CartItem
-from cache_sidecar.validation import validate
 from tests.customers import item
 
 LIMITS = Limits(items=3, quantity=10)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.errors import InvalidRequest, LimitReached, NotFound
+from cache_sidecar.core.errors import InvalidRequest, LimitReached, NotFound
 from cache_sidecar.services import cart_items
 from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.store.cart import Item

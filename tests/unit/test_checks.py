@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from cache_sidecar import checks as module
-from cache_sidecar.background import ended
-from cache_sidecar.checks import Checks
-from cache_sidecar.dependencies import Dependencies
-from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.core import dependency_checks as module
+from cache_sidecar.core.dependencies import Dependencies
+from cache_sidecar.core.dependency_checks import Checks
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.core.tasks import ended
 from tests.sidecars import until
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from cache_sidecar.clock import ManualClock, SystemClock
+from cache_sidecar.core.clock import ManualClock, SystemClock
 from tests.consistency.off_clock import OffClock
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.codec import HEADER, Unreadable
 from cache_sidecar.tiers.ports import Record
+from cache_sidecar.tiers.redis import codec
+from cache_sidecar.tiers.redis.codec import HEADER, Unreadable
 
 VERSIONS = st.integers(0, 2**63 - 1)
 MOMENTS = st.integers(0, 4_102_444_800_000).map(lambda milliseconds: milliseconds / 1000)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.policy import DatasetPolicy
-from cache_sidecar.tiers import decision
-from cache_sidecar.tiers.decision import Verdict
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.tiers.path import decision
+from cache_sidecar.tiers.path.decision import Verdict
 from cache_sidecar.tiers.ports import ANY, Entry, Expiry, Freshness, Partition, Record
 
 NOW = 10_000.0

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.dependencies import MAX_REASONS, QUIET, Dependencies, Dependency
-from cache_sidecar.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers.breaker import BREAK_AFTER, Breaker
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.dependencies import MAX_REASONS, QUIET, Dependencies, Dependency
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.tiers.resilience.breaker import BREAK_AFTER, Breaker
 
 
 class Time:

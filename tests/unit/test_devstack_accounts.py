@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.accounts import Account, open_way, server_account
-from cache_sidecar.errors import InputError
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to be somebody else")
 

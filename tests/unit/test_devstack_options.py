@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cache_sidecar.core.errors import InputError, SettingsError
 from cache_sidecar.devstack import dev, wheels
 from cache_sidecar.devstack.dev import DevOptions
 from cache_sidecar.devstack.postgres import Postgres
@@ -16,7 +17,6 @@ from cache_sidecar.devstack.sidecars import as_toml
 from cache_sidecar.devstack.state import StateDirectory
 from cache_sidecar.devstack.valkey import Access, ValkeyCluster, ValkeyServer
 from cache_sidecar.devstack.wheels import postgres_programs, valkey_server
-from cache_sidecar.errors import InputError, SettingsError
 
 
 def test_the_defaults_are_those_of_the_command() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.ports import LAST_PORT, Ports, free_ports, is_free
-from cache_sidecar.errors import InputError
 
 
 @pytest.fixture

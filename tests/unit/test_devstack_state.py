@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.state import LONGEST_SOCKET_PATH, StateDirectory
-from cache_sidecar.errors import InputError
 
 _CLAIM = """
 import sys

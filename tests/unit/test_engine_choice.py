@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar.engine import choice
-from cache_sidecar.engine.choice import choose, explain
-from cache_sidecar.errors import SettingsError
+from cache_sidecar.core.errors import SettingsError
+from cache_sidecar.server.engines import selection
+from cache_sidecar.server.engines.selection import choose, explain
 from tests.engines import needs_native
 
 
@@ -41,10 +41,10 @@ def test_one_that_was_asked_for_and_is_missing_is_refused_with_what_to_do(withou
 
 @needs_native
 def test_the_private_socket_goes_where_it_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(choice, "_temporary", lambda: "")
-    monkeypatch.setattr(choice, "_SHARED_MEMORY", str(tmp_path / "missing"))
+    monkeypatch.setattr(selection, "_temporary", lambda: "")
+    monkeypatch.setattr(selection, "_SHARED_MEMORY", str(tmp_path / "missing"))
     beside = Path("/tmp") if len(str(tmp_path)) > 60 else tmp_path
-    assert choice.place_for_socket(str(beside / "listen.sock")) == str(beside)
+    assert selection.place_for_socket(str(beside / "listen.sock")) == str(beside)
     assert choose("auto") == ("aio", "the native engine finds no folder for a socket of its own")
     with pytest.raises(SettingsError, match="let it write in /tmp"):
         choose("native")
@@ -55,5 +55,5 @@ def test_a_folder_whose_name_leaves_no_room_for_a_socket_is_passed_over(
 ) -> None:
     deep = tmp_path / ("x" * 90)
     deep.mkdir()
-    monkeypatch.setattr(choice, "_temporary", lambda: str(deep))
-    assert choice.place_for_socket("") == "/dev/shm"
+    monkeypatch.setattr(selection, "_temporary", lambda: str(deep))
+    assert selection.place_for_socket("") == "/dev/shm"

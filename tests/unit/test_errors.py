@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from cache_sidecar import errors
-from cache_sidecar.errors import Failure, SidecarError, Tier, TierFailed
+from cache_sidecar.core import errors
+from cache_sidecar.core.errors import Failure, SidecarError, Tier, TierFailed
 
 EXAMPLES: list[SidecarError] = [
     errors.SettingsError("a setting is wrong"),

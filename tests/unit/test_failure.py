@@ -2,8 +2,8 @@
 
 import pytest
 
-from cache_sidecar.errors import Failure, Operation, Tier, TierFailed
-from cache_sidecar.tiers.failure import TABLE, Action, action, tries
+from cache_sidecar.core.errors import Failure, Operation, Tier, TierFailed
+from cache_sidecar.tiers.resilience.failure import TABLE, Action, action, tries
 
 
 @pytest.mark.parametrize("failure", list(Failure))

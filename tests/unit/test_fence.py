@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.tiers.fence import Fence, Footing
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.quarantine import Fence, Footing
 from cache_sidecar.tiers.ports import PARTITIONS, Mark, partition_of
-from cache_sidecar.tiers.trust import Trust
 
 ID = "a"
 HERE, ELSEWHERE = partition_of(ID), partition_of("b")

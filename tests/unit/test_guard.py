@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import Failure, NotFound, Operation, Tier, TierFailed
-from cache_sidecar.tiers.breaker import BREAK_AFTER, BREAK_FOR, Breaker
-from cache_sidecar.tiers.guard import Guard
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import Failure, NotFound, Operation, Tier, TierFailed
+from cache_sidecar.tiers.resilience.breaker import BREAK_AFTER, BREAK_FOR, Breaker
+from cache_sidecar.tiers.resilience.guard import Guard
 from tests.gates import Gate
 from tests.sidecars import until
 

@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.policy import default
-from cache_sidecar.services import hits
-from cache_sidecar.stack import Stack
-from cache_sidecar.tiers.connection import Connection
-from cache_sidecar.tiers.dataset import Dataset
-from cache_sidecar.tiers.l1 import ClockL1
-from cache_sidecar.tiers.l2 import RedisL2
-from cache_sidecar.tiers.names import Names
+from cache_sidecar.config.policy import default
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.server.middleware import Stack
+from cache_sidecar.services.shared import fast_path
+from cache_sidecar.tiers.memory.clock import ClockL1
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
+from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import SOURCE_L1
 from cache_sidecar.v1.product_pb2 import Product
@@ -45,7 +45,7 @@ def dataset(l1: ClockL1, clock: ManualClock) -> Dataset:
 
 @pytest.fixture
 def answer(dataset: Dataset) -> Callable[[bytes], bytes | None]:
-    return hits.by_id(dataset)
+    return fast_path.by_id(dataset)
 
 
 def keep(l1: ClockL1, id: str, version: int = 7) -> None:

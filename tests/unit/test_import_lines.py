@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.importer.lines import MAX_LINE_BYTES, Line, Lines
-from cache_sidecar.importer.records import Rejection
+from cache_sidecar.importer.line_reader import MAX_LINE_BYTES, Line, Lines
+from cache_sidecar.importer.parsers import Rejection
 
 
 def read(*pieces: bytes) -> list[Line | Rejection]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.importer.moments import AHEAD, moment, past_moment
-from cache_sidecar.importer.records import Refused
+from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.timestamps import AHEAD, moment, past_moment
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cache_sidecar.importer import online_retail
 from cache_sidecar.importer.online_retail import OrderLines, median, stock_code
-from cache_sidecar.importer.records import Refused, Rejection, Row
+from cache_sidecar.importer.parsers import Refused, Rejection, Row
 
 NANO = 10**9
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_sidecar.importer import products
+from cache_sidecar.importer.parsers import Refused
 from cache_sidecar.importer.prices import MAX_UNITS, nano_units
 from cache_sidecar.importer.products import Product, from_csv, from_json
-from cache_sidecar.importer.records import Refused
 from cache_sidecar.v1.product_pb2 import Product as ProductMessage
 
 CELLS = {"product_id": "A-1", "title": "A thing", "price": "12.34", "currency_code": "EUR"}

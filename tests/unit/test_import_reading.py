@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar.errors import InputError
-from cache_sidecar.importer.reading import Columns, Reading
-from cache_sidecar.importer.records import Rejection, Row
+from cache_sidecar.core.errors import InputError
+from cache_sidecar.importer.parsers import Rejection, Row
+from cache_sidecar.importer.record_reader import Columns, Reading
 from cache_sidecar.importer.source import CHUNK, Source
 
 DIALECTS = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.importer.records import MAX_RECORD_LINES, Csv, Format, JsonLines, Refused, Rejection, Row, text
+from cache_sidecar.importer.parsers import MAX_RECORD_LINES, Csv, Format, JsonLines, Refused, Rejection, Row, text
 
 
 def records(format: Format, *lines: bytes) -> list[Row | Rejection]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar.errors import InputError
-from cache_sidecar.importer.records import Rejection
+from cache_sidecar.core.errors import InputError
+from cache_sidecar.importer.parsers import Rejection
 from cache_sidecar.importer.rejects import Rejects, default_path
 
 

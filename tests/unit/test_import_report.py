@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cache_sidecar.importer.parsers import Rejection
 from cache_sidecar.importer.progress import LINE_EVERY, Bar, PlainLines, progress_on
-from cache_sidecar.importer.records import Rejection
 from cache_sidecar.importer.report import ImportReport
 
 

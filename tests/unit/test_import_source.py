@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar.errors import InputError
+from cache_sidecar.core.errors import InputError
 from cache_sidecar.importer.source import CHUNK, DamagedInput, Gunzip, Source
 
 TEXT = b"".join(b"line %d\n" % number for number in range(100_000))

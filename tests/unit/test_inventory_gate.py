@@ -7,16 +7,16 @@ from uuid import uuid4
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import Failure, OutOfStock, Overloaded, Tier, TierFailed
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import Failure, OutOfStock, Overloaded, Tier, TierFailed
+from cache_sidecar.inventory import admission as gate_module
+from cache_sidecar.inventory.admission import Gate, Known, Paced
+from cache_sidecar.inventory.granted_requests import Grants
+from cache_sidecar.inventory.sold_out import SoldOut
+from cache_sidecar.inventory.stock import Part, Stock, Stocks, Total
 from cache_sidecar.store.inventory import every_row, row_ids
 from cache_sidecar.store.reservation import Grant
-from cache_sidecar.tiers import gate as gate_module
-from cache_sidecar.tiers.gate import Gate, Known, Paced
-from cache_sidecar.tiers.grants import Grants
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Source
-from cache_sidecar.tiers.sold_out import SoldOut
-from cache_sidecar.tiers.stock import Part, Stock, Stocks, Total
 from tests.sidecars import until
 
 

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.inventory.granted_requests import REPEATED_WITHIN, Grants
 from cache_sidecar.store.reservation import Grant
-from cache_sidecar.tiers.grants import REPEATED_WITHIN, Grants
 from tests.sidecars import until
 
 MAX = 5

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from cache_sidecar.tiers.gate import Gate, Known, Line
-from cache_sidecar.tiers.stock import Part, Stock
+from cache_sidecar.inventory.admission import Gate, Known, Line
+from cache_sidecar.inventory.stock import Part, Stock
 
 
 async def queue(line: Line, *quantities: int) -> list[asyncio.Task[Known | None]]:

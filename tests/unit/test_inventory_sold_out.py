@@ -2,11 +2,11 @@
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.inventory.sold_out import KEPT, SoldOut
+from cache_sidecar.inventory.stock import Stock
 from cache_sidecar.store.inventory import row_ids
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
-from cache_sidecar.tiers.sold_out import KEPT, SoldOut
-from cache_sidecar.tiers.stock import Stock
 
 
 class Held:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.errors import DeadlineExceeded, Failure, Tier, TierFailed
+from cache_sidecar.core.errors import DeadlineExceeded, Failure, Tier, TierFailed
+from cache_sidecar.inventory.stock import Part, Stock, Stocks, Total, belong_together, version_of
 from cache_sidecar.services import stock as shown
 from cache_sidecar.store.inventory import row_ids, split_id
-from cache_sidecar.tiers.dataset import Dataset
+from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Row, Source
-from cache_sidecar.tiers.stock import Part, Stock, Stocks, Total, belong_together, version_of
 from tests.gates import Gate
 
 numbers = st.integers(0, 2**62)

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from cache_sidecar.tiers.l1 import MAX_TOMBSTONES, ClockL1
+from cache_sidecar.tiers.memory.clock import MAX_TOMBSTONES, ClockL1
 from cache_sidecar.tiers.ports import L1, PARTITIONS, Record, partition_of
 from tests.engines import L1S, MakeL1
 

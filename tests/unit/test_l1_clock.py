@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from cache_sidecar.tiers.l1 import ENTRY_OVERHEAD, MAX_CHANCES, ClockL1
+from cache_sidecar.tiers.memory.clock import ENTRY_OVERHEAD, MAX_CHANCES, ClockL1
 from cache_sidecar.tiers.ports import Record
 from tests.unit.test_l1 import MIB, NOW, put, trusted_l1
 

@@ -4,8 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cache_sidecar.tiers import l1 as module
-from cache_sidecar.tiers.l1 import ClockL1
+from cache_sidecar.tiers.memory import clock as module
+from cache_sidecar.tiers.memory.clock import ClockL1
 from cache_sidecar.tiers.ports import Record, partition_of
 from tests.engines import MakeL1, native_l1, needs_native
 from tests.unit.test_l1 import MIB, NOW, ids_of_one_partition, trusted_l1

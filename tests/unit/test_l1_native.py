@@ -12,7 +12,7 @@ pytestmark = needs_native
 WEIGH = """
 import sys
 from pathlib import Path
-from cache_sidecar.tiers.l1_native import NativeL1
+from cache_sidecar.tiers.memory.native import NativeL1
 from cache_sidecar.tiers.ports import PARTITIONS, Record
 
 def resident():

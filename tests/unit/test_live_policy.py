@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from cache_sidecar import policy
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import SettingsError
-from cache_sidecar.live_policy import LivePolicy, Origin
+from cache_sidecar.config import policy
+from cache_sidecar.config.live_policy import LivePolicy, Origin
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import SettingsError
 from tests.config_map import START, ConfigMap
 from tests.sidecars import until
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.errors import InvalidRequest
-from cache_sidecar.services import pages
+from cache_sidecar.core.errors import InvalidRequest
+from cache_sidecar.services.shared import pages
 
 IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128)
 LISTINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=128)

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 pytest.importorskip("cache_sidecar._native", exc_type=ImportError)
 
 from cache_sidecar._native import Front
-from cache_sidecar.engine.native import hear_panics
+from cache_sidecar.server.engines.native import hear_panics
 
 
 def test_a_panic_is_logged(tmp_path: Path) -> None:

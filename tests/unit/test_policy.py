@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar import policy
-from cache_sidecar.errors import SettingsError
-from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.config import policy
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.core.errors import SettingsError
 
 
 def error_of(text: str) -> str:
@@ -27,7 +27,7 @@ def test_what_ships_is_valid_and_as_designed() -> None:
 
 
 def test_every_key_is_explained_in_the_file_that_ships() -> None:
-    text = resources.files("cache_sidecar").joinpath("policy.toml").read_text()
+    text = resources.files("cache_sidecar.config").joinpath("policy.toml").read_text()
     for key in DatasetPolicy.model_fields:
         assert f"# {key} " in text
 

@@ -7,7 +7,7 @@ import socket
 import stat
 from pathlib import Path
 
-from cache_sidecar.engine.folder import PrivateFolder
+from cache_sidecar.server.engines.private_dir import PrivateFolder
 
 
 def _listen_and_die(place: str) -> None:

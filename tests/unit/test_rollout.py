@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.policy import DatasetPolicy
+from cache_sidecar.config.policy import DatasetPolicy
+from cache_sidecar.tiers.path.rollout import empties_memory, is_in
 from cache_sidecar.tiers.ports import PARTITIONS, partition_of
-from cache_sidecar.tiers.rollout import empties_memory, is_in
 from tests.tiers import POLICY
 
 KEYS = [f"SKU-{number:06}" for number in range(10_000)]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from cache_sidecar.tiers.sampler import MAX_SAMPLES, Sample, Sampler
+from cache_sidecar.tiers.path.sampler import MAX_SAMPLES, Sample, Sampler
 
 
 def taken(every: int, hits: int, *, unit: float | None = None) -> list[int]:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.tiers import codec
-from cache_sidecar.tiers.codec import Unreadable
 from cache_sidecar.tiers.ports import Expiry, Record
+from cache_sidecar.tiers.redis import codec
+from cache_sidecar.tiers.redis.codec import Unreadable
 
 moments = st.integers(0, 2**45).map(lambda milliseconds: milliseconds / 1000)
 histories = st.just("") | st.from_regex(r"[1-9a-f]{8}", fullmatch=True)

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar import policy
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import InvalidRequest
+from cache_sidecar.config import policy
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.importer import sessions
-from cache_sidecar.importer.records import Refused
+from cache_sidecar.importer.parsers import Refused
 from cache_sidecar.importer.sessions import SessionRules
 from cache_sidecar.services.session import hash_of
+from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from cache_sidecar.v1.session_service_pb2 import GetSessionRequest
-from cache_sidecar.validation import validate
 
 SECRET = "s3cret-id"
 CLOCK = ManualClock()

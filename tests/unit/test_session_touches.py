@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.errors import Failure, Overloaded, Tier, TierFailed
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.errors import Failure, Overloaded, Tier, TierFailed
 from cache_sidecar.services import touches
 from cache_sidecar.services.touches import Touches
 from cache_sidecar.tiers.ports import Expiry

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from cache_sidecar.errors import SettingsError
-from cache_sidecar.settings import PREFIX, Settings, describe, load, split_address
+from cache_sidecar.config.settings import PREFIX, Settings, describe, load, split_address
+from cache_sidecar.core.errors import SettingsError
 
 SECRET = "s3cr3t-never-shown"
 DSN = f"postgresql://shop:{SECRET}@db.internal:5432/shop"

@@ -9,8 +9,9 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 
-from cache_sidecar import errors, status
-from cache_sidecar.errors import Failure, Tier, TierFailed
+from cache_sidecar.core import errors
+from cache_sidecar.core.errors import Failure, Tier, TierFailed
+from cache_sidecar.server import status
 
 LONGEST = "\U0001f6cb" * 128
 # What clients accept by default, as trailers.

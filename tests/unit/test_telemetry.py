@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from cache_sidecar import telemetry
+from cache_sidecar.core import telemetry
 
 
 class Terminal(io.StringIO):
@@ -137,8 +137,8 @@ def test_a_defect_is_logged_again_later() -> None:
 
 PROGRAM = """
 import asyncio, sys, threading, warnings
-from cache_sidecar import telemetry
-from cache_sidecar.signals import run_until_signalled
+from cache_sidecar.core import telemetry
+from cache_sidecar.core.signals import run_until_signalled
 
 def fail(): raise ValueError("lost")
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.tiers.trust import Trust
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
 
 
 class Feed:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from cache_sidecar.clock import ManualClock
-from cache_sidecar.tiers.fence import Fence
+from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.quarantine import Fence
+from cache_sidecar.tiers.coherence.unpublished import Untold
 from cache_sidecar.tiers.ports import PARTITIONS, Mark, partition_of
-from cache_sidecar.tiers.trust import Trust
-from cache_sidecar.tiers.untold import Untold
 
 ID = "a"
 HERE, ELSEWHERE = partition_of(ID), partition_of("b")

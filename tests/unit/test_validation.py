@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cache_sidecar.v1
-from cache_sidecar.errors import InvalidRequest
+from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.services.fingerprint import IGNORED
+from cache_sidecar.services.shared.validation import MAX_VIOLATIONS, NAMED, validate
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2 import UpdatePolicyRequest
 from cache_sidecar.v1.buf.validate import validate_pb2
@@ -24,7 +25,6 @@ from cache_sidecar.v1.cache_pb2 import ReadOptions
 from cache_sidecar.v1.cart_service_pb2 import ListAbandonedCartsRequest, MergeCartsRequest
 from cache_sidecar.v1.inventory_service_pb2 import ExtendReservationRequest, WatchInventoryRequest
 from cache_sidecar.v1.product_pb2 import Product
-from cache_sidecar.validation import MAX_VIOLATIONS, NAMED, validate
 
 
 def violations(message: object, path: str = "") -> dict[str, str]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_sidecar.services.cart import _all_but_etag, entry
-from cache_sidecar.services.wire import field
+from cache_sidecar.services.shared.wire import field
 from cache_sidecar.store.cart import CartRow, Item
 from cache_sidecar.v1.cache_pb2 import SOURCE_L2
 from cache_sidecar.v1.session_pb2 import Session, SessionClient

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache_sidecar.errors import DeadlineExceeded, Failure, Tier, TierFailed
-from cache_sidecar.services.bounds import Bound
-from cache_sidecar.services.writing import Writer
+from cache_sidecar.core.errors import DeadlineExceeded, Failure, Tier, TierFailed
+from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.store.pool import Written
 from tests.gates import Gate
 

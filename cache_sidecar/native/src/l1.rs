@@ -122,7 +122,7 @@ struct State {
     entries: Entries,
     partitions: Vec<Partition>,
     rules: Rules,
-    /// When trust ends by itself, see `tiers/trust.py`; None for never.
+    /// When trust ends by itself, see `tiers/coherence/freshness_lease.py`; None for never.
     trusted_until: Option<Instant>,
     wanted: Vec<Box<str>>,
     sampler: Sampler,
@@ -335,7 +335,7 @@ impl State {
 }
 
 /// Says whether an entry answers a read, and whether it is due for a refresh; None to let Python read on. The rules are
-/// those of `tiers/decision.py`, for values that exist. `lapsed` is for how long trust has ended by itself.
+/// those of `tiers/path/decision.py`, for values that exist. `lapsed` is for how long trust has ended by itself.
 fn verdict(
     entry: &Entry,
     partition: &Partition,

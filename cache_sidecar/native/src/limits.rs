@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// Connections open at once; one more is closed at once. A connection costs 15 KiB when it is idle.
 pub const MAX_CONNECTIONS: u64 = 20_000;
-/// h2 has no bound by default. As in `engine/aio.py`.
+/// h2 has no bound by default. As in `server/engines/aio.py`.
 pub const MAX_STREAMS: u32 = 2_000;
-/// Names and values of a call's headers, and 32 bytes each; above, RESOURCE_EXHAUSTED. As in `engine/aio.py`.
+/// Names and values of a call's headers, and 32 bytes each; above, RESOURCE_EXHAUSTED. As in `server/engines/aio.py`.
 pub const MAX_HEADERS: usize = 16 << 10;
 /// Of so many, h2 says nothing that gRPC's clients understand, and lets go of what is above. One call of a connection at a
 /// time makes us hold that, less than its window does. h2's default is 16 MiB.

@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import psycopg
 
+from cache_sidecar.config.settings import ROLES
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import Access, ValkeyCluster, ValkeyServer
-from cache_sidecar.settings import ROLES
 from cache_sidecar.store.migrate import migrate
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest, InvalidateRequest
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceStub

@@ -2,7 +2,7 @@
 
 import math
 
-from cache_sidecar import policy
+from cache_sidecar.config import policy
 from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import CART, KINDS, SESSION, WARM

@@ -1,1 +1,0 @@
-"""Hosts of the services. An engine has the shape of `grpc.aio.Server`."""

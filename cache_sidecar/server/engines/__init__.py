@@ -1,0 +1,1 @@
+"""Hosts of the services. An engine has the shape of `engine.Engine`."""

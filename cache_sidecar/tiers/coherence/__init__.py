@@ -1,0 +1,1 @@
+"""Keeps caches from answering with what is out of date: invalidations, failovers, late relays."""
