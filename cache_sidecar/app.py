@@ -1,11 +1,16 @@
-"""The composition root: the one place that builds and wires, and knows in which order things start and stop."""
+"""The composition root: the one place that builds and wires, and knows in which order things start and stop.
 
-import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+What differs from dataset to dataset stands in `datasets.py`. Here each of them gets its tiers, and whoever has to hear of it.
+"""
 
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+from cache_sidecar import datasets
 from cache_sidecar.config.live_policy import LivePolicy
-from cache_sidecar.config.settings import ROLES, Settings
+from cache_sidecar.config.policy import Policy
+from cache_sidecar.config.settings import Settings
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.clock import Clock, SystemClock
 from cache_sidecar.core.dependencies import Dependencies, Failing
@@ -14,48 +19,29 @@ from cache_sidecar.core.errors import Tier
 from cache_sidecar.core.garbage_collection import Collections
 from cache_sidecar.core.tasks import Background
 from cache_sidecar.core.watched_files import look_again
-from cache_sidecar.inventory.admission import Gate
-from cache_sidecar.inventory.granted_requests import Grants
-from cache_sidecar.inventory.sold_out import SoldOut
-from cache_sidecar.inventory.stock import Stocks
-from cache_sidecar.inventory.watch import Watches
+from cache_sidecar.datasets import DatasetSpec, Parts, Service
 from cache_sidecar.server.auth import Access
-from cache_sidecar.server.engines import aio
-from cache_sidecar.server.engines.selection import choose
+from cache_sidecar.server.engines import selection
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.middleware import Stack
 from cache_sidecar.server.server import Server
 from cache_sidecar.server.tls import Tls
-from cache_sidecar.services import cart, product, session, stock
 from cache_sidecar.services.admin import AdminService
-from cache_sidecar.services.cart import CartService
-from cache_sidecar.services.cart_items import Limits
-from cache_sidecar.services.inventory import InventoryService
-from cache_sidecar.services.product import ProductService
-from cache_sidecar.services.session import SessionService
-from cache_sidecar.services.shared import fast_path
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.changes import Changes
 from cache_sidecar.services.shared.writes import Writer
-from cache_sidecar.services.touches import Touches
-from cache_sidecar.store.cart import CartStore
 from cache_sidecar.store.check import DatabaseCheck
-from cache_sidecar.store.inventory import InventoryStore, every_row, possible_rows, product_of, row_ids
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
-from cache_sidecar.store.product import ProductStore
-from cache_sidecar.store.reservation import MAX_GRANTS, ReservationStore
-from cache_sidecar.store.session import SessionStore
 from cache_sidecar.tiers.coherence.freshness_lease import Trust
 from cache_sidecar.tiers.coherence.listeners import Followers
 from cache_sidecar.tiers.coherence.quarantine import Fence, FencedL2
 from cache_sidecar.tiers.coherence.region import Region
 from cache_sidecar.tiers.coherence.subscriber import INVALIDATIONS, UNHEARD, Coherence
 from cache_sidecar.tiers.coherence.unpublished import Untold
-from cache_sidecar.tiers.memory.clock import ClockL1
+from cache_sidecar.tiers.memory.clock import NO_L1, ClockL1
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.path.inspector import Inspector
-from cache_sidecar.tiers.path.shadow import Same
 from cache_sidecar.tiers.path.sliding import SlidingDataset
 from cache_sidecar.tiers.ports import L1, Load
 from cache_sidecar.tiers.redis.client import Connection
@@ -64,13 +50,7 @@ from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.tiers.redis.watermarks import RedisSigns
 from cache_sidecar.tiers.resilience.breaker import Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
-from cache_sidecar.v1 import (
-    admin_service_pb2_grpc,
-    cart_service_pb2_grpc,
-    inventory_service_pb2_grpc,
-    product_service_pb2_grpc,
-    session_service_pb2_grpc,
-)
+from cache_sidecar.v1 import admin_service_pb2_grpc
 
 # Work in Redis at once and waiting for it; each piece is a whole batch.
 L2_RUNNING, L2_WAITING = 64, 2_000
@@ -80,7 +60,7 @@ STORE_WAITING = 64
 STORE_AWAY = "only what is cached is answered, and nothing is written"
 
 
-class _Store(NamedTuple):
+class Store(NamedTuple):
     """What there is of each distinct database."""
 
     database: Database
@@ -89,79 +69,54 @@ class _Store(NamedTuple):
     check: DatabaseCheck
 
 
+class _Served(NamedTuple):
+    """A dataset, as it runs."""
+
+    spec: DatasetSpec
+    dataset: Dataset
+    service: Service
+    untold: Untold
+    "Stands between coherence and those who hear of its changes."
+    inspector: Inspector | None
+
+
 class App:
     """One sidecar."""
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        specs: Sequence[DatasetSpec] = datasets.ALL,
+        default_policy: Policy | None = None,
+    ) -> None:
+        """`default_policy` is what ships, if none is given. Raises SettingsError."""
         self._settings = settings
-        self._engine = choose(settings.engine, listen_socket=settings.listen_socket)
-        self._is_serving = False
+        self._engine = selection.choose(settings.engine, listen_socket=settings.listen_socket)
         self._clock = clock or SystemClock()
         self._bound = Bound(settings.max_message_bytes)
-        self._policy = LivePolicy(settings.policy_file, clock=self._clock)
+        self._policy = LivePolicy(settings.policy_file, clock=self._clock, default=default_policy)
+        datasets.check_policy(specs, self._policy)
         self.dependencies = Dependencies(clock=self._clock, secrets=settings.secrets())
+        self._stores = {dsn: self._store(dsn, roles) for dsn, roles in settings.databases().items()}
+
+        # Redis, and which of its replies count: one quarantine for all that one relay tells it of.
         self._connection = Connection(settings, dependencies=self.dependencies)
-        names = Names(settings.namespace)
-        self._l2 = RedisL2(self._connection, names)
-        self._trust = Trust()
-        self._fences = {role: self._fence(names) for role in ROLES}
-        self._l2s = {role: FencedL2(self._connection, names, fence) for role, fence in self._fences.items()}
+        self._names = Names(settings.namespace)
+        self._l2 = RedisL2(self._connection, self._names)
         # A connection too many is refused at once; two are left for what is not guarded.
         running = max(1, min(L2_RUNNING, settings.redis_max_connections - 2))
         # Twice the time of a command: a shard that hangs must not cost what the others answered. Each has a breaker of its own.
         self._l2_guard = Guard(Tier.L2, timeout=2 * settings.redis_timeout, max_running=running, max_waiting=L2_WAITING)
-        self._stores = {dsn: self._store(dsn, roles) for dsn, roles in settings.databases().items()}
-        self._database, self._writer, self._changes, _ = self._stores[settings.database("catalog")]
+        self._trust = Trust()
+        roles = dict.fromkeys(spec.role for spec in specs)
+        self._fences = {role: self._fence() for role in roles}
+        self._l2s = {role: FencedL2(self._connection, self._names, fence) for role, fence in self._fences.items()}
 
-        self._memory = self._l1()
-        products = ProductStore(self._database)
-        load_products = product.loader(products)
-        inventory = InventoryStore(self._database)
-        of_stock = self._policy.reader(stock.DATASET)
-        sold_out = SoldOut(row_ids=row_ids, clock=self._clock, in_shadow=lambda: of_stock().shadow)
-        self._datasets = {
-            product.DATASET: self._dataset(product.DATASET, load_products, l1=self._memory, same=product.same),
-            stock.DATASET: self._dataset(stock.DATASET, stock.loader(inventory), l1=sold_out, rollout_key=product_of),
-        }
-        sessions, carts = self._sessions(), self._carts()
-        self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
-        stocks = self._stocks = Stocks(self._datasets[stock.DATASET], row_ids=row_ids, load_whole=stock.whole_loader(inventory))
-        watches = Watches(stocks, inventory)
-        followers = self._datasets | {
-            stock.DATASET: Followers(self._datasets[stock.DATASET], watches),
-        }
-        roles = self._by_role()
-        untold = {
-            dataset.name: Untold(followers[dataset.name], fence=self._fences[role])
-            for role, members in roles.items()
-            for dataset in members
-        }
-        for name, dataset in self._datasets.items():
-            dataset.on_refusal = untold[name].refused
-        self._inspector = Inspector(self._datasets[product.DATASET], load_products, clock=self._clock)
-        waiting = {role: [untold[dataset.name] for dataset in members] for role, members in roles.items()}
-        self._region = Region(
-            RedisSigns(self._connection, names),
-            roles,
-            fences=self._fences,
-            waiting=waiting,
-            clock=self._clock,
-            dependencies=self.dependencies,
-        )
-        self._checks = Checks(self.dependencies, [self._l2.check, *(store.check.run for store in self._stores.values())])
-        self._background = Background()
-        self._collections = Collections()
+        # The server.
         self._access = Access.of(settings)
-        self.coherence = Coherence(
-            self._l2,
-            self._connection,
-            names,
-            timeout=settings.redis_timeout,
-            trust=self._trust,
-            followers=untold,
-            fences=list(self._fences.values()),
-            on_message=self._wake,
-        )
+        self._tls = Tls.of(settings)
         stack = Stack(
             max_calls=settings.max_concurrent_calls,
             max_calls_each=settings.max_dataset_calls,
@@ -169,52 +124,58 @@ class App:
             max_reply=settings.max_message_bytes,
             access=self._access,
         )
-        self._tls = Tls.of(settings)
-        self.server = Server(self._host(), stack, settings, tls=self._tls)
-        self.server.add(
-            "cache_sidecar.v1.ProductService",
-            product_service_pb2_grpc.add_ProductServiceServicer_to_server,
-            ProductService(
-                self._datasets[product.DATASET],
-                store=products,
-                writer=self._writer,
-                changes=self._changes,
-                bound=self._bound,
-            ),
-            priority=Priority.NORMAL,
-            hits={"GetProduct": fast_path.by_id(self._datasets[product.DATASET])},
+        self._host = selection.create(self._engine, settings, self._clock)
+        if self._access is not None:
+            self._host.limit_access(self._access)
+        self.server = Server(self._host, stack, settings, tls=self._tls)
+
+        # The datasets.
+        self._served = [self._serve(spec, sum(one.memory for one in specs)) for spec in specs]
+        self._datasets = {one.spec.name: one.dataset for one in self._served}
+        self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
+        self._policy.follow(lambda _name, _old: self._host.policy_changed())
+        by_role = {role: [one for one in self._served if one.spec.role == role] for role in roles}
+        self._region = Region(
+            RedisSigns(self._connection, self._names),
+            {role: [one.dataset for one in members] for role, members in by_role.items()},
+            fences=self._fences,
+            waiting={role: [one.untold for one in members] for role, members in by_role.items()},
+            clock=self._clock,
+            dependencies=self.dependencies,
         )
-        self.server.add(
-            "cache_sidecar.v1.InventoryService",
-            inventory_service_pb2_grpc.add_InventoryServiceServicer_to_server,
-            self._inventory(inventory, stocks, sold_out, watches),
-            priority=Priority.VITAL,
+        self.coherence = Coherence(
+            self._l2,
+            self._connection,
+            self._names,
+            timeout=settings.redis_timeout,
+            trust=self._trust,
+            followers={one.spec.name: one.untold for one in self._served},
+            fences=list(self._fences.values()),
+            on_message=self._wake,
         )
-        self.server.add(
-            "cache_sidecar.v1.SessionService",
-            session_service_pb2_grpc.add_SessionServiceServicer_to_server,
-            sessions,
-            priority=Priority.VITAL,
-        )
-        self.server.add(
-            "cache_sidecar.v1.CartService",
-            cart_service_pb2_grpc.add_CartServiceServicer_to_server,
-            carts,
-            priority=Priority.VITAL,
-        )
+
+        # What operators look at.
+        self._checks = Checks(self.dependencies, [self._l2.check, *(store.check.run for store in self._stores.values())])
+        self._collections = Collections()
         self.server.add(
             "cache_sidecar.v1.AdminService",
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
             AdminService(
                 self._datasets,
                 self._policy,
-                {product.DATASET: self._inspector.counts},
+                {one.spec.name: one.inspector.counts for one in self._served if one.inspector is not None},
                 self.degraded,
                 self._collections,
-                keys={stock.DATASET: possible_rows},
+                keys={spec.name: spec.keys for spec in specs if spec.keys is not None},
             ),
             priority=Priority.VITAL,
         )
+        self._running = AsyncExitStack()
+        "What was started, to be stopped in the opposite order."
+
+    def store(self, role: str) -> Store:
+        """Returns what there is of the database that has a role."""
+        return self._stores[self._settings.database(role)]
 
     def degraded(self) -> list[Failing]:
         """Returns what does not work now, as far as calls, checks and what goes on behind them have met it."""
@@ -225,24 +186,35 @@ class App:
         return found
 
     async def start(self) -> None:
-        """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError."""
+        """Starts serving. Redis and PostgreSQL may be away: what needs them heals when they come. Raises SettingsError.
+
+        Read upward, this is how it stops once callers are gone: first what works for them, then the connections.
+        """
         # First, as it may fail: then nothing has been asked of Redis and PostgreSQL, or logged about them.
         self.server.bind()
+        running = self._running
+        running.callback(telemetry.log.info, "stopped")
+        self._collections.start()
+        running.callback(self._collections.stop)
         for store in self._stores.values():
             await store.database.open()
-        self._collections.start()
-        self._policy.start()
+            running.push_async_callback(store.database.close)
+        running.push_async_callback(self._connection.close)
         self.coherence.start()
-        self._background.start(self._region.run())
-        self._background.start(self._inspector.run())
-        self._background.start(self._checks.run())
-        if self._tls is not None:
-            self._background.start(look_again(self._tls.look))
-        if self._access is not None:
-            self._background.start(look_again(self._access.look))
-        self._touches.start()
+        running.push_async_callback(self.coherence.stop)
+        for served in self._served:
+            running.push_async_callback(served.dataset.close)
+        for served in self._served:
+            if served.service.start is not None:
+                served.service.start()
+            for close in reversed(served.service.close):
+                running.push_async_callback(close)
+        for store in self._stores.values():
+            running.push_async_callback(store.writer.close)
+        self._start_background(running)
+        self._policy.start()
+        running.push_async_callback(self._policy.stop)
         await self.server.start()
-        self._is_serving = True
         telemetry.log.info(
             "serving",
             address=self.server.address,
@@ -252,38 +224,107 @@ class App:
         )
 
     async def stop(self) -> None:
-        """Drains: callers first, then what works for them, then the connections."""
+        """Drains, then stops what was started. To be called also after a `start` that failed."""
         await self.server.drain()
-        await self._policy.stop()
-        await self._background.stop()
-        for store in self._stores.values():
-            await store.writer.close()
-        await self._touches.close()
-        await self._grants.close()
-        await self._stocks.close()
-        for dataset in self._datasets.values():
-            await dataset.close()
-        await self.coherence.stop()
-        await self._connection.close()
-        for store in self._stores.values():
-            await store.database.close()
-        self._collections.stop()
-        if self._is_serving:
-            telemetry.log.info("stopped")
+        await self._running.aclose()
 
-    def _by_role(self) -> dict[str, list[Dataset]]:
-        roles = {"catalog": [product.DATASET, stock.DATASET], "user": [session.DATASET, cart.DATASET]}
-        return {role: [self._datasets[name] for name in names] for role, names in roles.items()}
+    def _start_background(self, running: AsyncExitStack) -> None:
+        background = Background()
+        running.push_async_callback(background.stop)
+        background.start(self._region.run())
+        background.start(self._checks.run())
+        for served in self._served:
+            if served.inspector is not None:
+                background.start(served.inspector.run())
+        if self._tls is not None:
+            background.start(look_again(self._tls.look))
+        if self._access is not None:
+            background.start(look_again(self._access.look))
 
-    def _fence(self, names: Names) -> Fence:
-        shards = self._connection.shards
-        return Fence(trust=self._trust, holder=lambda partition: shards.holder(names.slot(partition)), clock=self._clock)
+    def _serve(self, spec: DatasetSpec, all_memory: float) -> _Served:
+        """Builds a dataset and its service, and adds that to the server; `all_memory` is the sum of all shares."""
+        database, writer, changes, _ = self.store(spec.role)
+        parts = Parts(
+            settings=self._settings,
+            clock=self._clock,
+            policy=self._policy.reader(spec.name),
+            database=database,
+            writer=writer,
+            changes=changes,
+            bound=self._bound,
+        )
+        load, memory = spec.load(parts), self._memory(spec, parts, all_memory)
+        dataset = self._dataset(spec, parts, load=load, memory=memory)
+        service = spec.build(parts, dataset, memory)
+        listeners = Followers(dataset, *service.listeners) if service.listeners else dataset
+        untold = Untold(listeners, fence=self._fences[spec.role])
+        dataset.on_refusal = untold.refused
+        inspector = Inspector(dataset, load, clock=self._clock) if spec.memory else None
+        if spec.native:
+            self._host.answer_hits(spec.service, spec.native, dataset=dataset, l1=memory, trust=self._trust)
+        self.server.add(
+            spec.service,
+            spec.register,
+            service.servicer,
+            priority=spec.priority,
+            hits={method: answers(dataset) for method, answers in spec.fast_path.items()},
+        )
+        return _Served(spec, dataset, service, untold, inspector)
+
+    def _dataset(self, spec: DatasetSpec, parts: Parts, *, load: Load, memory: L1) -> Dataset:
+        if spec.sliding is not None:
+            return SlidingDataset(
+                spec.name,
+                l2=self._l2s[spec.role],
+                load=load,
+                l2_guard=self._l2_guard,
+                policy=parts.policy,
+                clock=self._clock,
+                joins=spec.sliding.joins,
+                remembers_over=spec.sliding.remembers_over,
+                same=spec.same,
+                trust=self._trust,
+                is_private=spec.is_private,
+            )
+        return Dataset(
+            spec.name,
+            l1=memory,
+            l2=self._l2s[spec.role],
+            load=load,
+            l2_guard=self._l2_guard,
+            policy=parts.policy,
+            clock=self._clock,
+            rollout_key=spec.rollout_key,
+            same=spec.same,
+            trust=self._trust,
+            is_private=spec.is_private,
+        )
+
+    def _memory(self, spec: DatasetSpec, parts: Parts, all_memory: float) -> L1:
+        if spec.memory_of_its_own is not None:
+            return spec.memory_of_its_own(parts)
+        if not spec.memory:
+            return NO_L1
+        share = spec.memory / all_memory
+        bounds = {
+            "max_bytes": int(self._settings.l1_max_bytes * share),
+            "max_entries": int(self._settings.l1_max_entries * share),
+        }
+        if not self._engine.is_native:
+            return ClockL1(**bounds)
+        from cache_sidecar.tiers.memory.native import NativeL1  # noqa: PLC0415  # where it is installed
+
+        return NativeL1(**bounds)
+
+    def _fence(self) -> Fence:
+        shards, slot = self._connection.shards, self._names.slot
+        return Fence(trust=self._trust, holder=lambda partition: shards.holder(slot(partition)), clock=self._clock)
 
     def _wake(self) -> None:
         for store in self._stores.values():
             store.changes.wake()
 
-    def _store(self, dsn: str, roles: list[str]) -> _Store:
+    def _store(self, dsn: str, roles: list[str]) -> Store:
         size, timeout = self._settings.postgres_pool_size, self._settings.postgres_timeout
         dependency = self.dependencies.of("postgresql", ", ".join(roles))
         breaker = Breaker(Tier.STORE, clock=self._clock, dependency=dependency, effect=STORE_AWAY)
@@ -293,108 +334,4 @@ class App:
         )
         guard.probe = database.ping
         check = DatabaseCheck(database, roles, dependency, unreachable=breaker.tell)
-        return _Store(database, Writer(database, bound=self._bound), Changes(Outbox(database)), check)
-
-    def _sessions(self) -> SessionService:
-        database, writer, *_ = self._stores[self._settings.database("user")]
-        store = SessionStore(database)
-
-        in_force = self._policy.reader(session.DATASET)
-        # Once all sessions of a user are ended no read may be answered with what was read before: so they don't join.
-        load = session.loader(store, policy=in_force, clock=self._clock)
-        dataset = self._sliding(session.DATASET, load, joins=False, remembers_over=True)
-        self._touches = Touches(
-            session.writes(store, dataset),
-            window=lambda: in_force().touch_window,
-            clock=self._clock,
-        )
-        dataset.on_uncounted = self._touches.uncounted
-        return SessionService(dataset, store=store, writer=writer, touches=self._touches, clock=self._clock, bound=self._bound)
-
-    def _carts(self) -> CartService:
-        database, writer, changes, _ = self._stores[self._settings.database("user")]
-        store = CartStore(database)
-        dataset = self._sliding(cart.DATASET, cart.loader(store), joins=True, same=cart.same)
-        limits = Limits(items=self._settings.cart_max_items, quantity=self._settings.cart_max_quantity)
-        return CartService(dataset, store=store, writer=writer, changes=changes, limits=limits, bound=self._bound)
-
-    def _sliding(
-        self, name: str, load: Load, *, joins: bool, remembers_over: bool = False, same: Same = operator.eq
-    ) -> SlidingDataset:
-        dataset = self._datasets[name] = SlidingDataset(
-            name,
-            l2=self._l2s["user"],
-            load=load,
-            l2_guard=self._l2_guard,
-            policy=self._policy.reader(name),
-            clock=self._clock,
-            joins=joins,
-            remembers_over=remembers_over,
-            same=same,
-            trust=self._trust,
-        )
-        return dataset
-
-    def _inventory(self, store: InventoryStore, stocks: Stocks, sold_out: SoldOut, watches: Watches) -> InventoryService:
-        reservations = ReservationStore(self._database)
-        self._grants = Grants(reservations.grants, max_grants=MAX_GRANTS, clock=self._clock)
-        return InventoryService(
-            self._datasets[stock.DATASET],
-            stocks=stocks,
-            store=store,
-            reservations=reservations,
-            writer=self._writer,
-            gate=Gate(stocks, sold_out, self._grants, every_row=every_row),
-            watches=watches,
-            clock=self._clock,
-            bound=self._bound,
-        )
-
-    def _dataset(
-        self,
-        name: str,
-        load: Load,
-        *,
-        l1: L1,
-        rollout_key: Callable[[str], str] = str,
-        same: Same = operator.eq,
-    ) -> Dataset:
-        return Dataset(
-            name,
-            l1=l1,
-            l2=self._l2s["catalog"],
-            load=load,
-            l2_guard=self._l2_guard,
-            policy=self._policy.reader(name),
-            clock=self._clock,
-            rollout_key=rollout_key,
-            same=same,
-            trust=self._trust,
-        )
-
-    def _l1(self) -> L1:
-        bounds = {"max_bytes": self._settings.l1_max_bytes, "max_entries": self._settings.l1_max_entries}
-        if not self._engine.is_native:
-            return ClockL1(**bounds)
-        from cache_sidecar.tiers.memory.native import NativeL1  # noqa: PLC0415  # where it is installed
-
-        return NativeL1(**bounds)
-
-    def _host(self) -> Any:
-        """Returns the engine."""
-        if not self._engine.is_native:
-            return aio.create(self._settings)
-        from cache_sidecar.server.engines import native  # noqa: PLC0415  # where it is installed
-
-        host = native.create(self._settings, self._clock)
-        host.answer_hits(
-            "cache_sidecar.v1.ProductService",
-            ["GetProduct", "BatchGetProducts"],
-            dataset=self._datasets[product.DATASET],
-            l1=self._memory,
-            trust=self._trust,
-        )
-        self._policy.follow(lambda _name, _old: host.policy_changed())
-        if self._access is not None:
-            host.limit_access(self._access)
-        return host
+        return Store(database, Writer(database, bound=self._bound), Changes(Outbox(database)), check)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cache_sidecar.config import policy
+from cache_sidecar.config.policy import Policy
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.errors import ServerUnreachable, SettingsError, Tier, TierFailed
+from cache_sidecar.datasets import ALL, DatasetSpec
 from cache_sidecar.store.pool import Database
-from cache_sidecar.store.versions import TABLES, Table, versions
+from cache_sidecar.store.versions import versions
 from cache_sidecar.tiers.redis.client import Connection
 from cache_sidecar.tiers.redis.keys import Names
 from cache_sidecar.tiers.redis.scan import PAGE, Held, Kind, Sweep
@@ -72,11 +74,14 @@ async def verify(
     *,
     progress: Progress,
     wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    specs: Sequence[DatasetSpec] = ALL,
+    default_policy: Policy | None = None,
 ) -> list[Report]:
     """Compares datasets, or all if none is named. Raises SettingsError for one that is not there, ServerUnreachable."""
-    if unknown := next((name for name in datasets if name not in TABLES), None):
-        raise SettingsError(f"there is no dataset {unknown!r}; there are: {', '.join(TABLES)}")
-    known = policy.load(settings.policy_file)
+    known = {spec.name: spec for spec in specs}
+    if unknown := next((name for name in datasets if name not in known), None):
+        raise SettingsError(f"there is no dataset {unknown!r}; there are: {', '.join(known)}")
+    bounds = policy.load(settings.policy_file, default_policy)
     connection = Connection(settings)
     sweep = Sweep(connection, Names(settings.namespace))
     databases = {dsn: _database(settings, dsn) for dsn in settings.databases()}
@@ -84,10 +89,10 @@ async def verify(
         for database in databases.values():
             await database.open()
         reports = []
-        for name in datasets or TABLES:
-            table = TABLES[name]
-            report = Report(name, known[name].staleness_bound)
-            await _Comparison(sweep, databases[settings.database(table.role)], table, report, wait).run(progress)
+        for name in datasets or known:
+            spec = known[name]
+            report = Report(name, bounds[name].staleness_bound)
+            await _Comparison(sweep, databases[settings.database(spec.role)], spec, report, wait).run(progress)
             reports.append(report)
     except TierFailed as error:
         raise ServerUnreachable(str(error)) from None
@@ -108,11 +113,11 @@ class _Comparison:
     """Of one dataset."""
 
     def __init__(
-        self, sweep: Sweep, database: Database, table: Table, report: Report, wait: Callable[[float], Awaitable[None]]
+        self, sweep: Sweep, database: Database, spec: DatasetSpec, report: Report, wait: Callable[[float], Awaitable[None]]
     ) -> None:
         self._sweep = sweep
         self._database = database
-        self._table = table
+        self._spec = spec
         self._report = report
         self._wait = wait
         self._doubts: list[Held] = []
@@ -130,7 +135,7 @@ class _Comparison:
 
     async def _compared(self, page: Sequence[Held]) -> list[tuple[Held, Verdict, int | None]]:
         """Compares with PostgreSQL as it is now, which is after Redis was read: so nothing in Redis can be newer."""
-        stored = await versions(self._database, self._table, [held.id for held in page])
+        stored = await versions(self._database, self._spec.table, [held.id for held in page])
         return [(held, _verdict(held, stored.get(held.id)), stored.get(held.id)) for held in page]
 
     async def _look_again(self) -> None:
@@ -147,7 +152,7 @@ class _Comparison:
                     self._show(held, version)
 
     def _show(self, held: Held, version: int | None) -> None:
-        if self._table.is_private or len(self._report.shown) >= SHOWN:
+        if self._spec.is_private or len(self._report.shown) >= SHOWN:
             return
         redis = "none" if held.kind is Kind.NONE else f"version {held.version}"
         postgres = "none" if version is None else f"version {version}"

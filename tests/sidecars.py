@@ -59,13 +59,16 @@ async def in_process(
     trusted: bool = True,
     relay: bool = True,
     credentials: grpc.ChannelCredentials | None = None,
+    **more: Any,
 ) -> AsyncIterator[Sidecar]:
     """Runs a sidecar in this process; with `trusted`, waits until its memory may be used. `credentials` are for TLS.
+
+    `more` is for `App`.
 
     With `relay`, Redis has the sign of a relay that is never behind, wherever the test moves the clock, and the sidecar has seen
     it move on, so that what it reads rests on Redis. Without it there is none, or the one that the test runs.
     """
-    app = App(settings, clock=clock)
+    app = App(settings, clock=clock, **more)
     await app.start()
     try:
         async with channel_to(app.server.address, credentials) as channel:

@@ -34,12 +34,12 @@ class Origin(Enum):
 class LivePolicy(Mapping[str, DatasetPolicy]):
     """The policy in force, by dataset."""
 
-    def __init__(self, file: str, *, clock: Clock) -> None:
-        """Reads the file, if one is named. Raises SettingsError."""
+    def __init__(self, file: str, *, clock: Clock, default: Policy | None = None) -> None:
+        """Reads the file, if one is named, over `default`, or what ships. Raises SettingsError."""
         self.file = file
         self._clock = clock
         self._watched = WatchedFiles(file)
-        self._default = policy.default()
+        self._default = policy.default() if default is None else default
         self._tables = policy.read(file)
         self._overrides: dict[str, dict[str, Any]] = {}
         self._in_force = dict(self._merged(self._tables, self._overrides))

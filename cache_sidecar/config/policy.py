@@ -123,6 +123,6 @@ def default() -> Policy:
     return _validated(tables(text, origin="policy.toml"), "policy.toml")
 
 
-def load(file: str) -> Policy:
-    """Returns the built-in policy with that of a file, if one is named, put over it. Raises SettingsError."""
-    return over(default(), read(file), origin=file)
+def load(file: str, base: Policy | None = None) -> Policy:
+    """Returns the policy that ships, or `base`, with that of a file, if one is named, put over it. Raises SettingsError."""
+    return over(default() if base is None else base, read(file), origin=file)

@@ -12,11 +12,18 @@ class Clock(Protocol):
         """Returns seconds since the epoch. Compared across sidecars, so their clocks are expected to be synchronised."""
         ...
 
+    def follow(self, follower: Callable[[float], None]) -> None:
+        """Tells the time to what reads the machine's clock by itself, now and whenever this one is set apart from that."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
 
     now = staticmethod(time.time)
+
+    def follow(self, follower: Callable[[float], None]) -> None:
+        """Does nothing: it is the machine's."""
 
 
 class ManualClock:
@@ -37,6 +44,6 @@ class ManualClock:
             follower(self._now)
 
     def follow(self, follower: Callable[[float], None]) -> None:
-        """Tells the time, now and whenever it is moved, to what cannot ask for it."""
+        """Tells the time, now and whenever it is moved."""
         self._followers.append(follower)
         follower(self._now)

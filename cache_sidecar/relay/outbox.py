@@ -85,6 +85,8 @@ class Relay:
         "What the last look found."
         self._recent: deque[tuple[float, int]] = deque()
         "How far they were told at moments of the loop's time; those that a failover may undo."
+        self._unknown: set[str] = set()
+        "Datasets that changed and are not in the policy."
         self._looked_at: float | None = None
         "When the look began that no sign was given for."
         self._next_look = self._next_prune = self._next_try = 0.0
@@ -228,9 +230,21 @@ class Relay:
             latest.setdefault(change.dataset, {})[change.id] = change.version
         failed: dict[int, TierFailed] = {}
         for dataset, versions in latest.items():
-            if dataset in self._policy:
+            if dataset not in self._policy:
+                self._say_unknown(dataset)
+            else:
                 failed |= await self._l2.mark(dataset, versions, ttl=self._policy[dataset].l2_ttl)
         return failed
+
+    def _say_unknown(self, dataset: str) -> None:
+        """Logs, once, that changes of a dataset reach nobody: it is a newer version's, or a trigger has its name wrong."""
+        if dataset not in self._unknown:
+            self._unknown.add(dataset)
+            telemetry.log.warning(
+                "changes of a dataset that this version does not know are not relayed",
+                dataset=dataset,
+                known=sorted(self._policy),
+            )
 
     async def _prune(self, term: Term) -> None:
         now = asyncio.get_running_loop().time()

@@ -3,6 +3,7 @@
 import asyncio
 
 from cache_sidecar.config.live_policy import LivePolicy
+from cache_sidecar.config.policy import Policy
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.clock import Clock, SystemClock
@@ -31,10 +32,10 @@ from cache_sidecar.tiers.resilience.guard import Guard
 STORE_AWAY = "no change is relayed, no hold expires"
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Relays until `stop` is set."""
+async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy | None = None) -> None:
+    """Relays until `stop` is set, for the datasets of the policy: `default_policy` is what ships, if none is given."""
     clock = SystemClock()
-    policy = LivePolicy(settings.policy_file, clock=clock)
+    policy = LivePolicy(settings.policy_file, clock=clock, default=default_policy)
     dependencies = Dependencies(clock=clock, secrets=settings.secrets())
     opened = {
         dsn: _database(settings, dsn, roles, dependencies.of("postgresql", ", ".join(roles)), clock)

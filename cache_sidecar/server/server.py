@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from cache_sidecar.config.settings import Settings, group_id
 from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.server import reflection
-from cache_sidecar.server.engines.aio import AioServer
+from cache_sidecar.server.engine import Engine
 from cache_sidecar.server.health import HealthService
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.middleware import Hit, Register, Stack
@@ -22,7 +22,7 @@ from cache_sidecar.server.tls import Tls
 class Server:
     """Hosts services on an engine."""
 
-    def __init__(self, engine: AioServer, stack: Stack, settings: Settings, *, tls: Tls | None = None) -> None:
+    def __init__(self, engine: Engine, stack: Stack, settings: Settings, *, tls: Tls | None = None) -> None:
         """`tls` is for the TCP listener."""
         self._engine = engine
         self._tls = tls

@@ -69,7 +69,7 @@ async def test_a_slow_reader_gets_the_newest_cart(open_shop: Open) -> None:
     async with open_shop() as shop:
         customer, user = Customer(shop.sidecar), new_user()
         assert shop.sidecar.app is not None
-        changes = shop.sidecar.app._changes
+        changes = shop.sidecar.app.store("catalog").changes
         versions = changes.versions("cart", user)
         assert await anext(versions) == 0
         for quantity in range(1, 21):
@@ -86,7 +86,7 @@ async def test_a_slow_reader_gets_the_newest_cart(open_shop: Open) -> None:
 async def test_a_watcher_of_carts_holds_nothing_of_other_changes(open_shop: Open) -> None:
     async with open_shop() as shop:
         assert shop.sidecar.app is not None
-        changes = shop.sidecar.app._changes
+        changes = shop.sidecar.app.store("catalog").changes
         versions = changes.versions("cart", "mine")
         await anext(versions)
         for number in range(5000):

@@ -77,14 +77,14 @@ async def test_a_stream_whose_reader_is_stuck_holds_the_sidecar_up_no_longer_tha
     async with open_shop(drain_seconds=0.5) as shop, RawConnection.open(shop.address, stream_window=100) as raw:
         stream = await raw.begin(METHOD)
         await raw.send(stream, message(b""), end=True)
-        await until(lambda: shop.app._changes._watchers)
+        await until(lambda: shop.app.store("catalog").changes._watchers)
         async with watching(shop) as watch:
             await insert(database, 100, "p")
             await until(lambda: len(raw.received(stream).body) >= 100)
             await asyncio.wait_for(shop.app.server.drain(), DEADLINE)
             told = refusal(await watch.ended())
             assert (told.code, told.reason) == (StatusCode.UNAVAILABLE, "DRAINING")
-        await until(lambda: not shop.app._changes._watchers)
+        await until(lambda: not shop.app.store("catalog").changes._watchers)
 
 
 async def test_a_stream_asked_for_while_draining_is_refused(open_shop: Open, database: str) -> None:

@@ -136,7 +136,7 @@ async def test_stalled_watches_hold_nobody_up_and_end_with_their_connection(open
         assert len(shop.app.server._stack._streams) == 3 * each
         raw._writer.transport.abort()
         await until(lambda: not shop.app.server._stack._streams)
-        await until(lambda: not shop.app._changes._watchers)
+        await until(lambda: not shop.app.store("catalog").changes._watchers)
 
 
 async def _refusal_of_stream(shop: Shop, path: str, request: Message) -> StatusCode:

@@ -11,7 +11,8 @@ from grpc import StatusCode
 from cache_sidecar.inventory import watch as inventory_watch
 from cache_sidecar.inventory.stock import Stocks, Total
 from cache_sidecar.inventory.watch import Started, Watcher, Watches
-from cache_sidecar.store.inventory import InventoryStore
+from cache_sidecar.services.stock import whole_loader
+from cache_sidecar.store.inventory import InventoryStore, row_ids
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Source
 from cache_sidecar.v1 import inventory_service_pb2 as pb
 from tests.contract.conftest import Open
@@ -111,7 +112,10 @@ async def test_a_slow_reader_gets_the_newest_state(open_shop: Open, database: st
         for id in ids:
             await room.set(id, 0)
         assert shop.sidecar.app is not None
-        watches = Watches(shop.sidecar.app._stocks, InventoryStore(shop.sidecar.app._database))
+        store = InventoryStore(shop.sidecar.app.store("catalog").database)
+        dataset = shop.sidecar.app._datasets["inventory"]
+        stocks = Stocks(dataset, row_ids=row_ids, load_whole=whole_loader(store))
+        watches = Watches(stocks, store)
         states = watches.watch(ids, ())
         assert isinstance(await anext(states), Started)
         assert {(await anext(states))[0] for _ in ids} == set(ids)

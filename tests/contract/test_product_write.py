@@ -225,7 +225,7 @@ async def test_a_caller_that_leaves_does_not_tear_its_write_apart(shops: tuple[S
         )
         await asyncio.sleep(0.001 * (number % 5))
         call.cancel()
-    await until(lambda: not shop.app._writer._running)
+    await until(lambda: not shop.app.store("catalog").writer._running)
     final = (await shop.get(created.product_id, bypass=True)).product
     assert final.title in {f"number {number}" for number in range(20)}, "what was sent is committed, or never began"
     for one in shops:

@@ -73,7 +73,7 @@ async def test_a_page_of_products_ends_early(open_shop: Open, database: str) -> 
 async def test_what_postgresql_sends_for_a_page_is_bounded(open_shop: Open, database: str) -> None:
     await insert(database, 1000)
     async with open_shop() as shop:
-        page = await ProductStore(shop.app._database).page(after="", category="", limit=1000, max_bytes=LIMIT)
+        page = await ProductStore(shop.app.store("catalog").database).page(after="", category="", limit=1000, max_bytes=LIMIT)
     assert page.there == 1000
     assert sum(len(row.description) for row in page.rows) <= LIMIT + len(LONG)
     assert len(page.rows) > 200

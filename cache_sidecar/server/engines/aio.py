@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -11,9 +11,13 @@ import grpc
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.errors import Overloaded
 from cache_sidecar.server import status
+from cache_sidecar.server.auth import Access
 from cache_sidecar.server.engines.proxied import Callers, passed_on
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.tls import Pem, Tls
+from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.path.dataset import Dataset
+from cache_sidecar.tiers.ports import L1
 
 # Requests accepted before their handler starts. grpc's default cancels bursts; our own limit answers RESOURCE_EXHAUSTED.
 MAX_PENDING = 20_000
@@ -53,7 +57,16 @@ class AioServer:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, hosted),))
 
     def prioritize(self, service: str, priority: Priority) -> None:
-        """Does nothing: calls wait in `admission.py`."""
+        """Does nothing: calls wait in `limiter.py`."""
+
+    def answer_hits(self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, trust: Trust) -> None:
+        """Does nothing: hits are answered in `middleware.py`."""
+
+    def limit_access(self, access: Access) -> None:
+        """Does nothing: so is who may call."""
+
+    def policy_changed(self) -> None:
+        """Does nothing: each call reads the policy."""
 
     def add_insecure_port(self, address: str) -> int:
         """Listens on host:port or unix:path, and returns the port. Raises RuntimeError when that is not possible."""

@@ -22,7 +22,7 @@ from cache_sidecar import _native
 from cache_sidecar._native import Call, Client, Front, Memory, on_panic
 from cache_sidecar.config.settings import Settings, split_address
 from cache_sidecar.core import telemetry
-from cache_sidecar.core.clock import Clock, ManualClock
+from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import RETRY_AFTER, DeadlineExceeded, Overloaded, SettingsError
 from cache_sidecar.server import status
 from cache_sidecar.server.auth import Access
@@ -55,7 +55,7 @@ class Hits(NamedTuple):
 
 
 class NativeServer:
-    """Has the shape of `aio.AioServer`."""
+    """See `engine.Engine`."""
 
     def __init__(self, private: aio.AioServer, clock: Clock, *, folder: PrivateFolder, settings: Settings) -> None:
         """`folder` is for the private server's socket; it is removed at the end."""
@@ -74,7 +74,7 @@ class NativeServer:
         self._is_draining = False
         self._empty = asyncio.Event()
 
-    # As aio.AioServer
+    # As every engine
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Does nothing: generated code calls it beside `add_registered_method_handlers`, with the same methods."""
@@ -122,8 +122,7 @@ class NativeServer:
         self._private.add_insecure_port(f"unix:{self._folder.socket}")
         await self._private.start()
         asyncio.get_running_loop().add_reader(self._front.fileno(), self._rung)
-        if isinstance(self._clock, ManualClock):
-            self._clock.follow(self._front.set_time)
+        self._clock.follow(self._front.set_time)
         if self._access is not None:
             self._access.follow(self._front.set_tokens)
             if self._access.allowed_clients:

@@ -6,7 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from cache_sidecar.config.settings import Settings
+from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import SettingsError
+from cache_sidecar.server.engine import Engine
 
 _INSTALL = "install Rust (https://rustup.rs), then this package again, or set engine to auto"
 _LET_WRITE = "let it write in /tmp, or set engine to auto"
@@ -41,6 +44,17 @@ def choose(wanted: str, *, listen_socket: str = "") -> Choice:
     if wanted == "native":
         raise SettingsError(f"engine: {problem.what}: {problem.remedy}")
     return Choice("aio", problem.what)
+
+
+def create(choice: Choice, settings: Settings, clock: Clock) -> Engine:
+    """Returns the engine that was chosen, with no services and no ports yet."""
+    if choice.is_native:
+        from cache_sidecar.server.engines import native  # noqa: PLC0415  # where it is installed
+
+        return native.create(settings, clock)
+    from cache_sidecar.server.engines import aio  # noqa: PLC0415  # `cache-sidecar config` asks for a choice without gRPC
+
+    return aio.create(settings)
 
 
 def explain(wanted: str, *, listen_socket: str = "") -> str:

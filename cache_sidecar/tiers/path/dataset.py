@@ -57,9 +57,6 @@ MAX_DROPS = 100
 class Dataset(Loader):
     """One dataset in its tiers."""
 
-    _is_private = False
-    "Whether ids are people's, and must not be logged."
-
     def __init__(
         self,
         name: str,
@@ -74,10 +71,11 @@ class Dataset(Loader):
         rollout_key: Callable[[str], str] = str,
         same: Same = operator.eq,
         trust: Trust | None = None,
+        is_private: bool = False,
     ) -> None:
         """`rollout_key` says what an id is rolled out by, itself if nothing is said; `same` when two values say the same.
 
-        `trust` is what `set_trusted` follows, if it may lapse.
+        `trust` is what `set_trusted` follows, if it may lapse. With `is_private` ids are people's, and never logged.
         """
         super().__init__(name, l1=l1, l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, unit=unit)
         self._trust = trust or Trust()
@@ -88,7 +86,7 @@ class Dataset(Loader):
             key=rollout_key,
             ask_caches=self._would_answer,
             same=same,
-            shows_ids=not self._is_private,
+            shows_ids=not is_private,
             max_ids=MAX_BATCH,
             max_running=STORE_BATCHES,
             max_waiting=MAX_WAITING,

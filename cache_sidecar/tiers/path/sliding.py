@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.tiers.coherence.freshness_lease import Trust
-from cache_sidecar.tiers.memory.clock import NoL1
+from cache_sidecar.tiers.memory.clock import NO_L1
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.path.expired import Over
 from cache_sidecar.tiers.path.shadow import Same
@@ -30,8 +30,6 @@ from cache_sidecar.tiers.resilience.guard import Guard
 
 class SlidingDataset(Dataset):
     """One such dataset in its tiers."""
-
-    _is_private = True
 
     def __init__(
         self,
@@ -46,13 +44,23 @@ class SlidingDataset(Dataset):
         remembers_over: bool = False,
         same: Same = operator.eq,
         trust: Trust | None = None,
+        is_private: bool = True,
     ) -> None:
         """With `joins`, a read may share a load that began before it: what is answered may then be as old as that.
 
         With `remembers_over`, PostgreSQL is not asked again at once for what it said is not there, or over.
         """
         super().__init__(
-            name, l1=NoL1(), l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, same=same, trust=trust
+            name,
+            l1=NO_L1,
+            l2=l2,
+            load=load,
+            l2_guard=l2_guard,
+            policy=policy,
+            clock=clock,
+            same=same,
+            trust=trust,
+            is_private=is_private,
         )
         self._sliding_l2 = l2
         self._joins = joins

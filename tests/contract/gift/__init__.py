@@ -1,0 +1,1 @@
+"""A dataset of the tests' own: its proto, its store and its specification, and nothing in the sidecar's code."""
