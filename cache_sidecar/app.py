@@ -17,13 +17,13 @@ from cache_sidecar.core.dependencies import Dependencies, Failing
 from cache_sidecar.core.dependency_checks import Checks
 from cache_sidecar.core.errors import Tier
 from cache_sidecar.core.garbage_collection import Collections
-from cache_sidecar.core.tasks import Background
-from cache_sidecar.core.watched_files import look_again
+from cache_sidecar.core.tasks import BackgroundTasks
+from cache_sidecar.core.watched_files import poll
 from cache_sidecar.datasets import DatasetSpec, Parts, Service
 from cache_sidecar.server.auth import Access
 from cache_sidecar.server.engines import selection
 from cache_sidecar.server.limiter import Priority
-from cache_sidecar.server.middleware import Stack
+from cache_sidecar.server.middleware import Middleware
 from cache_sidecar.server.server import Server
 from cache_sidecar.server.tls import Tls
 from cache_sidecar.services.admin import AdminService
@@ -33,21 +33,21 @@ from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.outbox import Outbox
 from cache_sidecar.store.pool import Database
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
-from cache_sidecar.tiers.coherence.listeners import Followers
-from cache_sidecar.tiers.coherence.quarantine import Fence, FencedL2
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
+from cache_sidecar.tiers.coherence.listeners import InvalidationListeners
+from cache_sidecar.tiers.coherence.quarantine import Quarantine, QuarantinedL2
 from cache_sidecar.tiers.coherence.region import Region
-from cache_sidecar.tiers.coherence.subscriber import INVALIDATIONS, UNHEARD, Coherence
-from cache_sidecar.tiers.coherence.unpublished import Untold
+from cache_sidecar.tiers.coherence.subscriber import INVALIDATIONS, UNHEARD, InvalidationSubscriber
+from cache_sidecar.tiers.coherence.unpublished import UnpublishedChanges
 from cache_sidecar.tiers.memory.clock import NO_L1, ClockL1
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.path.inspector import Inspector
 from cache_sidecar.tiers.path.sliding import SlidingDataset
 from cache_sidecar.tiers.ports import L1, Load
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.tiers.resilience.breaker import Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
 from cache_sidecar.v1 import admin_service_pb2_grpc
@@ -75,7 +75,7 @@ class _Served(NamedTuple):
     spec: DatasetSpec
     dataset: Dataset
     service: Service
-    untold: Untold
+    unpublished: UnpublishedChanges
     "Stands between coherence and those who hear of its changes."
     inspector: Inspector | None
 
@@ -102,22 +102,24 @@ class App:
         self._stores = {dsn: self._store(dsn, roles) for dsn, roles in settings.databases().items()}
 
         # Redis, and which of its replies count: one quarantine for all that one relay tells it of.
-        self._connection = Connection(settings, dependencies=self.dependencies)
-        self._names = Names(settings.namespace)
+        self._connection = RedisClient(settings, dependencies=self.dependencies)
+        self._names = KeyNames(settings.namespace)
         self._l2 = RedisL2(self._connection, self._names)
         # A connection too many is refused at once; two are left for what is not guarded.
         running = max(1, min(L2_RUNNING, settings.redis_max_connections - 2))
         # Twice the time of a command: a shard that hangs must not cost what the others answered. Each has a breaker of its own.
         self._l2_guard = Guard(Tier.L2, timeout=2 * settings.redis_timeout, max_running=running, max_waiting=L2_WAITING)
-        self._trust = Trust()
+        self._freshness_lease = FreshnessLease()
         roles = dict.fromkeys(spec.role for spec in specs)
-        self._fences = {role: self._fence() for role in roles}
-        self._l2s = {role: FencedL2(self._connection, self._names, fence) for role, fence in self._fences.items()}
+        self._quarantines = {role: self._quarantine() for role in roles}
+        self._l2s = {
+            role: QuarantinedL2(self._connection, self._names, quarantine) for role, quarantine in self._quarantines.items()
+        }
 
         # The server.
         self._access = Access.of(settings)
         self._tls = Tls.of(settings)
-        stack = Stack(
+        stack = Middleware(
             max_calls=settings.max_concurrent_calls,
             max_calls_each=settings.max_dataset_calls,
             max_streams=settings.max_streams,
@@ -136,21 +138,21 @@ class App:
         self._policy.follow(lambda _name, _old: self._host.policy_changed())
         by_role = {role: [one for one in self._served if one.spec.role == role] for role in roles}
         self._region = Region(
-            RedisSigns(self._connection, self._names),
+            RedisWatermarks(self._connection, self._names),
             {role: [one.dataset for one in members] for role, members in by_role.items()},
-            fences=self._fences,
-            waiting={role: [one.untold for one in members] for role, members in by_role.items()},
+            quarantines=self._quarantines,
+            waiting={role: [one.unpublished for one in members] for role, members in by_role.items()},
             clock=self._clock,
             dependencies=self.dependencies,
         )
-        self.coherence = Coherence(
+        self.coherence = InvalidationSubscriber(
             self._l2,
             self._connection,
             self._names,
             timeout=settings.redis_timeout,
-            trust=self._trust,
-            followers={one.spec.name: one.untold for one in self._served},
-            fences=list(self._fences.values()),
+            freshness_lease=self._freshness_lease,
+            followers={one.spec.name: one.unpublished for one in self._served},
+            quarantines=list(self._quarantines.values()),
             on_message=self._wake,
         )
 
@@ -229,7 +231,7 @@ class App:
         await self._running.aclose()
 
     def _start_background(self, running: AsyncExitStack) -> None:
-        background = Background()
+        background = BackgroundTasks()
         running.push_async_callback(background.stop)
         background.start(self._region.run())
         background.start(self._checks.run())
@@ -237,9 +239,9 @@ class App:
             if served.inspector is not None:
                 background.start(served.inspector.run())
         if self._tls is not None:
-            background.start(look_again(self._tls.look))
+            background.start(poll(self._tls.look))
         if self._access is not None:
-            background.start(look_again(self._access.look))
+            background.start(poll(self._access.look))
 
     def _serve(self, spec: DatasetSpec, all_memory: float) -> _Served:
         """Builds a dataset and its service, and adds that to the server; `all_memory` is the sum of all shares."""
@@ -256,12 +258,12 @@ class App:
         load, memory = spec.load(parts), self._memory(spec, parts, all_memory)
         dataset = self._dataset(spec, parts, load=load, memory=memory)
         service = spec.build(parts, dataset, memory)
-        listeners = Followers(dataset, *service.listeners) if service.listeners else dataset
-        untold = Untold(listeners, fence=self._fences[spec.role])
-        dataset.on_refusal = untold.refused
+        listeners = InvalidationListeners(dataset, *service.listeners) if service.listeners else dataset
+        unpublished = UnpublishedChanges(listeners, quarantine=self._quarantines[spec.role])
+        dataset.on_refusal = unpublished.refused
         inspector = Inspector(dataset, load, clock=self._clock) if spec.memory else None
         if spec.native:
-            self._host.answer_hits(spec.service, spec.native, dataset=dataset, l1=memory, trust=self._trust)
+            self._host.answer_hits(spec.service, spec.native, dataset=dataset, l1=memory, freshness_lease=self._freshness_lease)
         self.server.add(
             spec.service,
             spec.register,
@@ -269,7 +271,7 @@ class App:
             priority=spec.priority,
             hits={method: answers(dataset) for method, answers in spec.fast_path.items()},
         )
-        return _Served(spec, dataset, service, untold, inspector)
+        return _Served(spec, dataset, service, unpublished, inspector)
 
     def _dataset(self, spec: DatasetSpec, parts: Parts, *, load: Load, memory: L1) -> Dataset:
         if spec.sliding is not None:
@@ -283,7 +285,7 @@ class App:
                 joins=spec.sliding.joins,
                 remembers_over=spec.sliding.remembers_over,
                 same=spec.same,
-                trust=self._trust,
+                freshness_lease=self._freshness_lease,
                 is_private=spec.is_private,
             )
         return Dataset(
@@ -296,7 +298,7 @@ class App:
             clock=self._clock,
             rollout_key=spec.rollout_key,
             same=spec.same,
-            trust=self._trust,
+            freshness_lease=self._freshness_lease,
             is_private=spec.is_private,
         )
 
@@ -316,9 +318,11 @@ class App:
 
         return NativeL1(**bounds)
 
-    def _fence(self) -> Fence:
+    def _quarantine(self) -> Quarantine:
         shards, slot = self._connection.shards, self._names.slot
-        return Fence(trust=self._trust, holder=lambda partition: shards.holder(slot(partition)), clock=self._clock)
+        return Quarantine(
+            freshness_lease=self._freshness_lease, holder=lambda partition: shards.holder(slot(partition)), clock=self._clock
+        )
 
     def _wake(self) -> None:
         for store in self._stores.values():

@@ -14,10 +14,10 @@ from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import SettingsError
-from cache_sidecar.inventory.admission import Gate
-from cache_sidecar.inventory.granted_requests import Grants
+from cache_sidecar.inventory.admission import ReservationAdmission
+from cache_sidecar.inventory.granted_requests import GrantedRequests
 from cache_sidecar.inventory.sold_out import SoldOut
-from cache_sidecar.inventory.stock import Stocks
+from cache_sidecar.inventory.stock import StockReader
 from cache_sidecar.inventory.watch import Watches
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.middleware import Hit, Register
@@ -42,7 +42,7 @@ from cache_sidecar.store.versions import Table
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.path.shadow import Same
 from cache_sidecar.tiers.path.sliding import SlidingDataset
-from cache_sidecar.tiers.ports import L1, Follower, Load
+from cache_sidecar.tiers.ports import L1, InvalidationListener, Load
 from cache_sidecar.v1 import (
     cart_service_pb2_grpc,
     inventory_service_pb2_grpc,
@@ -71,7 +71,7 @@ class Service(NamedTuple):
     """A service, and what has to be done for it."""
 
     servicer: object
-    listeners: Sequence[Follower] = ()
+    listeners: Sequence[InvalidationListener] = ()
     "They hear of the changes that its dataset hears of, after it."
     start: Callable[[], None] | None = None
     "Called before the first call comes in."
@@ -144,8 +144,8 @@ def _stock_memory(parts: Parts) -> SoldOut:
 def _inventory(parts: Parts, dataset: Dataset, memory: L1) -> Service:
     assert isinstance(memory, SoldOut)
     store, reservations = InventoryStore(parts.database), ReservationStore(parts.database)
-    stocks = Stocks(dataset, row_ids=row_ids, load_whole=stock.whole_loader(store))
-    grants = Grants(reservations.grants, max_grants=MAX_GRANTS, clock=parts.clock)
+    stocks = StockReader(dataset, row_ids=row_ids, load_whole=stock.whole_loader(store))
+    grants = GrantedRequests(reservations.grants, max_grants=MAX_GRANTS, clock=parts.clock)
     watches = Watches(stocks, store)
     service = InventoryService(
         dataset,
@@ -153,7 +153,7 @@ def _inventory(parts: Parts, dataset: Dataset, memory: L1) -> Service:
         store=store,
         reservations=reservations,
         writer=parts.writer,
-        gate=Gate(stocks, memory, grants, every_row=every_row),
+        gate=ReservationAdmission(stocks, memory, grants, every_row=every_row),
         watches=watches,
         clock=parts.clock,
         bound=parts.bound,

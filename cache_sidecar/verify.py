@@ -17,9 +17,9 @@ from cache_sidecar.core.errors import ServerUnreachable, SettingsError, Tier, Ti
 from cache_sidecar.datasets import ALL, DatasetSpec
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.versions import versions
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
-from cache_sidecar.tiers.redis.scan import PAGE, Held, Kind, Sweep
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
+from cache_sidecar.tiers.redis.scan import PAGE, KeyScan, Kind, StoredKey
 from cache_sidecar.tiers.resilience.guard import Guard
 
 # Differences that wait for their second look; with more of them it comes at once, so that memory stays constant.
@@ -82,8 +82,8 @@ async def verify(
     if unknown := next((name for name in datasets if name not in known), None):
         raise SettingsError(f"there is no dataset {unknown!r}; there are: {', '.join(known)}")
     bounds = policy.load(settings.policy_file, default_policy)
-    connection = Connection(settings)
-    sweep = Sweep(connection, Names(settings.namespace))
+    connection = RedisClient(settings)
+    sweep = KeyScan(connection, KeyNames(settings.namespace))
     databases = {dsn: _database(settings, dsn) for dsn in settings.databases()}
     try:
         for database in databases.values():
@@ -113,14 +113,14 @@ class _Comparison:
     """Of one dataset."""
 
     def __init__(
-        self, sweep: Sweep, database: Database, spec: DatasetSpec, report: Report, wait: Callable[[float], Awaitable[None]]
+        self, sweep: KeyScan, database: Database, spec: DatasetSpec, report: Report, wait: Callable[[float], Awaitable[None]]
     ) -> None:
         self._sweep = sweep
         self._database = database
         self._spec = spec
         self._report = report
         self._wait = wait
-        self._doubts: list[Held] = []
+        self._doubts: list[StoredKey] = []
 
     async def run(self, progress: Progress) -> None:
         async for page in self._sweep.pages(self._report.dataset):
@@ -133,7 +133,7 @@ class _Comparison:
                 await self._look_again()
         await self._look_again()
 
-    async def _compared(self, page: Sequence[Held]) -> list[tuple[Held, Verdict, int | None]]:
+    async def _compared(self, page: Sequence[StoredKey]) -> list[tuple[StoredKey, Verdict, int | None]]:
         """Compares with PostgreSQL as it is now, which is after Redis was read: so nothing in Redis can be newer."""
         stored = await versions(self._database, self._spec.table, [held.id for held in page])
         return [(held, _verdict(held, stored.get(held.id)), stored.get(held.id)) for held in page]
@@ -151,7 +151,7 @@ class _Comparison:
                     self._report.overdue[verdict] += 1
                     self._show(held, version)
 
-    def _show(self, held: Held, version: int | None) -> None:
+    def _show(self, held: StoredKey, version: int | None) -> None:
         if self._spec.is_private or len(self._report.shown) >= SHOWN:
             return
         redis = "none" if held.kind is Kind.NONE else f"version {held.version}"
@@ -159,7 +159,7 @@ class _Comparison:
         self._report.shown.append(f"{held.id!r}: {redis} in Redis, {postgres} in PostgreSQL")
 
 
-def _verdict(held: Held, version: int | None) -> Verdict:
+def _verdict(held: StoredKey, version: int | None) -> Verdict:
     if held.kind is Kind.MARK:
         return Verdict.MARK
     if held.kind is Kind.UNREADABLE:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from google.type.money_pb2 import Money
 
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import admin_service_pb2, admin_service_pb2_grpc, cache_pb2
 from cache_sidecar.v1 import cart_service_pb2 as carts
 from cache_sidecar.v1 import session_service_pb2 as sessions
@@ -52,7 +52,7 @@ def lines(cart: Cart) -> dict[str, int]:
 
 def cart_key(namespace: str, user_id: str) -> str:
     """Returns the key of a cart in Redis."""
-    return Names(namespace).key("cart", user_id)
+    return KeyNames(namespace).key("cart", user_id)
 
 
 class Customer:

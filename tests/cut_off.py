@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from cache_sidecar.tiers.redis.cluster import Shards
+from cache_sidecar.tiers.redis.cluster import RedisNodes
 from cache_sidecar.tiers.redis.node import Address
 from tests.proxy import Proxy
 
 
-def away(shards: Shards) -> set[Address]:
+def away(shards: RedisNodes) -> set[Address]:
     """Returns the primaries that are being left alone."""
     return {shard.address for shard in shards._owners.values() or shards._seeds if shard.is_away}
 

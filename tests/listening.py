@@ -7,11 +7,11 @@ from typing import Any
 from redis.crc import key_slot
 
 from cache_sidecar.config.settings import Settings
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
-from cache_sidecar.tiers.coherence.subscriber import Coherence
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
+from cache_sidecar.tiers.coherence.subscriber import InvalidationSubscriber
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests.sidecars import until
 from tests.tiers import redis_settings
@@ -31,7 +31,7 @@ class Ear:
     def changed(self, id: str, version: int) -> None:
         self.changes.append((id, version))
 
-    def partition_changed(self, partition: int) -> None:
+    def on_partition_reset(self, partition: int) -> None:
         self.partitions.append(partition)
         if partition == HERE:
             self.order.append("drop")
@@ -49,18 +49,18 @@ class Line:
     """A sidecar's connection to what others change."""
 
     def __init__(self, settings: Settings, namespace: str) -> None:
-        self.connection = Connection(settings)
-        self.names = Names(namespace)
+        self.connection = RedisClient(settings)
+        self.names = KeyNames(namespace)
         self.l2 = RedisL2(self.connection, self.names)
         self.ear = Ear()
         self.woken = 0
-        self.trust = Trust()
-        self.coherence = Coherence(
+        self.freshness_lease = FreshnessLease()
+        self.coherence = InvalidationSubscriber(
             self.l2,
             self.connection,
             self.names,
             timeout=settings.redis_timeout,
-            trust=self.trust,
+            freshness_lease=self.freshness_lease,
             followers={"product": self.ear},
             on_message=self._wake,
         )

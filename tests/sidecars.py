@@ -16,11 +16,11 @@ from cache_sidecar.app import App
 from cache_sidecar.config.settings import ROLES, Settings
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import TierFailed
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.relay.outbox import LOOK_EVERY
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 
 # Seconds after which something hangs: several sidecars that start at once on a busy machine take half of it.
 DEADLINE = 60.0
@@ -83,11 +83,11 @@ async def in_process(
 
 async def _relayed(settings: Settings, app: App | None) -> None:
     """Writes the sign of a relay that has told everything, for ever, until an app has no doubt; where there is no Redis, nothing."""
-    connection = Connection(settings)
-    signs = RedisSigns(connection, Names(settings.namespace))
+    connection = RedisClient(settings)
+    watermarks = RedisWatermarks(connection, KeyNames(settings.namespace))
 
     async def is_known() -> bool:
-        await _mark(signs)
+        await _mark(watermarks)
         if app is None:
             return True
         await app._region.step()  # at once, not when it is due
@@ -99,7 +99,7 @@ async def _relayed(settings: Settings, app: App | None) -> None:
 
 def rests_on_redis(app: App) -> bool:
     """Whether an app, of what it hears, doubts nothing that Redis says."""
-    return not any(fence.is_ending for fence in app._fences.values())
+    return not any(quarantine.is_ending for quarantine in app._quarantines.values())
 
 
 @contextlib.asynccontextmanager
@@ -108,26 +108,26 @@ async def relaying(settings: Settings) -> AsyncIterator[None]:
 
     When no heartbeat of theirs was good in time, be it that the machine is busy, they wait for marks that move on.
     """
-    connection = Connection(settings)
-    signs = RedisSigns(connection, Names(settings.namespace))
-    await _mark(signs)
-    task = asyncio.create_task(_mark_on(signs))
+    connection = RedisClient(settings)
+    watermarks = RedisWatermarks(connection, KeyNames(settings.namespace))
+    await _mark(watermarks)
+    task = asyncio.create_task(_mark_on(watermarks))
     try:
         yield
     finally:
-        await ended(task)
+        await cancel_and_wait(task)
         await connection.close()
 
 
-async def _mark_on(signs: RedisSigns) -> None:
+async def _mark_on(watermarks: RedisWatermarks) -> None:
     while True:
         await asyncio.sleep(LOOK_EVERY)
-        await _mark(signs)
+        await _mark(watermarks)
 
 
-async def _mark(signs: RedisSigns) -> None:
+async def _mark(watermarks: RedisWatermarks) -> None:
     with contextlib.suppress(TierFailed):
-        await signs.caught_up(ROLES, NEVER_BEHIND, await signs.primaries())
+        await watermarks.caught_up(ROLES, NEVER_BEHIND, await watermarks.primaries())
 
 
 def channel_to(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:

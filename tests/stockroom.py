@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from cache_sidecar.core.clock import SystemClock
 from cache_sidecar.core.errors import Tier
-from cache_sidecar.relay.holds import Holds
+from cache_sidecar.relay.holds import ExpiredHolds
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.tiers.resilience.breaker import Breaker
@@ -142,7 +142,7 @@ async def database_of(dsn: str) -> AsyncIterator[Database]:
 async def expire(dsn: str, *, at: datetime) -> int:
     """Does what the relay does every second, at a moment; returns how many reservations expired."""
     async with database_of(dsn) as database:
-        return await Holds(HoldStore(database), clock=FixedClock(at)).step()
+        return await ExpiredHolds(HoldStore(database), clock=FixedClock(at)).step()
 
 
 def moment(timestamp: Any, *, after: float = 0.0) -> datetime:

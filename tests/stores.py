@@ -11,7 +11,7 @@ from cache_sidecar.core.dependencies import Dependency
 from cache_sidecar.core.errors import Tier
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import Progress, RelayStore
-from cache_sidecar.store.pool import Connection, Database, Written
+from cache_sidecar.store.pool import Connection, Database, WriteResult
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.resilience.breaker import Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
@@ -61,9 +61,9 @@ class Creation:
     def __init__(self, id: str, reply: bytes = b"reply") -> None:
         self.id, self.reply, self.runs = id, reply, 0
 
-    async def __call__(self, connection: Connection) -> Written:
+    async def __call__(self, connection: Connection) -> WriteResult:
         self.runs += 1
-        return Written(self.reply, self.id, await insert(connection, self.id), b"entry")
+        return WriteResult(self.reply, self.id, await insert(connection, self.id), b"entry")
 
 
 def key(number: int = 1, *, scope: str = "", method: str = "Create", fingerprint: bytes = b"same") -> RequestKey:

@@ -12,15 +12,15 @@ from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.memory.clock import ClockL1
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Freshness, Leased, Record, Row, Source, partition_of
 from cache_sidecar.tiers.redis import codec
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.tiers.resilience.breaker import Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
 from tests.engines import MakeL1
@@ -41,9 +41,9 @@ def redis_settings(nodes: str, **more: Any) -> Settings:
 @contextlib.asynccontextmanager
 async def open_l2(nodes: str, namespace: str, **more: Any) -> AsyncIterator[RedisL2]:
     """Opens an L2 on the Redis node(s) `host:port,...`."""
-    connection = Connection(redis_settings(nodes, **more))
+    connection = RedisClient(redis_settings(nodes, **more))
     try:
-        yield RedisL2(connection, Names(namespace))
+        yield RedisL2(connection, KeyNames(namespace))
     finally:
         await connection.close()
 
@@ -54,15 +54,15 @@ async def fill(l2: RedisL2, dataset: str, records: Mapping[str, Record], *, ttl:
     await RedisL2.fill(l2, dataset, records, found.leases, ttl=ttl)
 
 
-async def say(signs: RedisSigns, roles: Sequence[str], moment: float, *, times: int = 1) -> None:
+async def say(watermarks: RedisWatermarks, roles: Sequence[str], moment: float, *, times: int = 1) -> None:
     """Says in every partition, as a relay does after its look, that all was told up to a moment; and again."""
     for _ in range(times):
-        await signs.caught_up(roles, moment, await signs.primaries())
+        await watermarks.caught_up(roles, moment, await watermarks.primaries())
 
 
-async def told_until(signs: RedisSigns, *roles: str) -> dict[str, float]:
+async def told_until(watermarks: RedisWatermarks, *roles: str) -> dict[str, float]:
     """Returns up to when all partitions say that they were told; without the roles of which none says anything."""
-    found = await signs.marks(roles or ("catalog",))
+    found = await watermarks.marks(roles or ("catalog",))
     assert all(len(marks) in (0, PARTITIONS) for marks in found.values())
     return {role: min(mark.moment for mark in marks.values()) for role, marks in found.items() if marks}
 
@@ -133,7 +133,7 @@ class Rows:
 class HeldL2(RedisL2):
     """An L2 that can be held before it asks Redis, and with the reply in its hands."""
 
-    def __init__(self, connection: Connection, names: Names) -> None:
+    def __init__(self, connection: RedisClient, names: KeyNames) -> None:
         super().__init__(connection, names)
         self.before_read, self.after_read = Gate(), Gate()
         self.before_fill, self.before_change, self.after_change = Gate(), Gate(), Gate()
@@ -183,7 +183,7 @@ class Case:
     ) -> None:
         self.l1 = make_l1(max_bytes=1 << 20, max_entries=100)
         self.l2, self.rows, self.clock, self.policy = l2, rows, clock, policy
-        self.trusts = Trust()
+        self.trusts = FreshnessLease()
         self.guard = Guard(Tier.L2, timeout=10.0, max_running=64, max_waiting=1000, breaker=Breaker(Tier.L2, clock=clock))
         self.dataset = Dataset(
             "product",
@@ -195,7 +195,7 @@ class Case:
             clock=clock,
             unit=lambda: unit,
             rollout_key=rollout_key,
-            trust=self.trusts,
+            freshness_lease=self.trusts,
         )
 
     def change_policy(self, **values: Any) -> None:
@@ -203,7 +203,7 @@ class Case:
         old, self.policy = self.policy, self.policy.model_copy(update=values)
         self.dataset.policy_changed(old)
 
-    def trust(self, *, trusted: bool = True) -> None:
+    def freshness_lease(self, *, trusted: bool = True) -> None:
         """Says that every invalidation is heard, or that it is not known."""
         for partition in range(PARTITIONS):
             self.dataset.set_trusted(partition, trusted)
@@ -251,11 +251,11 @@ async def open_case(
     **more: Any,
 ) -> AsyncIterator[Case]:
     """Opens a case; two of one namespace, with the same rows and clock, are two sidecars of a shop."""
-    connection = Connection(redis_settings(nodes, **more))
-    l2 = HeldL2(connection, Names(namespace))
+    connection = RedisClient(redis_settings(nodes, **more))
+    l2 = HeldL2(connection, KeyNames(namespace))
     chosen = random.random() if unit is None else unit
     case = Case(l2, rows or Rows(), clock or ManualClock(), policy=policy, unit=chosen, rollout_key=rollout_key)
-    case.trust()
+    case.freshness_lease()
     try:
         yield case
         # A test that failed has left its gates closed.

@@ -16,8 +16,8 @@ from cache_sidecar.config.policy import DatasetPolicy, Policy
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import SettingsError
-from cache_sidecar.core.tasks import heard
-from cache_sidecar.core.watched_files import WatchedFiles, look_again
+from cache_sidecar.core.tasks import log_failure
+from cache_sidecar.core.watched_files import WatchedFiles, poll
 
 Follow = Callable[[str, DatasetPolicy], None]
 """Hears that the policy of a dataset is another one, and which one it was."""
@@ -81,8 +81,8 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
     def start(self) -> None:
         """Starts looking at the file in the background."""
         if self.file:
-            self._task = asyncio.get_running_loop().create_task(look_again(self.look))
-            self._task.add_done_callback(heard)
+            self._task = asyncio.get_running_loop().create_task(poll(self.look))
+            self._task.add_done_callback(log_failure)
 
     async def stop(self) -> None:
         """Stops looking."""

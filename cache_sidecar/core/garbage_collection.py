@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from cache_sidecar.core.tasks import Background
+from cache_sidecar.core.tasks import BackgroundTasks
 
 # New objects that make a collection of the youngest due, and how often each generation waits for the one before it. Python's
 # own 700, 10, 10 is for programs that hold less than a thousand calls do.
@@ -60,7 +60,7 @@ async def short_pauses() -> AsyncIterator[None]:
     """Keeps collections short in a process that has started and now serves, until it ends."""
     gc.set_threshold(*THRESHOLDS)
     freeze()
-    background = Background()
+    background = BackgroundTasks()
     background.start(_collect())
     try:
         yield

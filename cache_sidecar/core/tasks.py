@@ -8,7 +8,7 @@ from cache_sidecar.core import telemetry
 from cache_sidecar.core.errors import SidecarError
 
 
-class Background:
+class BackgroundTasks:
     """Work that goes on until it is stopped."""
 
     def __init__(self) -> None:
@@ -17,16 +17,16 @@ class Background:
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Starts work that never ends by itself; if it does, that is a defect, and said."""
         task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(heard)
+        task.add_done_callback(log_failure)
         self._tasks.append(task)
 
     async def stop(self) -> None:
         """Ends all of it, and returns when it has ended."""
         for task in self._tasks:
-            await ended(task)
+            await cancel_and_wait(task)
 
 
-def heard(task: asyncio.Task[Any]) -> None:
+def log_failure(task: asyncio.Task[Any]) -> None:
     """Hears what ended a task that nobody waits for, or waits for any more; to be added as its done callback.
 
     What is raised on purpose was for a caller who left, and whatever failed has said so where it failed. Anything else is a
@@ -36,7 +36,7 @@ def heard(task: asyncio.Task[Any]) -> None:
         telemetry.log.error("background work failed", task=task.get_coro().__qualname__, exc_info=error)  # type: ignore[union-attr]
 
 
-async def ended(task: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancels a task and waits for its end. Again and again: redis-py swallows a cancellation that meets it connecting."""
     while not task.done():
         task.cancel()

@@ -30,7 +30,7 @@ class WatchedFiles:
         return [_signature(file) for file in self._files]
 
 
-async def look_again(look: Callable[[], None]) -> None:
+async def poll(look: Callable[[], None]) -> None:
     """Looks for ever."""
     while True:
         await asyncio.sleep(LOOK_EVERY)

@@ -10,12 +10,12 @@ from typing import Any
 from cache_sidecar.core.clock import Clock, SystemClock
 from cache_sidecar.core.errors import InvalidRequest, LimitReached
 from cache_sidecar.importer.fields import check_id, check_text, named
-from cache_sidecar.importer.parsers import Refused, short
+from cache_sidecar.importer.parsers import RowRejected, short
 from cache_sidecar.importer.prices import price_columns
 from cache_sidecar.importer.progress import Progress
 from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Columns
 from cache_sidecar.importer.report import ImportReport
-from cache_sidecar.importer.run import Noun, import_rows
+from cache_sidecar.importer.run import ImportSpec, import_rows
 from cache_sidecar.importer.timestamps import past_moment
 from cache_sidecar.services import cart_items
 from cache_sidecar.services.cart_items import Items, Limits
@@ -50,7 +50,7 @@ async def import_carts(
     """Imports carts; see `importer.run.import_rows`. A cart that was changed since its update_time stays as it is."""
     now = (clock or SystemClock()).now
     lines = CartLines(limits, now)
-    carts = Noun(
+    carts = ImportSpec(
         name="carts",
         bulk=BulkCarts,
         dialects={CSV: CSV_COLUMNS},
@@ -77,7 +77,9 @@ class CartLines:
         values = {name: cell.strip() for name, cell in cells.items()}
         user_id = check_id("user_id", values["user_id"])
         if user_id != self._user_id and hash(user_id) in self._seen:
-            raise Refused("not_adjacent", "is of a cart whose other lines came before those of another: order them by user_id")
+            raise RowRejected(
+                "not_adjacent", "is of a cart whose other lines came before those of another: order them by user_id"
+            )
         quantity, price = values["quantity"], price_columns(values["unit_price"], values["currency_code"])
         item = _item(values["product_id"], int(quantity) if _WHOLE.fullmatch(quantity) else quantity, price, _options(values))
         times = _times(values, self._now)
@@ -92,14 +94,14 @@ def from_json(value: Mapping[str, Any], limits: Limits, now: Now = SystemClock.n
     value = named(value, known=_CART_FIELDS, ignored=_IGNORED)
     lines = value.get("items")
     if not isinstance(lines, list):
-        raise Refused("wrong_type", "needs a list as items")
+        raise RowRejected("wrong_type", "needs a list as items")
     items = _added((), [_json_item(line) for line in lines], limits)
     return {"user_id": check_id("user_id", value.get("user_id")), "items": _column(items)} | _times(value, now)
 
 
 def _json_item(line: Any) -> Item:
     if not isinstance(line, dict):
-        raise Refused("wrong_type", "needs objects as items")
+        raise RowRejected("wrong_type", "needs objects as items")
     line = named(line, known=_ITEM_FIELDS)
     price = price_columns(line.get("unit_price"), line.get("currency_code"))
     return _item(line.get("product_id"), line.get("quantity"), price, line.get("options", {}))
@@ -107,9 +109,9 @@ def _json_item(line: Any) -> Item:
 
 def _item(product_id: Any, quantity: Any, price: Mapping[str, Any], options: Any) -> Item:
     if isinstance(quantity, bool) or not isinstance(quantity, int) or not 0 < quantity <= MAX_QUANTITY:
-        raise Refused("quantity", f"has a quantity that is no whole number from 1: {short(quantity)}")
+        raise RowRejected("quantity", f"has a quantity that is no whole number from 1: {short(quantity)}")
     if not isinstance(options, dict) or len(options) > MAX_OPTIONS:
-        raise Refused("options", f"needs an object of at most {MAX_OPTIONS} texts as options")
+        raise RowRejected("options", f"needs an object of at most {MAX_OPTIONS} texts as options")
     for name, option in options.items():
         check_text("option name", name, MAX_OPTION_NAME, required=True)
         check_text("option", option, MAX_OPTION)
@@ -122,9 +124,9 @@ def _added(items: Items, more: Sequence[Item], limits: Limits) -> Items:
             items = cart_items.add(items, item, limits)
         cart_items.totals(items)
     except LimitReached as error:
-        raise Refused("too_many", f"makes the cart too large: {error}") from None
+        raise RowRejected("too_many", f"makes the cart too large: {error}") from None
     except InvalidRequest:
-        raise Refused("price", "makes a total larger than can be held") from None
+        raise RowRejected("price", "makes a total larger than can be held") from None
     return items
 
 
@@ -137,7 +139,7 @@ def _options(values: Mapping[str, str]) -> Any:
     try:
         return json.loads(cell) if cell else {}
     except (ValueError, RecursionError):
-        raise Refused("options", f'has options that are no JSON object such as {{"size": "M"}}: {short(cell)}') from None
+        raise RowRejected("options", f'has options that are no JSON object such as {{"size": "M"}}: {short(cell)}') from None
 
 
 def _times(value: Mapping[str, Any], now: Now) -> dict[str, datetime]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from cache_sidecar.importer.parsers import Refused, short
+from cache_sidecar.importer.parsers import RowRejected, short
 
 # Of every id, as the protos say.
 MAX_ID_CHARACTERS = 128
@@ -27,9 +27,9 @@ def named(value: Mapping[str, Any], *, known: Collection[str], ignored: Collecti
         if name in ignored or item is None:
             continue
         if name not in known:
-            raise Refused("unknown_field", f"has a field {short(key)}; there are {', '.join(known)}")
+            raise RowRejected("unknown_field", f"has a field {short(key)}; there are {', '.join(known)}")
         if name in values:
-            raise Refused("unknown_field", f"has {name} twice, in two spellings")
+            raise RowRejected("unknown_field", f"has {name} twice, in two spellings")
         values[name] = item
     return values
 
@@ -42,20 +42,20 @@ def check_id(name: str, value: object) -> str:
 def check_printable(name: str, text: str) -> str:
     """Returns a text without control characters. Raises Refused for one with some."""
     if _CONTROL.search(text):
-        raise Refused("control_character", f"has a control character in its {name}")
+        raise RowRejected("control_character", f"has a control character in its {name}")
     return text
 
 
 def check_text(name: str, value: object, limit: int, *, required: bool = False) -> str:
     """Returns the value if it is text that PostgreSQL can hold, of at most `limit` characters. Raises Refused."""
     if required and (value is None or value == ""):
-        raise Refused("missing_field", f"has no {name}")
+        raise RowRejected("missing_field", f"has no {name}")
     if not isinstance(value, str):
-        raise Refused("wrong_type", f"has a {name} that is no text: {short(value)}")
+        raise RowRejected("wrong_type", f"has a {name} that is no text: {short(value)}")
     if len(value) > limit:
-        raise Refused("too_long", f"has a {name} of {len(value):,} characters; at most {limit:,} are allowed")
+        raise RowRejected("too_long", f"has a {name} of {len(value):,} characters; at most {limit:,} are allowed")
     if not value.isascii() and _SURROGATE.search(value):
-        raise Refused("not_unicode", f"has half a character in its {name}")
+        raise RowRejected("not_unicode", f"has half a character in its {name}")
     if "\0" in value:
-        raise Refused("control_character", f"has a NUL character in its {name}")
+        raise RowRejected("control_character", f"has a NUL character in its {name}")
     return value

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cache_sidecar.importer.fields import check_id, named
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.progress import Progress
 from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Columns
 from cache_sidecar.importer.report import ImportReport
-from cache_sidecar.importer.run import Noun, import_rows
+from cache_sidecar.importer.run import ImportSpec, import_rows
 from cache_sidecar.store.bulk import BulkInventory
 from cache_sidecar.store.inventory import MAX_AVAILABLE
 
@@ -36,11 +36,11 @@ def from_csv(cells: Mapping[str, str]) -> Stock:
     """Returns the columns that a CSV row gives; blanks around a value are not part of it. Raises Refused."""
     product_id, available = cells["product_id"].strip(), cells["available"].strip()
     if available == "":
-        raise Refused("missing_field", "has no available")
+        raise RowRejected("missing_field", "has no available")
     # A spreadsheet may write 12 as 12.0.
     whole = available.removesuffix(".0")
     if not _WHOLE.fullmatch(whole):
-        raise Refused("available", f"has an available that is no whole number from 0: {available[:60]!r}")
+        raise RowRejected("available", f"has an available that is no whole number from 0: {available[:60]!r}")
     return _stock(product_id, int(whole))
 
 
@@ -49,23 +49,23 @@ def from_json(value: Mapping[str, Any]) -> Stock:
     values = named(value, known=REQUIRED, ignored=_IGNORED)
     available = values.get("available")
     if available is None:
-        raise Refused("missing_field", "has no available")
+        raise RowRejected("missing_field", "has no available")
     # The JSON mapping of protos writes 64-bit numbers as strings.
     if isinstance(available, str) and _WHOLE.fullmatch(available):
         available = int(available)
     if isinstance(available, bool) or not isinstance(available, int) or available < 0:
-        raise Refused("available", f"has an available that is no whole number from 0: {str(available)[:60]!r}")
+        raise RowRejected("available", f"has an available that is no whole number from 0: {str(available)[:60]!r}")
     return _stock(values.get("product_id"), available)
 
 
 def _stock(product_id: Any, available: int) -> Stock:
     check_id("product_id", product_id)
     if available > MAX_AVAILABLE:
-        raise Refused("available", f"has an available above {MAX_AVAILABLE:,}: {available}")
+        raise RowRejected("available", f"has an available above {MAX_AVAILABLE:,}: {available}")
     return {"product_id": product_id, "available": available}
 
 
-INVENTORY = Noun(
+INVENTORY = ImportSpec(
     name="inventory",
     bulk=BulkInventory,
     dialects={CSV: CSV_COLUMNS},

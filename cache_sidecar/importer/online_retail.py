@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from cache_sidecar.importer.fields import check_id, check_text
-from cache_sidecar.importer.parsers import Refused, Rejection, Row
+from cache_sidecar.importer.parsers import Rejection, Row, RowRejected
 from cache_sidecar.importer.prices import FRACTION_DIGITS, amount_columns, nano_units
 from cache_sidecar.importer.products import MAX_CHARACTERS, Product
 from cache_sidecar.importer.record_reader import Columns
@@ -128,7 +128,7 @@ def stock_code(cell: str) -> str:
     if code and not what and not any(map(str.isdigit, code)) and not code.startswith(_STOCK_WITHOUT_DIGITS):
         what = "a booking: stock codes have digits"
     if what:
-        raise Refused("pseudo_code", f"is no product: {code} is {what}", left_out=True)
+        raise RowRejected("pseudo_code", f"is no product: {code} is {what}", left_out=True)
     check_id("product_id", code)
     return code
 
@@ -150,7 +150,7 @@ def median(prices: Counter[int]) -> int:
 @lru_cache(maxsize=4096)
 def _nanos(cell: str) -> int:
     if cell == "":
-        raise Refused("missing_field", "has no price")
+        raise RowRejected("missing_field", "has no price")
     number = cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
     # A spreadsheet's 2.55 may come as 2.5499999999999998.
     if _BINARY_FRACTION.fullmatch(number):
@@ -166,7 +166,7 @@ def _time(cell: str) -> datetime:
     """
     parts = _DATE.fullmatch(cell)
     if parts is None:
-        raise Refused("invoice_date", f"has an invoice date that is none: {cell[:60]!r}")
+        raise RowRejected("invoice_date", f"has an invoice date that is none: {cell[:60]!r}")
     first, last = int(parts[1]), int(parts[4])
     if len(parts[1]) == 4:
         year, month, day = first, int(parts[3]), last
@@ -180,4 +180,4 @@ def _time(cell: str) -> datetime:
     try:
         return datetime(year + 2000 if year < 100 else year, month, day, hour, int(parts[6] or 0), int(parts[7] or 0))  # noqa: DTZ001
     except ValueError:
-        raise Refused("invoice_date", f"has an invoice date that is none: {cell[:60]!r}") from None
+        raise RowRejected("invoice_date", f"has an invoice date that is none: {cell[:60]!r}") from None

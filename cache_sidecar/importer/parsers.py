@@ -29,7 +29,7 @@ class Rejection(NamedTuple):
     "Whether it was left out on purpose, rather than being wrong."
 
 
-class Refused(Exception):
+class RowRejected(Exception):
     """What the rules of a noun raise for a row."""
 
     def __init__(self, reason: str, message: str, *, left_out: bool = False) -> None:
@@ -63,13 +63,13 @@ class Format(Protocol):
 def text(raw: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
     """Returns decoded text. Raises Refused for what is not in any of the encodings, and for NUL bytes."""
     if b"\0" in raw:
-        raise Refused("nul_byte", "has a NUL byte in it")
+        raise RowRejected("nul_byte", "has a NUL byte in it")
     for encoding in encodings:
         try:
             return raw.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise Refused("not_utf8", f"is not {' or '.join(encodings)} text")
+    raise RowRejected("not_utf8", f"is not {' or '.join(encodings)} text")
 
 
 class JsonLines:
@@ -80,7 +80,7 @@ class JsonLines:
         if raw.strip():
             try:
                 yield Row(number, _json_object(raw), raw)
-            except Refused as refused:
+            except RowRejected as refused:
                 yield refused.rejection(number, raw)
 
     def finish(self) -> Iterator[Row | Rejection]:
@@ -93,11 +93,11 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line, parse_float=Decimal, parse_constant=_no_constant)
     except RecursionError:
-        raise Refused("not_json", "is nested too deeply") from None
+        raise RowRejected("not_json", "is nested too deeply") from None
     except ValueError as error:
-        raise Refused("not_json", f"is not JSON: {error}") from None
+        raise RowRejected("not_json", f"is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise Refused("not_object", "is JSON, but not an object in braces")
+        raise RowRejected("not_object", "is JSON, but not an object in braces")
     return value
 
 
@@ -144,7 +144,7 @@ class Csv:
                 continue
             try:
                 fields, lines = self._first_record(ended=ended)
-            except Refused as refused:
+            except RowRejected as refused:
                 self._drop(1)
                 yield refused.rejection(number, raw)
                 continue
@@ -173,14 +173,14 @@ class Csv:
             if fields is not None:
                 return fields, self._tried
         if ended or self._tried >= MAX_RECORD_LINES or self._waiting_bytes > MAX_RECORD_BYTES:
-            raise Refused("not_csv", "opens a quoted field that is not closed")
+            raise RowRejected("not_csv", "opens a quoted field that is not closed")
         return [], 0
 
     def _parse(self, raw: bytes) -> list[str] | None:
         """Returns the fields, or None while a quote is open."""
         fields = split(text(raw, self._encodings), self._delimiter)
         if fields is not None and len(fields) != len(self._columns):
-            raise Refused("column_count", f"has {len(fields)} columns, the header has {len(self._columns)}")
+            raise RowRejected("column_count", f"has {len(fields)} columns, the header has {len(self._columns)}")
         return fields
 
 
@@ -196,4 +196,4 @@ def split(line: str, delimiter: str) -> list[str] | None:
     except csv.Error as error:
         if reader.line_num > 1:
             return None
-        raise Refused("not_csv", f"is not CSV: {error}") from None
+        raise RowRejected("not_csv", f"is not CSV: {error}") from None

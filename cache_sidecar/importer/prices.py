@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from cache_sidecar.importer.fields import snake_case
-from cache_sidecar.importer.parsers import Refused, short
+from cache_sidecar.importer.parsers import RowRejected, short
 
 MAX_UNITS = 2**63 - 1
 FRACTION_DIGITS = 9
@@ -29,12 +29,12 @@ def price_columns(value: object, currency: object) -> Price:
 def _decimal(value: object, currency: object) -> Price:
     """Returns the columns of a decimal price, exact."""
     if value is None or value == "":
-        raise Refused("missing_field", "has no price")
+        raise RowRejected("missing_field", "has no price")
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise Refused("wrong_type", f"has a price that is no decimal number: {short(value)}")
+        raise RowRejected("wrong_type", f"has a price that is no decimal number: {short(value)}")
     nanos = nano_units(_plain(value) if isinstance(value, Decimal) else value if isinstance(value, str) else str(value))
     if nanos < 0:
-        raise Refused("price", f"has a negative price: {short(value)}")
+        raise RowRejected("price", f"has a negative price: {short(value)}")
     return amount_columns(nanos) | {"currency_code": _currency(currency)}
 
 
@@ -42,10 +42,10 @@ def _money(price: Mapping[str, Any], currency: object) -> Price:
     """Returns the columns of a google.type.Money in its JSON form, where units may be a string."""
     money = {snake_case(key): value for key, value in price.items()}
     if money.keys() - {"currency_code", "units", "nanos"}:
-        raise Refused("unknown_field", "has a price with other fields than currency_code, units and nanos")
+        raise RowRejected("unknown_field", "has a price with other fields than currency_code, units and nanos")
     own = money.get("currency_code")
     if own and currency and own != currency:
-        raise Refused("currency_code", "has one currency_code in its price and another beside it")
+        raise RowRejected("currency_code", "has one currency_code in its price and another beside it")
     units = _whole("units", money.get("units"), MAX_UNITS)
     nanos = _whole("nanos", money.get("nanos"), 10**FRACTION_DIGITS - 1)
     return {"price_units": units, "price_nanos": nanos, "currency_code": _currency(own or currency)}
@@ -55,12 +55,12 @@ def nano_units(number: str) -> int:
     """Returns a decimal number in billionths, exact. Raises Refused for what is none, and for more than Money can hold."""
     parts = _DECIMAL.fullmatch(number) if len(number) <= _MAX_NUMBER else None
     if parts is None or not (parts[2] or parts[3]):
-        raise Refused("price", f"has a price that is no decimal number: {short(number)}")
+        raise RowRejected("price", f"has a price that is no decimal number: {short(number)}")
     whole, fraction = parts[2].lstrip("0"), (parts[3] or "").rstrip("0")
     if len(fraction) > FRACTION_DIGITS:
-        raise Refused("price", f"has a price with more than {FRACTION_DIGITS} fraction digits: {short(number)}")
+        raise RowRejected("price", f"has a price with more than {FRACTION_DIGITS} fraction digits: {short(number)}")
     if len(whole) > len(str(MAX_UNITS)) or int(whole or "0") > MAX_UNITS:
-        raise Refused("price", f"has a price above {MAX_UNITS:,}: {short(number)}")
+        raise RowRejected("price", f"has a price above {MAX_UNITS:,}: {short(number)}")
     nanos = int(whole + fraction.ljust(FRACTION_DIGITS, "0"))
     return -nanos if parts[1] else nanos
 
@@ -74,7 +74,7 @@ def amount_columns(nanos: int) -> Price:
 def _plain(number: Decimal) -> str:
     # JSON may write 1e999999999, whose digits would fill the memory.
     if not -50 < number.adjusted() < 50:
-        raise Refused("price", f"has a price that no shop asks: {short(number)}")
+        raise RowRejected("price", f"has a price that no shop asks: {short(number)}")
     return format(number, "f")
 
 
@@ -84,13 +84,13 @@ def _whole(name: str, value: object, most: int) -> int:
     if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise Refused("price", f"has a price whose {name} are no whole number from 0 to {most:,}: {short(value)}")
+        raise RowRejected("price", f"has a price whose {name} are no whole number from 0 to {most:,}: {short(value)}")
     return value
 
 
 def _currency(value: object) -> str:
     if value is None or value == "":
-        raise Refused("missing_field", "has no currency_code")
+        raise RowRejected("missing_field", "has no currency_code")
     if not isinstance(value, str) or not _CURRENCY.fullmatch(value):
-        raise Refused("currency_code", f"has a currency_code that is not three capital letters: {short(value)}")
+        raise RowRejected("currency_code", f"has a currency_code that is not three capital letters: {short(value)}")
     return value

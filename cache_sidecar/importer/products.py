@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache_sidecar.importer.fields import MAX_ID_CHARACTERS, check_printable, check_text, named
-from cache_sidecar.importer.parsers import Refused, short
+from cache_sidecar.importer.parsers import RowRejected, short
 from cache_sidecar.importer.prices import price_columns
 from cache_sidecar.importer.record_reader import Columns
 
@@ -76,7 +76,7 @@ def _texts(values: Mapping[str, Any]) -> Product:
 def _list(name: str, items: Sequence[object]) -> list[str]:
     """Returns the items, each once."""
     if len(items) > MAX_ITEMS[name]:
-        raise Refused("too_many", f"has {len(items):,} {name}; at most {MAX_ITEMS[name]} are allowed")
+        raise RowRejected("too_many", f"has {len(items):,} {name}; at most {MAX_ITEMS[name]} are allowed")
     texts = (check_text(f"{name} entry", item, MAX_ITEM_CHARACTERS[name], required=True) for item in items)
     return list(dict.fromkeys(texts))
 
@@ -84,7 +84,7 @@ def _list(name: str, items: Sequence[object]) -> list[str]:
 def _attributes(value: Mapping[str, object]) -> str:
     """Returns the attributes as the JSON text that PostgreSQL takes."""
     if len(value) > MAX_ITEMS["attributes"]:
-        raise Refused("too_many", f"has {len(value):,} attributes; at most {MAX_ITEMS['attributes']} are allowed")
+        raise RowRejected("too_many", f"has {len(value):,} attributes; at most {MAX_ITEMS['attributes']} are allowed")
     for key, item in value.items():
         check_text("attribute name", key, MAX_ATTRIBUTE_KEY_CHARACTERS, required=True)
         check_text("attribute", item, MAX_ITEM_CHARACTERS["attributes"])
@@ -95,7 +95,7 @@ def _object(cell: str) -> dict[str, object]:
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
-        raise Refused(
+        raise RowRejected(
             "attributes", f'has attributes that are no JSON object such as {{"colour": "red"}}: {short(cell)}'
         ) from None
     attributes: dict[str, object] = _typed("attributes", value, dict, "a JSON object")
@@ -105,11 +105,11 @@ def _object(cell: str) -> dict[str, object]:
 def _boolean(cell: str) -> bool:
     value = _BOOLEANS.get(cell.lower())
     if value is None:
-        raise Refused("active", f"is active neither true nor false, but {short(cell)}")
+        raise RowRejected("active", f"is active neither true nor false, but {short(cell)}")
     return value
 
 
 def _typed(name: str, value: Any, kind: type, words: str) -> Any:
     if not isinstance(value, kind):
-        raise Refused("wrong_type", f"needs {words} as {name}, not {short(value)}")
+        raise RowRejected("wrong_type", f"needs {words} as {name}, not {short(value)}")
     return value

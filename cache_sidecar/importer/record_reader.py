@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cache_sidecar.core.errors import InputError
 from cache_sidecar.importer.line_reader import Line, Lines
-from cache_sidecar.importer.parsers import Csv, Format, JsonLines, Refused, Rejection, Row, split, text
+from cache_sidecar.importer.parsers import Csv, Format, JsonLines, Rejection, Row, RowRejected, split, text
 from cache_sidecar.importer.source import DamagedInput, Source
 
 CSV = "csv"
@@ -29,7 +29,7 @@ class Columns(NamedTuple):
 Dialects = Mapping[str, Columns]
 
 
-class Reading:
+class RecordReader:
     """Records of one source."""
 
     def __init__(self, source: Source, dialects: Dialects, *, format: str | None) -> None:
@@ -146,7 +146,7 @@ def _unknown(name: str, columns: Columns) -> str:
 def _fields(header: Line, name: str) -> list[str]:
     try:
         fields = split(text(header.raw), _delimiter(header.raw))
-    except Refused as refused:
+    except RowRejected as refused:
         raise InputError(f"{name}: its first line {refused}") from None
     if fields is None:
         raise InputError(f"{name}: its first line opens a quoted field that is not closed")

@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 from cache_sidecar.core.errors import InputError, ServerUnreachable
 from cache_sidecar.importer import online_retail, products
-from cache_sidecar.importer.parsers import Refused, Rejection, Row
+from cache_sidecar.importer.parsers import Rejection, Row, RowRejected
 from cache_sidecar.importer.progress import Progress
-from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Dialects, Reading
+from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Dialects, RecordReader
 from cache_sidecar.importer.rejects import Rejects, default_path
 from cache_sidecar.importer.report import ImportReport
 from cache_sidecar.importer.source import Source
@@ -26,7 +26,7 @@ Columns = dict[str, Any]
 Rule = Callable[[Mapping[str, Any]], Columns]
 
 
-class Gathering(Protocol):
+class Aggregator(Protocol):
     """A format whose rows are not what is imported, but what it is deduced from."""
 
     def add(self, row: Row) -> None:
@@ -39,7 +39,7 @@ class Gathering(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noun:
+class ImportSpec:
     """What an import is of: everything that is not the same for all of them."""
 
     name: str
@@ -49,13 +49,13 @@ class Noun:
     "The headers of its CSV formats."
     rules: Mapping[str, Rule]
     "By format: turns the values of a row into columns. Raises Refused."
-    gatherings: Mapping[str, Callable[[], Gathering]] = field(default_factory=dict)
+    gatherings: Mapping[str, Callable[[], Aggregator]] = field(default_factory=dict)
     "By format, for those that have no rule."
     is_secret: bool = False
     "Whether nothing of a row may be kept but its line's number, and the code of the reason."
 
 
-PRODUCTS = Noun(
+PRODUCTS = ImportSpec(
     name="products",
     bulk=BulkProducts,
     dialects={CSV: products.CSV_COLUMNS, online_retail.FORMAT: online_retail.COLUMNS},
@@ -72,7 +72,7 @@ async def import_products(
 
 
 async def import_rows(  # what the command line takes
-    noun: Noun, *, source: str, dsn: str, format: str | None, rejects: Path | None, progress: Progress | None
+    noun: ImportSpec, *, source: str, dsn: str, format: str | None, rejects: Path | None, progress: Progress | None
 ) -> ImportReport:
     """Imports from a file, or from standard input for `-`; commits every 5,000 rows.
 
@@ -90,7 +90,7 @@ async def import_rows(  # what the command line takes
         path = rejects or default_path(source)
         if opened.is_file(path):
             raise InputError(f"the rejected rows would overwrite {source}: name another file for --rejects")
-        reading = Reading(opened, noun.dialects, format=format)
+        reading = RecordReader(opened, noun.dialects, format=format)
         report.format = await reading.start()
         with Rejects(path) as kept:
             async with noun.bulk(dsn) as bulk:
@@ -161,7 +161,7 @@ class _Target:
 
 
 async def _counted(
-    reading: Reading, source: Source, report: ImportReport, progress: Progress | None
+    reading: RecordReader, source: Source, report: ImportReport, progress: Progress | None
 ) -> AsyncIterator[Row | Rejection]:
     async for records in reading.batches():
         for record in records:
@@ -193,7 +193,7 @@ def _resumable(report: ImportReport) -> Iterator[None]:
         ) from None
 
 
-async def _import(records: AsyncIterator[Row | Rejection], noun: Noun, target: _Target) -> None:
+async def _import(records: AsyncIterator[Row | Rejection], noun: ImportSpec, target: _Target) -> None:
     format = target.report.format
     if format in noun.rules:
         rule = noun.rules[format]
@@ -221,7 +221,7 @@ async def _accepted(
             continue
         try:
             done = work(record)
-        except Refused as refused:
+        except RowRejected as refused:
             target.reject(refused.rejection(record.number, record.raw))
         else:
             yield record, done

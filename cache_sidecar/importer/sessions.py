@@ -9,12 +9,12 @@ from typing import Any
 from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core.clock import Clock, SystemClock
 from cache_sidecar.importer.fields import check_printable, check_text, named
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.products import MAX_ATTRIBUTE_KEY_CHARACTERS, MAX_ITEM_CHARACTERS, MAX_ITEMS
 from cache_sidecar.importer.progress import Progress
 from cache_sidecar.importer.record_reader import CSV, JSON_LINES, Columns
 from cache_sidecar.importer.report import ImportReport
-from cache_sidecar.importer.run import Noun, import_rows
+from cache_sidecar.importer.run import ImportSpec, import_rows
 from cache_sidecar.importer.timestamps import LAST, moment, past_moment
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.store.bulk import BulkSessions
@@ -44,7 +44,7 @@ async def import_sessions(
     The rows are secrets: of those that are rejected, only the lines' numbers are kept.
     """
     rules = SessionRules(policy, clock or SystemClock())
-    sessions = Noun(
+    sessions = ImportSpec(
         name="sessions",
         bulk=BulkSessions,
         dialects={CSV: CSV_COLUMNS},
@@ -68,7 +68,7 @@ class SessionRules:
             try:
                 values["attributes"] = json.loads(values["attributes"])
             except (ValueError, RecursionError):
-                raise Refused("attributes", 'has attributes that are no JSON object such as {"theme": "dark"}') from None
+                raise RowRejected("attributes", 'has attributes that are no JSON object such as {"theme": "dark"}') from None
         return self.from_json(values)
 
     def from_json(self, value: Mapping[str, Any]) -> Session:
@@ -87,7 +87,7 @@ class SessionRules:
         unused = timedelta(seconds=self._policy.l2_ttl)
         expire_time = moment("expire_time", given["expire_time"]) if "expire_time" in given else now + unused
         if min(expire_time, end_time) <= now:
-            raise Refused("expired", "is of a session that is over", left_out=True)
+            raise RowRejected("expired", "is of a session that is over", left_out=True)
         # As if it was used when an expiry like that follows from it. What never expires does so at its end.
         return {"create_time": create_time, "use_time": min(expire_time, end_time) - unused, "end_time": end_time}
 
@@ -95,17 +95,19 @@ class SessionRules:
 def _hash(session_id: Any) -> str:
     # No message here may repeat any of it.
     if session_id is None or session_id == "":
-        raise Refused("missing_field", "has no session_id")
+        raise RowRejected("missing_field", "has no session_id")
     if not isinstance(session_id, str):
-        raise Refused("wrong_type", "has a session_id that is no text")
+        raise RowRejected("wrong_type", "has a session_id that is no text")
     if len(session_id) > MAX_ID or not session_id.isprintable():
-        raise Refused("session_id", f"has a session_id of more than {MAX_ID} characters, or with some that cannot be printed")
+        raise RowRejected(
+            "session_id", f"has a session_id of more than {MAX_ID} characters, or with some that cannot be printed"
+        )
     return hash_of(session_id)
 
 
 def _attributes(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > MAX_ITEMS["attributes"]:
-        raise Refused("attributes", f"needs an object of at most {MAX_ITEMS['attributes']} texts as attributes")
+        raise RowRejected("attributes", f"needs an object of at most {MAX_ITEMS['attributes']} texts as attributes")
     for name, item in value.items():
         check_text("attribute name", name, MAX_ATTRIBUTE_KEY_CHARACTERS, required=True)
         check_text("attribute", item, MAX_ITEM_CHARACTERS["attributes"])

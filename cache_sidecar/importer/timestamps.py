@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -24,21 +24,23 @@ def moment(name: str, value: Any) -> datetime:
     """Returns a moment written as 2026-11-23T20:38:00Z, with any offset, or in seconds since 1970. Raises Refused."""
     text = str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
     if not isinstance(text, str):
-        raise Refused("wrong_type", f"needs a moment as {name}")
+        raise RowRejected("wrong_type", f"needs a moment as {name}")
     if _NUMBER.fullmatch(text):
         return _of_number(name, text)
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise Refused("time", f"has a {name} that is no moment such as 2026-11-23T20:38:00Z: {text[:60]!r}") from None
+        raise RowRejected("time", f"has a {name} that is no moment such as 2026-11-23T20:38:00Z: {text[:60]!r}") from None
     if found.tzinfo is None:
-        raise Refused("time", f"has a {name} without an offset from UTC, such as the Z in 2026-11-23T20:38:00Z: {text[:60]!r}")
+        raise RowRejected(
+            "time", f"has a {name} without an offset from UTC, such as the Z in 2026-11-23T20:38:00Z: {text[:60]!r}"
+        )
     try:
         utc = found.astimezone(UTC)
     except OverflowError:
         utc = datetime.min.replace(tzinfo=UTC)
     if not FIRST <= utc < LAST + timedelta(microseconds=999_999):
-        raise Refused("time", f"has a {name} that is not between {_shown(FIRST)} and {_shown(LAST)}: {text[:60]!r}")
+        raise RowRejected("time", f"has a {name} that is not between {_shown(FIRST)} and {_shown(LAST)}: {text[:60]!r}")
     return utc
 
 
@@ -46,14 +48,14 @@ def past_moment(name: str, value: Any, now: datetime) -> datetime:
     """Returns a moment at which something was, so none after `now`; a clock may be a little ahead. Raises Refused."""
     found = moment(name, value)
     if found > now + AHEAD:
-        raise Refused("future", f"has a {name} in the future: {_shown(found)}")
+        raise RowRejected("future", f"has a {name} in the future: {_shown(found)}")
     return min(found, now)
 
 
 def _of_number(name: str, text: str) -> datetime:
     # So many digits that it takes long to read them are no seconds either.
     if len(text) > 30 or not _FIRST_NUMBER <= float(text) < _LAST_NUMBER:
-        raise Refused(
+        raise RowRejected(
             "time",
             f"has a {name} that is no number of seconds since 1970 within the years 2000 to 2099, nor a moment such as "
             f"2026-11-23T20:38:00Z: {text[:60]}",

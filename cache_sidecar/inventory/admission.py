@@ -25,10 +25,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from cache_sidecar.core.errors import DataLoss, OutOfStock, Overloaded
-from cache_sidecar.core.tasks import heard
-from cache_sidecar.inventory.granted_requests import Grants
+from cache_sidecar.core.tasks import log_failure
+from cache_sidecar.inventory.granted_requests import GrantedRequests
 from cache_sidecar.inventory.sold_out import SoldOut
-from cache_sidecar.inventory.stock import Part, Stocks, Total
+from cache_sidecar.inventory.stock import Bucket, ProductStock, StockReader
 from cache_sidecar.tiers.ports import Freshness, Source
 
 # Callers that reserve one product at once, and callers that may stand in lines altogether.
@@ -40,10 +40,10 @@ MAX_PACED = 10_000
 _FROM_STORE = Freshness(bypass=True)
 
 
-class Known(NamedTuple):
+class StockSnapshot(NamedTuple):
     """What the rows of a product say, each as of one of its versions."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Bucket]
 
     @property
     def available(self) -> int:
@@ -55,7 +55,7 @@ class Known(NamedTuple):
         """The number of the last grant of each row, with the row's id."""
         return [(part.id, part.stock.grant_version) for part in self.parts]
 
-    def includes(self, parts: Iterable[Part]) -> bool:
+    def includes(self, parts: Iterable[Bucket]) -> bool:
         """Whether none of the rows is newer in `parts`."""
         versions = {part.id: part.version for part in self.parts}
         return all(versions.get(part.id, 0) >= part.version for part in parts)
@@ -63,21 +63,21 @@ class Known(NamedTuple):
 
 class _Waiting(NamedTuple):
     quantity: int
-    called: asyncio.Future[Known | None]
+    called: asyncio.Future[StockSnapshot | None]
     "None when it is the caller's turn, else why there will be none."
 
 
-class Line:
+class WaitQueue:
     """Those who want one product."""
 
     def __init__(self, turns: int) -> None:
         self._free = turns
         self._turns = turns
         self._waiting: deque[_Waiting] = deque()
-        self.news: Known | None = None
+        self.news: StockSnapshot | None = None
         "What PostgreSQL said when it last refused somebody here."
 
-    async def enter(self, quantity: int) -> Known | None:
+    async def enter(self, quantity: int) -> StockSnapshot | None:
         """Waits for a turn and returns None, or returns what became known meanwhile: too little is left."""
         if self._free and not self._waiting:
             self._free -= 1
@@ -102,7 +102,7 @@ class Line:
                 self._free -= 1
                 waiting.called.set_result(None)
 
-    def learn(self, known: Known) -> None:
+    def learn(self, known: StockSnapshot) -> None:
         """Calls out those who want more than is left."""
         self.news = known
         for waiting in self._waiting:
@@ -116,24 +116,24 @@ class Line:
         return self._free == self._turns and not self._waiting
 
 
-class Paced:
+class ThrottledRead:
     """Reads of one product with a pause between them, while PostgreSQL is asked in place of Redis.
 
     The first read follows at once: it may have been no more than a missing key, and Redis knows by now.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[Total]], last: Total) -> None:
+    def __init__(self, read: Callable[[], Awaitable[ProductStock]], last: ProductStock) -> None:
         self._read = read
         self._last = last
-        self._next: asyncio.Task[Total] | None = None
+        self._next: asyncio.Task[ProductStock] | None = None
         self._not_before = 0.0
         self._is_outdated = False
 
-    def learn(self, known: Known) -> None:
+    def learn(self, known: StockSnapshot) -> None:
         """Takes that there was less than somebody wanted, who was let through."""
         self._is_outdated = known.includes(self._last.parts)
 
-    async def read(self, quantity: int) -> Total:
+    async def read(self, quantity: int) -> ProductStock:
         """Returns what the last read found if that is enough, or what the next one finds; errors as of the read.
 
         So who is let through may find less, and who is refused is refused by a read that began after he came.
@@ -143,11 +143,11 @@ class Paced:
             return self._last
         if self._next is None:
             self._next = loop.create_task(self._read_next())
-            self._next.add_done_callback(heard)
+            self._next.add_done_callback(log_failure)
         # Shielded: one caller's cancellation must not take the result from the others.
         return await asyncio.shield(self._next)
 
-    async def _read_next(self) -> Total:
+    async def _read_next(self) -> ProductStock:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._not_before - loop.time()))
         self._next = None
@@ -159,14 +159,14 @@ class Paced:
         return self._last
 
 
-class Gate:
+class ReservationAdmission:
     """The gate of one inventory."""
 
     def __init__(
         self,
-        stocks: Stocks,
+        stocks: StockReader,
         sold_out: SoldOut,
-        grants: Grants,
+        grants: GrantedRequests,
         *,
         every_row: Callable[[str], str],
         turns: int = TURNS,
@@ -181,9 +181,9 @@ class Gate:
         self._every_row = every_row
         self._turns = turns
         self._max_waiting = max_waiting
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, WaitQueue] = {}
         self._inside = 0
-        self._paced: dict[str, Paced] = {}
+        self._paced: dict[str, ThrottledRead] = {}
         "Products that PostgreSQL was asked about in place of Redis."
         self.refused = 0
         "Callers that were refused without asking PostgreSQL to grant."
@@ -192,7 +192,7 @@ class Gate:
         """Raises OutOfStock if nothing is left of the first product, as was read a moment ago; else errors as of `admit`."""
         product_id = next(iter(items))
         if parts := self._sold_out.parts(product_id):
-            await self._refuse(product_id, Known(parts), request_id)
+            await self._refuse(product_id, StockSnapshot(parts), request_id)
 
     @asynccontextmanager
     async def admit(self, items: Mapping[str, int], request_id: UUID) -> AsyncIterator[Mapping[str, int]]:
@@ -210,7 +210,7 @@ class Gate:
             for product_id, quantity in items.items():
                 total = totals[product_id]
                 if total.parts and total.available < quantity:
-                    await self._refuse(product_id, Known(total.parts), request_id)
+                    await self._refuse(product_id, StockSnapshot(total.parts), request_id)
             for product_id, quantity in items.items():
                 await self._enter(product_id, quantity, totals[product_id], request_id)
                 entered.append(product_id)
@@ -223,14 +223,14 @@ class Gate:
                 if (line := self._lines.get(product_id)) is not None and line.is_empty:
                     del self._lines[product_id]
 
-    def learn(self, product_id: str, parts: Sequence[Part]) -> None:
+    def learn(self, product_id: str, parts: Sequence[Bucket]) -> None:
         """Takes what PostgreSQL said of a product when it refused: all of its rows, committed and locked at that moment."""
         if line := self._lines.get(product_id):
-            line.learn(Known(parts))
+            line.learn(StockSnapshot(parts))
         if paced := self._paced.get(product_id):
-            paced.learn(Known(parts))
+            paced.learn(StockSnapshot(parts))
 
-    async def _look(self, items: Mapping[str, int]) -> dict[str, Total]:
+    async def _look(self, items: Mapping[str, int]) -> dict[str, ProductStock]:
         """Reads what is known of products, at a pace that PostgreSQL can bear."""
         paced = {product_id: self._paced[product_id] for product_id in items if product_id in self._paced}
         totals = await self._stocks.get_many([product_id for product_id in items if product_id not in paced])
@@ -238,7 +238,7 @@ class Gate:
             if (total.source is Source.STORE or total.stale) and product_id not in self._paced:
                 if len(self._paced) >= MAX_PACED:
                     del self._paced[next(iter(self._paced))]
-                self._paced[product_id] = Paced(partial(self._read, product_id), total)
+                self._paced[product_id] = ThrottledRead(partial(self._read, product_id), total)
             if total.stale:
                 paced[product_id] = self._paced[product_id]
         # Together: one query reads what is asked for at the same time.
@@ -251,13 +251,13 @@ class Gate:
             raise DataLoss("inventory", unreadable[0])
         return totals
 
-    async def _read(self, product_id: str) -> Total:
+    async def _read(self, product_id: str) -> ProductStock:
         """Reads what is known of a product, from PostgreSQL where the caches may not know of the last grants."""
         total = await self._stocks.get(product_id)
         return await self._stocks.get(product_id, _FROM_STORE) if total.stale else total
 
-    async def _enter(self, product_id: str, quantity: int, total: Total, request_id: UUID) -> None:
-        line = self._lines.setdefault(product_id, Line(self._turns))
+    async def _enter(self, product_id: str, quantity: int, total: ProductStock, request_id: UUID) -> None:
+        line = self._lines.setdefault(product_id, WaitQueue(self._turns))
         known = line.news
         if known is None or known.available >= quantity or not known.includes(total.parts):
             known = await line.enter(quantity)
@@ -266,13 +266,13 @@ class Gate:
             # It was granted before, and is to find its first reply. Nothing more is news to it.
             await self._enter(product_id, 0, total, request_id)
 
-    async def _refuse(self, product_id: str, known: Known, request_id: UUID) -> None:
+    async def _refuse(self, product_id: str, known: StockSnapshot, request_id: UUID) -> None:
         """Raises OutOfStock, unless the request may have been granted before.
 
         What it was granted may have been in a bucket that is gone, or that was deleted and made anew. All of that was before
         the epoch of the rows there are now.
         """
         before = self._every_row(product_id), known.parts[0].stock.epoch
-        if not await self._grants.may_include([before, *known.last_grants], request_id):
+        if not await self._grants.may_contain([before, *known.last_grants], request_id):
             self.refused += 1
             raise OutOfStock(product_id, known.available)

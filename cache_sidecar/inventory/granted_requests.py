@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cache_sidecar.core.clock import Clock
+from cache_sidecar.store import requests
 from cache_sidecar.tiers.path.batch import Batch
 
 # Rows in one query, queries at once, rows that may wait for one, and requests remembered altogether.
@@ -37,8 +38,6 @@ class Grant(Protocol):
 
 Load = Callable[[Mapping[str, int], datetime], Awaitable[Sequence[Grant]]]
 """Reads the grants of rows after a grant_version of each, since a time; more than `max_grants` when there are too many."""
-# Seconds for which a repeat of a request gets its first reply.
-REPEATED_WITHIN = 86_400.0
 
 
 class _Known(NamedTuple):
@@ -46,7 +45,7 @@ class _Known(NamedTuple):
     requests: set[UUID]
 
 
-class Grants:
+class GrantedRequests:
     """What is known of the requests that rows of the inventory were granted to.
 
     A row says the number of its last grant. Who has read the grants up to that one knows them all, and only reads again
@@ -65,7 +64,7 @@ class Grants:
         self._remembered = 0
         self._batch: Batch[bool] = Batch(self._read, max_ids=MAX_ROWS, max_running=MAX_RUNNING, max_waiting=MAX_WAITING)
 
-    async def may_include(self, rows: Iterable[tuple[str, int]], request_id: UUID) -> bool:
+    async def may_contain(self, rows: Iterable[tuple[str, int]], request_id: UUID) -> bool:
         """Says whether a request may have got something from rows, given by id and number of the last grant.
 
         False is certain. Raises TierFailed when PostgreSQL has to be asked and does not answer, Overloaded.
@@ -94,7 +93,7 @@ class Grants:
 
     async def _read(self, ids: Sequence[str]) -> dict[str, bool]:
         """Returns whether everything is known of each row."""
-        since = datetime.fromtimestamp(self._clock.now() - REPEATED_WITHIN, UTC)
+        since = datetime.fromtimestamp(self._clock.now() - requests.KEPT, UTC)
         found = await self._load({id: self._known[id].upto if id in self._known else 0 for id in ids}, since)
         if len(found) > self._max_grants:
             return dict.fromkeys(ids, False)

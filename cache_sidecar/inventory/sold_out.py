@@ -7,7 +7,7 @@ for KEPT seconds, and as in any L1 only until a newer version of it is announced
 from collections.abc import Callable, Sequence
 
 from cache_sidecar.core.clock import Clock
-from cache_sidecar.inventory.stock import Part, Stock, belong_together
+from cache_sidecar.inventory.stock import Bucket, BucketRecord, belong_together
 from cache_sidecar.tiers.memory.clock import ClockL1, NoL1
 from cache_sidecar.tiers.ports import L1Stats, Record
 
@@ -33,7 +33,7 @@ class SoldOut(NoL1):
         self._clock = clock
         self._in_shadow = in_shadow
 
-    def parts(self, product_id: str) -> Sequence[Part]:
+    def parts(self, product_id: str) -> Sequence[Bucket]:
         """Returns all rows of a product if nothing is left in any of them, else none."""
         first = self._part(product_id)
         if first is None or self._in_shadow():
@@ -47,15 +47,15 @@ class SoldOut(NoL1):
             parts.append(part)
         return parts if belong_together(parts) else ()
 
-    def _part(self, id: str) -> Part | None:
+    def _part(self, id: str) -> Bucket | None:
         entry = self._rows.get(id)
         # A clock that was set back makes nothing younger.
         if entry is None or not 0 <= self._clock.now() - entry.timer < KEPT or not entry.partition.trusted:
             return None
         assert entry.record.value is not None
-        stock = Stock.unpack(entry.record.value)
+        stock = BucketRecord.unpack(entry.record.value)
         assert stock is not None, "put stores nothing else"
-        return Part(id, stock, entry.record.version)
+        return Bucket(id, stock, entry.record.version)
 
     def generation(self, id: str) -> int:
         """Returns what to remember before a load, for `put`."""
@@ -63,7 +63,7 @@ class SoldOut(NoL1):
 
     def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:  # noqa: ARG002  # it has its own
         """Stores a row that nothing is left of, as of now; see `ports.L1`."""
-        stock = None if record.value is None else Stock.unpack(record.value)
+        stock = None if record.value is None else BucketRecord.unpack(record.value)
         if stock is None or stock.available:
             if self._rows.get(id) is not None:
                 self._rows.drop(id, record.version)

@@ -33,7 +33,7 @@ MAX_WAITING = 10_000
 _NOTHING = Answer(None, Source.STORE, 0, 0.0, stale=False)
 
 
-class Stock(NamedTuple):
+class BucketRecord(NamedTuple):
     """What caches keep of a row."""
 
     available: int
@@ -62,18 +62,18 @@ class Stock(NamedTuple):
         return cls(*fields)
 
 
-class Part(NamedTuple):
+class Bucket(NamedTuple):
     """One row, as a cache or PostgreSQL tells it."""
 
     id: str
-    stock: Stock
+    stock: BucketRecord
     version: int
 
 
-class Total(NamedTuple):
+class ProductStock(NamedTuple):
     """The stock of a product."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Bucket]
     "Its rows; empty when it has no stock."
     answers: Sequence[Answer]
     "Where they come from."
@@ -113,18 +113,18 @@ class Total(NamedTuple):
         return any(answer.stale for answer in self.answers)
 
 
-def version_of(parts: Sequence[Part]) -> int:
+def version_of(parts: Sequence[Bucket]) -> int:
     """Returns the version of a stock, given all of its rows."""
     return parts[0].stock.epoch * VERSIONS_PER_EPOCH + sum(part.stock.steps for part in parts)
 
 
-def belong_together(parts: Sequence[Part]) -> bool:
+def belong_together(parts: Sequence[Bucket]) -> bool:
     """Whether rows, bucket 0 first, are all that a product has, and of one epoch: whether their sum is its stock."""
     first = parts[0].stock
     return len(parts) == first.buckets and all(part.stock.epoch == first.epoch for part in parts)
 
 
-class Stocks:
+class StockReader:
     """Reads the stock of products through the tiers."""
 
     def __init__(self, rows: Dataset, *, row_ids: Callable[[str, int], Sequence[str]], load_whole: Load) -> None:
@@ -135,21 +135,21 @@ class Stocks:
         self._rows = rows
         self._row_ids = row_ids
         self._load_whole = load_whole
-        self._whole: Batch[Total] = Batch(
+        self._whole: Batch[ProductStock] = Batch(
             self._read_whole, max_ids=MAX_WHOLE, max_running=WHOLE_RUNNING, max_waiting=MAX_WAITING
         )
 
-    async def get(self, product_id: str, wanted: Freshness = ANY) -> Total:
+    async def get(self, product_id: str, wanted: Freshness = ANY) -> ProductStock:
         """Returns the stock of a product; errors as of `Dataset.get`."""
         total = (await self.get_many([product_id], wanted)).get(product_id)
         if total is None:
             raise DataLoss("inventory", product_id)
         return total
 
-    async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Total]:
+    async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, ProductStock]:
         """Returns the stock of each product, whole; none of one with a row that cannot be read. Errors as of `Dataset.get`."""
         firsts = await self._rows.get_many(product_ids, wanted)
-        totals: dict[str, Total] = {}
+        totals: dict[str, ProductStock] = {}
         spread: dict[str, Sequence[str]] = {}
         apart: list[str] = []
         for product_id, answer in firsts.items():
@@ -170,14 +170,14 @@ class Stocks:
                     apart.append(product_id)
         return totals | await self._from_store(apart, wanted) if apart else totals
 
-    async def _from_store(self, product_ids: Sequence[str], wanted: Freshness) -> dict[str, Total]:
+    async def _from_store(self, product_ids: Sequence[str], wanted: Freshness) -> dict[str, ProductStock]:
         """Reads all rows of products at one moment. No load under way is joined: it may be older than what was read here."""
         try:
             return await self._whole.get(product_ids, fresh=True, until=wanted.in_time)
         except TimeoutError:
             raise DeadlineExceeded from None
 
-    async def _read_whole(self, product_ids: Sequence[str]) -> dict[str, Total]:
+    async def _read_whole(self, product_ids: Sequence[str]) -> dict[str, ProductStock]:
         rows = await self._rows.read_together(partial(self._load_whole, product_ids))
         totals = {}
         for product_id in product_ids:
@@ -193,7 +193,7 @@ class Stocks:
         await self._whole.close()
 
 
-def _total(rows: Sequence[tuple[str, Answer | None]]) -> Total | None:
+def _total(rows: Sequence[tuple[str, Answer | None]]) -> ProductStock | None:
     """Returns what rows come to, without those that there are none of; None when one cannot be read."""
     parts, answers = [], []
     for id, answer in rows:
@@ -201,8 +201,8 @@ def _total(rows: Sequence[tuple[str, Answer | None]]) -> Total | None:
             return None
         answers.append(answer)
         if answer.value is not None:
-            stock = Stock.unpack(answer.value)
+            stock = BucketRecord.unpack(answer.value)
             if stock is None:
                 return None
-            parts.append(Part(id, stock, answer.version))
-    return Total(parts, answers)
+            parts.append(Bucket(id, stock, answer.version))
+    return ProductStock(parts, answers)

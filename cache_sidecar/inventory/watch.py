@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequen
 from typing import NamedTuple
 
 from cache_sidecar.core.errors import Overloaded, TierFailed
-from cache_sidecar.inventory.stock import Stocks, Total
+from cache_sidecar.inventory.stock import ProductStock, StockReader
 from cache_sidecar.store.inventory import InventoryStore, product_of
 from cache_sidecar.tiers.ports import PARTITIONS, Freshness
 
@@ -22,19 +22,19 @@ MAX_PENDING = 10_000
 POLL = 1.0
 _FROM_STORE = Freshness(bypass=True)
 
-State = tuple[str, Total]
+State = tuple[str, ProductStock]
 
 
 class Started(NamedTuple):
     """Where a watch starts: it tells every change after these states, which come first."""
 
-    totals: Sequence[Total]
+    totals: Sequence[ProductStock]
 
 
 class Watches:
     """Follows the rows of the inventory for all watchers of a sidecar; see `tiers.ports.Follower`."""
 
-    def __init__(self, stocks: Stocks, store: InventoryStore) -> None:
+    def __init__(self, stocks: StockReader, store: InventoryStore) -> None:
         self._stocks = stocks
         self._store = store
         self._watchers: set[Watcher] = set()
@@ -68,7 +68,7 @@ class Watches:
         for watcher in self._watchers:
             watcher.changed(id, version)
 
-    def partition_changed(self, partition: int) -> None:
+    def on_partition_reset(self, partition: int) -> None:
         """Anything in a partition may have changed; the rows of one product are in any."""
         for watcher in self._watchers:
             watcher.look_at_all()
@@ -87,7 +87,7 @@ class Watcher:
     """One watcher: what it wants, what it was sent, and what it has yet to look at."""
 
     def __init__(
-        self, product_ids: Collection[str], categories: Sequence[str], *, stocks: Stocks, store: InventoryStore
+        self, product_ids: Collection[str], categories: Sequence[str], *, stocks: StockReader, store: InventoryStore
     ) -> None:
         self._product_ids = dict.fromkeys(product_ids)
         self._categories = categories
@@ -97,7 +97,7 @@ class Watcher:
         self._pending: dict[str, int] = {}
         "Rows that have news, each with the newest version announced."
         self._news = asyncio.Event()
-        self._sent: dict[str, Total] = {}
+        self._sent: dict[str, ProductStock] = {}
 
     def changed(self, id: str, version: int) -> None:
         """A row has a new version."""
@@ -177,7 +177,7 @@ class Watcher:
         return sorted(news, key=lambda state: state[1].version)
 
 
-def _is_news(total: Total, sent: Total | None) -> bool:
+def _is_news(total: ProductStock, sent: ProductStock | None) -> bool:
     if sent is None:
         return True
     return total.version > sent.version if total.parts else bool(sent.parts)

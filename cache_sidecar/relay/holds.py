@@ -18,7 +18,7 @@ POLL = 1.0
 LOG_EVERY = 60.0
 
 
-class Holds:
+class ExpiredHolds:
     """Ends the holds of one database; any number of relays may do so side by side."""
 
     def __init__(self, store: HoldStore, *, clock: Clock) -> None:

@@ -19,9 +19,10 @@ from cache_sidecar.core.backoff import LONGEST, Backoff, Sleep
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.dependencies import Dependency
 from cache_sidecar.core.errors import TierFailed
+from cache_sidecar.store import requests
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
-from cache_sidecar.tiers.ports import PARTITIONS, Primary, RelayL2, Signs, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Primary, RelayL2, RelayWatermarks, partition_of
 
 # Changes told in one go.
 PAGE = 20_000
@@ -35,8 +36,6 @@ RETRY = 0.2
 PRUNE_EVERY = 30.0
 # A replica further behind than this many seconds is not made a primary: 10 node timeouts of 15 s, and a margin.
 REPLAY = 300.0
-# A repeat of a request gets its first reply for so many seconds.
-REQUESTS_KEPT = 86_400.0
 # The problem of a relay that cannot relay.
 RELAYING = "relaying"
 
@@ -48,7 +47,7 @@ class Relay:
         self,
         store: RelayStore,
         l2: RelayL2,
-        signs: Signs,
+        watermarks: RelayWatermarks,
         policy: Policy,
         *,
         region: str,
@@ -64,7 +63,7 @@ class Relay:
         """
         self._store = store
         self._l2 = l2
-        self._signs = signs
+        self._watermarks = watermarks
         self._policy = policy
         self._region = region
         self._roles = roles
@@ -149,7 +148,7 @@ class Relay:
         now, began = asyncio.get_running_loop().time(), self._clock.now()
         if now < self._next_look:
             return False
-        self._primaries = await self._signs.primaries()
+        self._primaries = await self._watermarks.primaries()
         if self._histories is None:
             self._progress = await self._store.progress(self._region)
             self._told = self._progress.told
@@ -183,7 +182,7 @@ class Relay:
             # Of the look, and to the nodes of the look: a primary that took over since then may have been told less.
             answering = [primary for primary in self._primaries if primary.history is not None]
             marked = [one._replace(partitions=one.partitions.difference(self._owed)) for one in answering]
-            await self._signs.caught_up(self._roles, self._looked_at, marked)
+            await self._watermarks.caught_up(self._roles, self._looked_at, marked)
             self._looked_at = None
         return len(changes)
 
@@ -251,5 +250,5 @@ class Relay:
         if now < self._next_prune:
             return
         await self._store.remember(term, self._region, self._progress)  # what is settled moves also when nothing changes
-        is_done = await self._store.prune(changes_after=self._retention, requests_after=REQUESTS_KEPT)
+        is_done = await self._store.prune(changes_after=self._retention, requests_after=requests.KEPT)
         self._next_prune = now + (PRUNE_EVERY if is_done else 0)

@@ -11,20 +11,20 @@ from cache_sidecar.core.dependencies import Dependencies, Dependency
 from cache_sidecar.core.dependency_checks import Checks
 from cache_sidecar.core.errors import Tier
 from cache_sidecar.core.garbage_collection import short_pauses
-from cache_sidecar.core.tasks import ended
-from cache_sidecar.relay.holds import Holds
+from cache_sidecar.core.tasks import cancel_and_wait
+from cache_sidecar.relay.holds import ExpiredHolds
 from cache_sidecar.relay.outbox import Relay
-from cache_sidecar.relay.sessions import OverSessions
+from cache_sidecar.relay.sessions import ExpiredSessions
 from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.store.session import SessionStore
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.tiers.resilience.breaker import Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
 
@@ -42,9 +42,9 @@ async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy
         for dsn, roles in settings.databases().items()
     }
     databases = {dsn: database for dsn, (database, _) in opened.items()}
-    connection = Connection(settings, dependencies=dependencies)
-    names = Names(settings.namespace)
-    l2, signs = RedisL2(connection, names), RedisSigns(connection, names)
+    connection = RedisClient(settings, dependencies=dependencies)
+    names = KeyNames(settings.namespace)
+    l2, watermarks = RedisL2(connection, names), RedisWatermarks(connection, names)
     for database in databases.values():
         await database.open()
     policy.start()
@@ -53,7 +53,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy
         Relay(
             RelayStore(databases[dsn]),
             l2,
-            signs,
+            watermarks,
             policy,
             region=settings.region,
             roles=roles,
@@ -63,8 +63,8 @@ async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy
         ).run(Leadership(dsn, region=settings.region))
         for dsn, roles in settings.databases().items()
     ]
-    holds = Holds(HoldStore(databases[settings.database("catalog")]), clock=clock)
-    sessions = OverSessions(SessionStore(databases[settings.database("user")]), policy=policy.reader("session"), clock=clock)
+    holds = ExpiredHolds(HoldStore(databases[settings.database("catalog")]), clock=clock)
+    sessions = ExpiredSessions(SessionStore(databases[settings.database("user")]), policy=policy.reader("session"), clock=clock)
     loop = asyncio.get_running_loop()
     stopped = loop.create_task(stop.wait())
     checks = Checks(dependencies, [l2.check, *(check.run for _, check in opened.values())])
@@ -78,7 +78,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy
         for task in tasks:
             task.cancel()
         for task in tasks:
-            await ended(task)
+            await cancel_and_wait(task)
         await policy.stop()
         await connection.close()
         for database in databases.values():

@@ -19,7 +19,7 @@ EXPIRED_KEPT = 3600.0
 ENDED_KEPT = 86_400.0
 
 
-class OverSessions:
+class ExpiredSessions:
     """Purges the sessions of one database; any number of relays may do so side by side."""
 
     def __init__(self, store: SessionStore, *, policy: Callable[[], DatasetPolicy], clock: Clock) -> None:

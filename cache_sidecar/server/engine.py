@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from cache_sidecar.server.auth import Access
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.tls import Tls
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import L1
 
@@ -26,7 +26,9 @@ class Engine(Protocol):
         """Says how important the calls for a service are when there are too many."""
         ...
 
-    def answer_hits(self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, trust: Trust) -> None:
+    def answer_hits(
+        self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, freshness_lease: FreshnessLease
+    ) -> None:
         """Has hits of these methods of a service answered from a dataset's L1, as far as the engine can."""
         ...
 

@@ -35,12 +35,12 @@ class Admission:
         "Of them, those of one dataset."
         self.inside = 0
 
-    def door(self, dataset: str, priority: Priority) -> "Door":
+    def door(self, dataset: str, priority: Priority) -> "Limiter":
         """Returns what the calls of a dataset pass."""
-        return Door(self, dataset, priority)
+        return Limiter(self, dataset, priority)
 
 
-class Door:
+class Limiter:
     """The calls of one dataset."""
 
     __slots__ = ("_admission", "_name", "_share", "inside", "refused")

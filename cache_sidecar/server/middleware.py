@@ -25,7 +25,8 @@ from cache_sidecar.core.errors import (
 )
 from cache_sidecar.server import status
 from cache_sidecar.server.auth import Access
-from cache_sidecar.server.limiter import Admission, Door
+from cache_sidecar.server.engine import Engine
+from cache_sidecar.server.limiter import Admission, Limiter
 from cache_sidecar.services.shared.validation import validate
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,7 +44,7 @@ class _Stream:
         "Whether it waits for its next reply, rather than for the caller to take the last one."
 
 
-class Stack:
+class Middleware:
     """Wraps the methods of services, and knows which calls are in progress."""
 
     def __init__(
@@ -66,9 +67,9 @@ class Stack:
         self,
         add_to_server: Register,
         servicer: object,
-        engine: Any,
+        engine: Engine,
         *,
-        door: Door | None = None,
+        door: Limiter | None = None,
         hits: Mapping[str, Hit] = MappingProxyType({}),
         is_open: bool = False,
     ) -> None:
@@ -92,7 +93,7 @@ class Stack:
         self,
         method: str,
         handler: Any,
-        door: Door | None = None,
+        door: Limiter | None = None,
         hit: Hit | None = None,
         access: Access | None = None,
     ) -> Any:
@@ -191,7 +192,9 @@ class Stack:
 class _Registrar:
     """What generated code takes for a server: passes the handlers on, wrapped."""
 
-    def __init__(self, stack: Stack, engine: Any, door: Door | None, hits: Mapping[str, Hit], access: Access | None) -> None:
+    def __init__(
+        self, stack: Middleware, engine: Engine, door: Limiter | None, hits: Mapping[str, Hit], access: Access | None
+    ) -> None:
         self._stack = stack
         self._access = access
         self._engine = engine
@@ -211,7 +214,7 @@ class _Registrar:
 
 
 def _through(
-    door: Door, method: str, call: Callable[[bytes, Context], Awaitable[bytes]]
+    door: Limiter, method: str, call: Callable[[bytes, Context], Awaitable[bytes]]
 ) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def admitted(data: bytes, context: Context) -> bytes:
         left = context.time_remaining()

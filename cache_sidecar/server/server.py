@@ -15,14 +15,14 @@ from cache_sidecar.server import reflection
 from cache_sidecar.server.engine import Engine
 from cache_sidecar.server.health import HealthService
 from cache_sidecar.server.limiter import Priority
-from cache_sidecar.server.middleware import Hit, Register, Stack
+from cache_sidecar.server.middleware import Hit, Middleware, Register
 from cache_sidecar.server.tls import Tls
 
 
 class Server:
     """Hosts services on an engine."""
 
-    def __init__(self, engine: Engine, stack: Stack, settings: Settings, *, tls: Tls | None = None) -> None:
+    def __init__(self, engine: Engine, stack: Middleware, settings: Settings, *, tls: Tls | None = None) -> None:
         """`tls` is for the TCP listener."""
         self._engine = engine
         self._tls = tls

@@ -18,7 +18,7 @@ from cache_sidecar.services.shared.freshness import metadata, wanted
 from cache_sidecar.services.shared.wire import field
 from cache_sidecar.services.shared.writes import Mutation, Writer
 from cache_sidecar.store.cart import CartRow, CartStore, Change, Item
-from cache_sidecar.store.pool import Changed, Connection, Written
+from cache_sidecar.store.pool import Connection, RowChange, WriteResult
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.store.values import Micros, micros, micros_from
 from cache_sidecar.tiers.path.dataset import Dataset
@@ -119,7 +119,7 @@ class CartService(CartServiceServicer):
     ) -> bytes:
         """Changes both carts in one transaction."""
 
-        async def merge(connection: Connection) -> Written:
+        async def merge(connection: Connection) -> WriteResult:
             await self._store.lock(connection, [request.user_id, request.guest_user_id])
             taken: list[Item] = []
 
@@ -131,7 +131,7 @@ class CartService(CartServiceServicer):
             row = await self._store.change(
                 connection, request.user_id, lambda cart: cart_items.merge(cart.items, taken, self._limits)
             )
-            also = [Changed(guest.user_id, guest.version, entry(guest))] if guest.version else []
+            also = [RowChange(guest.user_id, guest.version, entry(guest))] if guest.version else []
             return _written(row)._replace(also=also)
 
         return await self._writer.write(self._carts, request, merge)
@@ -165,7 +165,7 @@ class CartService(CartServiceServicer):
                 yield pb.WatchCartResponse.FromString(_reply(request.user_id, answer))
 
     async def _change(self, request: Mutation, user_id: str, change: Change) -> bytes:
-        async def work(connection: Connection) -> Written:
+        async def work(connection: Connection) -> WriteResult:
             return _written(await self._store.change(connection, user_id, change))
 
         def beginning(row: CartRow) -> bytes:
@@ -173,12 +173,12 @@ class CartService(CartServiceServicer):
             self._bound.check_resource(len(reply) + _ETAG_SIZE)
             return reply
 
-        async def at_once(connection: Connection, key: RequestKey) -> Written | None:
+        async def at_once(connection: Connection, key: RequestKey) -> WriteResult | None:
             done = await self._store.change_at_once(connection, key, user_id, change, beginning)
             if done is None:
                 return None
             version, reply = done
-            return Written(reply, user_id, version, reply)
+            return WriteResult(reply, user_id, version, reply)
 
         return await self._writer.write(self._carts, request, work, at_once)
 
@@ -223,10 +223,10 @@ def _reply(user_id: str, answer: Answer) -> bytes:
     return value + pb.GetCartResponse(cache=metadata(answer)).SerializeToString()
 
 
-def _written(row: CartRow) -> Written:
+def _written(row: CartRow) -> WriteResult:
     # Every reply to a change is one message, the cart, in the field where the reply of GetCart has it: the bytes are the same.
     bytes_ = entry(row)
-    return Written(bytes_, row.user_id, row.version, bytes_)
+    return WriteResult(bytes_, row.user_id, row.version, bytes_)
 
 
 def _all_but_etag(row: CartRow) -> bytes:

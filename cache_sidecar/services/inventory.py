@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import BucketsInUse, EtagMismatch, InvalidRequest, NotFound, OutOfStock
-from cache_sidecar.inventory.admission import Gate
-from cache_sidecar.inventory.stock import Stocks
+from cache_sidecar.inventory.admission import ReservationAdmission
+from cache_sidecar.inventory.stock import StockReader
 from cache_sidecar.inventory.watch import Started, Watches
 from cache_sidecar.services import stock
 from cache_sidecar.services.reservation import Context, ReservationMethods
@@ -14,7 +14,7 @@ from cache_sidecar.services.shared.freshness import wanted
 from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.services.stock import written
 from cache_sidecar.store.inventory import MAX_AVAILABLE, InventoryRow, InventoryStore
-from cache_sidecar.store.pool import Connection, Written
+from cache_sidecar.store.pool import Connection, WriteResult
 from cache_sidecar.store.reservation import ReservationStore
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.v1 import inventory_service_pb2 as pb
@@ -28,11 +28,11 @@ class InventoryService(ReservationMethods):
         self,
         rows: Dataset,
         *,
-        stocks: Stocks,
+        stocks: StockReader,
         store: InventoryStore,
         reservations: ReservationStore,
         writer: Writer,
-        gate: Gate,
+        gate: ReservationAdmission,
         watches: Watches,
         clock: Clock,
         bound: Bound,
@@ -68,7 +68,7 @@ class InventoryService(ReservationMethods):
         """Locks all rows of the product, so that nothing is reserved meanwhile."""
         id = request.product_id
 
-        async def set(connection: Connection) -> Written:
+        async def set(connection: Connection) -> WriteResult:
             rows = await self._store.lock(connection, id)
             _check_etag(id, rows, request.etag)
             buckets = request.bucket_count or (rows[0].buckets if rows else 1)
@@ -85,7 +85,7 @@ class InventoryService(ReservationMethods):
         """Locks all rows of the product; what results is spread over them evenly."""
         id = request.product_id
 
-        async def adjust(connection: Connection) -> Written:
+        async def adjust(connection: Connection) -> WriteResult:
             rows = await self._store.lock(connection, id)
             if not rows:
                 raise NotFound("inventory", id)

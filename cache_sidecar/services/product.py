@@ -14,7 +14,7 @@ from cache_sidecar.services.shared.changes import Changes, Started
 from cache_sidecar.services.shared.freshness import describe, metadata, metadata_of_all, wanted
 from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.services.shared.writes import Writer
-from cache_sidecar.store.pool import Connection, Written
+from cache_sidecar.store.pool import Connection, WriteResult
 from cache_sidecar.store.product import ProductRow, ProductStore
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import Answer, Load, Row, Source, UnreadableRow
@@ -83,7 +83,7 @@ class ProductService(ProductServiceServicer):
     ) -> bytes:
         """Inserts the product."""
 
-        async def create(connection: Connection) -> Written:
+        async def create(connection: Connection) -> WriteResult:
             row = await self._store.create(connection, _row(request.product))
             return _written(row, pb.CreateProductResponse(product=message(row)))
 
@@ -102,7 +102,7 @@ class ProductService(ProductServiceServicer):
             present = rows.read_alone(current, message, resource="product", id=current.product_id)
             return _row(_changed(present, product, fields))
 
-        async def update(connection: Connection) -> Written:
+        async def update(connection: Connection) -> WriteResult:
             row = await self._store.update(connection, product.product_id, change)
             return _written(row, pb.UpdateProductResponse(product=message(row)))
 
@@ -114,9 +114,9 @@ class ProductService(ProductServiceServicer):
         """Deletes the row; caches keep the version of its deletion, so that nothing older comes back."""
         id = request.product_id
 
-        async def delete(connection: Connection) -> Written:
+        async def delete(connection: Connection) -> WriteResult:
             version = await self._store.delete(connection, id, lambda current: _check_etag(current, request.etag))
-            return Written(pb.DeleteProductResponse().SerializeToString(), id, version)
+            return WriteResult(pb.DeleteProductResponse().SerializeToString(), id, version)
 
         return await self._writer.write(self._products, request, delete)
 
@@ -196,8 +196,8 @@ def _row(product: Product) -> ProductRow:
     )
 
 
-def _written(row: ProductRow, reply: pb.CreateProductResponse | pb.UpdateProductResponse) -> Written:
-    return Written(reply.SerializeToString(), row.product_id, row.version, entry(row))
+def _written(row: ProductRow, reply: pb.CreateProductResponse | pb.UpdateProductResponse) -> WriteResult:
+    return WriteResult(reply.SerializeToString(), row.product_id, row.version, entry(row))
 
 
 def _timestamp(time: datetime | None) -> Timestamp:

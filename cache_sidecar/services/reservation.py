@@ -11,13 +11,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import InvalidRequest, OutOfStock, ReservationEnded
-from cache_sidecar.inventory.admission import Gate
+from cache_sidecar.inventory.admission import ReservationAdmission
 from cache_sidecar.services import stock
 from cache_sidecar.services.shared import pages, rows
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.services.stock import timestamp, written
-from cache_sidecar.store.pool import Connection, Written
+from cache_sidecar.store.pool import Connection, WriteResult
 from cache_sidecar.store.reservation import COMMITTED, EXPIRED, HELD, RELEASED, ReservationRow, ReservationStore
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.v1 import inventory_pb2
@@ -58,7 +58,7 @@ class ReservationMethods(InventoryServiceServicer):
         *,
         reservations: ReservationStore,
         writer: Writer,
-        gate: Gate,
+        gate: ReservationAdmission,
         clock: Clock,
         bound: Bound,
     ) -> None:
@@ -80,7 +80,7 @@ class ReservationMethods(InventoryServiceServicer):
             # Any bucket will do, and not the same one for everybody.
             preferred = {product_id: row.reservation_id.int % buckets[product_id] for product_id in items}
 
-            async def reserve(connection: Connection) -> Written:
+            async def reserve(connection: Connection) -> WriteResult:
                 reserved = await self._reservations.reserve(connection, row, preferred)
                 if reserved.short_of:
                     parts = [stock.part(found) for found in reserved.rows]
@@ -109,7 +109,7 @@ class ReservationMethods(InventoryServiceServicer):
         """Leaves the stock as it is."""
         until = self._now() + _hold(request.hold_duration, given=request.HasField("hold_duration"))
 
-        async def extend(connection: Connection) -> Written:
+        async def extend(connection: Connection) -> WriteResult:
             await self._reservations.extend(connection, request.reservation_id, until)
             row = await self._reservations.current(connection, request.reservation_id)
             _check(row, {HELD})
@@ -132,7 +132,7 @@ class ReservationMethods(InventoryServiceServicer):
     async def _end(self, request: _Ending, state: str, fine: Collection[str], reply: Any) -> bytes:
         id, at = request.reservation_id, self._now()
 
-        async def end(connection: Connection) -> Written:
+        async def end(connection: Connection) -> WriteResult:
             ended = await self._reservations.end(connection, id, state, at)
             row = await self._reservations.current(connection, id)
             _check(row, fine)

@@ -26,7 +26,7 @@ from cache_sidecar.services.shared.wire import field
 from cache_sidecar.services.shared.writes import Mutation, Writer, key_of
 from cache_sidecar.services.touches import Touches
 from cache_sidecar.store import requests
-from cache_sidecar.store.pool import Changed, Connection, Written
+from cache_sidecar.store.pool import Connection, RowChange, WriteResult
 from cache_sidecar.store.requests import FirstReply
 from cache_sidecar.store.session import SessionRow, SessionStore, not_found
 from cache_sidecar.store.values import Micros, micros, micros_from
@@ -131,13 +131,15 @@ class SessionService(SessionServiceServicer):
                 raise EtagMismatch("session", not_found(session_hash).id, _etag(current))
             return session_fields.changed(self._going_on(current, is_over), given, paths)
 
-        async def update(connection: Connection) -> Written:
+        async def update(connection: Connection) -> WriteResult:
             nonlocal row
             joins = given.user_id if {"user_id", session_fields.ALL} & set(paths) else ""
             row = await self._store.update(connection, session_hash, change, joins=joins)
-            return Written(pb.UpdateSessionResponse(session=self._message(row)).SerializeToString(), session_hash, row.version)
+            return WriteResult(
+                pb.UpdateSessionResponse(session=self._message(row)).SerializeToString(), session_hash, row.version
+            )
 
-        async def tell(written: Written) -> None:
+        async def tell(written: WriteResult) -> None:
             await self._tell([] if written.repeated else [row], written)
 
         return (await self._writer.run(request, update, tell)).reply
@@ -162,11 +164,11 @@ class SessionService(SessionServiceServicer):
         """Ends the row; the relay deletes it later."""
         session_hash, is_told = hash_of(request.session_id), True
 
-        async def end(connection: Connection) -> Written:
+        async def end(connection: Connection) -> WriteResult:
             version = await self._store.end(connection, session_hash, _moment(self._clock.now()))
-            return Written(b"", session_hash, version)
+            return WriteResult(b"", session_hash, version)
 
-        async def tell(written: Written) -> None:
+        async def tell(written: WriteResult) -> None:
             nonlocal is_told
             is_told = await self._tell([], written)
 
@@ -194,11 +196,11 @@ class SessionService(SessionServiceServicer):
     ) -> bytes:
         """Ends the rows, then tells Redis of every row of the user that is ended: also those of an earlier attempt."""
 
-        async def end(connection: Connection) -> Written:
+        async def end(connection: Connection) -> WriteResult:
             deleted = await self._store.end_all(connection, request.user_id, _moment(self._clock.now()))
-            return Written(pb.DeleteUserSessionsResponse(deleted=deleted).SerializeToString(), "", 0)
+            return WriteResult(pb.DeleteUserSessionsResponse(deleted=deleted).SerializeToString(), "", 0)
 
-        async def tell(_: Written) -> None:
+        async def tell(_: WriteResult) -> None:
             ended = iter((await self._store.ended(request.user_id)).items())
             is_told = True
             while some := dict(islice(ended, TOLD)):
@@ -267,20 +269,20 @@ class SessionService(SessionServiceServicer):
         session_id, is_told = secrets.token_urlsafe(ID_BYTES), True
         row: SessionRow
 
-        async def work(connection: Connection) -> Written:
+        async def work(connection: Connection) -> WriteResult:
             nonlocal row
             row, ended = await make(connection, hash_of(session_id))
-            also = [Changed(session_hash, version) for session_hash, version in ended.items()]
-            return Written(row.session_hash.encode(), row.session_hash, row.version, entry(row), also)
+            also = [RowChange(session_hash, version) for session_hash, version in ended.items()]
+            return WriteResult(row.session_hash.encode(), row.session_hash, row.version, entry(row), also)
 
-        async def tell(written: Written) -> None:
+        async def tell(written: WriteResult) -> None:
             nonlocal is_told
             is_told = await self._tell([] if written.repeated else [row], written)
 
         written = await self._writer.run(request, work, tell)
         return None if written.repeated else _Issued(session_id, row, not is_told)
 
-    async def _tell(self, rows: Sequence[SessionRow], written: Written) -> bool:
+    async def _tell(self, rows: Sequence[SessionRow], written: WriteResult) -> bool:
         """Tells Redis of rows as they are now, and that whatever else was written is over; or, of a repeat, out of date."""
         versions = {change.id: change.version for change in written.changes}
         if written.repeated:

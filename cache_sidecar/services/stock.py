@@ -7,10 +7,10 @@ from zlib import crc32
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.inventory.stock import Part, Stock, Total, version_of
+from cache_sidecar.inventory.stock import Bucket, BucketRecord, ProductStock, version_of
 from cache_sidecar.services.shared import freshness, rows
 from cache_sidecar.store.inventory import InventoryRow, InventoryStore
-from cache_sidecar.store.pool import Changed, Written
+from cache_sidecar.store.pool import RowChange, WriteResult
 from cache_sidecar.tiers.ports import Load, Row, UnreadableRow
 from cache_sidecar.v1.cache_pb2 import CacheMetadata
 from cache_sidecar.v1.inventory_pb2 import Inventory
@@ -42,20 +42,20 @@ def _found(row: InventoryRow) -> Row:
     return Row(row.version, part(row).stock.pack())
 
 
-def part(row: InventoryRow) -> Part:
+def part(row: InventoryRow) -> Bucket:
     """Returns a row as caches keep it."""
     updated = (row.update_time - _EPOCH) // _MICROSECOND
-    stock = Stock(row.available, row.reserved, row.buckets, row.grant_version, updated, row.epoch, row.steps)
-    return Part(row.id, stock, row.version)
+    stock = BucketRecord(row.available, row.reserved, row.buckets, row.grant_version, updated, row.epoch, row.steps)
+    return Bucket(row.id, stock, row.version)
 
 
-def written(reply: Message, rows: Sequence[InventoryRow]) -> Written:
+def written(reply: Message, rows: Sequence[InventoryRow]) -> WriteResult:
     """Returns what a write did that changed these rows, or found them as they are."""
-    changes = [Changed(one.id, one.version, one.stock.pack()) for one in map(part, rows)]
-    return Written(reply.SerializeToString(), "", 0, also=changes)
+    changes = [RowChange(one.id, one.version, one.stock.pack()) for one in map(part, rows)]
+    return WriteResult(reply.SerializeToString(), "", 0, also=changes)
 
 
-def message(product_id: str, parts: Sequence[Part]) -> Inventory:
+def message(product_id: str, parts: Sequence[Bucket]) -> Inventory:
     """Returns the stock of a product, given all of its rows, bucket 0 first, as callers see it."""
     return Inventory(
         product_id=product_id,
@@ -67,18 +67,18 @@ def message(product_id: str, parts: Sequence[Part]) -> Inventory:
     )
 
 
-def etag(parts: Sequence[Part]) -> str:
+def etag(parts: Sequence[Bucket]) -> str:
     """Returns what differs whenever the rows of a product do: the version, and of several rows what tells each one's."""
     version = version_of(parts)
     return f"{version:x}" if len(parts) == 1 else f"{version:x}-{crc32(repr([part.version for part in parts]).encode()):x}"
 
 
-def metadata(total: Total) -> CacheMetadata:
+def metadata(total: ProductStock) -> CacheMetadata:
     """Returns where the stock of a product came from, with its version."""
     return metadata_of_all([total])
 
 
-def metadata_of_all(totals: Collection[Total]) -> CacheMetadata:
+def metadata_of_all(totals: Collection[ProductStock]) -> CacheMetadata:
     """Returns where the stock of several products came from, the least fresh of each, with the newest version among them."""
     answers = [answer for total in totals for answer in total.answers]
     return freshness.metadata_of_all(answers, version=max((total.version for total in totals), default=0))

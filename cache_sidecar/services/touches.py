@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import Overloaded, TierFailed
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 from cache_sidecar.tiers.ports import Expiry
 
 V = TypeVar("V")
@@ -68,7 +68,7 @@ class Touches:
     def start(self) -> None:
         """Starts telling PostgreSQL in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(heard)
+        self._task.add_done_callback(log_failure)
 
     async def close(self) -> None:
         """Tells PostgreSQL everything, once."""

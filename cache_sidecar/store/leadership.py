@@ -18,7 +18,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from cache_sidecar.core.errors import SidecarError
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 from cache_sidecar.store.connection import Connection
 
 # Seconds between two signs of life, between two attempts to lead, and without a sign after which a leader is given up.
@@ -59,7 +59,7 @@ class Leadership:
                 await self._elected(connection)
             term = Term(connection)
             beating = asyncio.get_running_loop().create_task(term.beat())
-            beating.add_done_callback(heard)
+            beating.add_done_callback(log_failure)
             try:
                 yield term
             finally:
@@ -102,8 +102,8 @@ class Term:
             # In pieces: while it waits nothing else can be said.
             while True:
                 left = max(0.0, until - loop.time())
-                heard = [_ async for _ in self._connection.notifies(timeout=min(left, BEAT), stop_after=1)]
-                if heard or not left:
+                log_failure = [_ async for _ in self._connection.notifies(timeout=min(left, BEAT), stop_after=1)]
+                if log_failure or not left:
                     return
 
     async def fetch(self, statement: str, parameters: Sequence[Any]) -> list[TupleRow]:

@@ -118,23 +118,23 @@ class RelayStore:
         At most _ROUND of each; returns whether that was all.
         """
         ((changes,),) = await self._database.fetch(
-            """WITH gone AS (
+            f"""WITH gone AS (
                    DELETE FROM cache_sidecar.outbox WHERE version IN (
                        SELECT version FROM cache_sidecar.outbox
                        WHERE position <= (SELECT min(settled) FROM cache_sidecar.relays)
                          -- Nothing behind a change that is kept: who resumes from that one must find all that followed.
                          AND position < coalesce((SELECT min(position) FROM cache_sidecar.outbox
                                                   WHERE change_time >= now() - make_interval(secs => %s)), %s)
-                       ORDER BY position LIMIT 10000)
+                       ORDER BY position LIMIT {_ROUND})
                    RETURNING 1)
                SELECT count(*) FROM gone""",
             [changes_after, _LAST],
         )
         ((requests,),) = await self._database.fetch(
-            """WITH gone AS (
+            f"""WITH gone AS (
                    DELETE FROM cache_sidecar.requests WHERE (request_id, scope) IN (
                        SELECT request_id, scope FROM cache_sidecar.requests
-                       WHERE create_time < now() - make_interval(secs => %s) ORDER BY create_time LIMIT 10000)
+                       WHERE create_time < now() - make_interval(secs => %s) ORDER BY create_time LIMIT {_ROUND})
                    RETURNING 1)
                SELECT count(*) FROM gone""",
             [requests_after],

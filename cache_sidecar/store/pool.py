@@ -20,12 +20,12 @@ from psycopg.rows import TupleRow
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.dependencies import Dependency
 from cache_sidecar.core.errors import Failure, Operation, ReadOnly, RequestError, SettingsError, Tier, TierFailed
-from cache_sidecar.core.tasks import ended, heard
+from cache_sidecar.core.tasks import cancel_and_wait, log_failure
 from cache_sidecar.store import requests
 from cache_sidecar.store.connection import Connection
 from cache_sidecar.store.requests import FirstReply, RequestKey
 
-__all__ = ["AtOnce", "Changed", "Connection", "Database", "Guard", "Work", "Written", "check_dsn"]
+__all__ = ["AtOnce", "Connection", "Database", "Guard", "RowChange", "Work", "WriteResult", "check_dsn"]
 
 T = TypeVar("T")
 # What PostgreSQL says of work that the rows, as they are now, do not allow: a constraint, a value, or a function of ours.
@@ -67,7 +67,7 @@ _SAID = 100
 _SHOWN = 300
 
 
-class Changed(NamedTuple):
+class RowChange(NamedTuple):
     """One id that a write changed."""
 
     id: str
@@ -76,7 +76,7 @@ class Changed(NamedTuple):
     "What caches keep of the id from now on; None when it is deleted."
 
 
-class Written(NamedTuple):
+class WriteResult(NamedTuple):
     """What a write did."""
 
     reply: bytes
@@ -86,21 +86,21 @@ class Written(NamedTuple):
     "The version it made; 0 when it changed nothing."
     entry: bytes | None = None
     "What caches keep of the id from now on; None when it is deleted."
-    also: Sequence[Changed] = ()
+    also: Sequence[RowChange] = ()
     "Further ids that it changed."
     repeated: bool = False
     "Whether it was done before: then `reply` is the first one, and the entries are not known."
 
     @property
-    def changes(self) -> list[Changed]:
+    def changes(self) -> list[RowChange]:
         """Every id it changed."""
-        own = [Changed(self.id, self.version, self.entry)] if self.version else []
+        own = [RowChange(self.id, self.version, self.entry)] if self.version else []
         return [*own, *self.also]
 
 
-Work = Callable[[Connection], Awaitable[Written]]
+Work = Callable[[Connection], Awaitable[WriteResult]]
 """Writes, in a transaction."""
-AtOnce = Callable[[Connection, RequestKey], Awaitable[Written | None]]
+AtOnce = Callable[[Connection, RequestKey], Awaitable[WriteResult | None]]
 """Writes, with the ledger's row, by one statement outside of a transaction; or returns None, and has to be done as `Work`."""
 
 
@@ -165,7 +165,7 @@ class Database:
         for task in self._running:
             task.cancel()
         if self._sweeping is not None:
-            await ended(self._sweeping)
+            await cancel_and_wait(self._sweeping)
         while self._free:
             await self._free.pop().connection.close()
         if self._running:
@@ -195,7 +195,7 @@ class Database:
         with self._failures():
             await self._with_connection(nothing)
 
-    async def write(self, key: RequestKey | None, work: Work, at_once: AtOnce | None = None) -> Written:
+    async def write(self, key: RequestKey | None, work: Work, at_once: AtOnce | None = None) -> WriteResult:
         """Runs `work` in a transaction with the ledger's row, and returns what it wrote, once it is committed.
 
         Given `at_once`, and a key, it tries that first.
@@ -204,7 +204,7 @@ class Database:
         once: whether a transaction whose connection broke was committed, the caller finds out by repeating the request.
         """
 
-        async def attempt() -> Written:
+        async def attempt() -> WriteResult:
             with self._failures():
                 try:
                     return await self._with_connection(lambda connection: _write(connection, key, work, at_once))
@@ -213,8 +213,8 @@ class Database:
                     first = await self._with_connection(lambda connection: _first_reply(connection, key))
                     if first is None:
                         raise
-                    changes = [Changed(id, version) for id, version in first.versions.items()]
-                    return Written(first.reply, "", 0, also=changes, repeated=True)
+                    changes = [RowChange(id, version) for id, version in first.versions.items()]
+                    return WriteResult(first.reply, "", 0, also=changes, repeated=True)
 
         return await self._guard.run(attempt, Operation.WRITE)
 
@@ -393,7 +393,7 @@ def _words(error: psycopg.Error) -> str:
     return f"{name}: {error.diag.message_primary or (str(error).splitlines() or [''])[0]}"
 
 
-async def _write(connection: Connection, key: RequestKey | None, work: Work, at_once: AtOnce | None) -> Written:
+async def _write(connection: Connection, key: RequestKey | None, work: Work, at_once: AtOnce | None) -> WriteResult:
     if key is not None and at_once is not None:
         async with connection.each():
             written = await at_once(connection, key)
@@ -417,7 +417,7 @@ async def _first_reply(connection: Connection, key: RequestKey | None) -> FirstR
 def _heard(task: asyncio.Task[Any]) -> None:
     """Hears what ended the work of a caller who left: a statement or a connection of his. Anything else is a defect."""
     if not task.cancelled() and not isinstance(task.exception(), psycopg.Error):
-        heard(task)
+        log_failure(task)
 
 
 def _failure_of(error: psycopg.Error) -> Failure:

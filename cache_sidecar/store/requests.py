@@ -6,6 +6,9 @@ from typing import NamedTuple
 from cache_sidecar.core.errors import RequestIdReused
 from cache_sidecar.store.connection import Connection
 
+# Seconds for which a repeat of a request gets its first reply; after that the relay deletes it.
+KEPT = 86_400.0
+
 
 class RequestKey(NamedTuple):
     """Identifies a request that may be repeated."""

@@ -222,7 +222,7 @@ class L2(Protocol):
         """Reads, and takes leases for what is not there, unless others have them."""
         ...
 
-    async def read_doubted(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
+    async def read_quarantined(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
         """Returns the readable records that `read_leased` leaves out, as they may be out of date and nobody knows."""
         ...
 
@@ -245,7 +245,7 @@ class L2(Protocol):
         """Returns whether nobody else said so in the last `ttl` seconds: who hears yes does what one of all is to do."""
         ...
 
-    async def prolong(self, dataset: str, *, ttl: float, now: float) -> None:
+    async def extend_ttl(self, dataset: str, *, ttl: float, now: float) -> None:
         """Keeps every record until it is so old, if it would go earlier; not those whose expiry every read puts off."""
         ...
 
@@ -293,7 +293,7 @@ class Primary(NamedTuple):
     "What it holds."
 
 
-class Mark(NamedTuple):
+class Watermark(NamedTuple):
     """What a relay writes into a partition once it was told of everything."""
 
     moment: float
@@ -304,7 +304,7 @@ class Mark(NamedTuple):
     "Grows with its looks."
 
 
-class Signs(Protocol):
+class RelayWatermarks(Protocol):
     """What a relay and the sidecars of its region tell each other through Redis, in each partition of its own."""
 
     async def primaries(self) -> Sequence[Primary]:
@@ -318,7 +318,7 @@ class Signs(Protocol):
         """
         ...
 
-    async def marks(self, roles: Sequence[str]) -> Mapping[str, Mapping[int, Mark]]:
+    async def marks(self, roles: Sequence[str]) -> Mapping[str, Mapping[int, Watermark]]:
         """Returns the mark of each partition, by role; those without one, or that cannot be asked, are left out.
 
         Raises TierFailed when none can.
@@ -375,14 +375,14 @@ Load = Callable[[Sequence[str]], Awaitable[Mapping[str, Row | UnreadableRow]]]
 """Reads ids from PostgreSQL; those without a row are left out. Raises TierFailed."""
 
 
-class Follower(Protocol):
+class InvalidationListener(Protocol):
     """Whoever has to know of changes made elsewhere."""
 
     def changed(self, id: str, version: int) -> None:
         """An id has a new version; 0 when it is only to be read again."""
         ...
 
-    def partition_changed(self, partition: int) -> None:
+    def on_partition_reset(self, partition: int) -> None:
         """Anything in a partition may have changed."""
         ...
 

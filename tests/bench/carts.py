@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from google.type.money_pb2 import Money
 
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1.cache_pb2 import Source
 from cache_sidecar.v1.cart_pb2 import Cart, CartItem
 from cache_sidecar.v1.cart_service_pb2 import (
@@ -45,7 +45,7 @@ def comparisons(stack: Stack) -> list[Comparison]:
 def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """Carts of three lines, read in turn."""
     users = _users("hit", 5000)
-    names = Names(NAMESPACE)
+    names = KeyNames(NAMESPACE)
     job = {"addresses": stack.redis, "keys": [names.key("cart", user) for user in users]}
     with stack.sidecar() as sidecar:
         carts = [Cart(user_id=user, items=[item(product) for product in PRODUCTS[:3]]) for user in users]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from cache_sidecar.server.engines.selection import choose
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1.cache_pb2 import Source
 from cache_sidecar.v1.product_service_pb2 import (
     BatchGetProductsRequest,
@@ -112,7 +112,7 @@ def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """With room for one entry in memory, and the products read in turn, every read goes to Redis."""
     ids = stack.product_ids
     payloads = requests_for(ids)
-    names = Names(NAMESPACE)
+    names = KeyNames(NAMESPACE)
     job = {"addresses": stack.redis, "keys": [names.key("product", id) for id in ids]}
     with stack.sidecar(l1_max_entries=1) as sidecar:
         warm(sidecar, payloads, Source.SOURCE_L2)

@@ -14,7 +14,7 @@ from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Child, Processes
 from cache_sidecar.devstack.sidecars import Sidecar, as_toml, serving, start_relay, start_sidecar
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from tests.consistency.rulebook import SESSION_EXPIRY
 from tests.cut_off import Line, line_to
 from tests.ports import later_ports
@@ -44,7 +44,7 @@ class Stack:
         self.cluster = cluster
         self.postgres = postgres
         self.dsn = dsn
-        self.names = Names(namespace)
+        self.names = KeyNames(namespace)
         self.idle = idle
         self._engines = engines
         self._line = line

@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from cache_sidecar.inventory import watch as inventory_watch
-from cache_sidecar.inventory.stock import Stocks, Total
+from cache_sidecar.inventory.stock import ProductStock, StockReader
 from cache_sidecar.inventory.watch import Started, Watcher, Watches
 from cache_sidecar.services.stock import whole_loader
 from cache_sidecar.store.inventory import InventoryStore, row_ids
@@ -114,7 +114,7 @@ async def test_a_slow_reader_gets_the_newest_state(open_shop: Open, database: st
         assert shop.sidecar.app is not None
         store = InventoryStore(shop.sidecar.app.store("catalog").database)
         dataset = shop.sidecar.app._datasets["inventory"]
-        stocks = Stocks(dataset, row_ids=row_ids, load_whole=whole_loader(store))
+        stocks = StockReader(dataset, row_ids=row_ids, load_whole=whole_loader(store))
         watches = Watches(stocks, store)
         states = watches.watch(ids, ())
         assert isinstance(await anext(states), Started)
@@ -193,11 +193,11 @@ async def test_a_watch_that_cannot_begin_says_so(open_shop: Open) -> None:
         assert (await refused(call.read())).code is StatusCode.UNAVAILABLE
 
 
-def _total(version: int, *numbers: int) -> Total:
-    from cache_sidecar.inventory.stock import Part, Stock  # noqa: PLC0415
+def _total(version: int, *numbers: int) -> ProductStock:
+    from cache_sidecar.inventory.stock import Bucket, BucketRecord  # noqa: PLC0415
 
-    parts = [Part("a", Stock(available, 0, 1, 0, 0, version, 0), version) for available in numbers]
-    return Total(parts, [Answer(b"" if parts else None, Source.L2, version, 0.0, stale=False)])
+    parts = [Bucket("a", BucketRecord(available, 0, 1, 0, 0, version, 0), version) for available in numbers]
+    return ProductStock(parts, [Answer(b"" if parts else None, Source.L2, version, 0.0, stale=False)])
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def _total(version: int, *numbers: int) -> Total:
         (_total(0), _total(4, 0), True),
     ],
 )
-def test_what_is_news(sent: Total | None, found: Total, wanted: bool) -> None:
+def test_what_is_news(sent: ProductStock | None, found: ProductStock, wanted: bool) -> None:
     assert inventory_watch._is_news(found, sent) is wanted
 
 
@@ -221,7 +221,7 @@ async def test_too_much_news_to_remember_means_looking_at_everything(monkeypatch
     monkeypatch.setattr(inventory_watch, "MAX_PENDING", 2)
     async with database_of(database) as opened:
         store = InventoryStore(opened)
-        watcher = Watcher((), ["c"], stocks=Stocks(None, row_ids=lambda *_: [], load_whole=None), store=store)  # type: ignore[arg-type]
+        watcher = Watcher((), ["c"], stocks=StockReader(None, row_ids=lambda *_: [], load_whole=None), store=store)  # type: ignore[arg-type]
         assert [state async for state in watcher.look()] == []
         for id in ("a", "a", "b"):
             watcher.changed(id, 1)
@@ -232,7 +232,7 @@ async def test_too_much_news_to_remember_means_looking_at_everything(monkeypatch
 
 async def test_trust_that_ends_makes_every_watcher_look(database: str) -> None:
     async with database_of(database) as opened:
-        watches = Watches(Stocks(None, row_ids=lambda *_: [], load_whole=None), InventoryStore(opened))  # type: ignore[arg-type]
+        watches = Watches(StockReader(None, row_ids=lambda *_: [], load_whole=None), InventoryStore(opened))  # type: ignore[arg-type]
         assert len(watches._untrusted) == PARTITIONS
         watcher = Watcher(["a"], (), stocks=watches._stocks, store=watches._store)
         watches._watchers.add(watcher)
@@ -242,5 +242,5 @@ async def test_trust_that_ends_makes_every_watcher_look(database: str) -> None:
         watches.set_trusted(7, False)
         assert watcher._all
         watcher._all = False
-        watches.partition_changed(3)
+        watches.on_partition_reset(3)
         assert watcher._all

@@ -84,16 +84,16 @@ async def answers(shop: Shop) -> bool:
 
 async def test_trust_that_ended_by_itself_marks_hits_until_python_says_what_it_concerns(shop: Shop) -> None:
     (id,) = await remembered(shop)
-    trust = shop.app._trust
+    freshness_lease = shop.app._freshness_lease
 
     class Holder:
         late = -1.0
 
-        def lapsed(self, late: float) -> None:
+        def on_expired(self, late: float) -> None:
             self.late = late
 
     holder = Holder()
-    trust.extend(holder, trust.clock() - 0.5)
+    freshness_lease.extend(holder, freshness_lease.clock() - 0.5)
 
     async def calls() -> RawReply:
         async with RawConnection.open(shop.address) as raw:

@@ -17,12 +17,12 @@ from cache_sidecar import datasets, verify
 from cache_sidecar.config import policy
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.errors import SettingsError
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay import process as relay
 from cache_sidecar.tiers.ports import Record
 from cache_sidecar.tiers.redis import codec
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import admin_service_pb2, cache_pb2
 from tests.acl import allow
 from tests.contract.conftest import PATIENT
@@ -66,7 +66,7 @@ class Ground:
 
     async def end_relay(self) -> None:
         if self._relay is not None:
-            await ended(self._relay)
+            await cancel_and_wait(self._relay)
             self._relay = None
 
 
@@ -159,7 +159,7 @@ async def test_it_is_emptied_and_verified(ground: Ground, valkey_cluster: Valkey
     assert await gifts.source("g") == STORE
     host, _, port = valkey_cluster.addresses[0].partition(":")
     async with RedisCluster(host=host, port=int(port)) as redis:
-        await redis.set(Names(namespace).key("gift", "h"), codec.encode(Record(1, 0.0, b"")))
+        await redis.set(KeyNames(namespace).key("gift", "h"), codec.encode(Record(1, 0.0, b"")))
 
     async def at_once(_: float) -> None:
         pass

@@ -15,7 +15,7 @@ from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.store.migrate import migrate
 from cache_sidecar.tiers.ports import partition_of
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from tests.sidecars import Process, process, serving, until, without_retries
 from tests.stockroom import Stockroom
 
@@ -94,7 +94,7 @@ class InventoryStack:
 
     async def primary_of(self, product_id: str) -> ValkeyServer:
         """Returns the node that holds the stock of a product now."""
-        slot = Names(NAMESPACE).slot(partition_of(product_id))
+        slot = KeyNames(NAMESPACE).slot(partition_of(product_id))
         async with self.cluster.nodes[-1].client() as client:
             ranges: Any = await client.execute_command("CLUSTER SLOTS")
         (port,) = [primary[1] for first, last, primary, *_ in ranges if first <= slot <= last]

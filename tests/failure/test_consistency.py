@@ -141,7 +141,7 @@ async def test_a_sidecar_that_does_not_hear_is_found(
         await asyncio.Event().wait()
 
     def trust_forever(feed: Feed, _began: float) -> None:
-        feed._trust.extend(feed, math.inf)
+        feed._freshness_lease.extend(feed, math.inf)
 
     monkeypatch.setattr(Feed, "_take", hear_nothing)
     monkeypatch.setattr(Feed, "_beat", notice_nothing)

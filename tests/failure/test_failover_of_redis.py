@@ -14,7 +14,7 @@ from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.clock import SystemClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import TierFailed
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.relay.outbox import Relay
@@ -23,10 +23,10 @@ from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.tiers.coherence import subscriber
 from cache_sidecar.tiers.ports import partition_of
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import SOURCE_L2
 from tests.conftest import ChoosePorts
@@ -56,12 +56,12 @@ async def healthy(cluster: ValkeyCluster) -> AsyncIterator[ValkeyCluster]:
 async def relaying(cluster: ValkeyCluster, database: str, namespace: str) -> AsyncIterator[None]:
     """Runs a relay."""
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25)
-    connection, names = Connection(settings), Names(namespace)
+    connection, names = RedisClient(settings), KeyNames(namespace)
     async with open_database(database) as store:
         relay = Relay(
             RelayStore(store),
             RedisL2(connection, names),
-            RedisSigns(connection, names),
+            RedisWatermarks(connection, names),
             policy.default(),
             region="eu",
             roles=["catalog", "user"],
@@ -73,7 +73,7 @@ async def relaying(cluster: ValkeyCluster, database: str, namespace: str) -> Asy
         try:
             yield
         finally:
-            await ended(task)
+            await cancel_and_wait(task)
             await connection.close()
 
 
@@ -150,8 +150,8 @@ async def open_shop(
     """Opens it; the other sidecar asks nobody who holds what, unless it has to."""
     every, again = subscriber.TOPOLOGY_EVERY, subscriber.TOPOLOGY_AGAIN
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25, postgres_timeout=20.0)
-    signs = {key_slot(Names(namespace).told(role, 0).encode()) for role in ("catalog", "user")}
-    (primary, *_) = [node for node in await cluster.primaries() if not signs & await slots_of(node)]
+    watermarks = {key_slot(KeyNames(namespace).told(role, 0).encode()) for role in ("catalog", "user")}
+    (primary, *_) = [node for node in await cluster.primaries() if not watermarks & await slots_of(node)]
     async with contextlib.AsyncExitStack() as stack:
         monkeypatch.setattr(subscriber, "TOPOLOGY_EVERY", 3600.0)
         monkeypatch.setattr(subscriber, "TOPOLOGY_AGAIN", 3600.0)

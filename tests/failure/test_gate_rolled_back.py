@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyServer
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import cache_pb2
 from tests.failure.inventory_stack import NAMESPACE, InventoryStack
 from tests.sidecars import until
@@ -72,4 +72,4 @@ async def _is_version(node: ValkeyServer, version: str) -> bool:
 async def _version_in(node: ValkeyServer) -> str:
     async with node.client() as client:
         await client.execute_command("READONLY")
-        return str(await client.getrange(Names(NAMESPACE).key("inventory", PRODUCT), 0, 15))
+        return str(await client.getrange(KeyNames(NAMESPACE).key("inventory", PRODUCT), 0, 15))

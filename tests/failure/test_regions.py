@@ -9,17 +9,17 @@ import pytest
 from cache_sidecar.config import policy
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.dependencies import Dependencies
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.tiers.coherence import region as region_module
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.v1.product_pb2 import Product
 from tests.conftest import ChoosePorts
 from tests.contract.shop import L1, Shop, new_id
@@ -74,14 +74,14 @@ async def opened(name: str, cluster: ValkeyCluster, database: str, namespace: st
 
 @contextlib.asynccontextmanager
 async def relaying(name: str, nodes: str, database: str, namespace: str, clock: ManualClock) -> AsyncIterator[None]:
-    connection, names = Connection(redis_settings(nodes, redis_timeout=5.0)), Names(namespace)
-    l2, signs = RedisL2(connection, names), RedisSigns(connection, names)
+    connection, names = RedisClient(redis_settings(nodes, redis_timeout=5.0)), KeyNames(namespace)
+    l2, watermarks = RedisL2(connection, names), RedisWatermarks(connection, names)
     async with open_database(database) as store:
         known = policy.default()
         relay = Relay(
             RelayStore(store),
             l2,
-            signs,
+            watermarks,
             known,
             region=name,
             roles=["catalog", "user"],
@@ -93,7 +93,7 @@ async def relaying(name: str, nodes: str, database: str, namespace: str, clock: 
         try:
             yield
         finally:
-            await ended(task)
+            await cancel_and_wait(task)
             await connection.close()
 
 
@@ -164,7 +164,7 @@ async def test_a_region_that_is_cut_off_says_so_and_catches_up_without_loss(
 async def signed(place: Place) -> bool:
     """Says whether the relay has told up to now, as the clock of its region says it."""
     app = place.shop.app
-    told = await told_until(RedisSigns(app._connection, app._l2._names))
+    told = await told_until(RedisWatermarks(app._connection, app._l2._names))
     return told.get("catalog", 0.0) >= place.clock.now() - 0.01
 
 

@@ -20,13 +20,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.relay import process as relay
 from cache_sidecar.tiers.ports import partition_of
-from cache_sidecar.tiers.redis.keys import Names
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.keys import KeyNames
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from tests.acl import PASSWORD, rules
 from tests.conftest import ChoosePorts
@@ -308,7 +308,7 @@ class Region:
         finally:
             stop.set()
             await asyncio.wait({relaying}, timeout=20)
-            await ended(relaying)
+            await cancel_and_wait(relaying)
 
     async def shows(self, id: str, title: str) -> tuple[bool, bool]:
         """Returns whether the second sidecar says a title, and whether it says that this may be out of date."""
@@ -467,10 +467,10 @@ async def test_a_change_that_is_refused_puts_what_is_held_in_doubt_at_once(
             reply = (await shop.get(kept)).cache
             assert reply.stale or reply.source == STORE, "Redis and memory are in doubt"
             await redis.acl("+fcall")
-            signs = RedisSigns(shop.app._connection, Names("cs"))
+            watermarks = RedisWatermarks(shop.app._connection, KeyNames("cs"))
 
             async def is_trusted() -> bool:
-                await say(signs, ["catalog"], time.time())
+                await say(watermarks, ["catalog"], time.time())
                 reply = (await shop.get(kept)).cache
                 return bool(reply.source == L1 and not reply.stale)
 

@@ -12,7 +12,7 @@ from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.tiers.ports import Record
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from tests.customers import L2, STORE, Customer, cart_key, item, lines, new_request, new_user
@@ -83,7 +83,7 @@ async def test_a_copy_in_the_layout_of_before_is_counted_as_unreadable_and_mende
     user = new_user()
     cart = await other.add(user, item("a", 2))
     session_id = await other.create(user, theme="dark")
-    keys = [cart_key(namespace, user), Names(namespace).key("session", hash_of(session_id))]
+    keys = [cart_key(namespace, user), KeyNames(namespace).key("session", hash_of(session_id))]
     for key in keys:
         record = await redis.get(key)
         assert record[16:18] == b"03"

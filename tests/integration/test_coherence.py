@@ -11,9 +11,9 @@ import redis
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers.coherence import subscriber as module
-from cache_sidecar.tiers.coherence.subscriber import Coherence, Feed, staleness_bound
+from cache_sidecar.tiers.coherence.subscriber import Feed, InvalidationSubscriber, staleness_bound
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from tests.gates import Gate
 from tests.listening import HERE, Line, open_line
 from tests.proxy import Proxy
@@ -152,7 +152,7 @@ async def test_who_holds_what_is_asked_again_soon_when_a_feed_breaks(
     async with open_line(nodes, namespace) as line:
         asked = monkeypatch_counter(line, monkeypatch)
         beats = len(asked)
-        next(iter(line.coherence._feeds.values())).lapsed(0.0)
+        next(iter(line.coherence._feeds.values())).on_expired(0.0)
         await until(lambda: len(asked) > beats)
         await line.trusted()
 
@@ -382,16 +382,16 @@ async def test_race_13_trust_ends_in_time_though_nobody_notices_that_a_heartbeat
 ) -> None:
     clock = ManualClock()
     async with open_line(valkey.address, namespace, trusted=False) as line:
-        line.trust.clock = clock.now
+        line.freshness_lease.clock = clock.now
         await line.trusted()
         heartbeats.close()
         await heartbeats.reached()
         line.ear.forget()
         clock.advance(staleness_bound(5.0) - 0.1)
-        line.trust.check()
+        line.freshness_lease.check()
         assert line.coherence.is_trusted()
         clock.advance(2.1)
-        line.trust.check()
+        line.freshness_lease.check()
         assert (line.ear.trusted, line.ear.order) == (set(), ["distrust since 2 s"])
         assert not line.coherence.is_trusted()
         # The heartbeat that was good after all is too late: what was missed meanwhile is dropped first.
@@ -401,9 +401,9 @@ async def test_race_13_trust_ends_in_time_though_nobody_notices_that_a_heartbeat
 
 
 async def test_good_heartbeats_prolong_the_trust(line: Line) -> None:
-    until_then = line.trust.until
-    await until(lambda: line.trust.until > until_then)
-    assert line.trust.until <= line.trust.clock() + staleness_bound(5.0)
+    until_then = line.freshness_lease.until
+    await until(lambda: line.freshness_lease.until > until_then)
+    assert line.freshness_lease.until <= line.freshness_lease.clock() + staleness_bound(5.0)
 
 
 async def test_race_24_a_restarted_server_is_listened_to_anew(valkey: ValkeyServer, namespace: str) -> None:
@@ -460,14 +460,14 @@ async def test_race_22_a_subscriber_that_was_too_slow_drops_what_it_missed(
 async def open_sidecar(nodes: str, namespace: str, case: Case | None = None) -> AsyncIterator[Case]:
     more = {"rows": case.rows, "clock": case.clock} if case else {}
     async with open_case(nodes, namespace, **more) as opened:
-        opened.trust(trusted=False)
+        opened.freshness_lease(trusted=False)
         connection = opened.l2._connection
-        coherence = Coherence(
+        coherence = InvalidationSubscriber(
             opened.l2,
             connection,
-            Names(namespace),
+            KeyNames(namespace),
             timeout=5.0,
-            trust=opened.trusts,
+            freshness_lease=opened.trusts,
             followers={"product": opened.dataset},
             on_message=lambda: None,
         )

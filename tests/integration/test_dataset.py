@@ -73,7 +73,7 @@ async def test_many_ids_come_from_wherever_they_are(case: Case) -> None:
 
 async def test_without_trust_nothing_is_kept_in_memory(case: Case) -> None:
     case.rows.commit("a", 1, b"sofa")
-    case.trust(trusted=False)
+    case.freshness_lease(trusted=False)
     assert [await case.get("a") for _ in range(3)] == [(b"sofa", STORE), (b"sofa", L2), (b"sofa", L2)]
 
 
@@ -267,7 +267,7 @@ async def test_when_the_store_is_back_reads_are_fresh(case: Case) -> None:
 
 async def test_without_redis_reads_go_on_from_the_store(nobody: str, namespace: str) -> None:
     async with open_case(nobody, namespace) as case:
-        case.trust(trusted=False)
+        case.freshness_lease(trusted=False)
         case.rows.commit("a", 1, b"sofa")
         assert [await case.get("a") for _ in range(3)] == [(b"sofa", STORE)] * 3
         assert case.dataset.stats()[L2].counters.errors == 3
@@ -283,7 +283,7 @@ async def test_without_redis_a_cluster_s_reads_go_on_too(nobody: str, namespace:
 async def test_an_l1_that_cannot_hear_serves_stale_for_a_while(case: Case) -> None:
     case.rows.commit("a", 1, b"sofa")
     await case.get("a")
-    case.trust(trusted=False)
+    case.freshness_lease(trusted=False)
     case.clock.advance(5)
     answer = await case.answer("a")
     assert (answer.source, answer.stale) == (L1, True)

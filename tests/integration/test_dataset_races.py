@@ -1,6 +1,6 @@
 """Races on the read and write path, each held in place by gates. The numbers are those of the coherence contract's list.
 
-Two cases of one namespace are two sidecars. A message is heard when the test calls `changed` or `partition_changed`, as the
+Two cases of one namespace are two sidecars. A message is heard when the test calls `changed` or `on_partition_reset`, as the
 connection to Redis would.
 """
 
@@ -150,7 +150,7 @@ async def test_race_04_a_fill_that_began_before_a_drop_is_not_stored(a: Case, b:
     late = reading(b)
     await gate.reached()
     if drop == "partition":
-        b.dataset.partition_changed(partition_of("a"))
+        b.dataset.on_partition_reset(partition_of("a"))
     else:
         b.dataset.changed("a", 0)
     gate.open()
@@ -187,7 +187,7 @@ def told_to_read_again(case: Case) -> None:
 
 
 def told_of_a_gap(case: Case) -> None:
-    case.dataset.partition_changed(partition_of("a"))
+    case.dataset.on_partition_reset(partition_of("a"))
 
 
 @pytest.mark.parametrize("tell", [told_of_version, told_to_read_again, told_of_a_gap])

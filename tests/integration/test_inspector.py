@@ -83,7 +83,7 @@ async def test_a_hit_that_said_it_may_be_stale_is_not_counted(open_sidecar: Open
     async with open_sidecar(policy=EVERY_HIT) as case:
         inspector = await opened(case, "a")
         case.rows.commit("a", 2, b"new")
-        case.trust(trusted=False)
+        case.freshness_lease(trusted=False)
         assert (await case.answer("a")).stale
         await inspector.step()
         assert case.rows.calls == [["a"]], "nothing was asked beside the first load"

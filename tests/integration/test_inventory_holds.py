@@ -12,7 +12,7 @@ from cache_sidecar.core.clock import ManualClock, SystemClock
 from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay import holds
-from cache_sidecar.relay.holds import Holds
+from cache_sidecar.relay.holds import ExpiredHolds
 from cache_sidecar.store.reservation import HoldStore
 from tests.contract.shop import refused
 from tests.sidecars import in_process, process, settings_for, until
@@ -82,7 +82,7 @@ async def test_holds_are_looked_at_again_after_a_failure(
             return await expire_one(now)  # type: ignore[arg-type]
 
         monkeypatch.setattr(store, "expire_one", counted)
-        task = asyncio.get_running_loop().create_task(Holds(store, clock=SystemClock()).run())
+        task = asyncio.get_running_loop().create_task(ExpiredHolds(store, clock=SystemClock()).run())
         await until(lambda: failures >= 2)
         assert not task.done()
         await query(database, "ALTER FUNCTION cache_sidecar.gone RENAME TO expire_hold")
@@ -101,7 +101,7 @@ async def test_two_relays_share_the_work(valkey_cluster: ValkeyCluster, database
         await room.set("a", 40)
         await asyncio.gather(*(room.reserve({"a": 1}) for _ in range(40)))
         await query(database, LONG_AGO)
-        relays = [Holds(HoldStore(opened), clock=SystemClock()) for _ in range(4)]
+        relays = [ExpiredHolds(HoldStore(opened), clock=SystemClock()) for _ in range(4)]
         counts = await asyncio.gather(*(relay.step() for relay in relays))
         # One that finds only what others work on stops, and looks again a second later.
         counts.append(await relays[0].step())
@@ -146,7 +146,7 @@ async def test_holds_that_cannot_be_ended_delay_no_other(
         # By hand; giving back what is held would make it negative.
         await query(database, "UPDATE cache_sidecar.inventory SET reserved = 0 WHERE product_id = 'spoiled'")
         clock = ManualClock(good.expire_time.seconds + 1)
-        relay = Holds(HoldStore(opened), clock=clock)
+        relay = ExpiredHolds(HoldStore(opened), clock=clock)
         logged: list[dict[str, Any]] = []
         monkeypatch.setattr(telemetry.log, "error", lambda event, **fields: logged.append({"event": event} | fields))
 
@@ -188,7 +188,7 @@ async def test_a_hold_whose_stock_is_locked_delays_no_other(
             await room.set(product, 5)
         held = [await room.reserve({product: 1}) for product in ("locked", "free")]
         clock = ManualClock(held[1].expire_time.seconds + 1)
-        relay = Holds(HoldStore(opened), clock=clock)
+        relay = ExpiredHolds(HoldStore(opened), clock=clock)
         await other.execute("SELECT FROM cache_sidecar.inventory WHERE product_id = 'locked' FOR UPDATE")
         assert await relay.step() == 1
         assert (await room.reservation(held[1].reservation_id)).state == EXPIRED
@@ -210,5 +210,5 @@ async def test_what_concerns_every_hold_is_no_failure_of_one(
         clock = ManualClock(held.expire_time.seconds + 1)
         await query(database, "ALTER FUNCTION cache_sidecar.end_reservation RENAME TO gone")
         with pytest.raises(TierFailed):
-            await Holds(HoldStore(opened), clock=clock).step()
+            await ExpiredHolds(HoldStore(opened), clock=clock).step()
         assert await failures(database, clock) == [(0, None)]

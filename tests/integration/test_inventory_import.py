@@ -13,7 +13,7 @@ import pytest
 from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.importer.inventory import from_csv, from_json, import_inventory
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.report import ImportReport
 from tests.sidecars import in_process, settings_for
 from tests.stockroom import Stockroom, query
@@ -96,7 +96,7 @@ def test_objects_that_are_stock(value: dict[str, Any], available: int) -> None:
 
 @pytest.mark.parametrize(("value", "reason"), BAD)
 def test_objects_that_are_none(value: dict[str, Any], reason: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RowRejected) as refused:
         from_json(value)
     assert refused.value.reason == reason
 

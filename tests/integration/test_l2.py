@@ -14,7 +14,7 @@ from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 from cache_sidecar.tiers.redis import codec
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from tests.integration.conftest import OpenL2
 from tests.proxy import Proxy
@@ -146,7 +146,7 @@ async def test_awkward_ids_are_ids_like_others(either: RedisL2, id: str) -> None
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_key_counter_and_channel_of_an_id_share_a_slot(id: str) -> None:
     client = RedisCluster(host="127.0.0.1", port=1)
-    names = Names("shop")
+    names = KeyNames("shop")
     partition = partition_of(id)
     slots = {client.keyslot(key) for key in (names.key("product", id), names.counter(partition), names.channel(partition))}
     assert slots == {names.slot(partition)}
@@ -187,7 +187,7 @@ async def test_dropping_more_than_one_page(either: RedisL2) -> None:
 
 async def test_namespaces_do_not_see_each_other(either: RedisL2, open_either: OpenL2, namespace: str) -> None:
     await fill(either, "product", {"a": record(1)}, ttl=60)
-    other = RedisL2(either._connection, Names(namespace + "x"))
+    other = RedisL2(either._connection, KeyNames(namespace + "x"))
     assert await other.read("product", ["a"]) == {}
     assert await other.drop_all("product") == 0
     assert await held(either) == (1, b"sofa")
@@ -252,7 +252,7 @@ async def test_many_at_once_find_no_library(l2: RedisL2, valkey_cluster: ValkeyC
 
 
 async def test_two_versions_of_the_library_serve_side_by_side(l2: RedisL2, namespace: str) -> None:
-    later = RedisL2(l2._connection, Names(namespace))
+    later = RedisL2(l2._connection, KeyNames(namespace))
     later._library, later._code = f"{namespace}_later", l2._code.replace(l2._library, f"{namespace}_later") + "\n-- later"
     await l2.change("product", {"a": record(1, b"one")}, ttl=60)
     await later.change("product", {"a": record(2, b"two")}, ttl=60)

@@ -13,7 +13,7 @@ from cache_sidecar.core.errors import Failure, NotFound, SettingsError, Tier, Ti
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.store import pool
-from cache_sidecar.store.pool import Connection, Database, Written
+from cache_sidecar.store.pool import Connection, Database, WriteResult
 from cache_sidecar.tiers.resilience.breaker import BREAK_FOR, Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
 from tests.conftest import ChoosePorts
@@ -142,9 +142,9 @@ async def test_over_the_bound_it_is_busy_at_once(database: str) -> None:
         gate = Gate()
         gate.close()
 
-        async def hold(_: Connection) -> Written:
+        async def hold(_: Connection) -> WriteResult:
             await gate.passed()
-            return Written(b"", "a", 0)
+            return WriteResult(b"", "a", 0)
 
         holding = asyncio.create_task(store.write(None, hold))
         await gate.reached()
@@ -230,11 +230,11 @@ async def test_a_write_is_not_repeated_when_the_connection_breaks(database: str)
     async with open_database(database) as store:
         runs = 0
 
-        async def work(connection: Connection) -> Written:
+        async def work(connection: Connection) -> WriteResult:
             nonlocal runs
             runs += 1
             await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-            return Written(b"", "a", 1)
+            return WriteResult(b"", "a", 1)
 
         with pytest.raises(TierFailed) as caught:
             await store.write(key(), work)
@@ -251,7 +251,7 @@ async def test_a_write_is_committed_when_it_returns(opened: Database, database: 
 
 
 async def test_a_write_that_fails_leaves_nothing(opened: Database, database: str) -> None:
-    async def work(connection: Connection) -> Written:
+    async def work(connection: Connection) -> WriteResult:
         await Creation("a")(connection)
         raise NotFound("product", "b")
 
@@ -337,9 +337,9 @@ async def test_a_write_survives_the_restart_of_the_server(own: Postgres) -> None
         await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.05)", []) for _ in range(4)))
         await own.restart()
 
-        async def work(connection: Connection) -> Written:
+        async def work(connection: Connection) -> WriteResult:
             await connection.execute("SELECT 1")
-            return Written(b"done", "a", 0)
+            return WriteResult(b"done", "a", 0)
 
         assert [(await store.write(None, work)).reply for _ in range(4)] == [b"done"] * 4
 
@@ -381,12 +381,12 @@ async def test_a_plan_that_no_longer_fits_is_made_anew(prepared: Database, log: 
 async def test_so_it_is_in_a_write(prepared: Database, database: str) -> None:
     runs = 0
 
-    async def work(connection: Connection) -> Written:
+    async def work(connection: Connection) -> WriteResult:
         nonlocal runs
         runs += 1
         await connection.execute("INSERT INTO public.goods VALUES (8, 'y')")
         await connection.execute("SELECT * FROM public.goods")
-        return Written(b"done", "a", 1)
+        return WriteResult(b"done", "a", 1)
 
     assert (await prepared.write(key(), work)).reply == b"done"
     assert runs == 2

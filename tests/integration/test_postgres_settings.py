@@ -18,12 +18,12 @@ from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.relay.holds import Holds
+from cache_sidecar.relay.holds import ExpiredHolds
 from cache_sidecar.store import connection as module
 from cache_sidecar.store.bulk import BulkCarts
 from cache_sidecar.store.connection import SETTINGS, Connection
 from cache_sidecar.store.outbox import Outbox
-from cache_sidecar.store.pool import Written
+from cache_sidecar.store.pool import WriteResult
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.v1 import product_service_pb2, session_service_pb2
 from tests.conftest import ChoosePorts
@@ -113,7 +113,7 @@ async def everything(shop: Shop, dsn: str) -> None:
     assert await stock.numbers(more[0].product_id, bypass=True) == (9, 1)
     clock = ManualClock(held[0].expire_time.seconds + 1)
     async with open_database(dsn) as database:
-        assert await Holds(HoldStore(database), clock=clock).step() == 1
+        assert await ExpiredHolds(HoldStore(database), clock=clock).step() == 1
         changes = await Outbox(database).after(0, limit=1000)
     assert (await stock.calls.GetReservation(_reservation(held[0].reservation_id))).reservation.state == EXPIRED
     assert {change.dataset for change in changes} == {"product", "cart", "session", "inventory"}
@@ -267,9 +267,9 @@ async def test_a_standby_is_read_and_refuses_writes_as_such(
         async with open_database(standby.dsn("postgres")) as database:
             assert await database.fetch("SELECT 1", []) == [(1,)]
 
-            async def work(connection: Connection) -> Written:
+            async def work(connection: Connection) -> WriteResult:
                 await connection.execute("CREATE TABLE public.x ()")
-                return Written(b"", "", 0)
+                return WriteResult(b"", "", 0)
 
             with pytest.raises(TierFailed, match="read-only transaction"):
                 await database.write(None, work)

@@ -8,11 +8,11 @@ import pytest
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.tiers.coherence import region as module
 from cache_sidecar.tiers.coherence.region import Region
-from cache_sidecar.tiers.ports import PARTITIONS, Mark, Primary, Signs, Source, partition_of
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.ports import PARTITIONS, Primary, RelayWatermarks, Source, Watermark, partition_of
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from tests.integration.conftest import OpenCase
 from tests.sidecars import until
 from tests.tiers import POLICY, Case, Direct, open_case, say
@@ -21,9 +21,9 @@ BOUND = 10.0
 BOUNDED = POLICY.model_copy(update={"staleness_bound": BOUND})
 
 
-def region_of(case: Case, signs: Signs | None = None) -> tuple[Region, RedisSigns]:
-    own = RedisSigns(case.l2._connection, case.l2._names)
-    return Region(signs or own, {"catalog": [case.dataset]}, clock=case.clock, dependencies=Dependencies()), own
+def region_of(case: Case, watermarks: RelayWatermarks | None = None) -> tuple[Region, RedisWatermarks]:
+    own = RedisWatermarks(case.l2._connection, case.l2._names)
+    return Region(watermarks or own, {"catalog": [case.dataset]}, clock=case.clock, dependencies=Dependencies()), own
 
 
 async def stale(case: Case, id: str = "a") -> tuple[bool, Source]:
@@ -33,11 +33,11 @@ async def stale(case: Case, id: str = "a") -> tuple[bool, Source]:
 
 async def test_replies_say_stale_while_the_relay_is_behind_its_bound(open_sidecar: OpenCase) -> None:
     async with open_sidecar(policy=BOUNDED) as case:
-        region, signs = region_of(case)
+        region, watermarks = region_of(case)
         await case.write("a", 1, b"old")
         await case.write("b", 1, b"old")
         await case.get("a")
-        await say(signs, ["catalog"], case.clock.now())
+        await say(watermarks, ["catalog"], case.clock.now())
         case.clock.advance(BOUND)
         await region.step()
         assert await stale(case) == (False, Source.L1)
@@ -47,7 +47,7 @@ async def test_replies_say_stale_while_the_relay_is_behind_its_bound(open_sideca
         assert await stale(case, "b") == (True, Source.L2)
         assert await stale(case, "b") == (True, Source.L1), "memory goes on being filled"
         assert await stale(case, "c") == (False, Source.STORE)
-        await say(signs, ["catalog"], case.clock.now())
+        await say(watermarks, ["catalog"], case.clock.now())
         await region.step()
         assert await stale(case) == (False, Source.L1)
         assert await stale(case, "b") == (False, Source.L1)
@@ -58,20 +58,20 @@ async def test_a_suspect_partition_has_its_own_limit_also_when_the_region_is_beh
         await case.write("a", 1, b"old")
         await case.get("a")
         case.dataset.set_behind(partition_of("a"), behind=True)
-        case.trust(trusted=False)
+        case.freshness_lease(trusted=False)
         case.clock.advance(BOUNDED.stale_limit)
         assert await stale(case) == (True, Source.L1)
         case.clock.advance(0.1)
         assert (await stale(case))[1] is Source.L2
         case.dataset.set_behind(partition_of("a"), behind=False)
         assert (await stale(case))[1] is Source.L2, "still suspect"
-        case.trust()
+        case.freshness_lease()
         assert await stale(case) == (False, Source.L1)
 
 
 async def test_who_never_heard_of_a_relay_counts_from_the_start(open_sidecar: OpenCase) -> None:
     async with open_sidecar(policy=BOUNDED) as case:
-        region, signs = region_of(case)
+        region, watermarks = region_of(case)
         await case.write("a", 1, b"old")
         case.clock.advance(BOUND)
         await region.step()
@@ -79,27 +79,27 @@ async def test_who_never_heard_of_a_relay_counts_from_the_start(open_sidecar: Op
         case.clock.advance(0.1)
         await region.step()
         assert (await stale(case))[0] is True
-        await say(signs, ["catalog"], case.clock.now())
+        await say(watermarks, ["catalog"], case.clock.now())
         await region.step()
         assert (await stale(case))[0] is False
 
 
 async def test_a_relay_that_died_before_the_start_is_judged_by_its_last_sign(open_sidecar: OpenCase) -> None:
     async with open_sidecar(policy=BOUNDED) as case:
-        region, signs = region_of(case)
+        region, watermarks = region_of(case)
         await case.write("a", 1, b"old")
-        await say(signs, ["catalog"], case.clock.now() - BOUND - 1)
+        await say(watermarks, ["catalog"], case.clock.now() - BOUND - 1)
         await region.step()
         assert (await stale(case))[0] is True
 
 
 async def test_a_sign_that_is_lost_or_goes_back_changes_nothing(open_sidecar: OpenCase) -> None:
     async with open_sidecar(policy=BOUNDED) as case:
-        region, signs = region_of(case)
+        region, watermarks = region_of(case)
         await case.write("a", 1, b"old")
-        await say(signs, ["catalog"], case.clock.now())
+        await say(watermarks, ["catalog"], case.clock.now())
         await region.step()
-        await say(signs, ["catalog"], case.clock.now() - 3600)
+        await say(watermarks, ["catalog"], case.clock.now() - 3600)
         await region.step()
         assert await stale(case) == (False, Source.L2)
         client = Direct(case.l2)
@@ -121,18 +121,18 @@ async def test_a_redis_that_does_not_answer_lets_time_pass(namespace: str) -> No
         async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
             raise AssertionError("sidecars don't say so")
 
-        async def marks(self, roles: Sequence[str]) -> dict[str, dict[int, Mark]]:
+        async def marks(self, roles: Sequence[str]) -> dict[str, dict[int, Watermark]]:
             if self.is_away:
                 raise TierFailed(Tier.L2, Failure.UNREACHABLE)
-            return {role: dict.fromkeys(range(PARTITIONS), Mark(clock.now(), "relay", 1)) for role in roles}
+            return {role: dict.fromkeys(range(PARTITIONS), Watermark(clock.now(), "relay", 1)) for role in roles}
 
-    clock, signs = ManualClock(), Away()
+    clock, watermarks = ManualClock(), Away()
     async with open_case("127.0.0.1:1", namespace, clock=clock, policy=BOUNDED) as case:
         case.rows.commit("a", 1, b"old")
         await case.get("a")
-        region, _ = region_of(case, signs)
+        region, _ = region_of(case, watermarks)
         await region.step()
-        signs.is_away = True
+        watermarks.is_away = True
         clock.advance(BOUND + 1)
         await region.step()
         assert await stale(case) == (True, Source.L1)
@@ -141,10 +141,10 @@ async def test_a_redis_that_does_not_answer_lets_time_pass(namespace: str) -> No
 async def test_it_looks_now_and_then(open_sidecar: OpenCase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY", 0.0)
     async with open_sidecar(policy=BOUNDED) as case:
-        region, signs = region_of(case)
-        await say(signs, ["catalog"], case.clock.now() - BOUND - 1)
+        region, watermarks = region_of(case)
+        await say(watermarks, ["catalog"], case.clock.now() - BOUND - 1)
         task = asyncio.create_task(region.run())
         await until(lambda: any(case.dataset._behind_in))
-        await say(signs, ["catalog"], case.clock.now())
+        await say(watermarks, ["catalog"], case.clock.now())
         await until(lambda: not any(case.dataset._behind_in))
-        await ended(task)
+        await cancel_and_wait(task)

@@ -13,7 +13,7 @@ from cache_sidecar.config import policy
 from cache_sidecar.core.clock import Clock, ManualClock, SystemClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.relay import outbox as module
@@ -23,7 +23,7 @@ from cache_sidecar.store.outbox import Progress, RelayStore
 from cache_sidecar.store.pool import Database
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
 from cache_sidecar.tiers.redis.l2 import MERGE_OVER, RedisL2
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from tests.listening import HERE, open_line
 from tests.proxy import Proxy
 from tests.sidecars import process, until
@@ -53,12 +53,12 @@ class Region:
 def relay_of(
     store: RelayStore, l2: RedisL2, *, region: str = "eu", retention: float = 3600.0, clock: Clock | None = None
 ) -> Relay:
-    signs = RedisSigns(l2._connection, l2._names)
+    watermarks = RedisWatermarks(l2._connection, l2._names)
     known = policy.default()
     clock = clock or SystemClock()
     dependency = Dependencies().of("relay")
     return Relay(
-        store, l2, signs, known, region=region, roles=["catalog"], retention=retention, clock=clock, dependency=dependency
+        store, l2, watermarks, known, region=region, roles=["catalog"], retention=retention, clock=clock, dependency=dependency
     )
 
 
@@ -81,7 +81,7 @@ async def running(relay: Relay, database: str) -> AsyncIterator[asyncio.Task[Non
     try:
         yield task
     finally:
-        await ended(task)
+        await cancel_and_wait(task)
 
 
 async def stored_version(l2: RedisL2, id: str = "a") -> int:
@@ -219,14 +219,14 @@ async def test_a_primary_that_cannot_be_looked_at_does_not_keep_the_others_from_
 
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     await region.step()
-    before = (await told_until(RedisSigns(l2._connection, l2._names)))["catalog"]
+    before = (await told_until(RedisWatermarks(l2._connection, l2._names)))["catalog"]
     await run(database, INSERT, ["a", "Sofa"])
     with monkeypatch.context() as patch:
-        patch.setattr(region.relay._signs, "primaries", fail)
+        patch.setattr(region.relay._watermarks, "primaries", fail)
         with pytest.raises(TierFailed):
             await region.relay.turn(region.term)
         assert await stored_version(l2) == await version_in(database)
-        assert await told_until(RedisSigns(l2._connection, l2._names)) == {"catalog": before}, "no sign without a look"
+        assert await told_until(RedisWatermarks(l2._connection, l2._names)) == {"catalog": before}, "no sign without a look"
 
 
 # Many at once
@@ -422,28 +422,28 @@ async def test_redis_is_told_up_to_when_everything_was_told(
 ) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
-    clock, signs = ManualClock(), RedisSigns(l2._connection, l2._names)
+    clock, watermarks = ManualClock(), RedisWatermarks(l2._connection, l2._names)
     for id in "abc":
         await run(database, INSERT, [id, "Sofa"])
     async with Leadership(database, region="eu").term() as term:
         relay = relay_of(store, l2, clock=clock)
         await relay.look()
         await relay.step(term)
-        assert await told_until(signs) == {}, "there may be more"
+        assert await told_until(watermarks) == {}, "there may be more"
         moment = clock.now()
         clock.advance(5)
         await relay.step(term)
-        assert await told_until(signs, "catalog", "user") == {"catalog": moment}, "nobody looked who is primary since"
+        assert await told_until(watermarks, "catalog", "user") == {"catalog": moment}, "nobody looked who is primary since"
         await relay.step(term)
-        assert await told_until(signs) == {"catalog": moment}
+        assert await told_until(watermarks) == {"catalog": moment}
         await relay.look()
         await relay.step(term)
-        assert await told_until(signs) == {"catalog": moment + 5}
+        assert await told_until(watermarks) == {"catalog": moment + 5}
 
 
 async def test_a_sign_that_is_none_is_no_sign(l2: RedisL2) -> None:
     await Direct(l2).set(l2._names.told("catalog", 0), "soon")
-    assert await told_until(RedisSigns(l2._connection, l2._names)) == {}
+    assert await told_until(RedisWatermarks(l2._connection, l2._names)) == {}
 
 
 # Running

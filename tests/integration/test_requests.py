@@ -12,7 +12,7 @@ from cache_sidecar.core.errors import AlreadyExists, EtagMismatch, NotFound, Req
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.writes import Writer
-from cache_sidecar.store.pool import Connection, Database, Written
+from cache_sidecar.store.pool import Connection, Database, WriteResult
 from cache_sidecar.store.product import ProductRow, ProductStore
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.gates import Gate
@@ -59,7 +59,7 @@ async def test_race_21_a_repeat_whose_work_would_succeed_changes_nothing(opened:
 async def test_a_repeat_whose_work_the_rows_no_longer_allow_gets_the_first_reply(
     opened: Database, database: str, statement: LiteralString
 ) -> None:
-    async def fail(connection: Connection) -> Written:
+    async def fail(connection: Connection) -> WriteResult:
         await connection.execute(statement)
         raise AssertionError
 
@@ -105,7 +105,7 @@ async def test_a_duplicate_waits_for_the_first_and_takes_over_when_it_fails(open
     gate = Gate()
     gate.close()
 
-    async def failing(connection: Connection) -> Written:
+    async def failing(connection: Connection) -> WriteResult:
         await Creation("a")(connection)
         await gate.passed()
         raise NotFound("product", "other")
@@ -131,7 +131,7 @@ async def somebody_waits(database: str) -> bool:
 async def test_a_repeat_that_would_now_fail_gets_the_first_reply(opened: Database, error: Exception) -> None:
     await opened.write(key(), Creation("a", b"first"))
 
-    async def now_failing(_: Connection) -> Written:
+    async def now_failing(_: Connection) -> WriteResult:
         raise error
 
     assert (await opened.write(key(), now_failing)).reply == b"first"
@@ -143,8 +143,8 @@ async def test_a_deletion_that_is_repeated_is_one(opened: Database, database: st
     store = ProductStore(opened)
     await opened.write(None, Creation("a"))
 
-    async def delete(connection: Connection) -> Written:
-        return Written(b"deleted", "a", await store.delete(connection, "a", lambda _: None))
+    async def delete(connection: Connection) -> WriteResult:
+        return WriteResult(b"deleted", "a", await store.delete(connection, "a", lambda _: None))
 
     first = await opened.write(key(), delete)
     again = await opened.write(key(), delete)
@@ -163,9 +163,9 @@ async def test_concurrent_updates_under_one_etag_have_one_winner(opened: Databas
                 raise EtagMismatch("product", "a", f"{current.version:x}")
             return current._replace(title=title)
 
-        async def work(connection: Connection) -> Written:
+        async def work(connection: Connection) -> WriteResult:
             row = await store.update(connection, "a", change)
-            return Written(title.encode(), "a", row.version)
+            return WriteResult(title.encode(), "a", row.version)
 
         return work
 
@@ -174,7 +174,7 @@ async def test_concurrent_updates_under_one_etag_have_one_winner(opened: Databas
         return_exceptions=True,
     )
     assert [isinstance(outcome, EtagMismatch) for outcome in outcomes].count(True) == 7
-    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, WriteResult)]
     assert (await store.load(["a"]))[0].title.encode() == winner.reply
 
 
@@ -190,7 +190,7 @@ async def test_a_write_whose_caller_left_is_finished(opened: Database, valkey_cl
         writer, gate = Writer(opened, bound=Bound(1 << 20)), Gate()
         gate.close()
 
-        async def work(connection: Connection) -> Written:
+        async def work(connection: Connection) -> WriteResult:
             await gate.passed()
             return await Creation("a")(connection)
 

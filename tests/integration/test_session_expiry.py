@@ -12,7 +12,7 @@ from psycopg import sql
 from cache_sidecar.config import policy
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.relay.sessions import OverSessions
+from cache_sidecar.relay.sessions import ExpiredSessions
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.store.pool import Database
 from cache_sidecar.store.session import SessionStore
@@ -267,7 +267,7 @@ async def test_rows_of_sessions_that_are_over_are_purged_and_nobody_hears_of_it(
     guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8)
     store = Database(database, size=1, timeout=5, prepare=True, guard=guard)
     await store.open()
-    purge = OverSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock)
+    purge = ExpiredSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock)
     clock.advance(30 * MINUTE + 3600 - 1)
     assert await purge.step() == 0
     clock.advance(2)
@@ -291,7 +291,7 @@ async def test_many_rows_are_purged_in_batches(database: str, clock: ManualClock
     guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8)
     store = Database(database, size=1, timeout=5, prepare=True, guard=guard)
     await store.open()
-    assert await OverSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock).step() == 2500
+    assert await ExpiredSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock).step() == 2500
     await store.close()
 
 

@@ -13,7 +13,7 @@ from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.tiers.ports import PARTITIONS, Row
 from cache_sidecar.tiers.redis import codec
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import session_service_pb2 as pb
 from tests.contract.shop import Refusal, refused
 from tests.customers import L2, STORE, Customer, new_request, new_user
@@ -148,7 +148,7 @@ async def test_an_end_that_only_a_node_took_that_nobody_is_known_to_read_is_pend
     id, app = await other.create(), other.sidecar.app
     assert app is not None
     request = pb.DeleteSessionRequest(session_id=id, request_id=new_request())
-    app._fences["user"].lost(range(PARTITIONS))
+    app._quarantines["user"].lost(range(PARTITIONS))
     assert (await other.sessions.DeleteSession(request)).revocation_pending
     assert (await other.sessions.DeleteSession(request)).revocation_pending
 
@@ -200,7 +200,7 @@ async def test_a_session_read_before_its_end_is_not_filled_in_when_redis_lost_th
 ) -> None:
     user = new_user()
     id = await other.create(user)
-    key = Names(namespace).key("session", hash_of(id))
+    key = KeyNames(namespace).key("session", hash_of(id))
     async with Redis.from_url(f"redis://{valkey.address}") as redis, _held_load(cut_off, "session") as load:
         await redis.delete(key)
         reading = asyncio.ensure_future(cut_off.session(id))
@@ -228,7 +228,7 @@ async def test_who_asks_after_a_log_out_does_not_share_what_was_read_before(
         await load.gate.reached()
         assert await other.log_out_everywhere(user) == 1
         async with Redis.from_url(f"redis://{valkey.address}") as redis:
-            await redis.delete(Names(namespace).key("session", hash_of(id)))
+            await redis.delete(KeyNames(namespace).key("session", hash_of(id)))
         late = asyncio.ensure_future(accepts(cut_off, id))
         await until(lambda: load.gate.waiting == 2 or late.done())
         load.gate.open()
@@ -244,7 +244,7 @@ async def test_readers_that_share_a_lease_fill_the_session_in(
 ) -> None:
     id = await other.create()
     async with Redis.from_url(f"redis://{valkey.address}") as redis:
-        await redis.delete(Names(namespace).key("session", hash_of(id)))
+        await redis.delete(KeyNames(namespace).key("session", hash_of(id)))
     async with _held_load(other, "session") as first, _held_load(cut_off, "session") as second:
         reading = [asyncio.ensure_future(customer.session(id)) for customer in (other, cut_off)]
         for load in (first, second):

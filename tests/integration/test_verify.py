@@ -14,7 +14,7 @@ from cache_sidecar.core.errors import ServerUnreachable, SettingsError
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.tiers.ports import Expiry, Record
 from cache_sidecar.tiers.redis import codec
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.verify import Report, Verdict
 from tests.integration.conftest import OpenL2
 from tests.integration.test_cli import GOOD
@@ -30,7 +30,7 @@ class Shop:
     """A Redis and a PostgreSQL, and what is in them."""
 
     def __init__(self, redis: Any, database: str, namespace: str) -> None:
-        self.redis, self.database, self.names = redis, database, Names(namespace)
+        self.redis, self.database, self.names = redis, database, KeyNames(namespace)
         self.versions: dict[str, int] = {}
 
     async def hold(self, id: str, data: Record | bytes, *, dataset: str = "product") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache_sidecar.importer import online_retail
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 
 
 @dataclass
@@ -32,7 +32,7 @@ def invoices(file: Path, limit: int | None = None) -> list[Invoice]:
     for row in _rows(file):
         try:
             product_id = online_retail.stock_code(row["StockCode"])
-        except Refused:
+        except RowRejected:
             continue
         number, quantity = row["InvoiceNo"], int(row["Quantity"])
         if len(found) == limit and number not in found:

@@ -3,10 +3,10 @@
 import pytest
 
 from cache_sidecar.core.errors import Overloaded
-from cache_sidecar.server.limiter import Admission, Door, Priority
+from cache_sidecar.server.limiter import Admission, Limiter, Priority
 
 
-def fill(door: Door) -> int:
+def fill(door: Limiter) -> int:
     """Has calls come in until one is refused, and returns how many did."""
     for entered in range(1000):
         try:

@@ -20,10 +20,10 @@ from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.relay.outbox import RETRY, Relay
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.coherence.subscriber import Feed, staleness_bound
-from cache_sidecar.tiers.ports import Mark, Primary, RelayL2
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.ports import Primary, RelayL2, Watermark
+from cache_sidecar.tiers.redis.keys import KeyNames
 
 MINUTE = 60.0
 # Attempts in it, from the shortest pauses that chance gives to the longest.
@@ -75,10 +75,10 @@ async def test_a_primary_that_is_gone_is_subscribed_to_less_and_less_often() -> 
     feed = Feed(
         ("127.0.0.1", port),
         Redis(host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0)),
-        Names("n"),
+        KeyNames("n"),
         frozenset(range(85)),
         timeout=1.0,
-        trust=Trust(),
+        freshness_lease=FreshnessLease(),
         followers={},
         on_message=lambda: None,
         dependency=Dependencies().of("invalidations"),
@@ -111,7 +111,7 @@ class Nobody(RelayStore, RelayL2):
     async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
         raise AssertionError
 
-    async def marks(self, roles: Sequence[str]) -> dict[str, dict[int, Mark]]:
+    async def marks(self, roles: Sequence[str]) -> dict[str, dict[int, Watermark]]:
         return {}
 
 

@@ -11,7 +11,7 @@ from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.importer import carts
 from cache_sidecar.importer.carts import CartLines, from_json
 from cache_sidecar.importer.fields import MAX_ID_CHARACTERS
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.timestamps import moment
 from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.services.shared.validation import validate
@@ -33,7 +33,7 @@ def items(columns: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def refusal(work: Any, *arguments: Any) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RowRejected) as caught:
         work(*arguments)
     return caught.value.reason
 
@@ -170,5 +170,5 @@ def test_moments_are_read_exactly() -> None:
     assert moment("t", "2026-11-23T20:38:00.000001Z") == datetime(2026, 11, 23, 20, 38, 0, 1, tzinfo=UTC)
     assert moment("t", Decimal("1700000000.25")).microsecond == 250_000
     for wrong in ("", "2026-13-01T00:00:00Z", "999999999999", "1e9", True):
-        with pytest.raises(Refused):
+        with pytest.raises(RowRejected):
             moment("t", wrong)

@@ -8,7 +8,7 @@ from cache_sidecar.core import dependency_checks as module
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.dependency_checks import Checks
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from tests.sidecars import until
 
 
@@ -39,4 +39,4 @@ async def test_it_checks_as_long_as_something_fails(monkeypatch: pytest.MonkeyPa
     for _ in range(100):
         await asyncio.sleep(0)
     assert len(began) <= count + 1
-    await ended(running)
+    await cancel_and_wait(running)

@@ -6,13 +6,13 @@ import pytest
 
 from cache_sidecar.config.policy import default
 from cache_sidecar.core.clock import ManualClock
-from cache_sidecar.server.middleware import Stack
+from cache_sidecar.server.middleware import Middleware
 from cache_sidecar.services.shared import fast_path
 from cache_sidecar.tiers.memory.clock import ClockL1
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import SOURCE_L1
@@ -39,7 +39,7 @@ def l1() -> ClockL1:
 
 @pytest.fixture
 def dataset(l1: ClockL1, clock: ManualClock) -> Dataset:
-    nobody = RedisL2(Connection(redis_settings("127.0.0.1:1")), Names("test"))
+    nobody = RedisL2(RedisClient(redis_settings("127.0.0.1:1")), KeyNames("test"))
     return Dataset("product", l1=l1, l2=nobody, load=None, l2_guard=None, policy=lambda: POLICY, clock=clock)  # type: ignore[arg-type]
 
 
@@ -149,7 +149,7 @@ async def test_the_stack_asks_first_and_only_for_the_methods_named() -> None:
     engine = Engine()
     # The same bytes are a request for one product and for a batch of one.
     known = {asking("a"): b"a hit"}
-    Stack(max_calls=1, max_calls_each=1, max_streams=1, max_reply=1 << 20).register(
+    Middleware(max_calls=1, max_calls_each=1, max_streams=1, max_reply=1 << 20).register(
         add_ProductServiceServicer_to_server, Whole(), engine, hits={"GetProduct": known.get}
     )
     get, batch_get = engine.handlers["GetProduct"].unary_unary, engine.handlers["BatchGetProducts"].unary_unary

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.timestamps import AHEAD, moment, past_moment
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -61,7 +61,7 @@ def test_a_moment_is_what_it_says(given: Any, expected: datetime) -> None:
     ],
 )
 def test_what_is_no_moment_is_refused_with_a_reason(given: Any) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RowRejected) as caught:
         moment("create_time", given)
     assert caught.value.reason == "time"
     assert len(str(caught.value)) < 300
@@ -69,7 +69,7 @@ def test_what_is_no_moment_is_refused_with_a_reason(given: Any) -> None:
 
 @pytest.mark.parametrize("given", [True, 1.5, None, [], {}])
 def test_nor_is_another_type(given: Any) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RowRejected) as caught:
         moment("create_time", given)
     assert caught.value.reason == "wrong_type"
 
@@ -78,6 +78,6 @@ def test_what_was_is_not_in_the_future() -> None:
     later = NOW + timedelta(seconds=1)
     assert past_moment("update_time", "2026-11-29T11:59:59Z", NOW) == NOW - timedelta(seconds=1)
     assert past_moment("update_time", later.isoformat(), NOW) == NOW, "another clock may be a little ahead"
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RowRejected) as caught:
         past_moment("update_time", (NOW + AHEAD + timedelta(seconds=1)).isoformat(), NOW)
     assert caught.value.reason == "future"

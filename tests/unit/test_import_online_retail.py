@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cache_sidecar.importer import online_retail
 from cache_sidecar.importer.online_retail import OrderLines, median, stock_code
-from cache_sidecar.importer.parsers import Refused, Rejection, Row
+from cache_sidecar.importer.parsers import Rejection, Row, RowRejected
 
 NANO = 10**9
 
@@ -34,8 +34,8 @@ def deduced(*lines: Row) -> list[Any]:
     return list(orders.rows())
 
 
-def refusal(row: Row) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(row: Row) -> RowRejected:
+    with pytest.raises(RowRejected) as caught:
         OrderLines().add(row)
     return caught.value
 

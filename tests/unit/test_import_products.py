@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_sidecar.importer import products
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.prices import MAX_UNITS, nano_units
 from cache_sidecar.importer.products import Product, from_csv, from_json
 from cache_sidecar.v1.product_pb2 import Product as ProductMessage
@@ -26,7 +26,7 @@ BARE: Product = {
 
 
 def reason(rule: Any, values: dict[str, Any]) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RowRejected) as caught:
         rule(values)
     assert str(caught.value)
     assert len(str(caught.value)) < 300
@@ -180,7 +180,7 @@ def test_json_objects_that_are_refused(change: dict[str, Any], expected: str) ->
 
 @pytest.mark.parametrize("price", ["1e999999999", "1e-999999999", "-1e50"])
 def test_a_short_number_that_is_long_to_write_is_never_written(price: str) -> None:
-    with pytest.raises(Refused, match="a price that no shop asks: Decimal"):
+    with pytest.raises(RowRejected, match="a price that no shop asks: Decimal"):
         from_json(OBJECT | {"price": Decimal(price)})
 
 

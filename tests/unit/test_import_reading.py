@@ -7,7 +7,7 @@ import pytest
 
 from cache_sidecar.core.errors import InputError
 from cache_sidecar.importer.parsers import Rejection, Row
-from cache_sidecar.importer.record_reader import Columns, Reading
+from cache_sidecar.importer.record_reader import Columns, RecordReader
 from cache_sidecar.importer.source import CHUNK, Source
 
 DIALECTS = {
@@ -20,7 +20,7 @@ async def read(folder: Path, data: bytes, *, format: str | None = None) -> tuple
     path = folder / "data"
     path.write_bytes(data)
     with Source(str(path)) as source:
-        reading = Reading(source, DIALECTS, format=format)
+        reading = RecordReader(source, DIALECTS, format=format)
         found = await reading.start()
         return found, [record async for batch in reading.batches() for record in batch]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.importer.parsers import MAX_RECORD_LINES, Csv, Format, JsonLines, Refused, Rejection, Row, text
+from cache_sidecar.importer.parsers import MAX_RECORD_LINES, Csv, Format, JsonLines, Rejection, Row, RowRejected, text
 
 
 def records(format: Format, *lines: bytes) -> list[Row | Rejection]:
@@ -122,7 +122,7 @@ def test_encodings_are_tried_in_turn_for_each_line() -> None:
 
 
 def test_text_says_which_encodings_it_is_not_in() -> None:
-    with pytest.raises(Refused, match="is not utf-8 or cp1252 text"):
+    with pytest.raises(RowRejected, match="is not utf-8 or cp1252 text"):
         text(b"\x81", ("utf-8", "cp1252"))
 
 
@@ -154,5 +154,5 @@ def test_what_is_no_json_object_is_rejected_alone(line: bytes, reason: str) -> N
 
 
 def test_a_refusal_becomes_a_rejection() -> None:
-    refused = Refused("price", "has no price", left_out=True)
+    refused = RowRejected("price", "has no price", left_out=True)
     assert refused.rejection(7, b"raw") == Rejection(7, "price", "has no price", b"raw", left_out=True)

@@ -10,17 +10,17 @@ import pytest
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import Failure, OutOfStock, Overloaded, Tier, TierFailed
 from cache_sidecar.inventory import admission as gate_module
-from cache_sidecar.inventory.admission import Gate, Known, Paced
-from cache_sidecar.inventory.granted_requests import Grants
+from cache_sidecar.inventory.admission import ReservationAdmission, StockSnapshot, ThrottledRead
+from cache_sidecar.inventory.granted_requests import GrantedRequests
 from cache_sidecar.inventory.sold_out import SoldOut
-from cache_sidecar.inventory.stock import Part, Stock, Stocks, Total
+from cache_sidecar.inventory.stock import Bucket, BucketRecord, ProductStock, StockReader
 from cache_sidecar.store.inventory import every_row, row_ids
 from cache_sidecar.store.reservation import Grant
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Source
 from tests.sidecars import until
 
 
-class Shelf(Stocks):
+class Shelf(StockReader):
     """What the tiers would say."""
 
     def __init__(self, **available: int) -> None:
@@ -31,7 +31,7 @@ class Shelf(Stocks):
         self.stale = False
         self.store_reads = 0
 
-    async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Total]:
+    async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, ProductStock]:
         """Returns what is on the shelf now; while Redis is behind it says that there is nothing."""
         ids = list(product_ids)
         self.reads += bool(ids)
@@ -41,23 +41,25 @@ class Shelf(Stocks):
             raise self.failure
         return {id: self._total(id, stale=self.stale and not wanted.bypass) for id in ids}
 
-    def _total(self, id: str, *, stale: bool) -> Total:
+    def _total(self, id: str, *, stale: bool) -> ProductStock:
         answer = Answer(b"", self.source, 1, 0.0, stale=stale)
         if stale:
-            return Total([Part(id, Stock(0, 0, 1, 0, 0, 0, 0), 1)], [answer])
-        return Total([Part(id, Stock(self.available[id], 0, 1, 0, 0, 0, 0), 1)] if id in self.available else [], [answer])
+            return ProductStock([Bucket(id, BucketRecord(0, 0, 1, 0, 0, 0, 0), 1)], [answer])
+        return ProductStock(
+            [Bucket(id, BucketRecord(self.available[id], 0, 1, 0, 0, 0, 0), 1)] if id in self.available else [], [answer]
+        )
 
 
 async def _no_grants(*_: object) -> list[object]:
     return []
 
 
-def gate_of(shelf: Shelf, **more: int) -> Gate:
-    grants = Grants(_no_grants, max_grants=10, clock=ManualClock())  # type: ignore[arg-type]  # there are none
-    return Gate(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, every_row=every_row, **more)
+def gate_of(shelf: Shelf, **more: int) -> ReservationAdmission:
+    grants = GrantedRequests(_no_grants, max_grants=10, clock=ManualClock())  # type: ignore[arg-type]  # there are none
+    return ReservationAdmission(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, every_row=every_row, **more)
 
 
-async def admitted(gate: Gate, **items: int) -> None:
+async def admitted(gate: ReservationAdmission, **items: int) -> None:
     async with gate.admit(items, uuid4()):
         pass
 
@@ -109,7 +111,7 @@ async def test_news_of_too_little_refuses_those_who_wait() -> None:
     async def first() -> None:
         async with gate.admit({"a": 1}, uuid4()):
             await go.wait()
-            gate.learn("a", [Part("a", Stock(1, 0, 1, 0, 0, 0, 0), 9)])
+            gate.learn("a", [Bucket("a", BucketRecord(1, 0, 1, 0, 0, 0, 0), 9)])
 
     holder = asyncio.get_running_loop().create_task(first())
     await until(lambda: "a" in gate._lines)
@@ -197,7 +199,7 @@ async def test_several_products_are_paced_each_by_itself(monkeypatch: pytest.Mon
 async def test_a_read_that_fails_fails_for_all_who_share_it_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "PACE", 0.01)
     shelf = Shelf(a=0)
-    paced = Paced(lambda: shelf.get("a"), Total([], []))
+    paced = ThrottledRead(lambda: shelf.get("a"), ProductStock([], []))
     shelf.failure = TierFailed(Tier.STORE, Failure.UNREACHABLE)
     failed = await asyncio.gather(*(paced.read(1) for _ in range(3)), return_exceptions=True)
     assert [type(one) for one in failed] == [TierFailed] * 3
@@ -236,10 +238,10 @@ async def test_a_request_that_was_granted_something_of_a_bucket_that_is_gone_is_
         return [Grant(every_row("a"), 5, granted)] if every_row("a") in after else []
 
     shelf = Shelf()
-    grants = Grants(load, max_grants=10, clock=ManualClock())
-    gate = Gate(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, every_row=every_row)
+    grants = GrantedRequests(load, max_grants=10, clock=ManualClock())
+    gate = ReservationAdmission(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, every_row=every_row)
     # The bucket there is now granted nothing since it was set, in epoch 9.
-    known = Known([Part("a", Stock(0, 0, 1, 0, 0, 9, 1), 10)])
+    known = StockSnapshot([Bucket("a", BucketRecord(0, 0, 1, 0, 0, 9, 1), 10)])
     await gate._refuse("a", known, granted)
     with pytest.raises(OutOfStock):
         await gate._refuse("a", known, uuid4())

@@ -4,18 +4,18 @@ import asyncio
 
 import pytest
 
-from cache_sidecar.inventory.admission import Gate, Known, Line
-from cache_sidecar.inventory.stock import Part, Stock
+from cache_sidecar.inventory.admission import ReservationAdmission, StockSnapshot, WaitQueue
+from cache_sidecar.inventory.stock import Bucket, BucketRecord
 
 
-async def queue(line: Line, *quantities: int) -> list[asyncio.Task[Known | None]]:
+async def queue(line: WaitQueue, *quantities: int) -> list[asyncio.Task[StockSnapshot | None]]:
     tasks = [asyncio.get_running_loop().create_task(line.enter(quantity)) for quantity in quantities]
     await settle()
     return tasks
 
 
-def known(available: int) -> Known:
-    return Known([Part("a", Stock(available, 0, 1, 0, 0, 0, 0), 1)])
+def known(available: int) -> StockSnapshot:
+    return StockSnapshot([Bucket("a", BucketRecord(available, 0, 1, 0, 0, 0, 0), 1)])
 
 
 async def settle() -> None:
@@ -23,12 +23,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def done(tasks: list[asyncio.Task[Known | None]]) -> list[bool]:
+def done(tasks: list[asyncio.Task[StockSnapshot | None]]) -> list[bool]:
     return [task.done() for task in tasks]
 
 
 async def test_so_many_go_on_and_the_others_wait_in_order() -> None:
-    line = Line(2)
+    line = WaitQueue(2)
     tasks = await queue(line, 1, 1, 1, 1)
     assert done(tasks) == [True, True, False, False]
     line.leave()
@@ -42,7 +42,7 @@ async def test_so_many_go_on_and_the_others_wait_in_order() -> None:
 
 
 async def test_nobody_overtakes() -> None:
-    line = Line(1)
+    line = WaitQueue(1)
     tasks = await queue(line, 1, 1)
     line.leave()
     late = await queue(line, 1)
@@ -50,7 +50,7 @@ async def test_nobody_overtakes() -> None:
 
 
 async def test_those_who_want_more_than_is_left_are_called_out() -> None:
-    line, news = Line(1), known(2)
+    line, news = WaitQueue(1), known(2)
     tasks = await queue(line, 1, 3, 2, 9)
     line.learn(news)
     await settle()
@@ -63,7 +63,7 @@ async def test_those_who_want_more_than_is_left_are_called_out() -> None:
 
 
 async def test_somebody_who_goes_away_leaves_his_place() -> None:
-    line = Line(1)
+    line = WaitQueue(1)
     tasks = await queue(line, 1, 1, 1)
     tasks[1].cancel()
     await settle()
@@ -74,7 +74,7 @@ async def test_somebody_who_goes_away_leaves_his_place() -> None:
 
 
 async def test_somebody_who_goes_away_when_it_is_his_turn_passes_it_on() -> None:
-    line = Line(1)
+    line = WaitQueue(1)
     tasks = await queue(line, 1, 1, 1)
     line.leave()
     tasks[1].cancel()
@@ -87,7 +87,7 @@ async def test_somebody_who_goes_away_when_it_is_his_turn_passes_it_on() -> None
 
 @pytest.mark.parametrize("news", ["leave", "learn"])
 async def test_somebody_who_went_away_is_passed_over(news: str) -> None:
-    line = Line(1)
+    line = WaitQueue(1)
     tasks = await queue(line, 5, 5, 1)
     tasks[1].cancel()
     # Before the one who left has noticed it himself.
@@ -101,7 +101,7 @@ async def test_somebody_who_went_away_is_passed_over(news: str) -> None:
 
 
 async def test_somebody_called_out_who_goes_away_has_no_turn_to_pass_on() -> None:
-    line = Line(1)
+    line = WaitQueue(1)
     tasks = await queue(line, 1, 5, 1)
     line.learn(known(2))
     tasks[1].cancel()
@@ -112,4 +112,4 @@ async def test_somebody_called_out_who_goes_away_has_no_turn_to_pass_on() -> Non
 @pytest.mark.parametrize("bounds", [{"turns": 0}, {"max_waiting": 0}])
 def test_bounds_have_to_make_sense(bounds: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Gate(None, None, None, every_row=str, **bounds)  # type: ignore[arg-type]
+        ReservationAdmission(None, None, None, every_row=str, **bounds)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import pytest
 
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.inventory.sold_out import KEPT, SoldOut
-from cache_sidecar.inventory.stock import Stock
+from cache_sidecar.inventory.stock import BucketRecord
 from cache_sidecar.store.inventory import row_ids
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 
@@ -21,7 +21,7 @@ class Held:
     def put(
         self, id: str, available: int, version: int, *, buckets: int = 1, epoch: int = 5, generation: int | None = None
     ) -> bool:
-        record = Record(version, 0.0, Stock(available, 7, buckets, 3, 0, epoch, 1).pack())
+        record = Record(version, 0.0, BucketRecord(available, 7, buckets, 3, 0, epoch, 1).pack())
         return self.l1.put(
             id, record, generation=self.l1.generation(id) if generation is None else generation, timer=self.clock.now() + 60
         )
@@ -127,7 +127,7 @@ def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     l1 = SoldOut(row_ids=row_ids, clock=ManualClock(1000.0), in_shadow=lambda: shadow[0])
     l1.set_trusted(partition_of("a"), True, now=0.0)
     generation = l1.generation("a")
-    assert l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
+    assert l1.put("a", Record(5, 0.0, BucketRecord(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
     assert l1.parts("a")
     shadow[0] = True
     assert not l1.parts("a")
@@ -135,4 +135,4 @@ def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     assert l1.parts("a")
     l1.clear()
     assert not l1.parts("a")
-    assert not l1.put("a", Record(5, 0.0, Stock(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
+    assert not l1.put("a", Record(5, 0.0, BucketRecord(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)

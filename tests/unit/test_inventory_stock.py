@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_sidecar.core.errors import DeadlineExceeded, Failure, Tier, TierFailed
-from cache_sidecar.inventory.stock import Part, Stock, Stocks, Total, belong_together, version_of
+from cache_sidecar.inventory.stock import Bucket, BucketRecord, ProductStock, StockReader, belong_together, version_of
 from cache_sidecar.services import stock as shown
 from cache_sidecar.store.inventory import row_ids, split_id
 from cache_sidecar.tiers.path.dataset import Dataset
@@ -20,14 +20,14 @@ numbers = st.integers(0, 2**62)
 product_ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128)
 
 
-@given(st.builds(Stock, numbers, numbers, st.integers(1, 64), numbers, numbers, numbers, numbers))
-def test_a_stock_survives_being_packed(stock: Stock) -> None:
-    assert Stock.unpack(stock.pack()) == stock
+@given(st.builds(BucketRecord, numbers, numbers, st.integers(1, 64), numbers, numbers, numbers, numbers))
+def test_a_stock_survives_being_packed(stock: BucketRecord) -> None:
+    assert BucketRecord.unpack(stock.pack()) == stock
 
 
 @pytest.mark.parametrize("foreign", [b"", b"\x01" + bytes(41), b"\x01" + bytes(57), b"\x02" + bytes(56), b"\x02" + bytes(58)])
 def test_what_another_version_packed_is_not_read(foreign: bytes) -> None:
-    assert Stock.unpack(foreign) is None
+    assert BucketRecord.unpack(foreign) is None
 
 
 @given(product_ids, st.integers(1, 64))
@@ -44,14 +44,14 @@ def test_a_foreign_name_is_no_bucket(id: str) -> None:
     assert split_id(id)[0] == "a"
 
 
-def _part(version: int, available: int, reserved: int = 0, buckets: int = 1, epoch: int = 5, steps: int = 1) -> Part:
-    return Part("a", Stock(available, reserved, buckets, 0, 1_000_000 * version, epoch, steps), version)
+def _part(version: int, available: int, reserved: int = 0, buckets: int = 1, epoch: int = 5, steps: int = 1) -> Bucket:
+    return Bucket("a", BucketRecord(available, reserved, buckets, 0, 1_000_000 * version, epoch, steps), version)
 
 
 def test_a_total_is_the_sum_of_its_rows() -> None:
     parts = [_part(7, 1, 10, buckets=2, steps=30), _part(3, 5, 20, steps=4)]
     answers = [Answer(b"", Source.L2, version, 0.0, stale=False) for version in (7, 3)]
-    total = Total(parts, answers)
+    total = ProductStock(parts, answers)
     assert (total.available, total.reserved, total.buckets, total.version) == (6, 30, 2, 50_034)
     message = shown.message("a", parts)
     assert (message.available, message.reserved, message.bucket_count) == (6, 30, 2)
@@ -60,9 +60,9 @@ def test_a_total_is_the_sum_of_its_rows() -> None:
 
 
 def test_there_is_a_version_of_nothing() -> None:
-    assert Total([], [Answer(None, Source.L2, 9, 0.0, stale=False)]).version == 90_000
-    assert Total([], [Answer(None, Source.L2, 0, 0.0, stale=False)], least_version=90_001).version == 90_001
-    assert Total([], [Answer(None, Source.L2, 9, 0.0, stale=False)]).buckets == 1
+    assert ProductStock([], [Answer(None, Source.L2, 9, 0.0, stale=False)]).version == 90_000
+    assert ProductStock([], [Answer(None, Source.L2, 0, 0.0, stale=False)], least_version=90_001).version == 90_001
+    assert ProductStock([], [Answer(None, Source.L2, 9, 0.0, stale=False)]).buckets == 1
 
 
 def test_rows_belong_together_that_are_all_of_one_epoch() -> None:
@@ -89,7 +89,7 @@ class HalfSeen(Dataset):
         self.held = Gate()
 
     async def get_many(self, ids: Iterable[str], _wanted: Freshness = ANY) -> dict[str, Answer]:
-        rows = {id: Stock(5, 0, 2, 0, 0, epoch, 1) for epoch, id in enumerate(row_ids("a", 2), 7)}
+        rows = {id: BucketRecord(5, 0, 2, 0, 0, epoch, 1) for epoch, id in enumerate(row_ids("a", 2), 7)}
         return {id: Answer(rows[id].pack(), Source.L2, 1, 0.0, stale=False) for id in ids}
 
     async def read_together(self, load: Callable[[], Awaitable[Mapping[str, Row]]]) -> dict[str, Answer]:
@@ -103,13 +103,13 @@ class HalfSeen(Dataset):
             raise self.whole
         return self.whole
 
-    def stocks(self) -> Stocks:
+    def stocks(self) -> StockReader:
         """Returns what reads the stock."""
-        return Stocks(self, row_ids=row_ids, load_whole=self.load)
+        return StockReader(self, row_ids=row_ids, load_whole=self.load)
 
 
 async def test_what_does_not_belong_together_is_read_whole() -> None:
-    whole = {"a": Row(9, Stock(7, 1, 1, 0, 0, 9, 1).pack())}
+    whole = {"a": Row(9, BucketRecord(7, 1, 1, 0, 0, 9, 1).pack())}
     total = await HalfSeen(whole).stocks().get("a")
     assert (total.available, total.reserved, total.buckets, total.version, total.source) == (7, 1, 1, 90_001, Source.STORE)
     assert (await HalfSeen({}).stocks().get("a")).parts == []

@@ -70,7 +70,7 @@ class L1Machine(RuleBasedStateMachine):
         assert self.l1.get(id) is None
 
     @rule(trusted=st.booleans())
-    def trust(self, trusted: bool) -> None:
+    def freshness_lease(self, trusted: bool) -> None:
         if trusted and not self.partition_trusted:
             self.l1.drop_partition(ONE)
             self.known |= {id: version for id, version in self.current.items() if partition_of(id) == ONE}

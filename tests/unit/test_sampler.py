@@ -5,13 +5,13 @@ from itertools import pairwise
 
 import pytest
 
-from cache_sidecar.tiers.path.sampler import MAX_SAMPLES, Sample, Sampler
+from cache_sidecar.tiers.path.sampler import MAX_SAMPLES, HitSampler, Sample
 
 
 def taken(every: int, hits: int, *, unit: float | None = None) -> list[int]:
     """Returns the numbers of the hits that are taken."""
     chosen = random.Random(7)  # no secret
-    sampler = Sampler(lambda: every, chosen.random if unit is None else lambda: unit)
+    sampler = HitSampler(lambda: every, chosen.random if unit is None else lambda: unit)
     sampler.arm(0)
     numbers: list[int] = []
     for number in range(1, hits + 1):
@@ -41,7 +41,7 @@ def test_none_is_taken_for_0() -> None:
 
 def test_a_policy_that_changes_counts_from_the_next_look_on() -> None:
     every = 1000
-    sampler = Sampler(lambda: every, lambda: 0.9999)
+    sampler = HitSampler(lambda: every, lambda: 0.9999)
     sampler.arm(5)
     assert sampler.due == 5 + 1999
     every = 10
@@ -53,7 +53,7 @@ def test_a_policy_that_changes_counts_from_the_next_look_on() -> None:
 
 
 def test_a_look_does_not_put_off_what_is_due() -> None:
-    sampler = Sampler(lambda: 10, lambda: 0.5)
+    sampler = HitSampler(lambda: 10, lambda: 0.5)
     sampler.arm(0)
     due = sampler.due
     sampler.arm(due - 1)
@@ -61,7 +61,7 @@ def test_a_look_does_not_put_off_what_is_due() -> None:
 
 
 def test_what_was_marked_stale_is_not_compared() -> None:
-    sampler = Sampler(lambda: 1, lambda: 0.0)
+    sampler = HitSampler(lambda: 1, lambda: 0.0)
     sampler.arm(0)
     sampler.take(None)
     assert sampler.taken() == []
@@ -69,7 +69,7 @@ def test_what_was_marked_stale_is_not_compared() -> None:
 
 
 def test_there_is_a_bound() -> None:
-    sampler = Sampler(lambda: 1, lambda: 0.0)
+    sampler = HitSampler(lambda: 1, lambda: 0.0)
     sampler.arm(0)
     for number in range(MAX_SAMPLES + 5):
         sampler.take(Sample("a", number, is_there=True))

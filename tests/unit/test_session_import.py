@@ -10,7 +10,7 @@ from cache_sidecar.config import policy
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.importer import sessions
-from cache_sidecar.importer.parsers import Refused
+from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.sessions import SessionRules
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.services.shared.validation import validate
@@ -106,7 +106,7 @@ def test_a_clock_that_is_ahead_lengthens_no_session(rules: SessionRules, ahead: 
 def test_what_is_no_session_is_refused_without_repeating_its_id(
     rules: SessionRules, given: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RowRejected) as caught:
         rules.from_json(given)
     assert caught.value.reason == reason
     assert SECRET not in str(caught.value)
@@ -114,7 +114,7 @@ def test_what_is_no_session_is_refused_without_repeating_its_id(
 
 
 def test_attributes_in_a_cell_are_json(rules: SessionRules) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RowRejected) as caught:
         rules.from_csv({"session_id": SECRET, "attributes": SECRET})
     assert caught.value.reason == "attributes"
     assert SECRET not in str(caught.value)

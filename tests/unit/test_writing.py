@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from cache_sidecar.core.errors import DeadlineExceeded, Failure, Tier, TierFailed
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.writes import Writer
-from cache_sidecar.store.pool import Written
+from cache_sidecar.store.pool import WriteResult
 from tests.gates import Gate
 
 BOUND = Bound(1 << 20)
@@ -21,9 +21,9 @@ class Line:
 
     def __init__(self) -> None:
         self.before, self.after = Gate(), Gate()
-        self.outcome: BaseException | Written | None = None
+        self.outcome: BaseException | WriteResult | None = None
 
-    async def write(self, key: object, work: Any, at_once: Any = None) -> Written:
+    async def write(self, key: object, work: Any, at_once: Any = None) -> WriteResult:
         await self.before.passed()
         try:
             self.outcome = await work(None)
@@ -38,17 +38,17 @@ class Told:
     """What the caches were told."""
 
     def __init__(self) -> None:
-        self.of: list[Written] = []
+        self.of: list[WriteResult] = []
 
-    async def __call__(self, written: Written) -> None:
+    async def __call__(self, written: WriteResult) -> None:
         self.of.append(written)
 
 
-async def work(_: object) -> Written:
-    return Written(b"reply", "a", 1)
+async def work(_: object) -> WriteResult:
+    return WriteResult(b"reply", "a", 1)
 
 
-async def leave(writing: "asyncio.Task[Written]") -> None:
+async def leave(writing: "asyncio.Task[WriteResult]") -> None:
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
@@ -76,7 +76,7 @@ async def test_a_write_that_was_begun_is_told_when_its_caller_leaves() -> None:
     await leave(writing)
     line.after.open()
     await writer.close()
-    assert told.of == [Written(b"reply", "a", 1)]
+    assert told.of == [WriteResult(b"reply", "a", 1)]
 
 
 @pytest.mark.parametrize(("error", "is_logged"), [(TierFailed(Tier.STORE, Failure.TIMEOUT), False), (KeyError("x"), True)])
@@ -84,7 +84,7 @@ async def test_what_becomes_of_a_write_whose_caller_left_is_heard(error: Excepti
     gate = Gate()
 
     class Failing:
-        async def write(self, key: object, work: Any, at_once: Any = None) -> Written:
+        async def write(self, key: object, work: Any, at_once: Any = None) -> WriteResult:
             await gate.passed()
             raise error
 

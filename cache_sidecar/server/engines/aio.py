@@ -12,10 +12,10 @@ from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.errors import Overloaded
 from cache_sidecar.server import status
 from cache_sidecar.server.auth import Access
-from cache_sidecar.server.engines.proxied import Callers, passed_on
+from cache_sidecar.server.engines.proxied import Callers, proxied
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.tls import Pem, Tls
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import L1
 
@@ -51,7 +51,7 @@ class AioServer:
         """Registers the handlers of a service's methods."""
         hosted = {name: self._bounded(handler) if handler.unary_unary else handler for name, handler in handlers.items()}
         if self.callers:
-            hosted = {name: passed_on(handler, self.callers) for name, handler in hosted.items()}
+            hosted = {name: proxied(handler, self.callers) for name, handler in hosted.items()}
         hosted = {name: _of_one_message(handler) for name, handler in hosted.items()}
         # grpc.aio finds handlers only by asking them.
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, hosted),))
@@ -59,7 +59,9 @@ class AioServer:
     def prioritize(self, service: str, priority: Priority) -> None:
         """Does nothing: calls wait in `limiter.py`."""
 
-    def answer_hits(self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, trust: Trust) -> None:
+    def answer_hits(
+        self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, freshness_lease: FreshnessLease
+    ) -> None:
         """Does nothing: hits are answered in `middleware.py`."""
 
     def limit_access(self, access: Access) -> None:

@@ -30,7 +30,7 @@ from cache_sidecar.server.engines import aio, selection
 from cache_sidecar.server.engines.private_dir import PrivateFolder
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.tls import Tls
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.memory.native import NativeL1
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.path.sampler import Sample
@@ -51,7 +51,7 @@ class Hits(NamedTuple):
 
     dataset: Dataset
     memory: Memory
-    trust: Trust
+    freshness_lease: FreshnessLease
 
 
 class NativeServer:
@@ -148,14 +148,16 @@ class NativeServer:
 
     # What the native engine has beside
 
-    def answer_hits(self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, trust: Trust) -> None:
+    def answer_hits(
+        self, service: str, methods: Iterable[str], *, dataset: Dataset, l1: L1, freshness_lease: FreshnessLease
+    ) -> None:
         """Has hits of these methods of a service answered without Python, from a dataset's L1, which is a `NativeL1`.
 
         To be said before the first port is added.
         """
         assert isinstance(l1, NativeL1)
-        hits = Hits(dataset, l1.memory, trust)
-        trust.follow(partial(l1.memory.set_trusted_until, clock=trust.clock))
+        hits = Hits(dataset, l1.memory, freshness_lease)
+        freshness_lease.follow(partial(l1.memory.set_trusted_until, clock=freshness_lease.clock))
         self._hits |= {f"/{service}/{name}": hits for name in methods}
         self.policy_changed()
 
@@ -219,7 +221,7 @@ class NativeServer:
             if task := self._tasks.get(id):
                 task.cancel()
         for hits in self._hits.values():
-            hits.trust.check()
+            hits.freshness_lease.check()
             for wanted in hits.memory.take_wanted():
                 hits.dataset.refresh(wanted)
             for chosen, version in hits.memory.take_samples():

@@ -35,7 +35,7 @@ Callers = Callable[[int], Caller | None]
 """Returns the caller at the other end of a connection, by its number; None when it is gone."""
 
 
-class PassedOn:
+class ProxiedContext:
     """The context of such a call."""
 
     def __init__(self, context: Any, caller: Caller) -> None:
@@ -53,16 +53,16 @@ class PassedOn:
         return tuple(pair for pair in self._context.invocation_metadata() or () if pair[0] != CONNECTION)
 
 
-async def _seen(context: Any, callers: Callers) -> PassedOn:
+async def _seen(context: Any, callers: Callers) -> ProxiedContext:
     number = dict(context.invocation_metadata() or ()).get(CONNECTION, "")
     caller = callers(int(number)) if number.isdecimal() else None
     if caller is None:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the caller is gone")
         raise AssertionError("abort raises")
-    return PassedOn(context, caller)
+    return ProxiedContext(context, caller)
 
 
-def passed_on(handler: Any, callers: Callers) -> Any:
+def proxied(handler: Any, callers: Callers) -> Any:
     """Returns a handler that does the same, and sees the caller instead of the native engine."""
     (shape,) = (shape for shape in _SHAPES if getattr(handler, shape))
     behaviour = getattr(handler, shape)

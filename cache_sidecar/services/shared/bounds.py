@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.errors import ReplyTooLarge
 from cache_sidecar.store.pages import Page
-from cache_sidecar.store.pool import Written
+from cache_sidecar.store.pool import WriteResult
 
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
@@ -49,7 +49,7 @@ class Bound:
         """Raises ReplyTooLarge when a resource of so many bytes could not be read once it is stored."""
         self.check(size + BESIDE)
 
-    def check_written(self, written: Written) -> None:
+    def check_written(self, written: WriteResult) -> None:
         """As `check_resource`, of all that a write is about to leave."""
         entries = [written.entry, *(change.entry for change in written.also)]
         self.check_resource(max(len(written.reply), *(len(entry or b"") for entry in entries)))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cache_sidecar.core.backoff import Backoff
 from cache_sidecar.core.errors import ChangesExpired, Overloaded, TierFailed, WatchTooSlow
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 from cache_sidecar.store.outbox import Change, Outbox
 
 # Changes that may wait for a slow reader of a stream; more end the stream.
@@ -99,7 +99,7 @@ class Changes:
             if self._reader is None:
                 self._position = await self._outbox.position(0)
                 self._reader = asyncio.get_running_loop().create_task(self._read())
-                self._reader.add_done_callback(heard)
+                self._reader.add_done_callback(log_failure)
             self._watchers.add(watcher)
             return self._position
 

@@ -6,14 +6,14 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from cache_sidecar.core.errors import DeadlineExceeded
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 from cache_sidecar.services.fingerprint import fingerprint
 from cache_sidecar.services.shared.bounds import Bound
-from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, Written
+from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, WriteResult
 from cache_sidecar.store.requests import RequestKey
 from cache_sidecar.tiers.path.dataset import Dataset
 
-Tell = Callable[[Written], Awaitable[None]]
+Tell = Callable[[WriteResult], Awaitable[None]]
 
 
 class Mutation(Protocol):
@@ -33,12 +33,12 @@ class Writer:
         """Nothing is written that `bound` would not let anybody read."""
         self._database = database
         self._bound = bound
-        self._running: set[asyncio.Task[Written]] = set()
+        self._running: set[asyncio.Task[WriteResult]] = set()
 
     async def write(self, dataset: Dataset, request: Mutation, work: Work, at_once: AtOnce | None = None) -> bytes:
         """Does `work`, see `Database.write`, and returns the serialized reply: the first one, if the request is a repeat."""
 
-        async def tell(written: Written) -> None:
+        async def tell(written: WriteResult) -> None:
             if written.repeated:
                 # Whoever did it may have died before Redis, or this sidecar, heard of it.
                 await dataset.told({change.id: change.version for change in written.changes})
@@ -47,21 +47,21 @@ class Writer:
 
         return (await self.run(request, work, tell, at_once)).reply
 
-    async def run(self, request: Mutation | None, work: Work, tell: Tell, at_once: AtOnce | None = None) -> Written:
+    async def run(self, request: Mutation | None, work: Work, tell: Tell, at_once: AtOnce | None = None) -> WriteResult:
         """Does `work`, then `tell` with what it wrote, or with what it wrote the first time.
 
         Without a request, nothing is a repeat.
         """
         is_wanted = True
 
-        async def wanted_work(connection: Connection) -> Written:
+        async def wanted_work(connection: Connection) -> WriteResult:
             if not is_wanted:
                 raise DeadlineExceeded
             written = await work(connection)
             self._bound.check_written(written)  # what is raised here rolls the transaction back
             return written
 
-        async def wanted_at_once(connection: Connection, key: RequestKey) -> Written | None:
+        async def wanted_at_once(connection: Connection, key: RequestKey) -> WriteResult | None:
             return await at_once(connection, key) if at_once is not None and is_wanted else None
 
         key = None if request is None else key_of(request)
@@ -74,10 +74,10 @@ class Writer:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             is_wanted = False  # what stands in line is not begun any more
-            task.add_done_callback(heard)
+            task.add_done_callback(log_failure)
             raise
 
-    async def _run(self, key: RequestKey | None, work: Work, tell: Tell, at_once: AtOnce | None) -> Written:
+    async def _run(self, key: RequestKey | None, work: Work, tell: Tell, at_once: AtOnce | None) -> WriteResult:
         written = await self._database.write(key, work, at_once)
         await tell(written)
         return written

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Holder(Protocol):
+class LeaseHolder(Protocol):
     """What is trusted."""
 
-    def lapsed(self, late: float) -> None:
-        """Trust ended so many seconds ago."""
+    def on_expired(self, late: float) -> None:
+        """FreshnessLease ended so many seconds ago."""
         ...
 
 
-class Trust:
+class FreshnessLease:
     """Until when what is held in memory is trusted, of each source of changes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class Trust:
         self.clock = clock
         self.until = math.inf
         "When the first of them lapses. A read from memory that comes later has to `check` first."
-        self._ends: dict[Holder, float] = {}
+        self._ends: dict[LeaseHolder, float] = {}
         self._followers: list[Callable[[float], None]] = []
 
     def follow(self, follower: Callable[[float], None]) -> None:
@@ -35,12 +35,12 @@ class Trust:
         self._followers.append(follower)
         follower(self.until)
 
-    def extend(self, holder: Holder, until: float) -> None:
+    def extend(self, holder: LeaseHolder, until: float) -> None:
         """Gives trust until a moment of the clock."""
         self._ends[holder] = until
         self._settle()
 
-    def end(self, holder: Holder) -> None:
+    def end(self, holder: LeaseHolder) -> None:
         """Takes trust that was given, if any."""
         self._ends.pop(holder, None)
         self._settle()
@@ -50,10 +50,10 @@ class Trust:
         now = self.clock()
         if now < self.until:
             return
-        lapsed = [(holder, end) for holder, end in self._ends.items() if end <= now]
-        for holder, end in lapsed:
+        on_expired = [(holder, end) for holder, end in self._ends.items() if end <= now]
+        for holder, end in on_expired:
             # Told first: a reader in another thread sees that the trust is over, or that it lapsed, or both.
-            holder.lapsed(now - end)
+            holder.on_expired(now - end)
             self.end(holder)
 
     def _settle(self) -> None:

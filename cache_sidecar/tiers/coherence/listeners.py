@@ -1,12 +1,12 @@
 """Several followers of one dataset."""
 
-from cache_sidecar.tiers.ports import Follower
+from cache_sidecar.tiers.ports import InvalidationListener
 
 
-class Followers:
+class InvalidationListeners:
     """Tells each of its followers, in their order; see `ports.Follower`."""
 
-    def __init__(self, *followers: Follower) -> None:
+    def __init__(self, *followers: InvalidationListener) -> None:
         self._followers = followers
 
     def changed(self, id: str, version: int) -> None:
@@ -14,10 +14,10 @@ class Followers:
         for follower in self._followers:
             follower.changed(id, version)
 
-    def partition_changed(self, partition: int) -> None:
+    def on_partition_reset(self, partition: int) -> None:
         """Anything in a partition may have changed."""
         for follower in self._followers:
-            follower.partition_changed(partition)
+            follower.on_partition_reset(partition)
 
     def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
         """Says whether every change in a partition is known to be told, and for how many seconds that has been so."""

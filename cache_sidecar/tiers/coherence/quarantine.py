@@ -12,18 +12,18 @@ everything. The looks of one relay follow each other: of three different marks t
 the look of the last one began after the first one was seen. No clock is compared with another one for that. Until then the
 partition is in doubt, and PostgreSQL answers; without a relay until `Region` has marked its replies stale.
 
-A fence begins in doubt everywhere: a sidecar that starts does not know whether a primary has just been replaced, and it may
-be told who holds what by an old primary that woke up a moment ago.
+A quarantine begins in doubt everywhere: a sidecar that starts does not know whether a primary has just been replaced, and it
+may be told who holds what by an old primary that woke up a moment ago.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cache_sidecar.core.clock import Clock
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
-from cache_sidecar.tiers.ports import PARTITIONS, Leased, Mark, Record, Times, partition_of
-from cache_sidecar.tiers.redis.client import Connection
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
+from cache_sidecar.tiers.ports import PARTITIONS, Leased, Record, Times, Watermark, partition_of
+from cache_sidecar.tiers.redis.client import RedisClient
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.tiers.redis.node import Address
 
@@ -42,12 +42,12 @@ class Footing(NamedTuple):
     "What names the history of that node: the beginning of its replication id."
 
 
-class Fence:
+class Quarantine:
     """The footing of each partition, and which are in doubt, of the datasets of one database."""
 
-    def __init__(self, *, trust: Trust, holder: Callable[[int], Address | None], clock: Clock) -> None:
+    def __init__(self, *, freshness_lease: FreshnessLease, holder: Callable[[int], Address | None], clock: Clock) -> None:
         """`holder` says which node a read of a partition would be sent to."""
-        self._trust = trust
+        self._freshness_lease = freshness_lease
         self._holder = holder
         self._clock = clock
         self._footings: list[Footing | None] = [None] * PARTITIONS
@@ -86,7 +86,7 @@ class Fence:
             self._seen[partition] = {}
             self._waiting.setdefault(partition, now)
 
-    def marked(self, partition: int, mark: Mark) -> bool:
+    def marked(self, partition: int, mark: Watermark) -> bool:
         """A mark was read from the node of the partition's footing, see `rests`; returns whether that ended a doubt."""
         seen = self._seen.get(partition)
         if seen is None or self._footings[partition] is None:
@@ -117,8 +117,8 @@ class Fence:
 
     def footing(self, partition: int) -> Footing | None:
         """Returns what a look at the node of a partition rests on now, be the partition in doubt or not; None for nothing."""
-        if self._trust.clock() >= self._trust.until:
-            self._trust.check()
+        if self._freshness_lease.clock() >= self._freshness_lease.until:
+            self._freshness_lease.check()
         footing = self._footings[partition]
         return footing if footing is not None and self._holder(partition) == footing.address else None
 
@@ -143,21 +143,21 @@ class Fence:
         return now is footing and partition not in self._seen
 
 
-class FencedL2(RedisL2):
-    """An L2 that finds nothing where its fence stands. What is read from PostgreSQL meanwhile is filled in as ever."""
+class QuarantinedL2(RedisL2):
+    """An L2 that finds nothing where its quarantine stands. What is read from PostgreSQL meanwhile is filled in as ever."""
 
-    def __init__(self, connection: Connection, names: Names, fence: Fence) -> None:
+    def __init__(self, connection: RedisClient, names: KeyNames, quarantine: Quarantine) -> None:
         super().__init__(connection, names)
-        self._fence = fence
+        self._quarantine = quarantine
 
     async def read_leased(self, dataset: str, ids: Sequence[str]) -> Leased:
-        """Reads, and takes leases for what is not there; where the fence stands there is nothing, and no lease either."""
-        footings = self._fence.footings(ids)
+        """Reads, and takes leases for what is not there; where the quarantine stands there is nothing, and no lease either."""
+        footings = self._quarantine.footings(ids)
         return self._counted(footings, await super().read_leased(dataset, list(footings))) if footings else Leased({}, {})
 
     async def slide(self, dataset: str, ids: Sequence[str], times: Times, histories: Mapping[str, str] | None = None) -> Leased:
-        """Reads, and puts off the expiry of what is not over yet; where the fence stands as in `read_leased`."""
-        footings = self._fence.footings(ids)
+        """Reads, and puts off the expiry of what is not over yet; where the quarantine stands as in `read_leased`."""
+        footings = self._quarantine.footings(ids)
         if not footings:
             return Leased({}, {})
         histories = {id: footing.history for id, footing in footings.items() if footing is not None}
@@ -165,7 +165,7 @@ class FencedL2(RedisL2):
 
     def _counted(self, footings: Mapping[str, Footing | None], found: Leased) -> Leased:
         """Returns what was found where the footing is still the one that it was."""
-        doubtful = [id for id, footing in footings.items() if not self._fence.rests(id, footing)]
+        doubtful = [id for id, footing in footings.items() if not self._quarantine.rests(id, footing)]
         if not doubtful:
             return found
         records, leases = dict(found.records), dict(found.leases)
@@ -174,16 +174,16 @@ class FencedL2(RedisL2):
             leases.pop(id, None)
         return Leased(records, leases, [id for id in found.elsewhere if id not in doubtful])
 
-    async def read_doubted(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
-        """Returns what is there where the fence stands: for whoever has nothing better, and says that it may be out of date."""
-        doubted = set(ids).difference(self._fence.footings(ids))
+    async def read_quarantined(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Returns what Redis holds in quarantined partitions: for a caller that has nothing better, and marks it stale."""
+        doubted = set(ids).difference(self._quarantine.footings(ids))
         return await self.read(dataset, list(doubted)) if doubted else {}
 
     def history(self, id: str) -> str:
         """Returns the history of the node that an id is held by; nothing when that is not known."""
-        footing = self._fence.footing(partition_of(id))
+        footing = self._quarantine.footing(partition_of(id))
         return "" if footing is None else footing.history
 
     def footing(self, ids: Iterable[str]) -> Sequence[object]:
         """Returns what a change of those ids rests on; None among it where that is nothing."""
-        return [self._fence.footing(partition_of(id)) for id in ids]
+        return [self._quarantine.footing(partition_of(id)) for id in ids]

@@ -13,8 +13,8 @@ from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import TierFailed
-from cache_sidecar.tiers.coherence.quarantine import Fence
-from cache_sidecar.tiers.ports import PARTITIONS, Signs
+from cache_sidecar.tiers.coherence.quarantine import Quarantine
+from cache_sidecar.tiers.ports import PARTITIONS, RelayWatermarks
 
 # Seconds between two looks; and while each mark that is seen sooner spares PostgreSQL reads: after a start, or an outage.
 EVERY = 0.25
@@ -31,7 +31,7 @@ class Waiting(Protocol):
         ...
 
 
-_NO_FENCES: Mapping[str, Fence] = {}
+_NO_FENCES: Mapping[str, Quarantine] = {}
 _NOBODY: Mapping[str, Sequence[Waiting]] = {}
 
 
@@ -54,20 +54,20 @@ class Region:
 
     def __init__(
         self,
-        signs: Signs,
+        watermarks: RelayWatermarks,
         members: Mapping[str, Sequence[Member]],
         *,
-        fences: Mapping[str, Fence] = _NO_FENCES,
+        quarantines: Mapping[str, Quarantine] = _NO_FENCES,
         waiting: Mapping[str, Sequence[Waiting]] = _NOBODY,
         clock: Clock,
         dependencies: Dependencies,
     ) -> None:
-        """`members` are the datasets of each role of a database; `fences` hear its marks, `waiting` when they end a doubt.
+        """`members` are the datasets of each role of a database; `quarantines` hear its marks, `waiting` when they end a doubt.
 
         The dependency `relay` of each dataset is said to fail while its changes reach this region too late.
         """
-        self._signs = signs
-        self._fences = fences
+        self._watermarks = watermarks
+        self._quarantines = quarantines
         self._waiting = waiting
         self._members = members
         self._clock = clock
@@ -80,44 +80,50 @@ class Region:
         """Looks until cancelled."""
         while True:
             await self.step()
-            is_ending = any(fence.is_ending for fence in self._fences.values())
+            is_ending = any(quarantine.is_ending for quarantine in self._quarantines.values())
             await asyncio.sleep(SOON if is_ending else EVERY)
 
     async def step(self) -> None:
         """Looks once. A shard that does not answer says nothing new."""
-        footings = {role: [fence.footing(one) for one in range(PARTITIONS)] for role, fence in self._fences.items()}
+        footings = {
+            role: [quarantine.footing(one) for one in range(PARTITIONS)] for role, quarantine in self._quarantines.items()
+        }
         try:
-            found = await self._signs.marks(list(self._members))
+            found = await self._watermarks.marks(list(self._members))
         except TierFailed:
             found = {}  # the nodes have said why; time passes
         for role, marks in found.items():
-            told, fence = self._told_until[role], self._fences.get(role)
+            told, quarantine = self._told_until[role], self._quarantines.get(role)
             for partition, mark in marks.items():
                 # A failover may have taken the mark back, or a relay that leads no more may have written it.
                 told[partition] = max(mark.moment, told.get(partition, 0.0))
                 # Like every read: what an old primary says counts for nothing.
-                if not fence or (footing := footings[role][partition]) is None or fence.footing(partition) is not footing:
+                if (
+                    not quarantine
+                    or (footing := footings[role][partition]) is None
+                    or quarantine.footing(partition) is not footing
+                ):
                     continue
-                if fence.marked(partition, mark):
+                if quarantine.marked(partition, mark):
                     for waiting in self._waiting.get(role, ()):
                         waiting.told(partition)
         for role, members in self._members.items():
             self._judge(role, members)
 
     def _judge(self, role: str, members: Sequence[Member]) -> None:
-        told, fence, now = self._told_until[role], self._fences.get(role), self._clock.now()
+        told, quarantine, now = self._told_until[role], self._quarantines.get(role), self._clock.now()
         # What is waited for so long is not waited for any longer: replies say that it did not come.
         lags = [
-            max(now - told.get(partition, self._started), fence.waits(partition) if fence else 0.0)
+            max(now - told.get(partition, self._started), quarantine.waits(partition) if quarantine else 0.0)
             for partition in range(PARTITIONS)
         ]
         for member in members:
             bound = member.policy().staleness_bound
             self._tell(member, {partition for partition, lag in enumerate(lags) if lag > bound}, is_heard=bool(told))
-        if fence:
+        if quarantine:
             marked = set.intersection(*(self._behind[member.name] for member in members)) if members else set()
             for partition in range(PARTITIONS):
-                fence.open(partition, is_open=partition in marked)
+                quarantine.open(partition, is_open=partition in marked)
 
     def _tell(self, member: Member, behind: set[int], *, is_heard: bool) -> None:
         before = self._behind[member.name]

@@ -6,9 +6,9 @@ connection, and whatever was cached is dropped before it is given again. A numbe
 partition; so does a counter that, at a heartbeat, is ahead of what was heard for longer than a message takes. Numbers compare
 only within one history: a server whose replication id is another may be back at an earlier number, or at the same one again.
 
-Trust also ends `staleness_bound` seconds after the beginning of the last good heartbeat, see `trust.py`. So a reply that is not
-marked stale lacks nothing that Redis was told of that many seconds before the call. Of what a writer could not tell Redis, the
-relay tells it; whoever finds Redis away marks its replies stale, and reads past it until the relay has done so (`fence.py`).
+Trust also ends `staleness_bound` seconds after the start of the last good heartbeat, see `freshness_lease.py`. So a reply that
+is not marked stale reflects every change that was published to Redis that many seconds before the call. What a writer could not
+publish, the relay does; a sidecar that finds Redis down marks its replies stale, and bypasses it until then (`quarantine.py`).
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from redis.exceptions import ResponseError
 from cache_sidecar.core.backoff import Backoff
 from cache_sidecar.core.dependencies import Dependency
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import ended, heard
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
-from cache_sidecar.tiers.coherence.quarantine import Fence
-from cache_sidecar.tiers.ports import PARTITIONS, Follower
-from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.core.tasks import cancel_and_wait, log_failure
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
+from cache_sidecar.tiers.coherence.quarantine import Quarantine
+from cache_sidecar.tiers.ports import PARTITIONS, InvalidationListener
+from cache_sidecar.tiers.redis.client import RedisClient
 from cache_sidecar.tiers.redis.cluster import named
 from cache_sidecar.tiers.redis.errors import failures
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.tiers.redis.node import Address
 
@@ -56,19 +56,19 @@ def staleness_bound(timeout: float) -> float:
     return HEARTBEAT_EVERY + timeout + GRACE
 
 
-class Coherence:
+class InvalidationSubscriber:
     """Keeps the followers of every dataset informed, as long as it runs."""
 
     def __init__(
         self,
         l2: RedisL2,
-        connection: Connection,
-        names: Names,
+        connection: RedisClient,
+        names: KeyNames,
         *,
         timeout: float,
-        trust: Trust,
-        followers: Mapping[str, Follower],
-        fences: Sequence[Fence] = (),
+        freshness_lease: FreshnessLease,
+        followers: Mapping[str, InvalidationListener],
+        quarantines: Sequence[Quarantine] = (),
         on_message: Callable[[], None],
     ) -> None:
         """`timeout` is how many seconds a heartbeat may take."""
@@ -76,9 +76,9 @@ class Coherence:
         self._connection = connection
         self._names = names
         self._timeout = timeout
-        self._trust = trust
+        self._freshness_lease = freshness_lease
         self._followers = followers
-        self._fences = fences
+        self._quarantines = quarantines
         self._on_message = on_message
         self._feeds: dict[Address, Feed] = {}
         self._task: asyncio.Task[None] | None = None
@@ -86,12 +86,12 @@ class Coherence:
     def start(self) -> None:
         """Starts listening in the background."""
         self._task = asyncio.get_running_loop().create_task(self._follow_topology())
-        self._task.add_done_callback(heard)
+        self._task.add_done_callback(log_failure)
 
     async def stop(self) -> None:
         """Stops listening."""
         if self._task is not None:
-            await ended(self._task)
+            await cancel_and_wait(self._task)
         for feed in self._feeds.values():
             await feed.stop()
 
@@ -129,9 +129,9 @@ class Coherence:
                     self._names,
                     held,
                     timeout=self._timeout,
-                    trust=self._trust,
+                    freshness_lease=self._freshness_lease,
                     followers=self._followers,
-                    fences=self._fences,
+                    quarantines=self._quarantines,
                     on_message=self._on_message,
                     dependency=self._connection.dependencies.of(INVALIDATIONS, named(address)),
                 )
@@ -160,13 +160,13 @@ class Feed:
         self,
         address: Address,
         redis: Redis,
-        names: Names,
+        names: KeyNames,
         partitions: frozenset[int],
         *,
         timeout: float,
-        trust: Trust,
-        followers: Mapping[str, Follower],
-        fences: Sequence[Fence] = (),
+        freshness_lease: FreshnessLease,
+        followers: Mapping[str, InvalidationListener],
+        quarantines: Sequence[Quarantine] = (),
         on_message: Callable[[], None],
         dependency: Dependency,
         backoff: Backoff | None = None,
@@ -176,13 +176,13 @@ class Feed:
         self._backoff = backoff or Backoff()
         "Before a broken connection is tried again: hundreds of subscriptions each time."
         self._timeout = timeout
-        self._trust = trust
+        self._freshness_lease = freshness_lease
         self.partitions = partitions
         self._partition_of = {names.channel(p).encode(): p for p in partitions}
         self._counters = {p: names.counter(p) for p in partitions}
         self._counts = f"{names.library()[0]}_counts"
         self._followers = followers
-        self._fences = fences
+        self._quarantines = quarantines
         self._on_message = on_message
         self._task: asyncio.Task[None] | None = None
         self.is_trusted: bool | None = None
@@ -196,14 +196,14 @@ class Feed:
     def start(self) -> None:
         """Starts listening in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(heard)
+        self._task.add_done_callback(log_failure)
 
     async def stop(self) -> None:
         """Stops listening; its partitions are not trusted any more."""
         if self._task is not None:
-            await ended(self._task)
+            await cancel_and_wait(self._task)
 
-    def lapsed(self, late: float) -> None:
+    def on_expired(self, late: float) -> None:
         """Ends the trust: no heartbeat was good in time."""
         self._set_trusted(False, late=late)
 
@@ -227,7 +227,7 @@ class Feed:
                 await pubsub.ssubscribe(channel)
             await self._acknowledged(pubsub)
             # What is published from here on arrives; the counters say where that begins.
-            began = self._trust.clock()
+            began = self._freshness_lease.clock()
             self._heard, self._history = await self._read_state()
             for partition in self._counters:
                 self._tell_partition(partition)
@@ -284,14 +284,14 @@ class Feed:
                 if message.id:
                     follower.changed(message.id, message.version)
                 else:
-                    follower.partition_changed(partition)
+                    follower.on_partition_reset(partition)
         self._on_message()
 
     async def _beat(self, began: float) -> None:
         """Compares the counters with what was heard, every so often from the moment the last good heartbeat began."""
         while self.is_trusted:
-            await asyncio.sleep(began + HEARTBEAT_EVERY - self._trust.clock())
-            before, began = dict(self._heard), self._trust.clock()
+            await asyncio.sleep(began + HEARTBEAT_EVERY - self._freshness_lease.clock())
+            before, began = dict(self._heard), self._freshness_lease.clock()
             counters, history = await self._read_state()
             if history != self._history:
                 raise ConnectionError("the server has another history: changes may be lost, and numbers used again")
@@ -304,7 +304,7 @@ class Feed:
                     if count > self._heard[partition]:
                         self._lost(partition, count)
             # The last one may have lapsed meanwhile, and nobody looked: then this one does not make up for it.
-            self._trust.check()
+            self._freshness_lease.check()
             if self.is_trusted:
                 self._confirm(began)
                 self._backoff.reset()
@@ -312,7 +312,7 @@ class Feed:
 
     def _confirm(self, began: float) -> None:
         """A good heartbeat began at a moment."""
-        self._trust.extend(self, began + staleness_bound(self._timeout))
+        self._freshness_lease.extend(self, began + staleness_bound(self._timeout))
 
     def _lost(self, partition: int, count: int) -> None:
         """The counter says more than was heard, or was set back."""
@@ -353,20 +353,20 @@ class Feed:
 
     def _tell_partition(self, partition: int) -> None:
         for follower in self._followers.values():
-            follower.partition_changed(partition)
+            follower.on_partition_reset(partition)
 
     def _set_trusted(self, trusted: bool, *, late: float = 0.0) -> None:
         """Tells the followers, if it is news to them; `late` is for how many seconds it has been so."""
         if trusted is self.is_trusted:
             return
         self.is_trusted = trusted
-        for fence in self._fences:
+        for quarantine in self._quarantines:
             if trusted:
-                fence.heard(self.partitions, self._address, self._history)
+                quarantine.heard(self.partitions, self._address, self._history)
             else:
-                fence.lost(self.partitions, late=late)
+                quarantine.lost(self.partitions, late=late)
         for follower in self._followers.values():
             for partition in self._counters:
                 follower.set_trusted(partition, trusted, late=late)
         if not trusted:
-            self._trust.end(self)  # then at last: as above
+            self._freshness_lease.end(self)  # then at last: as above

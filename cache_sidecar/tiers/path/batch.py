@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from cache_sidecar.core.errors import Overloaded, SidecarError
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 
 V = TypeVar("V")
 
@@ -143,7 +143,7 @@ class Batch(Generic[V]):
             task = loop.create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
-            task.add_done_callback(heard)
+            task.add_done_callback(log_failure)
 
     async def _run(self, batch: dict[str, asyncio.Future[V | None]]) -> None:
         self.loads += len(batch)

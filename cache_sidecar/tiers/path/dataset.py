@@ -24,14 +24,14 @@ from functools import partial
 from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import DataLoss, DeadlineExceeded, Failure, Operation, Overloaded, RequestError, TierFailed
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.memory.clock import NO_L1
 from cache_sidecar.tiers.path import decision
 from cache_sidecar.tiers.path.counters import TierStats
 from cache_sidecar.tiers.path.decision import Verdict
 from cache_sidecar.tiers.path.loader import MAX_BATCH, MAX_WAITING, NOTHING, STORE_BATCHES, Loader
 from cache_sidecar.tiers.path.rollout import Rollout, empties_memory
-from cache_sidecar.tiers.path.sampler import Sample, Sampler
+from cache_sidecar.tiers.path.sampler import HitSampler, Sample
 from cache_sidecar.tiers.path.shadow import Same
 from cache_sidecar.tiers.ports import (
     ANY,
@@ -70,15 +70,15 @@ class Dataset(Loader):
         unit: Callable[[], float] = random.random,
         rollout_key: Callable[[str], str] = str,
         same: Same = operator.eq,
-        trust: Trust | None = None,
+        freshness_lease: FreshnessLease | None = None,
         is_private: bool = False,
     ) -> None:
         """`rollout_key` says what an id is rolled out by, itself if nothing is said; `same` when two values say the same.
 
-        `trust` is what `set_trusted` follows, if it may lapse. With `is_private` ids are people's, and never logged.
+        `freshness_lease` is what `set_trusted` follows, if it may lapse. With `is_private` ids are people's, and never logged.
         """
         super().__init__(name, l1=l1, l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, unit=unit)
-        self._trust = trust or Trust()
+        self._freshness_lease = freshness_lease or FreshnessLease()
         self.rollout = Rollout(
             name,
             self._read_alone,
@@ -97,14 +97,14 @@ class Dataset(Loader):
         "Of each partition, whether Redis is told of changes too late."
         self.on_refusal: Callable[[Iterable[str]], None] = _nobody
         "Hears of the ids whose change Redis refused to hear of."
-        self.sampler = Sampler(lambda: policy().inspect_every, unit)
+        self.sampler = HitSampler(lambda: policy().inspect_every, unit)
         self._l1_counters = self.counters[Source.L1]
 
     # Reads
 
     def hit(self, id: str) -> tuple[Record, float] | None:
         """Returns a fresh record from L1, and its age in seconds; None when `get` has to look further. Waits for nothing."""
-        if self._trust.clock() >= self._trust.until:
+        if self._freshness_lease.clock() >= self._freshness_lease.until:
             return None
         entry = self._serving.get(id)
         now = self._clock.now()
@@ -149,7 +149,7 @@ class Dataset(Loader):
         return answer
 
     def _look(self, id: str, wanted: Freshness) -> Answer | None:
-        self._trust.check()
+        self._freshness_lease.check()
         entry = self._l1.get(id)
         if entry is None:
             return None
@@ -285,7 +285,7 @@ class Dataset(Loader):
         if wanted.bypass or not ids or not self.policy().l2_enabled:
             return {}
         try:
-            found = await self._l2_guard.run(partial(self._l2_tier.read_doubted, self.name, ids))
+            found = await self._l2_guard.run(partial(self._l2_tier.read_quarantined, self.name, ids))
         except TierFailed:
             return {}
         records = {id: record for id, record in found.items() if record.value and not self._written.outruns(id, record)}
@@ -362,7 +362,7 @@ class Dataset(Loader):
 
     def _everything_changed(self) -> None:
         for partition in range(PARTITIONS):
-            self.partition_changed(partition)
+            self.on_partition_reset(partition)
 
     # What other sidecars, the relay and the connection to Redis tell
 
@@ -374,7 +374,7 @@ class Dataset(Loader):
         self._leases.detach(id)
         self._store.detach(id)
 
-    def partition_changed(self, partition: int) -> None:
+    def on_partition_reset(self, partition: int) -> None:
         """Anything in a partition may have changed."""
         self._l1.drop_partition(partition)
         self._detach_all()
@@ -399,7 +399,7 @@ class Dataset(Loader):
             self._l1.clear()
             self._detach_all()
         if policy.l2_ttl > old.l2_ttl:
-            self._behind.start(self._prolonged(policy.l2_ttl))
+            self._behind.start(self._extend_ttl(policy.l2_ttl))
 
     def set_behind(self, partition: int, behind: bool) -> None:
         """Says whether a partition's caches are told of changes too late: replies from them then say stale."""
@@ -415,7 +415,7 @@ class Dataset(Loader):
 
     def peek(self, id: str) -> Record | None:
         """Returns what a read that is answered from L1, and not marked stale, would be answered with now."""
-        self._trust.check()
+        self._freshness_lease.check()
         entry = self._serving.get(id)
         if entry is None:
             return None

@@ -7,7 +7,7 @@ REMEMBERED = 5.0
 MAX_IDS = 20_000
 
 
-class Over:
+class RecentlyExpired:
     """The ids that were over a moment ago."""
 
     def __init__(self, clock: Clock) -> None:

@@ -17,8 +17,8 @@ from cache_sidecar.tiers.path import decision
 from cache_sidecar.tiers.path.batch import Batch
 from cache_sidecar.tiers.path.counters import TierCounters
 from cache_sidecar.tiers.path.leases import Leases
-from cache_sidecar.tiers.path.own_writes import Written
-from cache_sidecar.tiers.path.refills import Behind
+from cache_sidecar.tiers.path.own_writes import OwnWrites
+from cache_sidecar.tiers.path.refills import Refills
 from cache_sidecar.tiers.ports import ANY, L1, L2, Leased, Load, Record, Row, Source, UnreadableRow
 from cache_sidecar.tiers.resilience.failure import Action, action
 from cache_sidecar.tiers.resilience.guard import Guard
@@ -69,9 +69,9 @@ class Loader:
         self._store: Batch[Record] = Batch(
             self._read_store, max_ids=MAX_BATCH, max_running=STORE_BATCHES, max_waiting=MAX_WAITING, gather_from=self._l2
         )
-        self._behind = Behind()
+        self._behind = Refills()
         self._leases = Leases(self._l2.get)
-        self._written = Written()
+        self._written = OwnWrites()
         self._load_seconds = 0.0
         self._say_unreadable_at = 0.0
         self.counters = {source: TierCounters() for source in Source}
@@ -186,8 +186,8 @@ class Loader:
             records = await self._store.get([id], fresh=not self._joins)
             self.counters[Source.STORE].hits += len(records)
 
-    async def _prolonged(self, ttl: float) -> None:
+    async def _extend_ttl(self, ttl: float) -> None:
         """Lets Redis keep what it holds as long as is said now, unless another sidecar sees to that."""
         claim = partial(self._l2_tier.claim, self.name, f"l2_ttl {ttl:g}", ttl=PROLONG_CLAIM)
         if await self._l2_guard.run(claim, Operation.FILL):
-            await self._l2_tier.prolong(self.name, ttl=ttl, now=self._clock.now())
+            await self._l2_tier.extend_ttl(self.name, ttl=ttl, now=self._clock.now())

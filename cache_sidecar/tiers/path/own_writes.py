@@ -9,7 +9,7 @@ from cache_sidecar.tiers.ports import Record
 MAX_WRITTEN = 10_000
 
 
-class Written:
+class OwnWrites:
     """The last ids written, and their versions."""
 
     def __init__(self) -> None:

@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 
 MAX_RUNNING = 64
 
 Work = Coroutine[None, None, None]
 
 
-class Behind:
+class Refills:
     """The work behind the replies of one dataset."""
 
     def __init__(self) -> None:
@@ -41,4 +41,4 @@ class Behind:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.running.discard(task)
-        heard(task)
+        log_failure(task)

@@ -17,7 +17,7 @@ class Sample(NamedTuple):
     "Whether that was a value, and not that there is none."
 
 
-class Sampler:
+class HitSampler:
     """Takes one of so many hits, at random, so that it does not keep time with what is being read."""
 
     def __init__(self, every: Callable[[], int], unit: Callable[[], float]) -> None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from cache_sidecar.core import telemetry
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 from cache_sidecar.tiers.ports import Answer, Record, Source
 
 # Seconds a change may take to the caches before it counts as a mismatch.
@@ -85,7 +85,7 @@ class Shadow:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        heard(task)
+        log_failure(task)
 
     async def close(self) -> None:
         """Ends the comparisons going on."""

@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core.clock import Clock
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.memory.clock import NO_L1
 from cache_sidecar.tiers.path.dataset import Dataset
-from cache_sidecar.tiers.path.expired import Over
+from cache_sidecar.tiers.path.expired import RecentlyExpired
 from cache_sidecar.tiers.path.shadow import Same
 from cache_sidecar.tiers.ports import Answer, Expiry, Freshness, Leased, Load, Record, Row, SlidingL2, Source, Times
 from cache_sidecar.tiers.resilience.guard import Guard
@@ -43,7 +43,7 @@ class SlidingDataset(Dataset):
         joins: bool,
         remembers_over: bool = False,
         same: Same = operator.eq,
-        trust: Trust | None = None,
+        freshness_lease: FreshnessLease | None = None,
         is_private: bool = True,
     ) -> None:
         """With `joins`, a read may share a load that began before it: what is answered may then be as old as that.
@@ -59,15 +59,15 @@ class SlidingDataset(Dataset):
             policy=policy,
             clock=clock,
             same=same,
-            trust=trust,
+            freshness_lease=freshness_lease,
             is_private=is_private,
         )
         self._sliding_l2 = l2
         self._joins = joins
         self._remembers_over = remembers_over
-        self._over = Over(clock)
+        self._over = RecentlyExpired(clock)
         "What PostgreSQL says is over."
-        self._unused = Over(clock)
+        self._unused = RecentlyExpired(clock)
         "What Redis says is over, and lost no use of."
         self.on_uncounted: Callable[[Mapping[str, float]], None] = _nobody
         "Hears of uses that Redis did not count, in seconds since the epoch."
@@ -160,9 +160,9 @@ class SlidingDataset(Dataset):
         self._over.forget(id)
         self._unused.forget(id)
 
-    def partition_changed(self, partition: int) -> None:
+    def on_partition_reset(self, partition: int) -> None:
         """Anything in a partition may have changed."""
-        super().partition_changed(partition)
+        super().on_partition_reset(partition)
         self._forget_over()
 
     def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
@@ -179,7 +179,7 @@ class SlidingDataset(Dataset):
         self._over.clear()
         self._unused.clear()
 
-    async def _prolonged(self, ttl: float) -> None:
+    async def _extend_ttl(self, ttl: float) -> None:
         """Does nothing: each use says anew how long a record is kept."""
 
     async def _release(self, leases: Mapping[str, bytes]) -> None:

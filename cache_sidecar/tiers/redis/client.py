@@ -11,11 +11,11 @@ from redis.backoff import NoBackoff
 from cache_sidecar.config.settings import Settings, split_address
 from cache_sidecar.core.clock import Clock, SystemClock
 from cache_sidecar.core.dependencies import Dependencies
-from cache_sidecar.tiers.redis.cluster import Shards
+from cache_sidecar.tiers.redis.cluster import RedisNodes
 from cache_sidecar.tiers.redis.node import Address
 
 
-class Connection:
+class RedisClient:
     """Connects when first used, and finds out whether it is a cluster."""
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None, dependencies: Dependencies | None = None) -> None:
@@ -35,7 +35,7 @@ class Connection:
                 "ssl_keyfile": settings.redis_tls_key or None,
             }
         is_cluster = {"cluster": True, "single": False, "auto": True if len(self.nodes) > 1 else None}
-        self.shards = Shards(
+        self.shards = RedisNodes(
             self.nodes,
             self._connect,
             is_cluster=is_cluster[settings.redis_mode],

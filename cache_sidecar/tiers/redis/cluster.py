@@ -15,9 +15,9 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseErr
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import ended, heard
+from cache_sidecar.core.tasks import cancel_and_wait, log_failure
 from cache_sidecar.tiers.redis.errors import as_failure
-from cache_sidecar.tiers.redis.node import Address, Command, Shard
+from cache_sidecar.tiers.redis.node import Address, Command, RedisNode
 
 SLOTS = 16_384
 # Times that a command is sent on to where a server says its slot is, and seconds before one that is to be tried again.
@@ -33,7 +33,7 @@ class Routed(NamedTuple):
     command: Command
 
 
-class Shards:
+class RedisNodes:
     """All of them. Methods raise TierFailed."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Shards:
         self._dependencies = dependencies
         self._seeds = [self._new(address) for address in seeds]
         self._known = {shard.address: shard for shard in self._seeds}
-        self._owners: dict[int, Shard] = {}
+        self._owners: dict[int, RedisNode] = {}
         "The primary of each slot, once somebody said so."
         self._ranges: Any = None
         "What `CLUSTER SLOTS` said of them; None when somebody knew better since."
@@ -67,8 +67,8 @@ class Shards:
         self._mapped_at = 0.0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def _new(self, address: Address) -> Shard:
-        return Shard(
+    def _new(self, address: Address) -> RedisNode:
+        return RedisNode(
             address,
             self._connect,
             max_connections=self._max_connections,
@@ -95,7 +95,7 @@ class Shards:
 
     async def _fill(self, replies: list[Any], commands: Sequence[Routed], numbers: Iterable[int]) -> None:
         """Has each shard answer its part, all of them at the same time."""
-        parts: dict[Shard, list[int]] = {}
+        parts: dict[RedisNode, list[int]] = {}
         for number in numbers:
             shard = self._owners.get(commands[number].slot)
             if shard is None:
@@ -109,7 +109,7 @@ class Shards:
         else:
             await asyncio.gather(*(self._fill_part(replies, commands, shard, part) for shard, part in parts.items()))
 
-    async def _fill_part(self, replies: list[Any], commands: Sequence[Routed], shard: Shard, part: list[int]) -> None:
+    async def _fill_part(self, replies: list[Any], commands: Sequence[Routed], shard: RedisNode, part: list[int]) -> None:
         try:
             answers = await self._exchange(shard, [commands[number].command for number in part])
         except TierFailed as error:
@@ -117,7 +117,7 @@ class Shards:
         for number, answer in zip(part, answers, strict=True):
             replies[number] = answer
 
-    async def _exchange(self, shard: Shard, commands: Sequence[Command]) -> list[Any]:
+    async def _exchange(self, shard: RedisNode, commands: Sequence[Command]) -> list[Any]:
         """Has a primary answer; if it does not, another one may be it by now."""
         try:
             return await shard.exchange(commands)
@@ -142,7 +142,7 @@ class Shards:
             except TierFailed as failed:
                 replies[number] = failed
 
-    def _at(self, host: str, port: int) -> Shard:
+    def _at(self, host: str, port: int) -> RedisNode:
         address = host or self._seeds[0].address[0], int(port)
         if address not in self._known:
             self._known[address] = self._new(address)
@@ -196,7 +196,7 @@ class Shards:
 
     def grouped(self, slots: Iterable[int]) -> list[list[int]]:
         """Returns the positions of slots, those of one shard together, as far as is known."""
-        groups: dict[Shard | None, list[int]] = {}
+        groups: dict[RedisNode | None, list[int]] = {}
         for position, slot in enumerate(slots):
             groups.setdefault(self._owners.get(slot), []).append(position)
         return list(groups.values())
@@ -227,7 +227,7 @@ class Shards:
     def _mapped(self, task: asyncio.Task[None]) -> None:
         self._mapping = None
         self._mapped_at = task.get_loop().time()
-        heard(task)  # whoever waits for it is told; nobody may be
+        log_failure(task)  # whoever waits for it is told; nobody may be
 
     async def _map(self) -> None:
         if self._is_cluster is None:
@@ -256,7 +256,7 @@ class Shards:
         """Takes what `CLUSTER SLOTS` says; the server that was asked is at `host`."""
         if ranges == self._ranges:
             return  # 16,384 slots take milliseconds, again and again while a shard is away
-        owners: dict[int, Shard] = {}
+        owners: dict[int, RedisNode] = {}
         for first, last, primary, *_ in ranges:
             shard = self._at(_text(primary[0]) or host, primary[1])
             owners.update(dict.fromkeys(range(first, last + 1), shard))
@@ -271,12 +271,12 @@ class Shards:
                 task = asyncio.get_running_loop().create_task(shard.close())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
-                task.add_done_callback(heard)
+                task.add_done_callback(log_failure)
 
     async def close(self) -> None:
         """Closes all connections."""
         if self._mapping is not None:
-            await ended(self._mapping)
+            await cancel_and_wait(self._mapping)
         await asyncio.gather(*self._closing, *(shard.close() for shard in self._known.values()), return_exceptions=True)
 
 

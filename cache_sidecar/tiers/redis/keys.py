@@ -13,7 +13,7 @@ _SLOTS = tuple(key_slot(tag.encode()) for tag in _TAGS)
 
 
 @dataclass(frozen=True)
-class Names:
+class KeyNames:
     """The names of everything we have in Redis, all within one namespace."""
 
     namespace: str

@@ -13,10 +13,10 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.tiers.ports import PARTITIONS, Leased, Record, Times, partition_of
 from cache_sidecar.tiers.redis import codec
-from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.client import RedisClient
 from cache_sidecar.tiers.redis.cluster import Routed, checked, named
 from cache_sidecar.tiers.redis.errors import without_details
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.node import REFUSES, Address
 
 # A message names an id, or, of a partition in which more change at once, none. Ids that one function call marks, which keeps
@@ -35,7 +35,7 @@ LOAD_AGAIN = 0.5
 class RedisL2:
     """Reads and writes records; see `ports.L2`."""
 
-    def __init__(self, connection: Connection, names: Names) -> None:
+    def __init__(self, connection: RedisClient, names: KeyNames) -> None:
         self._connection = connection
         self._shards = connection.shards
         self._names = names
@@ -57,7 +57,7 @@ class RedisL2:
         found = dict(zip(itertools.chain(*groups), itertools.chain(*map(checked, replies)), strict=True))
         return self._records(dataset, ((id, found[key]) for id, key in zip(ids, keys, strict=True)))
 
-    async def read_doubted(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:  # noqa: ARG002
+    async def read_quarantined(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:  # noqa: ARG002
         """Returns nothing: `read_leased` leaves nothing out."""
         return {}
 
@@ -215,11 +215,11 @@ class RedisL2:
         return _Call(function, keys, (*arguments, self._names.channel(partition), f"{dataset} {id}"))
 
     def history(self, id: str) -> str:  # noqa: ARG002
-        """Returns nothing: whoever reads without a fence does not know."""
+        """Returns nothing: whoever reads without a quarantine does not know."""
         return ""
 
     def footing(self, ids: Iterable[str]) -> Sequence[object]:  # noqa: ARG002
-        """Returns nothing that could be lost: whoever has no fence takes what Redis says."""
+        """Returns nothing that could be lost: whoever has no quarantine takes what Redis says."""
         return ()
 
     async def drop_all(self, dataset: str) -> int:
@@ -234,7 +234,7 @@ class RedisL2:
         )
         return removed
 
-    async def prolong(self, dataset: str, *, ttl: float, now: float) -> None:
+    async def extend_ttl(self, dataset: str, *, ttl: float, now: float) -> None:
         """Keeps every record until it is so old, if it would go earlier; not those whose expiry every read puts off."""
         arguments = (_milliseconds(ttl), int(now * 1000))
         async for keys in self._shards.scan(self._names.keys_of(dataset), count=MARKED_AT_ONCE):

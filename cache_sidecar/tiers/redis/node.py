@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.dependencies import Dependency
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import heard
+from cache_sidecar.core.tasks import log_failure
 from cache_sidecar.tiers.redis.errors import KNOWN, as_failure, words
 from cache_sidecar.tiers.resilience.breaker import Breaker
 
@@ -36,7 +36,7 @@ _ABOUT_A_KEY = (AskError, TryAgainError)
 _MENDED = re.compile(r"WRONGTYPE|.*unction not found")
 
 
-class Shard:
+class RedisNode:
     """One server: connections to it, each for one command or pipeline at a time."""
 
     def __init__(
@@ -163,7 +163,7 @@ class Shard:
         if unused:
             task = loop.create_task(self._disconnect(unused))
             self._closing.add(task)
-            task.add_done_callback(heard)
+            task.add_done_callback(log_failure)
             task.add_done_callback(self._closing.discard)
 
     async def _drop_idle(self) -> None:

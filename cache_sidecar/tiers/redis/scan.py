@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from redis.crc import key_slot
 
 from cache_sidecar.tiers.redis import codec
-from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.redis.client import RedisClient
 from cache_sidecar.tiers.redis.cluster import Routed, checked
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 
 # Keys in one page.
 PAGE = 500
@@ -27,7 +27,7 @@ class Kind(Enum):
     "Somebody else's, or another version's: sidecars take it for nothing."
 
 
-class Held(NamedTuple):
+class StoredKey(NamedTuple):
     """What Redis holds of an id."""
 
     id: str
@@ -35,14 +35,14 @@ class Held(NamedTuple):
     version: int
 
 
-class Sweep:
+class KeyScan:
     """Reads from primaries only. Methods raise TierFailed."""
 
-    def __init__(self, connection: Connection, names: Names) -> None:
+    def __init__(self, connection: RedisClient, names: KeyNames) -> None:
         self._shards = connection.shards
         self._names = names
 
-    async def pages(self, dataset: str) -> AsyncIterator[list[Held]]:
+    async def pages(self, dataset: str) -> AsyncIterator[list[StoredKey]]:
         """Yields what is held of a dataset. A key that comes or goes meanwhile may be left out, or be there twice."""
         page: list[str] = []
         async for keys in self._shards.scan(self._names.keys_of(dataset), count=PAGE):
@@ -53,7 +53,7 @@ class Sweep:
         if page:
             yield await self.read(dataset, page)
 
-    async def read(self, dataset: str, ids: Sequence[str]) -> list[Held]:
+    async def read(self, dataset: str, ids: Sequence[str]) -> list[StoredKey]:
         """Returns what is held of ids; those that are gone are left out."""
         keys = [self._names.key(dataset, id) for id in ids]
         # MGET finds nothing where there is something of another type; GET would be refused.
@@ -64,11 +64,11 @@ class Sweep:
         return [_held(id, value) for id, value in zip(ids, values, strict=True) if value is not None]
 
 
-def _held(id: str, value: Any) -> Held:
+def _held(id: str, value: Any) -> StoredKey:
     try:
         record = codec.decode(value)
     except codec.Unreadable:
-        return Held(id, Kind.UNREADABLE, 0)
+        return StoredKey(id, Kind.UNREADABLE, 0)
     if record is None:
-        return Held(id, Kind.MARK, 0)
-    return Held(id, Kind.VALUE if record.value is not None else Kind.NONE, record.version)
+        return StoredKey(id, Kind.MARK, 0)
+    return StoredKey(id, Kind.VALUE if record.value is not None else Kind.NONE, record.version)

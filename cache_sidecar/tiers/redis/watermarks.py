@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache_sidecar.core.errors import TierFailed
-from cache_sidecar.tiers.ports import PARTITIONS, Mark, Primary
-from cache_sidecar.tiers.redis.client import Connection
+from cache_sidecar.tiers.ports import PARTITIONS, Primary, Watermark
+from cache_sidecar.tiers.redis.client import RedisClient
 from cache_sidecar.tiers.redis.cluster import checked
-from cache_sidecar.tiers.redis.keys import Names
+from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.node import Address
 
 
-class RedisSigns:
+class RedisWatermarks:
     """See `ports.Signs`."""
 
-    def __init__(self, connection: Connection, names: Names) -> None:
+    def __init__(self, connection: RedisClient, names: KeyNames) -> None:
         self._shards = connection.shards
         self._names = names
         self._counts = f"{names.library()[0]}_counts"
@@ -55,7 +55,7 @@ class RedisSigns:
             return error
         return None
 
-    async def marks(self, roles: Sequence[str]) -> Mapping[str, Mapping[int, Mark]]:
+    async def marks(self, roles: Sequence[str]) -> Mapping[str, Mapping[int, Watermark]]:
         """Returns the mark of each partition, by role; those without one, or that cannot be asked, are left out.
 
         Raises TierFailed when none can.
@@ -66,7 +66,7 @@ class RedisSigns:
         errors = [reply for reply in replies if isinstance(reply, TierFailed)]
         if errors and len(errors) == len(replies):
             raise errors[0]
-        found: dict[str, dict[int, Mark]] = {role: {} for role in roles}
+        found: dict[str, dict[int, Watermark]] = {role: {} for role in roles}
         for partitions, values in zip(held.values(), replies, strict=True):
             if isinstance(values, TierFailed):
                 continue
@@ -102,9 +102,9 @@ def _history(reply: Any) -> str | None:
     return str(lines["master_replid"])
 
 
-def _mark(value: Any) -> Mark | None:
+def _mark(value: Any) -> Watermark | None:
     try:
         moment, by, number = value.decode().split(" ")
-        return Mark(float(moment), by, int(number))
+        return Watermark(float(moment), by, int(number))
     except (AttributeError, ValueError):
         return None  # none, or somebody else's

@@ -9,17 +9,17 @@ import pytest
 from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import ended
+from cache_sidecar.core.tasks import cancel_and_wait
 from cache_sidecar.tiers.coherence import region as region_module
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
-from cache_sidecar.tiers.coherence.quarantine import MARKS, Fence, FencedL2
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
+from cache_sidecar.tiers.coherence.quarantine import MARKS, Quarantine, QuarantinedL2
 from cache_sidecar.tiers.coherence.region import Region
 from cache_sidecar.tiers.memory.clock import NO_L1
 from cache_sidecar.tiers.path.dataset import Dataset
-from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Mark, Record, Row, Source, Times, partition_of
+from cache_sidecar.tiers.ports import PARTITIONS, Freshness, Record, Row, Source, Times, Watermark, partition_of
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from cache_sidecar.tiers.redis.node import Address, Command, Shard
-from cache_sidecar.tiers.redis.watermarks import RedisSigns
+from cache_sidecar.tiers.redis.node import Address, Command, RedisNode
+from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.tiers.resilience.guard import Guard
 from tests.gates import Gate
 from tests.sidecars import until
@@ -29,43 +29,43 @@ HISTORY = "0123456789abcdef" * 3
 OLD, NEW = Record(1, 0.0, b"old"), Record(2, 0.0, b"new")
 
 
-def fenced(l2: RedisL2, clock: ManualClock) -> tuple[FencedL2, Fence]:
+def fenced(l2: RedisL2, clock: ManualClock) -> tuple[QuarantinedL2, Quarantine]:
     """Returns a fenced L2 whose partitions are heard, from whoever holds them, and in no doubt."""
     shards, names = l2._connection.shards, l2._names
 
     def holder(partition: int) -> Address | None:
         return shards.holder(names.slot(partition))
 
-    fence = Fence(trust=Trust(), holder=holder, clock=clock)
-    hear(fence, holder)
+    quarantine = Quarantine(freshness_lease=FreshnessLease(), holder=holder, clock=clock)
+    hear(quarantine, holder)
     for partition in range(PARTITIONS):
         for number in range(MARKS):
-            fence.marked(partition, Mark(0.0, "relay", number))
-    return FencedL2(l2._connection, names, fence), fence
+            quarantine.marked(partition, Watermark(0.0, "relay", number))
+    return QuarantinedL2(l2._connection, names, quarantine), quarantine
 
 
-def hear(fence: Fence, holder: Callable[[int], Address | None]) -> None:
+def hear(quarantine: Quarantine, holder: Callable[[int], Address | None]) -> None:
     for partition in range(PARTITIONS):
         if address := holder(partition):
-            fence.heard([partition], address, HISTORY)
+            quarantine.heard([partition], address, HISTORY)
 
 
 async def test_what_a_primary_held_before_an_outage_is_not_read_until_the_relay_told_it_the_rest(l2: RedisL2) -> None:
     clock = ManualClock()
     await l2.change("product", {"a": OLD}, ttl=60)
-    found, fence = fenced(l2, clock)
-    signs = RedisSigns(l2._connection, l2._names)
-    region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock, dependencies=Dependencies())
+    found, quarantine = fenced(l2, clock)
+    watermarks = RedisWatermarks(l2._connection, l2._names)
+    region = Region(watermarks, {"catalog": []}, quarantines={"catalog": quarantine}, clock=clock, dependencies=Dependencies())
     assert (await found.read_leased("product", ["a"])).records == {"a": OLD}
-    await say(signs, ["catalog"], clock.now(), times=3)
-    fence.lost(range(PARTITIONS))
-    hear(fence, fence._holder)
+    await say(watermarks, ["catalog"], clock.now(), times=3)
+    quarantine.lost(range(PARTITIONS))
+    hear(quarantine, quarantine._holder)
     for _ in range(2):
         await region.step()
         # No record, and no lease: nobody is to wait for the one who reads it from PostgreSQL.
         assert await found.read_leased("product", ["a", "b"]) == ({}, {}, ())
         assert await found.slide("product", ["a"], Times(0.0, 0.0, 0.0, 1.0)) == ({}, {}, ())
-        await say(signs, ["catalog"], clock.now())
+        await say(watermarks, ["catalog"], clock.now())
     # What was read there is filled in, over what is older.
     await found.fill("product", {"a": NEW}, {}, ttl=60)
     await region.step()
@@ -75,41 +75,41 @@ async def test_what_a_primary_held_before_an_outage_is_not_read_until_the_relay_
 async def test_marks_that_end_a_doubt_are_looked_for_sooner(l2: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(region_module, "EVERY", 3600.0)
     clock = ManualClock()
-    _, fence = fenced(l2, clock)
-    signs = RedisSigns(l2._connection, l2._names)
-    region = Region(signs, {"catalog": []}, fences={"catalog": fence}, clock=clock, dependencies=Dependencies())
-    fence.lost(range(PARTITIONS))
-    hear(fence, fence._holder)
+    _, quarantine = fenced(l2, clock)
+    watermarks = RedisWatermarks(l2._connection, l2._names)
+    region = Region(watermarks, {"catalog": []}, quarantines={"catalog": quarantine}, clock=clock, dependencies=Dependencies())
+    quarantine.lost(range(PARTITIONS))
+    hear(quarantine, quarantine._holder)
     looking = asyncio.create_task(region.run())
 
     async def has_ended() -> bool:
-        await say(signs, ["catalog"], clock.now())
-        return not fence.is_ending
+        await say(watermarks, ["catalog"], clock.now())
+        return not quarantine.is_ending
 
     await until(has_ended)
-    await ended(looking)
+    await cancel_and_wait(looking)
 
 
 @pytest.mark.parametrize("function", ["read", "slide"])
 async def test_what_is_answered_after_the_footing_was_lost_does_not_count(l2: RedisL2, function: str) -> None:
     """The reply is held by the primary's not reading on: it answers when it wakes up."""
     await l2.change("product", {"a": OLD}, ttl=60)
-    found, fence = fenced(l2, ManualClock())
-    exchange, gate = Shard.exchange, Gate()
+    found, quarantine = fenced(l2, ManualClock())
+    exchange, gate = RedisNode.exchange, Gate()
 
-    async def held(shard: Shard, commands: Sequence[Command]) -> list[Any]:
+    async def held(shard: RedisNode, commands: Sequence[Command]) -> list[Any]:
         replies = await exchange(shard, commands)
         await gate.passed()
         return replies
 
     gate.close()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shard, "exchange", held)
+        patch.setattr(RedisNode, "exchange", held)
         times = Times(0.0, 0.0, 0.0, 1.0)
         work = found.read_leased("product", ["a", "b"]) if function == "read" else found.slide("product", ["a", "b"], times)
         reading = asyncio.ensure_future(work)
         await gate.reached()
-        fence.lost([partition_of("a")])
+        quarantine.lost([partition_of("a")])
         gate.open()
         answer = await reading
     assert answer.records == {}
@@ -125,11 +125,11 @@ async def test_what_is_in_doubt_is_answered_marked_stale_when_postgresql_cannot_
             raise TierFailed(Tier.STORE, Failure.UNREACHABLE)
         return {id: Row(2, b"new") for id in ids}
 
-    found, fence = fenced(l2, clock)
+    found, quarantine = fenced(l2, clock)
     products = Dataset("product", l1=NO_L1, l2=found, load=load, l2_guard=guard, policy=lambda: POLICY, clock=clock)
     await l2.change("product", {id: Record(1, clock.now(), b"old") for id in "abc"}, ttl=600)
     await l2.change("product", {"b": Record(2, clock.now(), None)}, ttl=600)
-    fence.lost(range(PARTITIONS))
+    quarantine.lost(range(PARTITIONS))
     answer = await products.get("a")
     assert (answer.value, answer.source, answer.stale) == (b"new", Source.STORE, False)
     await products.close()

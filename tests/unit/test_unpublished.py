@@ -1,12 +1,12 @@
-"""What Redis refused to hear of puts its partition in doubt, until the fence knows that the relay has told it."""
+"""What Redis refused to hear of puts its partition in doubt, until the quarantine knows that the relay has told it."""
 
 import pytest
 
 from cache_sidecar.core.clock import ManualClock
-from cache_sidecar.tiers.coherence.freshness_lease import Trust
-from cache_sidecar.tiers.coherence.quarantine import Fence
-from cache_sidecar.tiers.coherence.unpublished import Untold
-from cache_sidecar.tiers.ports import PARTITIONS, Mark, partition_of
+from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
+from cache_sidecar.tiers.coherence.quarantine import Quarantine
+from cache_sidecar.tiers.coherence.unpublished import UnpublishedChanges
+from cache_sidecar.tiers.ports import PARTITIONS, Watermark, partition_of
 
 ID = "a"
 HERE, ELSEWHERE = partition_of(ID), partition_of("b")
@@ -22,7 +22,7 @@ class Ear:
     def changed(self, id: str, version: int) -> None:
         self.heard.append((id, version))
 
-    def partition_changed(self, partition: int) -> None:
+    def on_partition_reset(self, partition: int) -> None:
         self.heard.append(("drop", partition))
 
     def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
@@ -38,27 +38,27 @@ class Case:
 
     def __init__(self) -> None:
         self.ear = Ear()
-        self.fence = Fence(trust=Trust(), holder=lambda _: NODE, clock=ManualClock())
-        self.untold = Untold(self.ear, fence=self.fence)
+        self.quarantine = Quarantine(freshness_lease=FreshnessLease(), holder=lambda _: NODE, clock=ManualClock())
+        self.unpublished = UnpublishedChanges(self.ear, quarantine=self.quarantine)
         self.listen(HERE, ELSEWHERE)
         for partition in range(PARTITIONS):
             self.marks(1, 2, 3, partition=partition)
         self.ear.taken()
 
     def listen(self, *partitions: int) -> None:
-        self.fence.heard(partitions, NODE, "0123456789abcdef")
+        self.quarantine.heard(partitions, NODE, "0123456789abcdef")
         for partition in partitions:
-            self.untold.set_trusted(partition, True)
+            self.unpublished.set_trusted(partition, True)
 
     def lose(self) -> None:
-        self.fence.lost([HERE])
-        self.untold.set_trusted(HERE, False)
+        self.quarantine.lost([HERE])
+        self.unpublished.set_trusted(HERE, False)
 
     def marks(self, *numbers: int, partition: int = HERE, moment: float = 0.0) -> None:
         """Takes marks of one relay, as `Region.step` does."""
         for number in numbers:
-            if self.fence.marked(partition, Mark(moment, "relay", number)):
-                self.untold.told(partition)
+            if self.quarantine.marked(partition, Watermark(moment, "relay", number)):
+                self.unpublished.told(partition)
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def case() -> Case:
 
 
 def test_what_was_refused_is_in_doubt_until_the_relay_told_it(case: Case) -> None:
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     assert case.ear.taken() == [("distrust", HERE)]
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     assert case.ear.taken() == []
     case.marks(4, 5)
     assert case.ear.taken() == [], "the look of the second may have begun before the refusal"
@@ -78,28 +78,28 @@ def test_what_was_refused_is_in_doubt_until_the_relay_told_it(case: Case) -> Non
 
 
 def test_a_relay_whose_clock_is_ahead_ends_nothing_early(case: Case) -> None:
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     case.marks(4, 4, 5, 5, moment=1e12)
     assert case.ear.taken() == [("distrust", HERE)]
 
 
 def test_what_redis_holds_of_it_is_in_doubt_too(case: Case) -> None:
-    assert case.fence.footings([ID])
-    case.untold.refused([ID])
-    assert not case.fence.footings([ID])
+    assert case.quarantine.footings([ID])
+    case.unpublished.refused([ID])
+    assert not case.quarantine.footings([ID])
 
 
 def test_what_is_told_of_another_partition_is_no_comfort(case: Case) -> None:
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     case.ear.taken()
     case.marks(4, 5, 6, partition=ELSEWHERE)
     assert case.ear.taken() == []
 
 
 def test_each_refusal_waits_for_signs_of_its_own(case: Case) -> None:
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     case.marks(4, 5)
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     case.marks(6, 7)
     assert case.ear.taken() == [("distrust", HERE)]
     case.marks(8)
@@ -107,7 +107,7 @@ def test_each_refusal_waits_for_signs_of_its_own(case: Case) -> None:
 
 
 def test_what_is_not_heard_any_more_is_not_trusted_by_a_sign(case: Case) -> None:
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     case.lose()
     case.marks(4, 5, 6)
     case.listen(HERE)
@@ -119,7 +119,7 @@ def test_what_is_not_heard_any_more_is_not_trusted_by_a_sign(case: Case) -> None
 
 def test_what_is_heard_again_is_not_trusted_before_the_signs(case: Case) -> None:
     case.lose()
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     case.listen(HERE)
     assert case.ear.taken() == [("distrust", HERE)]
     case.marks(4, 5, 6)
@@ -127,9 +127,9 @@ def test_what_is_heard_again_is_not_trusted_before_the_signs(case: Case) -> None
 
 
 def test_changes_and_other_partitions_are_passed_on(case: Case) -> None:
-    case.untold.refused([ID])
+    case.unpublished.refused([ID])
     case.ear.taken()
-    case.untold.changed(ID, 7)
-    case.untold.partition_changed(HERE)
-    case.untold.set_trusted(ELSEWHERE, False)
+    case.unpublished.changed(ID, 7)
+    case.unpublished.on_partition_reset(HERE)
+    case.unpublished.set_trusted(ELSEWHERE, False)
     assert case.ear.taken() == [(ID, 7), ("drop", HERE), ("distrust", ELSEWHERE)]
