@@ -408,3 +408,42 @@ async def test_a_probe_that_fails_leaves_the_breaker_open(error: TierFailed) -> 
         clock.advance(BREAK_FOR)
         assert await failure_of(of) is Failure.UNREACHABLE
     assert (probes, of.is_open) == (3, True)
+
+
+async def test_who_is_refused_is_told_why_the_tier_failed() -> None:
+    """`check.py` passes that on as the reason: a bare "not reachable" would take the place of the server's own words."""
+    clock, gate, probing = ManualClock(), Gate(), True
+    of = guard(clock)
+    words = "FATAL: password authentication failed"
+
+    async def probe() -> None:
+        if probing:
+            raise TierFailed(Tier.L2, Failure.UNREACHABLE, words)
+        await gate.passed()
+
+    async def held() -> None:
+        await gate.passed()
+        raise TierFailed(Tier.L2, Failure.UNREACHABLE, words)
+
+    async def detail() -> str:
+        with pytest.raises(TierFailed) as caught:
+            await of.run(answer)
+        return caught.value.detail
+
+    gate.close()
+    await fail(of, failing(), times=BREAK_AFTER - 1)
+    first, second = asyncio.create_task(of.run(held)), asyncio.create_task(detail())
+    await gate.reached()
+    gate.open()
+    assert await second == words, "known since it stood in line"
+    with pytest.raises(TierFailed):
+        await first
+    of.probe = probe
+    assert await detail() == words, "refused at once"
+    clock.advance(BREAK_FOR)
+    assert await detail() == words, "the probe failed"
+    gate.close()
+    probing = False
+    clock.advance(BREAK_FOR)
+    assert await detail() == words, "the probe hangs"
+    gate.open()

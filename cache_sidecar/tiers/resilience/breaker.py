@@ -46,10 +46,14 @@ class Breaker:
             return False
         now = self._clock.now()
         if now < self._closed_until:
-            raise TierFailed(self._tier, Failure.UNREACHABLE, self._detail)
+            raise self.refusal()
         # The others wait for its outcome.
         self._closed_until = now + BREAK_FOR
         return True
+
+    def refusal(self) -> TierFailed:
+        """Returns what refused work gets, with the tier's own words when it last failed: whoever gets it may pass them on."""
+        return TierFailed(self._tier, Failure.UNREACHABLE, self._detail)
 
     def succeeded(self) -> None:
         """Takes that work was answered, be it by a refusal."""

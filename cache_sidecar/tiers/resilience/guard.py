@@ -53,7 +53,7 @@ class Guard:
         try:
             async with asyncio.timeout(self.timeout), self._slots:
                 if self._breaker is not None and self._breaker.is_open and not is_trial:
-                    raise TierFailed(self._tier, Failure.UNREACHABLE)  # noqa: TRY301  # known since it stood in line
+                    raise self._breaker.refusal()  # known since it stood in line
                 began = True
                 result = await self._tried(work, operation)
         except TimeoutError:
@@ -80,7 +80,7 @@ class Guard:
         await asyncio.wait({self._probing}, timeout=PROBED_IN)
         if self._breaker.is_open:
             self.errors += 1
-            raise TierFailed(self._tier, Failure.UNREACHABLE)
+            raise self._breaker.refusal()
 
     async def _probed(self, probe: Callable[[], Awaitable[object]], breaker: Breaker) -> None:
         try:
