@@ -173,7 +173,7 @@ GUARDS = (
     ),
     Guard(
         13,
-        "freshness_lease lapses when no good heartbeat began lately, whoever hangs",
+        "the freshness lease expires when no good heartbeat began lately, whoever hangs",
         "tiers/coherence/freshness_lease.py",
         "if now < self.until:",
         "if True:",
@@ -181,7 +181,7 @@ GUARDS = (
     ),
     Guard(
         13,
-        "a load that began before it on_expired is not joined",
+        "a load that began before the lease expired is not joined",
         "tiers/path/dataset.py",
         "if not trusted:",
         "if False:",
@@ -197,7 +197,7 @@ GUARDS = (
     ),
     Guard(
         15,
-        "a subscription that the server ends ends the freshness_lease",
+        "a subscription that the server ends ends the freshness lease",
         "tiers/coherence/subscriber.py",
         'if message["type"] == "sunsubscribe":',
         "if False:",
@@ -213,7 +213,7 @@ GUARDS = (
     ),
     Guard(
         16,
-        "a replication id that is another ends the freshness_lease, whatever the numbers say",
+        "a replication id that is another ends the freshness lease, whatever the numbers say",
         "tiers/coherence/subscriber.py",
         "if history != self._history:",
         "if False:",
@@ -261,7 +261,7 @@ GUARDS = (
     ),
     Guard(
         20,
-        "what was cached is dropped before the freshness_lease is given",
+        "what was cached is dropped before the freshness lease is given",
         "tiers/coherence/subscriber.py",
         "for partition in self._counters:\n                self._tell_partition(partition)",
         "pass",

@@ -73,7 +73,7 @@ class CartLines:
         self._seen: set[int] = set()
 
     def add(self, cells: Mapping[str, str]) -> Cart:
-        """Returns the columns of the cart that a CSV row belongs to, with the lines up to this one. Raises Refused."""
+        """Returns the columns of the cart that a CSV row belongs to, with the lines up to this one. Raises RowRejected."""
         values = {name: cell.strip() for name, cell in cells.items()}
         user_id = check_id("user_id", values["user_id"])
         if user_id != self._user_id and hash(user_id) in self._seen:
@@ -90,7 +90,7 @@ class CartLines:
 
 
 def from_json(value: Mapping[str, Any], limits: Limits, now: Now = SystemClock.now) -> Cart:
-    """Returns the columns of a cart in a JSON object, named as in the proto or its JSON mapping. Raises Refused."""
+    """Returns the columns of a cart in a JSON object, named as in the proto or its JSON mapping. Raises RowRejected."""
     value = named(value, known=_CART_FIELDS, ignored=_IGNORED)
     lines = value.get("items")
     if not isinstance(lines, list):

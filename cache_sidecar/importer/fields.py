@@ -20,7 +20,7 @@ def snake_case(name: str) -> str:
 
 
 def named(value: Mapping[str, Any], *, known: Collection[str], ignored: Collection[str] = ()) -> dict[str, Any]:
-    """Returns the fields of a JSON object by their names in the proto; null is as if absent. Raises Refused."""
+    """Returns the fields of a JSON object by their names in the proto; null is as if absent. Raises RowRejected."""
     values: dict[str, Any] = {}
     for key, item in value.items():
         name = snake_case(key)
@@ -35,19 +35,19 @@ def named(value: Mapping[str, Any], *, known: Collection[str], ignored: Collecti
 
 
 def check_id(name: str, value: object) -> str:
-    """Returns the value if it can be an id. Raises Refused."""
+    """Returns the value if it can be an id. Raises RowRejected."""
     return check_printable(name, check_text(name, value, MAX_ID_CHARACTERS, required=True))
 
 
 def check_printable(name: str, text: str) -> str:
-    """Returns a text without control characters. Raises Refused for one with some."""
+    """Returns a text without control characters. Raises RowRejected for one with some."""
     if _CONTROL.search(text):
         raise RowRejected("control_character", f"has a control character in its {name}")
     return text
 
 
 def check_text(name: str, value: object, limit: int, *, required: bool = False) -> str:
-    """Returns the value if it is text that PostgreSQL can hold, of at most `limit` characters. Raises Refused."""
+    """Returns the value if it is text that PostgreSQL can hold, of at most `limit` characters. Raises RowRejected."""
     if required and (value is None or value == ""):
         raise RowRejected("missing_field", f"has no {name}")
     if not isinstance(value, str):

@@ -33,7 +33,7 @@ async def import_inventory(
 
 
 def from_csv(cells: Mapping[str, str]) -> Stock:
-    """Returns the columns that a CSV row gives; blanks around a value are not part of it. Raises Refused."""
+    """Returns the columns that a CSV row gives; blanks around a value are not part of it. Raises RowRejected."""
     product_id, available = cells["product_id"].strip(), cells["available"].strip()
     if available == "":
         raise RowRejected("missing_field", "has no available")
@@ -45,7 +45,7 @@ def from_csv(cells: Mapping[str, str]) -> Stock:
 
 
 def from_json(value: Mapping[str, Any]) -> Stock:
-    """Returns the columns that a JSON object gives, named as in the proto or its JSON mapping. Raises Refused."""
+    """Returns the columns that a JSON object gives, named as in the proto or its JSON mapping. Raises RowRejected."""
     values = named(value, known=REQUIRED, ignored=_IGNORED)
     available = values.get("available")
     if available is None:

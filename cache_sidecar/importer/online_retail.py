@@ -92,7 +92,7 @@ class OrderLines:
         self._seen: dict[str, _Seen] = {}
 
     def add(self, row: Row) -> None:
-        """Takes one order line. Raises Refused, also for a line that has no product behind it."""
+        """Takes one order line. Raises RowRejected, also for a line that has no product behind it."""
         cells = row.values
         code = stock_code(cells["stock_code"])
         price = _nanos(cells["price"].strip())
@@ -121,7 +121,7 @@ class OrderLines:
 def stock_code(cell: str) -> str:
     """Returns the product id of a stock code: without blanks around it, in capitals, since 85123a and 85123A are one.
 
-    Raises Refused for a blank one, for one that no id can be, and, as left out, for one that is not a product's.
+    Raises RowRejected for a blank one, for one that no id can be, and, as left out, for one that is not a product's.
     """
     code = cell.strip().upper()
     what = PSEUDO_CODES.get(code) or ("a gift voucher" if _VOUCHER.fullmatch(code) else None)

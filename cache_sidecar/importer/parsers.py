@@ -61,7 +61,7 @@ class Format(Protocol):
 
 
 def text(raw: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
-    """Returns decoded text. Raises Refused for what is not in any of the encodings, and for NUL bytes."""
+    """Returns decoded text. Raises RowRejected for what is not in any of the encodings, and for NUL bytes."""
     if b"\0" in raw:
         raise RowRejected("nul_byte", "has a NUL byte in it")
     for encoding in encodings:
@@ -162,7 +162,7 @@ class Csv:
     def _first_record(self, *, ended: bool) -> tuple[list[str], int]:
         """Returns the fields of the record that starts the waiting lines, and its lines: 0 when more are needed.
 
-        Raises Refused when its first line has to go; the others then stand for themselves.
+        Raises RowRejected when its first line has to go; the others then stand for themselves.
         """
         while self._tried < len(self._waiting):
             self._tried += 1
@@ -187,7 +187,7 @@ class Csv:
 def split(line: str, delimiter: str) -> list[str] | None:
     """Returns the fields of one CSV record, or None when a quoted field is still open at its end.
 
-    Raises Refused for what is not CSV.
+    Raises RowRejected for what is not CSV.
     """
     # The second line is there to see whether the first was enough.
     reader = csv.reader((line, ""), delimiter=delimiter, strict=True)

@@ -21,7 +21,7 @@ Price = dict[str, Any]
 def price_columns(value: object, currency: object) -> Price:
     """Returns price_units, price_nanos and currency_code of a decimal price, or of a google.type.Money as JSON has it.
 
-    `currency` is what stands beside it. Raises Refused.
+    `currency` is what stands beside it. Raises RowRejected.
     """
     return _money(value, currency) if isinstance(value, dict) else _decimal(value, currency)
 
@@ -52,7 +52,7 @@ def _money(price: Mapping[str, Any], currency: object) -> Price:
 
 
 def nano_units(number: str) -> int:
-    """Returns a decimal number in billionths, exact. Raises Refused for what is none, and for more than Money can hold."""
+    """Returns a decimal number in billionths, exact. Raises RowRejected for what is none, and for more than Money can hold."""
     parts = _DECIMAL.fullmatch(number) if len(number) <= _MAX_NUMBER else None
     if parts is None or not (parts[2] or parts[3]):
         raise RowRejected("price", f"has a price that is no decimal number: {short(number)}")

@@ -30,7 +30,7 @@ Product = dict[str, Any]
 
 
 def from_csv(cells: Mapping[str, str]) -> Product:
-    """Returns the columns that a CSV row gives; those it has no cell for are left as they are. Raises Refused.
+    """Returns the columns that a CSV row gives; those it has no cell for are left as they are. Raises RowRejected.
 
     Blanks around a value are not part of it. Empty means: no description, no categories, ..., active.
     """
@@ -50,7 +50,7 @@ def from_csv(cells: Mapping[str, str]) -> Product:
 def from_json(value: Mapping[str, Any]) -> Product:
     """Returns the columns that a JSON object gives, named as in the proto or its JSON mapping; null is as if absent.
 
-    Raises Refused.
+    Raises RowRejected.
     """
     values = named(value, known=CSV_COLUMNS.names, ignored=_IGNORED)
     product = _texts(values) | price_columns(values.get("price"), values.get("currency_code"))

@@ -30,7 +30,7 @@ class Aggregator(Protocol):
     """A format whose rows are not what is imported, but what it is deduced from."""
 
     def add(self, row: Row) -> None:
-        """Takes a row. Raises Refused."""
+        """Takes a row. Raises RowRejected."""
         ...
 
     def rows(self) -> Iterator[Columns | Rejection]:
@@ -48,7 +48,7 @@ class ImportSpec:
     dialects: Dialects
     "The headers of its CSV formats."
     rules: Mapping[str, Rule]
-    "By format: turns the values of a row into columns. Raises Refused."
+    "By format: turns the values of a row into columns. Raises RowRejected."
     gatherings: Mapping[str, Callable[[], Aggregator]] = field(default_factory=dict)
     "By format, for those that have no rule."
     is_secret: bool = False

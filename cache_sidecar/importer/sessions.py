@@ -62,7 +62,7 @@ class SessionRules:
         self._clock = clock
 
     def from_csv(self, cells: Mapping[str, str]) -> Session:
-        """Returns the columns of a CSV row; empty is as if absent. Raises Refused."""
+        """Returns the columns of a CSV row; empty is as if absent. Raises RowRejected."""
         values: dict[str, Any] = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
         if "attributes" in values:
             try:
@@ -72,7 +72,7 @@ class SessionRules:
         return self.from_json(values)
 
     def from_json(self, value: Mapping[str, Any]) -> Session:
-        """Returns the columns of a JSON object; null is as if absent. Raises Refused."""
+        """Returns the columns of a JSON object; null is as if absent. Raises RowRejected."""
         given = named(value, known=CSV_COLUMNS.names)
         texts = {name: check_printable(name, check_text(name, given.get(name, ""), most)) for name, most in _TEXTS.items()}
         attributes = json.dumps(_attributes(given.get("attributes", {})))

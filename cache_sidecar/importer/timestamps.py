@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 
 
 def moment(name: str, value: Any) -> datetime:
-    """Returns a moment written as 2026-11-23T20:38:00Z, with any offset, or in seconds since 1970. Raises Refused."""
+    """Returns a moment written as 2026-11-23T20:38:00Z, with any offset, or in seconds since 1970. Raises RowRejected."""
     text = str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
     if not isinstance(text, str):
         raise RowRejected("wrong_type", f"needs a moment as {name}")
@@ -45,7 +45,7 @@ def moment(name: str, value: Any) -> datetime:
 
 
 def past_moment(name: str, value: Any, now: datetime) -> datetime:
-    """Returns a moment at which something was, so none after `now`; a clock may be a little ahead. Raises Refused."""
+    """Returns a moment at which something was, so none after `now`; a clock may be a little ahead. Raises RowRejected."""
     found = moment(name, value)
     if found > now + AHEAD:
         raise RowRejected("future", f"has a {name} in the future: {_shown(found)}")

@@ -11,7 +11,7 @@ once; the others wait in line, and when one comes back with "too little is left"
 where they stand.
 
     look_in -> SoldOut, in memory
-    admit -> Stocks -> Redis, or PostgreSQL
+    admit -> StockReader -> Redis, or PostgreSQL
           -> Line, one per product that somebody is reserving
     learn -> Line -> those who wait
 """

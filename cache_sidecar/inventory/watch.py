@@ -32,7 +32,7 @@ class Started(NamedTuple):
 
 
 class Watches:
-    """Follows the rows of the inventory for all watchers of a sidecar; see `tiers.ports.Follower`."""
+    """Follows the rows of the inventory for all watchers of a sidecar; see `tiers.ports.InvalidationListener`."""
 
     def __init__(self, stocks: StockReader, store: InventoryStore) -> None:
         self._stocks = stocks

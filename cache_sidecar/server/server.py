@@ -43,7 +43,7 @@ class Server:
         priority: Priority,
         hits: Mapping[str, Hit] = MappingProxyType({}),
     ) -> None:
-        """Adds a service under its full name; `hits` as in `Stack.register`."""
+        """Adds a service under its full name; `hits` as in `Middleware.register`."""
         self._engine.prioritize(name, priority)
         door = self._stack.admission.door(name, priority)
         self._stack.register(register, servicer, self._engine, door=door, hits=hits)

@@ -4,7 +4,7 @@ from cache_sidecar.tiers.ports import InvalidationListener
 
 
 class InvalidationListeners:
-    """Tells each of its followers, in their order; see `ports.Follower`."""
+    """Tells each of its followers, in their order; see `ports.InvalidationListener`."""
 
     def __init__(self, *followers: InvalidationListener) -> None:
         self._followers = followers

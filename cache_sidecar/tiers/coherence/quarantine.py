@@ -1,9 +1,9 @@
 """Decides which reads of Redis count, by the reader's own clock.
 
 What a partition holds is known to be up to date as long as its changes are heard from the node that holds it: from a good
-heartbeat's beginning for `coherence.staleness_bound` seconds, see `trust.py`. That is the footing of a read, and it has to be
-there before the read and, the same one, after it. A read that was on its way to a primary that hung may be answered when that
-one wakes up and another has long taken its place; so may one that an old slot map sent there.
+heartbeat's beginning for `subscriber.staleness_bound` seconds, see `freshness_lease.py`. That is the footing of a read, and it
+has to be there before the read and, the same one, after it. A read that was on its way to a primary that hung may be answered
+when that one wakes up and another has long taken its place; so may one that an old slot map sent there.
 
 Writes go on while a primary is away: PostgreSQL takes them, and the relay tells Redis later. So the primary that answers
 again, or the replica that took its place and may have lost more, holds values that are out of date, and no version says so.

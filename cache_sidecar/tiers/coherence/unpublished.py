@@ -13,7 +13,7 @@ from cache_sidecar.tiers.ports import InvalidationListener, partition_of
 
 
 class UnpublishedChanges:
-    """Stands before a follower, see `ports.Follower`, and keeps the trust from it that is in doubt."""
+    """Stands before a follower, see `ports.InvalidationListener`, and keeps the trust from it that is in doubt."""
 
     def __init__(self, follower: InvalidationListener, *, quarantine: Quarantine) -> None:
         """`quarantine` keeps reads away from what Redis holds of a partition in doubt."""

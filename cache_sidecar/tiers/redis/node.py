@@ -113,7 +113,7 @@ class RedisNode:
         try:
             try:
                 return await self._answers(connection, commands)
-            except (RedisConnectionError, RuntimeError):  # the latter is uvloop's, see redis_errors.py
+            except (RedisConnectionError, RuntimeError):  # the latter is uvloop's, see errors.py
                 if not was_open:
                     raise
                 # The server closed it while nobody used it, and so the others. Whatever we send may be sent twice.

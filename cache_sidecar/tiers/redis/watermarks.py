@@ -15,7 +15,7 @@ from cache_sidecar.tiers.redis.node import Address
 
 
 class RedisWatermarks:
-    """See `ports.Signs`."""
+    """See `ports.RelayWatermarks`."""
 
     def __init__(self, connection: RedisClient, names: KeyNames) -> None:
         self._shards = connection.shards

@@ -40,7 +40,7 @@ def _rules(action: Action, **tries: int) -> dict[Failure, Rule]:
 
 
 TABLE: dict[tuple[Tier, Operation], dict[Failure, Rule]] = {
-    # PostgreSQL answers sooner than a Redis that just failed. A connection that was dead already costs no try, see shards.py.
+    # PostgreSQL answers sooner than a Redis that just failed. A connection that was dead already costs no try, see cluster.py.
     (Tier.L2, Operation.READ): _rules(Action.FALL_BACK),
     (Tier.L2, Operation.FILL): _rules(Action.GO_ON),
     # What Redis is not told now, other sidecars hear from the relay, up to a second later.
