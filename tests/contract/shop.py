@@ -149,3 +149,8 @@ def without_cache(reply: Message) -> Message:
     copy.CopyFrom(reply)
     copy.ClearField("cache")  # type: ignore[arg-type]  # every read reply has it
     return copy
+
+
+async def reads_redis(shop: Shop) -> bool:
+    """Whether a sidecar reads what Redis holds: one that just started does not before the relay said that it was told everything."""
+    return await shop.source((await shop.create()).product_id) == L2

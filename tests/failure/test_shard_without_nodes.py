@@ -10,7 +10,7 @@ from cache_sidecar.tiers.ports import partition_of
 from tests.conftest import ChoosePorts
 from tests.contract.shop import L1, Shop
 from tests.failure.test_failover_of_redis import relaying
-from tests.sidecars import in_process, settings_for, until
+from tests.sidecars import in_process, rests_on_redis, settings_for, until
 from tests.stores import run
 
 BOUND = 2.0
@@ -44,6 +44,7 @@ async def test_the_others_go_on_fresh_and_are_told_and_it_is_told_what_it_missed
         dark = [product for product in products if partition_of(product.product_id) in lost]
         assert living
         assert dark
+        await until(lambda: rests_on_redis(app) and not any(app._region._behind.values()))
         dead.kill()
 
         async def is_judged() -> bool:

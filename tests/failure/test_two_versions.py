@@ -13,10 +13,10 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.v1 import admin_service_pb2 as admin
 from tests.conftest import ChoosePorts
 from tests.contract.conftest import PATIENT
-from tests.contract.shop import L2, STORE, Shop
+from tests.contract.shop import L2, STORE, Shop, reads_redis
 from tests.customers import Customer, item, lines
 from tests.guards import ROOT
-from tests.sidecars import Sidecar, process, serving, until
+from tests.sidecars import Sidecar, process, relaying, serving, settings_for, until
 from tests.stockroom import Stockroom
 
 # What makes the newer version: its records have layouts that the older does not know, and so its functions have another name.
@@ -52,6 +52,8 @@ async def versions(
         **PATIENT,
     }
     async with AsyncExitStack() as stack:
+        nodes = ",".join(valkey_cluster.addresses)
+        await stack.enter_async_context(relaying(settings_for(nodes, database, namespace)))
         shops = []
         for code, port in zip((None, newer), choose_ports(2), strict=True):
             address = f"127.0.0.1:{port}"
@@ -59,6 +61,8 @@ async def versions(
             await serving(address, seconds=120)  # it compiles a copy of itself first
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
             shops.append(Shop(Sidecar(address, channel)))
+        for shop in shops:
+            await until(lambda shop=shop: reads_redis(shop))
         yield shops[0], shops[1]
 
 

@@ -15,9 +15,9 @@ from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
 from tests.conftest import ChoosePorts
-from tests.contract.shop import L1, L2, STORE, Shop, new_id, refused
+from tests.contract.shop import L1, L2, STORE, Shop, new_id, reads_redis, refused
 from tests.proxy import Proxy
-from tests.sidecars import Sidecar, process, serving, until
+from tests.sidecars import Sidecar, process, relaying, serving, settings_for, until
 
 
 @pytest.fixture
@@ -162,8 +162,13 @@ async def is_gone(shop: Shop, id: str) -> bool:
     return False
 
 
-async def test_while_postgresql_is_away_cached_reads_go_on_and_writes_are_unavailable(shop_of: Started, store: Proxy) -> None:
-    async with shop_of.sidecar() as shop, shop_of.sidecar() as other:
+async def test_while_postgresql_is_away_cached_reads_go_on_and_writes_are_unavailable(
+    shop_of: Started, store: Proxy, redis: Proxy, database: str, namespace: str
+) -> None:
+    marks = relaying(settings_for(redis.address, database, namespace, redis_mode="single"))
+    async with marks, shop_of.sidecar() as shop, shop_of.sidecar() as other:
+        for one in (shop, other):
+            await until(lambda one=one: reads_redis(one))
         hot, warm = [(await shop.create()).product_id for _ in range(2)]
         await until(lambda: is_from(shop, hot, L1))
         assert await other.source(warm) == L2

@@ -21,7 +21,8 @@ from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1 import product_service_pb2_grpc as pb_grpc
 from tests.conftest import ChoosePorts
 from tests.contract.raw import RawConnection, RawReply, message
-from tests.sidecars import process, serving, until
+from tests.contract.shop import Shop, reads_redis
+from tests.sidecars import Sidecar, process, relaying, serving, settings_for, until
 
 GET = "/cache_sidecar.v1.ProductService/GetProduct"
 CALLERS = 500
@@ -88,7 +89,7 @@ def start(
     @contextlib.asynccontextmanager
     async def started() -> AsyncIterator[str]:
         (port,) = choose_ports(1)
-        config = {
+        config: dict[str, Any] = {
             "redis_nodes": ",".join(valkey_cluster.addresses),
             "postgres_catalog": database,
             "namespace": namespace,
@@ -97,8 +98,15 @@ def start(
             "redis_timeout": 5.0,
             "policy_file": str(policy),
         }
-        async with process("serve", tmp_path, config):
+        settings = settings_for(config["redis_nodes"], database, namespace)
+        async with (
+            relaying(settings),
+            process("serve", tmp_path, config),
+            grpc.aio.insecure_channel(config["listen_address"]) as channel,
+        ):
             await serving(f"127.0.0.1:{port}")
+            shop = Shop(Sidecar(config["listen_address"], channel))
+            await until(lambda: reads_redis(shop))
             await until(lambda: _keeps_in_memory(f"127.0.0.1:{port}"))
             yield f"127.0.0.1:{port}"
 

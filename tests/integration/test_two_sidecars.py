@@ -12,8 +12,8 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.v1 import admin_service_pb2
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.conftest import ChoosePorts
-from tests.contract.shop import L1, L2, STORE, Shop, new_id
-from tests.sidecars import Sidecar, process, serving, until
+from tests.contract.shop import L1, L2, STORE, Shop, new_id, reads_redis
+from tests.sidecars import Sidecar, process, relaying, serving, settings_for, until
 
 
 @pytest.fixture
@@ -22,11 +22,13 @@ async def shops(
 ) -> AsyncIterator[tuple[Shop, Shop]]:
     """Two sidecars as processes of their own."""
     async with contextlib.AsyncExitStack() as stack:
+        nodes = ",".join(valkey_cluster.addresses)
+        await stack.enter_async_context(relaying(settings_for(nodes, database, namespace)))
         opened = []
         for port in choose_ports(2):
             address = f"127.0.0.1:{port}"
             config = {
-                "redis_nodes": ",".join(valkey_cluster.addresses),
+                "redis_nodes": nodes,
                 "postgres_catalog": database,
                 "namespace": namespace,
                 "listen_address": address,
@@ -37,6 +39,7 @@ async def shops(
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
             shop = Shop(Sidecar(address, channel))
             await until(lambda shop=shop: remembers(shop))
+            await until(lambda shop=shop: reads_redis(shop))
             opened.append(shop)
         yield opened[0], opened[1]
 
