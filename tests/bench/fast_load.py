@@ -7,6 +7,7 @@ Both give the same `LoadResult`, and check every reply.
 import functools
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -59,7 +60,9 @@ def run(
         file.flush()
         arguments = (address, path, file.name, connections, in_flight, seconds, rate, _SAMPLE_EVERY)
         command = [load, *map(str, arguments)]
+        before = _cpu_seconds()
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + _MARGIN_SECONDS)
+        took = _cpu_seconds() - before
     if done.returncode:
         raise LoadError(f"the load ended with: {done.stderr.strip() or done.returncode}")
     found = json.loads(done.stdout)
@@ -72,5 +75,11 @@ def run(
         refusals=found["refusals"],
         reply_bytes=found["reply_bytes"],
         samples=[(index, bytes.fromhex(message)) for index, message in found["samples"]],
-        client_cpu_seconds=0.0,
+        client_cpu_seconds=took,
     )
+
+
+def _cpu_seconds() -> float:
+    """Returns the CPU that programs which have ended took."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

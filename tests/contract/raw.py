@@ -87,6 +87,11 @@ class RawConnection:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
+    @property
+    def last_stream(self) -> int:
+        """The stream of the newest call."""
+        return self._next_stream - 2
+
     async def call(self, path: str, body: bytes, **options: object) -> RawReply:
         """Sends a whole call with a body of framed messages, and returns what comes back within the deadline."""
         stream = await self.begin(path, **options)  # type: ignore[arg-type]  # passed on

@@ -103,6 +103,29 @@ async def test_calls_that_wait_in_vain_are_refused_and_never_seen() -> None:
 
 
 @needs_native
+async def test_a_connection_whose_calls_were_refused_goes_on() -> None:
+    """Most are refused before HTTP/2 on a machine that is not too slow; `connection.rs` has a test that counts them."""
+    async with Server() as server, RawConnection.open(server.address) as raw:
+        server.gate.close()
+        first = await server.stands(raw, "test.Vital")
+        refusals: list[RawReply] = []
+        for _ in range(3):
+            refusals += await raw.burst("/test.Vital/Call", [b"crowd"] * 1500)
+        assert server.count("overloaded") == 5 + len(refusals)
+        assert {(reply.status, detail(reply, ErrorInfo).reason) for reply in refusals} == {(EXHAUSTED, "OVERLOADED")}
+        assert len({detail(reply, RetryInfo).retry_delay.ToNanoseconds() for reply in refusals}) == 8
+        assert {len(reply.headers) for reply in refusals} == {5}
+        # HTTP/2 may not have heard of the last one, and would end the connection for this.
+        raw.cancel(raw.last_stream)
+        raw.allow(raw.last_stream, 1000)
+        server.gate.open()
+        assert Counter(reply.status for reply in await first) == {OK: MOST, EXHAUSTED: 5}
+        again = await raw.burst("/test.Vital/Call", [b"again"] * MOST)
+        assert [(reply.status, reply.body) for reply in again] == [(OK, message(b"again"))] * MOST
+        assert server.seen == {b"first": MOST, b"again": MOST}
+
+
+@needs_native
 async def test_one_service_that_stands_does_not_hold_others_up() -> None:
     async with Server() as server, RawConnection.open(server.address) as raw:
         server.gate.close()

@@ -113,6 +113,32 @@ fn repair(frame: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
+/// Whether a header block leaves HPACK's table as it is: then the same bytes say the same, until another block changes it.
+pub fn is_neutral(block: &[u8]) -> bool {
+    let mut at = 0;
+    while at < block.len() {
+        let first = block[at];
+        let passed = match first {
+            0x80.. => integer(block, &mut at, 7).is_some(),
+            0x20..0x80 => false, // a field that is added to the table, or a new size of it
+            _ => {
+                let name = integer(block, &mut at, 4);
+                name.is_some_and(|name| name > 0 || string(block, &mut at).is_some()) && string(block, &mut at).is_some()
+            }
+        };
+        if !passed {
+            return false;
+        }
+    }
+    true
+}
+
+/// Appends a string as HPACK writes it, not in Huffman's code.
+pub fn put_plain(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend(plain_length(text.len()));
+    out.extend_from_slice(text);
+}
+
 /// A string of HPACK.
 struct Text {
     /// Where its length begins.
@@ -252,6 +278,16 @@ mod tests {
         let mut length = plain_length(bytes.len());
         length[0] |= 0x80;
         [length, bytes].concat()
+    }
+
+    #[test]
+    fn only_indexed_fields_and_those_that_are_not_added_are_neutral() {
+        for block in [&b"\x83\x86\xc2\xff\x07"[..], b"\x04\x02/a", b"\x14\x02/a", b"\x0f\x01\x01a", b"\x00\x01a\x01b", b""] {
+            assert!(is_neutral(block), "{block:?}");
+        }
+        for block in [&b"\x83\x44\x02/a"[..], b"\x40\x01a\x01b", b"\x20\x83", b"\x04\x03/a", b"\x00\x01a", b"\xff"] {
+            assert!(!is_neutral(block), "{block:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! They wait in `line.rs`, without a task, and are refused there. A byte on a socket wakes Python's event loop, one byte for
 //! however many calls.
 
+use crate::early::Judge;
 use crate::identity::Client;
 use crate::limits::{MAX_WAITING, MAX_WAITING_BYTES, STUCK_AFTER};
 use crate::line::{Line, Service};
@@ -128,8 +129,8 @@ pub struct Calls<T> {
     heard: UnixStream,
     /// A call waits where none did.
     pub begun: Notify,
-    /// Whether any line stands.
-    is_standing: AtomicBool,
+    /// Whether calls are refused, or were just now.
+    is_refusing: AtomicBool,
 }
 
 struct State<T> {
@@ -149,7 +150,7 @@ impl<T: Asked> Calls<T> {
         heard.set_nonblocking(true)?;
         let line = Line::new(services, methods, MAX_WAITING, MAX_WAITING_BYTES);
         let state = State { line, given_up: Vec::new(), last_id: 0, ringing: None, is_stuck: false };
-        Ok(Calls { state: Mutex::new(state), bell, heard, begun: Notify::new(), is_standing: AtomicBool::new(false) })
+        Ok(Calls { state: Mutex::new(state), bell, heard, begun: Notify::new(), is_refusing: AtomicBool::new(false) })
     }
 
     /// The file descriptor that is readable when there is something to take.
@@ -177,7 +178,11 @@ impl<T: Asked> Calls<T> {
             self.begun.notify_one();
         }
         self.ring_if_there_is_work(&mut state);
-        state.refused()
+        let refused = state.refused();
+        if refused.iter().any(|(_, refusal)| *refusal == Refusal::Overloaded) {
+            self.is_refusing.store(true, Relaxed);
+        }
+        refused
     }
 
     /// Says that the caller of a call that was taken is gone.
@@ -211,7 +216,7 @@ impl<T: Asked> Calls<T> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let taken = state.line.take(now, limit, T::is_gone);
-        self.is_standing.store(state.line.is_standing(), Relaxed);
+        self.is_refusing.store(state.line.is_refusing(now), Relaxed);
         let calls = taken.into_iter().map(|(method, call)| {
             state.last_id += 1;
             let in_progress = InProgress { calls: self.clone(), method, began: now, is_left: Arc::default() };
@@ -235,17 +240,12 @@ impl<T: Asked> Calls<T> {
             return state.line.clear().into_iter().map(|call| (call, Refusal::Stuck)).collect();
         }
         state.line.sweep(now);
-        self.is_standing.store(state.line.is_standing(), Relaxed);
+        self.is_refusing.store(state.line.is_refusing(now), Relaxed);
         state.refused()
     }
 
     pub fn is_stuck(&self) -> bool {
         self.state.lock().is_stuck
-    }
-
-    /// Whether there are too many calls at the moment.
-    pub fn is_standing(&self) -> bool {
-        self.is_standing.load(Relaxed)
     }
 
     pub fn waiting(&self) -> usize {
@@ -255,6 +255,21 @@ impl<T: Asked> Calls<T> {
     /// Returns, of a method, how many calls wait and are in progress, and how many may be.
     pub fn of_method(&self, method: usize) -> (usize, usize, usize) {
         self.state.lock().line.state(method)
+    }
+}
+
+impl<T: Asked> Judge for Calls<T> {
+    fn is_refusing(&self) -> bool {
+        self.is_refusing.load(Relaxed)
+    }
+
+    fn allowance(&self, now: Instant, method: usize, connection: u64) -> usize {
+        let state = self.state.lock();
+        if state.is_stuck { usize::MAX } else { state.line.allowance(now, method, connection) }
+    }
+
+    fn turned_away(&self, now: Instant, method: usize) {
+        self.state.lock().line.turned_away(now, method);
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::access::{self, Tokens};
 use crate::calls::{self, Answer, Began, Call, Refusal, Refused};
 use crate::counters::bump;
+use crate::early::Judge;
 use crate::hits::Hits;
 use crate::lifetime::{self, Activity, Due, Lifetime};
 use crate::limits::*;
@@ -133,7 +134,10 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(if is_gone(&error) { Ok(()) } else { Err(()) }),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Pending if batch.is_empty() => {
+                    end_turn(connection, context);
+                    return Poll::Pending;
+                }
                 Poll::Pending => {}
             }
             let now = connection.server.now();
@@ -143,13 +147,30 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
             for accepted in batch.drain(..) {
                 answer(connection, accepted, tokens.as_deref(), context, now, began);
             }
-            if count >= MAX_AT_ONCE {
+            if count < MAX_AT_ONCE {
+                end_turn(connection, context);
+            } else {
                 context.waker().wake_by_ref(); // others first
                 return Poll::Pending;
             }
         }
     })
     .await
+}
+
+/// Counts what was refused early, and has the connection rest if any was.
+fn end_turn(connection: &Connection, context: &Context<'_>) {
+    let (refused, is_to_rest) = connection.peer.early.lock().end_turn();
+    let server = &connection.server;
+    if refused > 0 {
+        for counter in [&server.counters.handed, &server.counters.overloaded, &server.counters.refused_early, &connection.begun]
+        {
+            counter.fetch_add(refused as u64, Relaxed);
+        }
+    }
+    if is_to_rest {
+        server.rests.begin(&connection.peer.is_resting, context.waker().clone());
+    }
 }
 
 /// Whether an error is nothing but the end of a connection.
@@ -187,6 +208,9 @@ fn answer(
         tokio::spawn(proxy::pass_on(connection.clone(), proxy::Call { head, begun: Vec::new(), body, respond }));
         return;
     };
+    if method.hits.is_none() && server.calls.is_refusing() {
+        connection.peer.early.lock().learn(respond.stream_id().into(), method.number);
+    }
     let hits = method.hits.as_deref();
     if way < Way::Memory && hits.is_some() {
         bump(&server.counters.odd_metadata);
@@ -368,7 +392,10 @@ pub fn refuse_all(refused: Refused<Asked>) {
                 reply::refuse(asked.respond, UNAVAILABLE, STUCK, HeaderMap::new());
                 continue;
             }
-            Refusal::Overloaded => (&server.counters.overloaded, server.refusals.overloaded()),
+            Refusal::Overloaded => {
+                asked.connection.peer.early.lock().was_refused();
+                (&server.counters.overloaded, server.refusals.overloaded())
+            }
             Refusal::Deadline => (&server.counters.late, server.refusals.late()),
         };
         bump(counter);
@@ -442,5 +469,165 @@ async fn come_back(connection: &Connection, mut pending: Pending) -> bool {
             reply::refuse(pending.respond, DEADLINE_EXCEEDED, "Deadline Exceeded", HeaderMap::new());
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::{HEADER, length, put_plain};
+    use crate::calls::Calls;
+    use crate::early::{Early, put_frame};
+    use crate::identity::{Client, Identity};
+    use crate::io::Gathering;
+    use crate::line::Service;
+    use crate::overload::{INTERVAL, LEAST_LINE, TARGET};
+    use crate::reply::Refusals;
+    use std::collections::HashMap;
+    use std::pin::Pin;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
+    use tokio::sync::mpsc;
+
+    /// Counts what a server asks of its socket.
+    struct Counted {
+        stream: DuplexStream,
+        writes: Arc<AtomicUsize>,
+    }
+
+    impl AsyncRead for Counted {
+        fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(context, into)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+            self.writes.fetch_add(1, Relaxed);
+            Pin::new(&mut self.stream).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(context)
+        }
+    }
+
+    fn server() -> Arc<Server> {
+        let calls = Calls::new(vec![Service::new(0, 1, 1)], &[Some(0)]).unwrap();
+        let refusal = || (RESOURCE_EXHAUSTED, "too many".to_string(), b"AA".to_vec());
+        let refusals = Refusals::new(vec![refusal()], refusal()).unwrap();
+        let methods = HashMap::from([("/a.B/C".to_string(), Arc::new(Method { number: 0, hits: None }))]);
+        let second = Duration::from_secs(1);
+        let limits = lifetime::Limits { age: None, idle: None, grace: second, ping_every: 3600 * second, ping_within: second };
+        Arc::new(Server::new(methods, calls, refusals, mpsc::unbounded_channel().0, "unused".into(), 1 << 20, limits))
+    }
+
+    /// A client's side of a connection.
+    struct Caller {
+        stream: DuplexStream,
+        block: Vec<u8>,
+        next: u32,
+        rest: Vec<u8>,
+    }
+
+    impl Caller {
+        async fn new(stream: DuplexStream) -> Self {
+            let mut block = vec![0x83, 0x86];
+            for (name, value) in [(&b"\x04"[..], "/a.B/C"), (b"\x01", "a"), (b"\x0f\x10", "application/grpc")] {
+                block.extend_from_slice(name);
+                put_plain(&mut block, value.as_bytes());
+            }
+            let mut caller = Caller { stream, block, next: 1, rest: Vec::new() };
+            let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            caller.stream.write_all(preface).await.unwrap();
+            caller
+        }
+
+        /// Makes calls, all at the same moment.
+        async fn call(&mut self, count: usize) {
+            let mut bytes = Vec::new();
+            for _ in 0..count {
+                put_frame(&mut bytes, 1, 4, self.next, &self.block);
+                put_frame(&mut bytes, 0, 1, self.next, b"\0\0\0\0\x02id");
+                self.next += 2;
+            }
+            self.stream.write_all(&bytes).await.unwrap();
+        }
+
+        /// Reads until so many streams have ended, and returns them.
+        async fn ended(&mut self, count: usize) -> Vec<u32> {
+            let mut ended = Vec::new();
+            while ended.len() < count {
+                while self.rest.len() >= HEADER && self.rest.len() >= HEADER + length(&self.rest) {
+                    let behind = self.rest.split_off(HEADER + length(&self.rest));
+                    assert!(!matches!(self.rest[3], 3 | 7), "no reset, no GOAWAY");
+                    if self.rest[3] == 1 && self.rest[4] & 1 == 1 {
+                        ended.push(u32::from_be_bytes(*self.rest[5..].first_chunk().unwrap()));
+                    }
+                    self.rest = behind;
+                }
+                if ended.len() < count {
+                    assert!(self.stream.read_buf(&mut self.rest).await.unwrap() > 0);
+                }
+            }
+            ended
+        }
+    }
+
+    async fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// While Python has one call, and may have no other, a line of them stands.
+    #[tokio::test]
+    async fn a_thousand_refusals_are_a_few_writes_and_not_known_to_h2() {
+        const MANY: usize = 1000;
+        let server = server();
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let writes = Arc::new(AtomicUsize::new(0));
+        let client = Arc::new(Client { name: String::new(), identity: Identity::none() });
+        let early = Early::new(1, server.calls.clone(), server.refusals.blocks.clone());
+        let peer = Peer::new(1, client, true, tokio::time::Instant::now() + Duration::from_secs(60), early);
+        let stream = Counted { stream: ours, writes: writes.clone() };
+        let stream = Gathering::of_client(stream, peer.early.clone(), peer.is_resting.clone());
+        let (_drain, draining) = watch::channel(false);
+        tokio::spawn(serve(server.clone(), peer, stream, draining));
+        let resting = server.clone();
+        tokio::spawn(async move { resting.rests.run().await });
+        let mut caller = Caller::new(theirs).await;
+
+        caller.call(1).await;
+        until(|| server.calls.waiting() == 1).await;
+        let (taken, _) = server.calls.take(Instant::now(), 1);
+        caller.call(1).await;
+        until(|| server.calls.waiting() == 1).await;
+        let now = Instant::now() + 2 * TARGET;
+        refuse_all(server.calls.sweep(now));
+        refuse_all(server.calls.sweep(now + 2 * INTERVAL));
+        assert_eq!(caller.ended(1).await, [3], "it has waited for too long");
+        // The line has room; with these h2 says what the block means.
+        caller.call(LEAST_LINE).await;
+        until(|| server.calls.waiting() == LEAST_LINE).await;
+
+        let (before, first) = (writes.load(Relaxed), caller.next);
+        caller.call(MANY).await;
+        let refused = caller.ended(MANY).await;
+        assert_eq!(refused, (0..MANY as u32).map(|number| first + 2 * number).collect::<Vec<_>>());
+        assert_eq!(server.counters.refused_early.load(Relaxed), MANY as u64);
+        assert_eq!(server.counters.overloaded.load(Relaxed), 1 + MANY as u64);
+        let count = writes.load(Relaxed) - before;
+        assert!(count <= MANY / 50, "{count} writes");
+
+        // What has waited is still served: here it is told that it has waited for too long.
+        refuse_all(server.calls.sweep(now + 4 * INTERVAL));
+        assert_eq!(caller.ended(LEAST_LINE).await.len(), LEAST_LINE);
+        drop(taken);
     }
 }

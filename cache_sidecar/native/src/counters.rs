@@ -63,6 +63,8 @@ counters! {
     unanswered,
     /// Calls refused because too many wait for Python.
     overloaded,
+    /// Of them, those that were refused before HTTP/2 was spoken.
+    refused_early,
     /// Calls refused because their deadline could not be met any more.
     late,
     /// Calls that their callers gave up.

@@ -7,6 +7,7 @@ pub mod authority;
 mod calls;
 mod connection;
 mod counters;
+mod early;
 pub mod entries;
 pub mod hits;
 pub mod huffman;

@@ -52,6 +52,11 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// How long the engine's thread lets calls and answers gather while a line stands: woken by each of them it would take a quarter of
 /// a core to refuse what a tenth can, and hits have 3 ms.
 pub const GATHER: Duration = Duration::from_millis(1);
+/// How long nothing is read from a connection of which calls were refused: a read and a write cost more than ten refusals, and a
+/// refusal has 10 ms. So do hits on that connection, and on no other.
+pub const REST: Duration = Duration::from_millis(4);
+/// Bytes of refusals that a connection lets wait unread; above, its calls are refused by way of h2, which has bounds of its own.
+pub const UNSENT_REFUSALS: usize = 256 << 10;
 /// How often calls that wait are looked at, as long as there are any.
 pub const SWEEP: Duration = Duration::from_millis(5);
 /// How often Python is rung whether or not there is a call, so that it is known to be stuck before one has to wait.

@@ -2,10 +2,11 @@
 //!
 //! Each method has a line, and in it a lane for each connection. Methods of a higher priority are taken from first, those of
 //! the same in turns, and so are a method's connections: who sends a thousand calls delays the one call of another by one.
-//! While a line stands (`overload.rs`), the newest call of a lane is taken first, and who does not fit is the oldest of the
-//! longest lane.
+//! While a line stands (`overload.rs`), the newest call of a lane whose oldest has waited for long is taken first, and who does not
+//! fit is the oldest of the longest lane. Of calls that are refused before they come here (`early.rs`) the line is asked how many
+//! may still come.
 
-use crate::overload::{Delay, LONGEST_WAIT, Limit};
+use crate::overload::{Delay, LONGEST_WAIT, Limit, TARGET};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -97,9 +98,29 @@ impl<T> Line<T> {
         self.in_progress
     }
 
-    /// Whether any line stands.
-    pub fn is_standing(&self) -> bool {
-        self.methods.iter().any(|method| method.delay.is_standing())
+    /// Whether calls of any method are refused, or were just now.
+    pub fn is_refusing(&self, now: Instant) -> bool {
+        self.methods.iter().any(|method| method.delay.is_refusing(now))
+    }
+
+    /// Returns how many more calls a connection may bring for a method: what there is room for, and where another has a longer
+    /// lane, as many as make them equal.
+    pub fn allowance(&self, now: Instant, number: usize, connection: u64) -> usize {
+        let method = &self.methods[number];
+        if method.service.is_none() {
+            return usize::MAX;
+        }
+        let room = method.delay.room(now).saturating_sub(method.waiting);
+        if room > 0 {
+            return room;
+        }
+        let own = method.lanes.get(&connection).map_or(0, VecDeque::len);
+        method.lanes.values().map(|lane| lane.len().saturating_sub(own) / 2).max().unwrap_or(0)
+    }
+
+    /// Takes that calls were refused before they came here.
+    pub fn turned_away(&mut self, now: Instant, number: usize) {
+        self.methods[number].delay.refused(now);
     }
 
     /// Returns, of a method, how many calls wait and are in progress, and how many may be.
@@ -122,6 +143,11 @@ impl<T> Line<T> {
             return self.refused.push((call, Refusal::Overloaded));
         }
         let method = &mut self.methods[number];
+        let room = if method.service.is_some() { method.delay.room(now) } else { usize::MAX };
+        if !method.delay.is_standing() && method.waiting >= room {
+            method.delay.refused(now);
+            return self.refused.push((call, Refusal::Overloaded));
+        }
         if method.waiting == 0 {
             self.turns[priority(&self.services, method)].push_back(number);
         }
@@ -135,7 +161,7 @@ impl<T> Line<T> {
         self.bytes += bytes;
         // Two for one, so that what came before it was known that the line stands goes soon, but not in one long turn.
         for _ in 0..2 {
-            if self.methods[number].delay.is_standing() && self.methods[number].waiting > self.methods[number].delay.room() {
+            if self.methods[number].waiting > room {
                 self.push_out(now, number);
             }
         }
@@ -183,7 +209,11 @@ impl<T> Line<T> {
         let method = &mut self.methods[number];
         let connection = method.turns[0];
         method.turns.rotate_left(1);
-        let newest = method.delay.is_standing();
+        // Of a lane that gets short in time the oldest is, lest it wait behind all that come after it until it is refused.
+        let is_long = |lane: &VecDeque<Waiting<T>>| {
+            lane.front().is_some_and(|oldest| now.saturating_duration_since(oldest.since) > TARGET)
+        };
+        let newest = method.delay.is_standing() && method.lanes.get(&connection).is_some_and(is_long);
         let waiting = self.remove(number, connection, newest)?;
         let method = &mut self.methods[number];
         let refusal = if method.delay.is_standing() && now.saturating_duration_since(waiting.since) > LONGEST_WAIT {
@@ -338,7 +368,7 @@ fn priority<T>(services: &[Service], method: &Method<T>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overload::{INTERVAL, LEAST_LIMIT, LEAST_LINE, TARGET};
+    use crate::overload::{INTERVAL, LEAST_BURST, LEAST_LIMIT, LEAST_LINE, TARGET};
 
     const TICK: Duration = Duration::from_millis(1);
 
@@ -443,10 +473,69 @@ mod tests {
             line.add(now + name as u32 * TICK, 0, 1, 1, None, name);
         }
         line.end(now, 0, Some(TICK));
-        assert_eq!(take(&mut line, now + 10 * TICK, 9), [7]);
+        assert_eq!(take(&mut line, now + 7 * TICK + TARGET, 9), [7]);
         line.sweep(now + 5 * TICK + LONGEST_WAIT + TICK);
         assert_eq!(refused(&mut line), [5]);
         assert_eq!(line.waiting(), 1);
+    }
+
+    #[test]
+    fn of_one_that_gets_short_in_time_the_oldest_is_taken() {
+        let mut line = line(1, 9);
+        let start = Instant::now();
+        line.add(start, 0, 1, 1, None, 1000);
+        take(&mut line, start, 9);
+        line.add(start, 0, 1, 1, None, 1001);
+        let mut now = stand(&mut line, 0, start);
+        line.sweep(now);
+        refused(&mut line);
+        for name in 0..8 {
+            line.add(now, 0, 1, 1, None, 2 * name);
+            line.add(now, 0, 1, 1, None, 2 * name + 1);
+            line.end(now, 0, Some(TICK));
+            assert_eq!(take(&mut line, now, 9), [name]);
+            now += TICK;
+        }
+    }
+
+    #[test]
+    fn who_comes_before_the_line_is_told_how_many_it_has_room_for() {
+        let mut line = line(1, 9);
+        let start = Instant::now();
+        assert_eq!(line.allowance(start, 0, 9), usize::MAX, "nobody comes to take any");
+        line.add(start, 0, 9, 1, None, 1000);
+        take(&mut line, start, 9);
+        line.add(start, 0, 9, 1, None, 1001);
+        assert_eq!(line.allowance(start, 0, 9), LEAST_BURST - 1);
+        let now = stand(&mut line, 0, start);
+        line.sweep(now);
+        assert_eq!(line.allowance(now, 0, 9), LEAST_LINE);
+        for name in 0..LEAST_LINE {
+            line.add(now, 0, 1, 1, None, name);
+        }
+        assert_eq!(line.allowance(now, 0, 1), 0);
+        assert_eq!(line.allowance(now, 0, 2), LEAST_LINE / 2, "until both have the same");
+        assert_eq!(line.allowance(now, 1, 1), usize::MAX, "another method's line does not stand");
+        assert_eq!(line.allowance(now, 3, 1), usize::MAX);
+        for (name, connection) in (0..LEAST_LINE).zip(2..) {
+            line.add(now, 0, connection, 1, None, 2000 + name);
+        }
+        assert_eq!(line.allowance(now, 0, 1), 0);
+        assert_eq!(line.allowance(now, 0, 9999), 0, "one more would take the only place of another");
+    }
+
+    #[test]
+    fn of_more_than_a_burst_the_rest_is_told_at_once() {
+        let mut line = line(9, 9);
+        let now = Instant::now();
+        line.add(now, 0, 1, 1, None, 9999);
+        take(&mut line, now, 1);
+        for name in 0..LEAST_BURST + 2 {
+            line.add(now, 0, 1, 1, None, name);
+        }
+        assert_eq!(refused(&mut line), [LEAST_BURST, LEAST_BURST + 1]);
+        assert!(line.is_refusing(now) && !line.methods[0].delay.is_standing());
+        assert_eq!(take(&mut line, now, 1), [0], "what waits is served in order");
     }
 
     #[test]

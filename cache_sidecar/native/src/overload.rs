@@ -16,6 +16,11 @@ pub const INTERVAL: Duration = Duration::from_millis(100);
 pub const LONGEST_WAIT: Duration = Duration::from_millis(50);
 pub const WORTH: Duration = Duration::from_millis(10);
 pub const LEAST_LINE: usize = 128;
+/// As long as Python came for calls within `INTERVAL`, a line that does not stand holds no more than was ever taken in one, or this:
+/// the rest of a larger burst could not be answered within 200 ms, and is better told at once.
+pub const LEAST_BURST: usize = 2048;
+/// How fast the most that was taken in an interval is forgotten, per interval.
+const FORGET_MOST: f64 = 0.99;
 
 #[derive(Default)]
 pub struct Delay {
@@ -25,12 +30,17 @@ pub struct Delay {
     counts_from: Option<Instant>,
     taken: usize,
     taken_before: usize,
+    most_taken: f64,
+    came_at: Option<Instant>,
 }
 
 impl Delay {
     /// Takes how many calls were taken just now, and how long the oldest of those that were left has waited; None when none was.
     pub fn observe(&mut self, now: Instant, taken: usize, left: Option<Duration>) {
         self.count(now, taken);
+        if taken > 0 {
+            self.came_at = Some(now);
+        }
         if self.is_standing {
             let since_refusal = self.refused_at.map_or(INTERVAL, |at| now.saturating_duration_since(at));
             self.is_standing = left.is_some() || since_refusal < INTERVAL;
@@ -47,6 +57,7 @@ impl Delay {
         let passed = now.saturating_duration_since(from);
         if passed >= INTERVAL {
             self.taken_before = if passed < 2 * INTERVAL { self.taken } else { 0 };
+            self.most_taken = (self.taken_before as f64).max(self.most_taken * FORGET_MOST);
             (self.taken, self.counts_from) = (0, Some(now));
         }
         self.taken += taken;
@@ -60,8 +71,17 @@ impl Delay {
         self.is_standing
     }
 
-    /// Returns how many calls may wait while the line stands.
-    pub fn room(&self) -> usize {
+    /// Whether calls are refused at the moment, or were just now.
+    pub fn is_refusing(&self, now: Instant) -> bool {
+        self.is_standing || self.refused_at.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL)
+    }
+
+    /// Returns how many calls may wait.
+    pub fn room(&self, now: Instant) -> usize {
+        if !self.is_standing {
+            let is_served = self.came_at.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL);
+            return if is_served { LEAST_BURST.max(self.most_taken as usize) } else { usize::MAX };
+        }
         let per_interval = self.taken_before.max(self.taken);
         LEAST_LINE.max(per_interval * WORTH.as_millis() as usize / INTERVAL.as_millis() as usize)
     }
@@ -175,14 +195,29 @@ mod tests {
     #[test]
     fn there_is_room_for_what_is_taken_soon() {
         let (mut delay, start) = (Delay::default(), Instant::now());
-        for at in 0..100 {
+        let over = Some(TARGET + TICK);
+        for at in 0..=100 {
+            delay.observe(start + at * TICK, 50, over);
+        }
+        let now = start + 101 * TICK;
+        assert!(delay.is_standing());
+        assert_eq!(delay.room(now), 500);
+        delay.observe(start + 1000 * TICK, 0, over);
+        delay.observe(start + 1100 * TICK, 0, over);
+        assert_eq!(delay.room(now), LEAST_LINE);
+    }
+
+    #[test]
+    fn a_burst_is_as_large_as_what_is_taken_in_time_and_unbounded_while_nobody_comes() {
+        let (mut delay, start) = (Delay::default(), Instant::now());
+        assert_eq!(delay.room(start), usize::MAX, "nobody has come yet");
+        delay.observe(start, 1, None);
+        assert_eq!(delay.room(start), LEAST_BURST);
+        for at in 0..=100 {
             delay.observe(start + at * TICK, 50, None);
         }
-        delay.observe(start + 100 * TICK, 0, None);
-        assert_eq!(delay.room(), 500);
-        delay.observe(start + 1000 * TICK, 0, None);
-        delay.observe(start + 1100 * TICK, 0, None);
-        assert_eq!(delay.room(), LEAST_LINE);
+        assert_eq!(delay.room(start + 100 * TICK), 5001);
+        assert_eq!(delay.room(start + 300 * TICK), usize::MAX, "nobody comes any more");
     }
 
     /// Windows of calls that take so long, with so many in progress.

@@ -1,10 +1,11 @@
 //! The client at the other end of a connection: who it is, and what it makes us do.
 
+use crate::early::Early;
 use crate::identity::Client;
 use crate::limits::MAX_RESETS;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -18,18 +19,24 @@ pub struct Peer {
     pub ready_until: Instant,
     /// Bytes of replies that wait for it to read them.
     pub unread: AtomicUsize,
+    /// Refuses its calls before h2 sees them.
+    pub early: Arc<Mutex<Early>>,
+    /// Whether nothing is read from it at the moment, see `early.rs`.
+    pub is_resting: Arc<AtomicBool>,
     resets: Mutex<(Instant, u32)>,
     pub too_many_resets: Notify,
 }
 
 impl Peer {
-    pub fn new(number: u64, client: Arc<Client>, is_allowed: bool, ready_until: Instant) -> Self {
+    pub fn new(number: u64, client: Arc<Client>, is_allowed: bool, ready_until: Instant, early: Early) -> Self {
         Peer {
             number,
             client,
             is_allowed,
             ready_until,
             unread: AtomicUsize::new(0),
+            early: Arc::new(Mutex::new(early)),
+            is_resting: Arc::default(),
             resets: Mutex::new((Instant::now(), 0)),
             too_many_resets: Notify::new(),
         }

@@ -2,6 +2,7 @@
 
 use crate::calls::{self, Answer, Calls};
 use crate::connection;
+use crate::early::Judge;
 use crate::entries::Entry;
 use crate::hits::{Hits, Shape};
 use crate::identity;
@@ -10,7 +11,7 @@ use crate::lifetime;
 use crate::limits::GATHER;
 use crate::line::{PRIORITIES, Service};
 use crate::metadata::is_visible;
-use crate::reply::Refusals;
+use crate::reply::{Refusals, Status};
 use crate::server::{self, Listener, Method, Server, Taken};
 use crate::tls;
 use crate::wire::{self, FRAME};
@@ -241,8 +242,6 @@ type Described<'py> = (String, Option<(PyRef<'py, Memory>, u32, u32, u32, u32, u
 type Lifetimes = (f64, f64, f64, f64, f64);
 /// A service's priority, its calls in progress at once, and those of all services at which it gets no more.
 type Bounds = (usize, usize, usize);
-/// A gRPC status: code, message, and details as they travel.
-type Status = (u32, String, Vec<u8>);
 type Begun<'py> = (Vec<(u64, usize, Bound<'py, PyBytes>, Bound<'py, Call>)>, Vec<u64>);
 
 #[pymethods]
@@ -308,7 +307,7 @@ impl Front {
         };
         let calls = self.server.calls.clone();
         let gather = move || {
-            if calls.is_standing() {
+            if calls.is_refusing() {
                 std::thread::sleep(GATHER);
             }
         };

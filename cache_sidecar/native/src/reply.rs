@@ -1,5 +1,6 @@
 //! Sending replies.
 
+use crate::early::Blocks;
 use crate::limits::{MAX_UNREAD, READ_WITHIN};
 use crate::peer::Peer;
 use bytes::Bytes;
@@ -61,9 +62,14 @@ pub fn refuse_with(mut respond: SendResponse<Bytes>, status: &HeaderMap) {
     let _ = respond.send_response(head(status.clone()), true);
 }
 
+/// A gRPC status: code, message, and details as they travel.
+pub type Status = (u32, String, Vec<u8>);
+
 /// Statuses that are given without Python: those of too many calls, that say in different words when to come again, and that of
 /// a deadline that cannot be met.
 pub struct Refusals {
+    /// As `early.rs` sends the same.
+    pub blocks: Arc<Blocks>,
     overloaded: Vec<HeaderMap>,
     late: HeaderMap,
     next: AtomicUsize,
@@ -71,9 +77,11 @@ pub struct Refusals {
 
 impl Refusals {
     /// Takes code, message and google.rpc.Status of each, as it travels; None when they cannot be sent.
-    pub fn new(overloaded: Vec<(u32, String, Vec<u8>)>, late: (u32, String, Vec<u8>)) -> Option<Self> {
+    pub fn new(overloaded: Vec<Status>, late: Status) -> Option<Self> {
+        let escaped = |(code, message, details): &Status| (*code, escaped(message), details.clone());
+        let blocks = Arc::new(Blocks::new(overloaded.iter().map(escaped)));
         let overloaded: Vec<_> = overloaded.into_iter().map(status).collect::<Option<_>>()?;
-        (!overloaded.is_empty()).then_some(Refusals { overloaded, late: status(late)?, next: AtomicUsize::new(0) })
+        (!overloaded.is_empty()).then_some(Refusals { blocks, overloaded, late: status(late)?, next: AtomicUsize::new(0) })
     }
 
     /// Returns one of them in turn, so that those that are refused together don't come again together.
@@ -86,7 +94,7 @@ impl Refusals {
     }
 }
 
-fn status((code, message, details): (u32, String, Vec<u8>)) -> Option<HeaderMap> {
+fn status((code, message, details): Status) -> Option<HeaderMap> {
     let mut trailers = HeaderMap::new();
     add_status(&mut trailers, code, &message);
     trailers.insert(DETAILS, HeaderValue::try_from(details).ok()?);

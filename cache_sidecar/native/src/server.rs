@@ -4,6 +4,7 @@ use crate::access::Access;
 use crate::calls::{Calls, Refused};
 use crate::connection::{self, Asked, Pending};
 use crate::counters::{Counters, bump};
+use crate::early::{Early, Rests};
 use crate::hits::Hits;
 use crate::identity::{Client, Identity};
 use crate::io::Gathering;
@@ -38,6 +39,8 @@ pub struct Server {
     pub methods: HashMap<String, Arc<Method>>,
     pub calls: Arc<Calls<Asked>>,
     pub refusals: Refusals,
+    /// Connections that are not read from for a while.
+    pub rests: Rests,
     /// What Python took, on its way to the runtime.
     pub taken: mpsc::UnboundedSender<Taken>,
     pub counters: Counters,
@@ -68,6 +71,7 @@ impl Server {
             methods,
             calls: Arc::new(calls),
             refusals,
+            rests: Rests::default(),
             taken,
             counters: Counters::default(),
             private,
@@ -141,6 +145,8 @@ pub async fn run(
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::spawn(sweep(server.clone()));
+    let resting = server.clone();
+    tokio::spawn(async move { resting.rests.run().await });
     loop {
         tokio::select! {
             _ = ended.wait_for(|is_on| *is_on) => return Ok(()),
@@ -222,7 +228,8 @@ fn name(address: SocketAddr) -> String {
 async fn serve_tcp(server: Arc<Server>, stream: TcpStream, name: String, draining: watch::Receiver<bool>) {
     let open = Open::new(server);
     let peer = open.peer(name, Identity::none());
-    connection::serve(open.server.clone(), peer, Gathering::of_client(stream), draining).await;
+    let (early, is_resting) = (peer.early.clone(), peer.is_resting.clone());
+    connection::serve(open.server.clone(), peer, Gathering::of_client(stream, early, is_resting), draining).await;
 }
 
 async fn serve_tls(server: Arc<Server>, stream: TcpStream, tls: Arc<Tls>, name: String, mut draining: watch::Receiver<bool>) {
@@ -233,7 +240,8 @@ async fn serve_tls(server: Arc<Server>, stream: TcpStream, tls: Arc<Tls>, name: 
     };
     let Ok(Ok((stream, identity))) = accepted else { return bump(&open.server.counters.broken_connections) };
     let peer = open.peer(name, identity);
-    connection::serve(open.server.clone(), peer, Gathering::of_client(stream), draining).await;
+    let (early, is_resting) = (peer.early.clone(), peer.is_resting.clone());
+    connection::serve(open.server.clone(), peer, Gathering::of_client(stream, early, is_resting), draining).await;
 }
 
 async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Receiver<bool>) {
@@ -242,7 +250,8 @@ async fn serve_unix(server: Arc<Server>, stream: UnixStream, draining: watch::Re
     // Who may use the socket is said by its mode and group.
     let mut peer = open.peer(name, Identity::none());
     peer.is_allowed = true;
-    connection::serve(open.server.clone(), peer, Gathering::of_client(stream), draining).await;
+    let (early, is_resting) = (peer.early.clone(), peer.is_resting.clone());
+    connection::serve(open.server.clone(), peer, Gathering::of_client(stream, early, is_resting), draining).await;
 }
 
 /// Counts a connection as open.
@@ -263,7 +272,8 @@ impl Open {
         let client = Arc::new(Client { name, identity });
         self.server.clients.lock().insert(self.number, client.clone());
         let is_allowed = self.server.access.is_allowed(&client.identity);
-        Peer::new(self.number, client, is_allowed, self.ready_until)
+        let early = Early::new(self.number, self.server.calls.clone(), self.server.refusals.blocks.clone());
+        Peer::new(self.number, client, is_allowed, self.ready_until, early)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The client's side of an HTTP/2 connection, without its socket: one pass over what arrives, and prebuilt frames to send.
 
-use _native::wire;
+use _native::{authority, wire};
 use loona_hpack::Decoder;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -99,7 +99,7 @@ pub struct Client {
     received: u32,
     rest: Vec<u8>,
     decoder: Decoder<'static>,
-    /// What blocks of indexed fields say, as long as no other block changes the table.
+    /// What blocks say that leave the table as it is, as long as no other block changes it.
     known: HashMap<Vec<u8>, Outcome>,
 }
 
@@ -243,7 +243,7 @@ impl Client {
             }
             (Some(status), _) => Some(Err(format!("HTTP status {status}"))),
         };
-        if block.iter().all(|byte| *byte >= 0x80 && *byte != 0xff) {
+        if authority::is_neutral(block) {
             self.known.insert(block.to_vec(), outcome.clone());
         } else {
             self.known.clear();
