@@ -289,6 +289,14 @@ async def test_calls_that_are_reset_at_once_hold_nothing(shop: Shop) -> None:
     await until(lambda: shop.app.server._stack.admission.inside == 0)
 
 
+async def test_a_caller_who_gives_up_many_calls_at_once_keeps_the_connection(shop: Shop) -> None:
+    async with RawConnection.open(shop.address) as raw:
+        for _ in range(5):
+            raw.give_up(GET, 100)
+            assert (await raw.call(GET, message(NOBODY))).status == NOT_FOUND
+        assert not raw.told_to_go
+
+
 async def test_control_characters_in_metadata_reach_no_log(shop: Shop) -> None:
     async with RawConnection.open(shop.address) as raw:
         reply = await raw.call(GET, message(b"\xff"), metadata=[(b"x-request-id", b"\x80\x00\n" * 99)])

@@ -18,11 +18,11 @@ pub const STREAM_WINDOW: u32 = 64 << 10;
 pub const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes that h2 takes of a reply before it waits for the client.
 pub const SEND_BUFFER: usize = 256 << 10;
-/// Calls reset before they were accepted; above, the connection ends (CVE-2023-44487, rapid reset).
-pub const MAX_PENDING_RESETS: usize = 20;
-/// Calls reset within a second after they were accepted; above, the connection ends. A client that gives up all its calls
-/// at once, because they take too long, is not to be hit: one has `MAX_STREAMS` at most.
+/// Calls reset within a second; above, the connection ends (CVE-2023-44487, rapid reset). A client that gives up all its calls at
+/// once, because they take too long, is not to be hit: one has `MAX_STREAMS` at most.
 pub const MAX_RESETS: u32 = 2 * MAX_STREAMS;
+/// Those of them that were reset before they were accepted: when a connection is read late, all that its client gave up.
+pub const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 /// Frames that a client may send in a second beside calls, windows and their bodies: PING, SETTINGS, PRIORITY, RST_STREAM,
 /// unknown ones. More than all resets that are allowed, and less than 2 ms of work.
 pub const MAX_CONTROL: u32 = 10_000;
