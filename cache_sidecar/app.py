@@ -132,11 +132,11 @@ class App:
         self.server = Server(self._host, stack, settings, tls=self._tls)
 
         # The datasets.
-        self._served = [self._serve(spec, sum(one.memory for one in specs)) for spec in specs]
-        self._datasets = {one.spec.name: one.dataset for one in self._served}
+        self._served = {spec.name: self._serve(spec, sum(one.memory for one in specs)) for spec in specs}
+        self._datasets = {name: served.dataset for name, served in self._served.items()}
         self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
         self._policy.follow(lambda _name, _old: self._host.policy_changed())
-        by_role = {role: [one for one in self._served if one.spec.role == role] for role in roles}
+        by_role = {role: [one for one in self._served.values() if one.spec.role == role] for role in roles}
         self._region = Region(
             RedisWatermarks(self._connection, self._names),
             {role: [one.dataset for one in members] for role, members in by_role.items()},
@@ -151,7 +151,7 @@ class App:
             self._names,
             timeout=settings.redis_timeout,
             freshness_lease=self._freshness_lease,
-            followers={one.spec.name: one.unpublished for one in self._served},
+            followers={name: served.unpublished for name, served in self._served.items()},
             quarantines=list(self._quarantines.values()),
             on_message=self._wake,
         )
@@ -165,7 +165,7 @@ class App:
             AdminService(
                 self._datasets,
                 self._policy,
-                {one.spec.name: one.inspector.counts for one in self._served if one.inspector is not None},
+                {name: served.inspector.counts for name, served in self._served.items() if served.inspector is not None},
                 self.degraded,
                 self._collections,
                 keys={spec.name: spec.keys for spec in specs if spec.keys is not None},
@@ -204,9 +204,9 @@ class App:
         running.push_async_callback(self._connection.close)
         self.coherence.start()
         running.push_async_callback(self.coherence.stop)
-        for served in self._served:
+        for served in self._served.values():
             running.push_async_callback(served.dataset.close)
-        for served in self._served:
+        for served in self._served.values():
             if served.service.start is not None:
                 served.service.start()
             for close in reversed(served.service.close):
@@ -235,7 +235,7 @@ class App:
         running.push_async_callback(background.stop)
         background.start(self._region.run())
         background.start(self._checks.run())
-        for served in self._served:
+        for served in self._served.values():
             if served.inspector is not None:
                 background.start(served.inspector.run())
         if self._tls is not None:

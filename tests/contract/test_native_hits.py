@@ -111,7 +111,7 @@ async def is_from_memory(shop: Shop, id: str) -> bool:
 
 async def test_a_switch_has_python_answer_the_hits(shop: Shop) -> None:
     (id,) = await remembered(shop)
-    memory = shop.app._memory
+    memory = shop.app._datasets["product"]._l1
 
     async def without_python() -> bool:
         before, python = memory.stats().hits, shop.app._datasets["product"].l1_hits
@@ -132,7 +132,7 @@ async def test_what_was_served_without_python_is_refreshed_in_time_and_sampled(o
     file.write_text("[product]\nl1_soft_ttl = 100\nl1_hard_ttl = 200\njitter = 0\ninspect_every = 1\n")
     async with open_shop(clock=clock, policy_file=str(file)) as shop:
         (id,) = await remembered(shop)
-        memory = shop.app._memory
+        memory = shop.app._datasets["product"]._l1
         fills = memory.stats().fills
 
         async def read_until(condition: Callable[[], Any]) -> None:
@@ -142,7 +142,7 @@ async def test_what_was_served_without_python_is_refreshed_in_time_and_sampled(o
             assert memory.stats().hits == before + 1, "without Python"
 
         clock.advance(99)
-        await read_until(lambda: shop.app._inspector.counts.fresh)
+        await read_until(lambda: shop.app._served["product"].inspector.counts.fresh)
         assert memory.stats().fills == fills, "it was not due"
         clock.advance(1)
         await read_until(lambda: memory.stats().fills > fills)

@@ -28,7 +28,7 @@ from tests.acl import allow
 from tests.contract.conftest import PATIENT
 from tests.contract.gift.dataset import MIGRATION, generated, with_gifts
 from tests.contract.shop import L1, L2, STORE, Shop
-from tests.sidecars import in_process, settings_for, until
+from tests.sidecars import in_process, rests_on_redis, settings_for, until
 
 
 class Gifts:
@@ -88,6 +88,7 @@ async def ground(
         async with _sidecar(settings, more) as first, _sidecar(settings, more) as second:
             ground = Ground(Gifts(first, pb, pb_grpc), Gifts(second, pb, pb_grpc), settings, more, store)
             ground.relay()
+            await until(lambda: all(rests_on_redis(shop.app) for shop in (first, second)))
             try:
                 yield ground
             finally:

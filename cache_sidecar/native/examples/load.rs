@@ -24,6 +24,10 @@ use tokio::time::timeout;
 /// A server that says nothing for so long with calls in flight has failed.
 const STALL: Duration = Duration::from_secs(20);
 
+/// Calls that are due within this time of each other, on one connection, may be sent together: a wake-up for each would take most
+/// of the core. Latency counts from when each was due.
+const TOGETHER: Duration = Duration::from_millis(2);
+
 /// When calls begin.
 #[derive(Clone, Copy)]
 struct Pace {
@@ -45,14 +49,15 @@ async fn run(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let authority = if address.starts_with("unix:") { "localhost" } else { address };
     let mut tasks = JoinSet::new();
     let start = Instant::now();
+    let shared = every.filter(|every| *every < TOGETHER).map(|_| tick_for_all(start + Duration::from_secs_f64(pace.seconds)));
     for _ in 0..connections {
         let client = Client::new(path, authority, payloads.clone(), tally.clone());
         match address.strip_prefix("unix:") {
-            Some(path) => drop(tasks.spawn_local(drive(client, UnixStream::connect(path).await?, pace))),
+            Some(path) => drop(tasks.spawn_local(drive(client, UnixStream::connect(path).await?, pace, shared.clone()))),
             None => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                tasks.spawn_local(drive(client, stream, pace));
+                tasks.spawn_local(drive(client, stream, pace, shared.clone()));
             }
         }
     }
@@ -63,16 +68,22 @@ async fn run(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     Ok(report(&mut tally.borrow_mut(), seconds))
 }
 
-/// Makes the calls of one connection.
-async fn drive<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client, mut stream: S, pace: Pace) -> Result<(), String> {
+/// Makes the calls of one connection; `shared` says when to look for calls that are due, where all have the same ticks.
+async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: Client,
+    mut stream: S,
+    pace: Pace,
+    shared: Option<Arc<Notify>>,
+) -> Result<(), String> {
     let mut buffer = vec![0; 1 << 17];
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(pace.seconds);
     let mut due = start;
-    let ticks = Arc::new(Notify::new());
-    if let Some(every) = pace.every {
-        tick(ticks.clone(), every, start, end);
-    }
+    let ticks = match (shared, pace.every) {
+        (Some(shared), _) => shared,
+        (None, Some(every)) => tick(every, start, end),
+        (None, None) => Arc::new(Notify::new()),
+    };
     loop {
         let now = Instant::now();
         while now < end && pace.every.map_or(client.active() < pace.in_flight, |_| due <= now && due < end) {
@@ -99,15 +110,34 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client, mut stream
 }
 
 /// Says each time that a call is due. A thread does, as tokio's timers are a millisecond late, which is more than a hit takes.
-fn tick(ticks: Arc<Notify>, every: Duration, start: Instant, end: Instant) {
+fn tick(every: Duration, start: Instant, end: Instant) -> Arc<Notify> {
+    let ticks = Arc::new(Notify::new());
+    let told = ticks.clone();
     std::thread::spawn(move || {
         let mut due = start;
         while due < end {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            ticks.notify_one();
+            told.notify_one();
             due += every;
         }
     });
+    ticks
+}
+
+/// Wakes all connections until the end. One that is not waiting at that moment looks for what is due before it waits.
+fn tick_for_all(end: Instant) -> Arc<Notify> {
+    let ticks = Arc::new(Notify::new());
+    let told = ticks.clone();
+    std::thread::spawn(move || {
+        while Instant::now() < end {
+            std::thread::sleep(TOGETHER);
+            told.notify_waiters();
+        }
+        // Whoever waits for a last call that was due.
+        std::thread::sleep(TOGETHER);
+        told.notify_waiters();
+    });
+    ticks
 }
 
 /// Splits a file into its framed messages.
