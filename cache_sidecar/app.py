@@ -180,7 +180,7 @@ class App:
         return self._stores[self._settings.database(role)]
 
     def degraded(self) -> list[Failing]:
-        """Returns what does not work now, as far as calls, checks and what goes on behind them have met it."""
+        """Returns the dependencies that are failing now, as seen by calls, checks and background tasks."""
         found = self.dependencies.failing()
         if not self.coherence.is_trusted() and not any(one.what == INVALIDATIONS for one in found):
             # Nothing failed: the subscriptions are being made, or the last heartbeat is late.

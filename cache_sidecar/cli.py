@@ -161,7 +161,7 @@ def config(config_file: str | None) -> None:
     default="auto",
     envvar=f"{settings.PREFIX}ENGINE",
     show_default=True,
-    help="What answers gRPC: native, in Rust; aio, grpc.aio; auto for native where it is installed.",
+    help="The gRPC server: native (Rust), aio (grpc.aio), or auto for native where it is installed.",
 )
 def dev(state: str, **options: Any) -> int:
     """Run everything on this machine: a Redis cluster, PostgreSQL, demo products, the relay and sidecars."""

@@ -113,7 +113,7 @@ def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{where} is no key of a dataset; there are: {', '.join(DatasetPolicy.model_fields)}"
+        return f"{where} is not a policy key; the keys are: {', '.join(DatasetPolicy.model_fields)}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 

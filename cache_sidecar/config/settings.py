@@ -32,54 +32,54 @@ class Settings(BaseSettings):
     )
 
     namespace: str = Field("cs", pattern=r"^[a-z0-9_]{1,16}$")
-    "Starts the name of every key, channel and function in Redis, so that others can share it."
+    "Prefix of every key, channel and function in Redis, so that several applications can share it."
 
     listen_address: str = "127.0.0.1:50051"
-    "Where gRPC is served: host:port, port 0 for any free one; empty for the unix socket only."
+    "Address of the gRPC server: host:port, port 0 for any free port; empty for the Unix socket only."
     listen_socket: str = ""
-    "Path of a unix socket that serves the same; empty for none."
+    "Path of a Unix socket that serves the same API; empty for none."
     listen_socket_mode: str = Field("0660", pattern=r"^0?[0-7]{3}$")
-    "File mode of the unix socket, in octal."
+    "File mode of the Unix socket, in octal."
 
     listen_socket_group: str = Field("", coerce_numbers_to_str=True)
-    "Group of the unix socket, by name or number; empty for the process's own."
+    "Group of the Unix socket, by name or number; empty for the group of the process."
 
     listen_tls_cert: str = ""
-    "File with the certificate to show on listen_address, and those between it and its root, in PEM; empty for no TLS."
+    "PEM file with the server certificate for listen_address and its intermediates; empty for no TLS."
     listen_tls_key: str = ""
-    "File with its key: RSA, or ECDSA on P-256 or P-384."
+    "PEM file with its key: RSA, or ECDSA on P-256 or P-384."
     listen_tls_client_ca: str = ""
-    "File with the authorities of clients, which have to show a certificate of theirs (mTLS); empty when they need none."
+    "PEM file with the CAs that client certificates must be signed by (mTLS); empty if none is required."
     allowed_clients: Annotated[tuple[str, ...], NoDecode] = ()
-    "Names in clients' certificates that may call, as spiffe://shop/cart or cart.shop, separated by commas; empty for all."
+    "Names in client certificates that may call, such as spiffe://shop/cart or cart.shop, comma-separated; empty for all."
     access_tokens_file: str = ""
-    "File with the tokens that calls may show as `authorization: Bearer TOKEN`, one a line; empty when they need none."
+    "File with the accepted tokens, one per line, sent as `authorization: Bearer TOKEN`; empty if none is required."
 
     quit_address: str = ""
-    "Where POST /quit stops the sidecar, for Jobs on Kubernetes before 1.29: host:port on the loopback; empty for none."
+    "Loopback host:port where POST /quit stops the sidecar, for Jobs on Kubernetes before 1.29; empty for none."
     engine: Literal["auto", "native", "aio"] = "auto"
-    "What answers gRPC: native, in Rust; aio, grpc.aio; auto for native where it is installed."
+    "The gRPC server: native (Rust), aio (grpc.aio), or auto for native where it is installed."
 
     redis_nodes: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
-    "The shared Redis or Valkey: host:port, one or more nodes of a cluster, separated by commas."
+    "The shared Redis or Valkey: host:port of one or more nodes, comma-separated."
     redis_mode: Literal["auto", "cluster", "single"] = "auto"
-    "Whether it is a cluster; auto asks it, and expects a cluster while it does not answer and several nodes are named."
+    "Whether it is a cluster; auto asks it, and assumes a cluster if it does not answer and several nodes are named."
     redis_username: str = ""
     "ACL user; empty for the default user."
     redis_password: SecretStr = SecretStr("")
     "Password of that user."
     redis_tls: bool = False
-    "Whether to connect by TLS."
+    "Whether to connect with TLS."
     redis_tls_ca: str = ""
-    "File with the certificates to trust; empty for the system's."
+    "PEM file with the CAs to trust; empty for the system's."
     redis_tls_cert: str = ""
-    "File with the client certificate, for mutual TLS."
+    "PEM file with the client certificate, for mutual TLS."
     redis_tls_key: str = ""
     "File with its key."
     redis_timeout: float = Field(0.25, gt=0, le=10)
-    "Seconds that one Redis command may take."
+    "Timeout of one Redis command, in seconds."
     redis_max_connections: int = Field(32, ge=1, le=1000)
-    "Connections to each Redis node."
+    "Maximum number of connections to each Redis node."
 
     postgres_catalog: SecretStr = Field(min_length=1)
     "PostgreSQL with products, inventory and reservations: postgresql://user:password@host:port/database."
@@ -88,54 +88,54 @@ class Settings(BaseSettings):
     postgres_analytics: SecretStr = SecretStr("")
     "PostgreSQL with behaviour and recommendations; empty for the same as postgres_catalog."
     postgres_pool_size: int = Field(8, ge=1, le=200)
-    "Connections to each PostgreSQL."
+    "Maximum number of connections to each PostgreSQL."
     postgres_timeout: float = Field(2.0, gt=0, le=60)
-    "Seconds that one piece of work in PostgreSQL may take."
+    "Timeout of one transaction or query in PostgreSQL, in seconds."
     postgres_prepare: bool = True
-    "Whether statements are prepared; turn it off behind a PgBouncer before 1.21 in transaction mode, or it is found out."
+    "Whether to use prepared statements; turn it off behind PgBouncer before 1.21 in transaction mode (detected otherwise)."
 
     l1_max_bytes: int = Field(160 * MIB, ge=MIB)
-    "Memory for cached entries, overhead included, in bytes."
+    "Memory for cached entries (L1), overhead included, in bytes."
     l1_max_entries: int = Field(1_000_000, ge=1)
-    "Number of cached entries."
+    "Maximum number of cached entries (L1)."
 
     max_concurrent_calls: int = Field(2000, ge=1)
-    "Unary calls in progress; one more is refused with RESOURCE_EXHAUSTED, those for products earlier than carts."
+    "Maximum number of unary calls in progress; above it calls get RESOURCE_EXHAUSTED, product calls before cart calls."
     max_dataset_calls: int = Field(1500, ge=1)
-    "Of them, those for one dataset, such as carts; one more is refused, so that the other datasets are served."
+    "The same for one dataset, such as carts, so that the others are still served."
     max_streams: int = Field(200, ge=1)
-    "Watch streams in progress; one more is refused with RESOURCE_EXHAUSTED."
+    "Maximum number of watch streams in progress; above it calls get RESOURCE_EXHAUSTED."
     max_message_bytes: int = Field(4 * MIB, ge=8192, le=64 * MIB)
-    "Size of a request or reply, in bytes; clients take replies of 4 MiB unless they are told otherwise."
+    "Maximum size of a request or reply, in bytes; gRPC clients accept replies of 4 MiB by default."
     drain_seconds: float = Field(10.0, ge=0, le=600)
-    "Seconds that calls in progress get to finish when the sidecar stops."
+    "Time for calls in progress to finish when the sidecar stops, in seconds."
     max_connection_age: float = Field(0.0, ge=0, le=30 * 86400)
-    "Seconds after which a client's connection is ended, give or take a tenth, for it to connect anew; 0 for never."
+    "Maximum age of a client connection, in seconds plus or minus 10 %, after which it must reconnect; 0 for no limit."
     max_connection_age_grace: float = Field(30.0, ge=0, le=86400)
-    "Seconds that the calls on it, watches included, then get to finish."
+    "Time for the calls on such a connection, watches included, to finish, in seconds."
     max_connection_idle: float = Field(3600.0, ge=0, le=30 * 86400)
-    "Seconds without a call after which a client's connection is ended; 0 for never."
+    "Idle time after which a client connection is closed, in seconds; 0 for never."
     keepalive_time: float = Field(30.0, ge=0.1, le=86400)
-    "Seconds after which a client is asked whether it is still there."
+    "Interval of keepalive pings to clients, in seconds."
     keepalive_timeout: float = Field(10.0, ge=0.1, le=3600)
-    "Seconds it has to say so; then its connection and its calls end."
+    "Time for a client to answer a ping, in seconds; then its connection and calls end."
 
     cart_max_items: int = Field(200, ge=1, le=500)
-    "Lines that a cart may have."
+    "Maximum number of lines in a cart."
     cart_max_quantity: int = Field(999, ge=1, le=1_000_000)
-    "Pieces that a line of a cart may have."
+    "Maximum quantity of a line in a cart."
 
     region: str = Field("local", pattern=r"^[a-z0-9-]{1,32}$")
-    "Name of the region whose Redis a relay tells of changes."
+    "Name of the region whose Redis the relay publishes changes to."
     change_retention: float = Field(3600.0, ge=60, le=30 * 86400)
-    "Seconds that the relay keeps delivered changes, for watchers that resume."
+    "Time for which the relay keeps published changes, for watchers that resume, in seconds."
 
     policy_file: str = ""
-    "TOML file whose values are put over the built-in policy.toml."
+    "TOML file that overrides the built-in policy.toml."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    "Least level that is logged."
+    "Minimum log level."
     log_format: Literal["auto", "json", "console"] = "auto"
-    "How log lines look; auto is console in a terminal, else json."
+    "Log format; auto is console in a terminal, else json."
 
     @field_validator("redis_nodes", "allowed_clients", mode="before")
     @classmethod

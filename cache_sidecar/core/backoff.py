@@ -19,7 +19,7 @@ class Backoff:
         self._longest = FIRST
 
     async def pause(self) -> None:
-        """Takes that an attempt failed, and waits before the next one."""
+        """Records a failure, and waits before the next attempt."""
         longest, self._longest = self._longest, min(LONGEST, 2 * self._longest)
         await self._sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # nobody gains by guessing it
 

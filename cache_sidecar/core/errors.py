@@ -34,7 +34,7 @@ class Unauthenticated(RequestError):
 
     def __str__(self) -> str:
         if self.had_token:
-            return "the token is none of those that are valid"
+            return "invalid token"
         return "a token is needed: send the metadata `authorization: Bearer TOKEN`"
 
 
@@ -45,7 +45,7 @@ class ClientNotAllowed(RequestError):
     names: str
 
     def __str__(self) -> str:
-        return f"the names of the client's certificate ({self.names or 'none'}) are not among those that may call"
+        return f"client certificate names ({self.names or 'none'}) are not in allowed_clients"
 
 
 @dataclass

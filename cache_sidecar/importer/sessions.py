@@ -97,7 +97,7 @@ def _hash(session_id: Any) -> str:
     if session_id is None or session_id == "":
         raise RowRejected("missing_field", "has no session_id")
     if not isinstance(session_id, str):
-        raise RowRejected("wrong_type", "has a session_id that is no text")
+        raise RowRejected("wrong_type", "has a session_id that is not a string")
     if len(session_id) > MAX_ID or not session_id.isprintable():
         raise RowRejected(
             "session_id", f"has a session_id of more than {MAX_ID} characters, or with some that cannot be printed"

@@ -62,7 +62,7 @@ class ServerConfig(_Section):
     service: str = "cache-sidecar-injector"
     "Name of its Service there, which is what its certificate is for."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    "Least level that is logged."
+    "Minimum log level."
 
 
 class ApiConfig(_Section):

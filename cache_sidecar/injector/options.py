@@ -109,7 +109,7 @@ class Options(BaseModel):
     policy_config_map: Name = ""
     "ConfigMap with such TOML under the key `policy.toml`."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    "Least level that is logged: `debug`, `info`, `warning` or `error`."
+    "Minimum log level: `debug`, `info`, `warning` or `error`."
     drain_seconds: Annotated[str, AfterValidator(_is_seconds)] = "10"
     "Seconds that calls in progress get when the sidecar stops; at most 600."
 

@@ -61,7 +61,7 @@ def _named(mask: str, paths: Iterable[str]) -> list[str]:
         return list(KEYS)
     for path in named:
         if path not in KEYS:
-            raise InvalidRequest({mask: f"{path[:64]!r} is no key of a dataset; there are: {', '.join(KEYS)}, or * for all"})
+            raise InvalidRequest({mask: f"{path[:64]!r} is not a policy key; the keys are: {', '.join(KEYS)}, or * for all"})
     return named
 
 

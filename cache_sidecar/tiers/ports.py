@@ -242,7 +242,7 @@ class L2(Protocol):
         ...
 
     async def claim(self, dataset: str, id: str, *, ttl: float) -> bool:
-        """Returns whether nobody else said so in the last `ttl` seconds: who hears yes does what one of all is to do."""
+        """Tries to acquire a fleet-wide claim for `ttl` seconds; returns whether this sidecar won."""
         ...
 
     async def extend_ttl(self, dataset: str, *, ttl: float, now: float) -> None:
@@ -250,7 +250,7 @@ class L2(Protocol):
         ...
 
     async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
-        """Stores what was committed, unless it is there already, and tells every sidecar.
+        """Writes each record if it is newer, and publishes the invalidation.
 
         A bare version instead of a record marks what is older as out of date.
         """

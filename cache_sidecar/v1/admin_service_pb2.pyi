@@ -153,7 +153,7 @@ class GetStatsResponse(_message.Message):
 
     @_builtins.property
     def policy(self) -> Global___PolicyStatus:
-        """How the policy file fares."""
+        """Status of the policy file."""
 
     @_builtins.property
     def inspections(self) -> _containers.RepeatedCompositeFieldContainer[Global___InspectionStats]:
@@ -429,7 +429,7 @@ class GetPolicyResponse(_message.Message):
 
     @_builtins.property
     def status(self) -> Global___PolicyStatus:
-        """How the policy file fares."""
+        """Status of the policy file."""
 
     def __init__(
         self,
@@ -543,7 +543,7 @@ class UpdatePolicyResponse(_message.Message):
 
     @_builtins.property
     def status(self) -> Global___PolicyStatus:
-        """How the policy file fares."""
+        """Status of the policy file."""
 
     def __init__(
         self,
@@ -618,7 +618,7 @@ class DatasetPolicy(_message.Message):
     l2_enabled: _builtins.bool
     """False reads and fills nothing in Redis; writes still tell it what is out of date. Has to be true for sessions."""
     native_hits: _builtins.bool
-    """False has hits answered by Python also where the native engine runs: to compare, and to live through a defect."""
+    """False has hits answered by Python also where the native engine runs: for comparison, or as a workaround for a native-path bug."""
     @_builtins.property
     def l1_soft_ttl(self) -> _duration_pb2.Duration:
         """Age from which an entry in memory is refreshed in the background. 0 when the dataset is not kept in memory."""

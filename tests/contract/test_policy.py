@@ -87,7 +87,7 @@ async def test_a_wrong_file_changes_nothing_and_is_told(open_shop: Open, config:
         await until(lambda: shop.app._policy.refused)
         found, status = await get_policy(shop)
         assert (found.l2_ttl.seconds, status.version, status.refused) == (1000, 1, 1)
-        assert status.last_error.startswith(f"{config.file}: product.l2_tll is no key of a dataset; there are: l1_soft_ttl,")
+        assert status.last_error.startswith(f"{config.file}: product.l2_tll is not a policy key; the keys are: l1_soft_ttl,")
         assert status.last_error_time.ToNanoseconds() / 1e9 == clock.now()
         stats = await shop.admin.GetStats(pb.GetStatsRequest(dataset="product"))
         assert stats.policy == status
@@ -150,9 +150,9 @@ async def test_a_mask_names_what_is_changed(open_shop: Open) -> None:
         ({"dataset": "session", "rollout": 50}, {}, "policy", "session.rollout must be 100: the uses of a session"),
         ({"dataset": "session", "shadow": True}, {}, "policy", "session.shadow must be false"),
         ({"dataset": "session", "l2_enabled": False}, {}, "policy", "session.l2_enabled must be true"),
-        ({"rollout": 5}, {"update_mask": ["roll_out"]}, "update_mask", "'roll_out' is no key of a dataset; there are: "),
-        ({"rollout": 5}, {"update_mask": ["dataset"]}, "update_mask", "'dataset' is no key"),
-        ({"rollout": 5}, {"reset_mask": ["origins"]}, "reset_mask", "'origins' is no key"),
+        ({"rollout": 5}, {"update_mask": ["roll_out"]}, "update_mask", "'roll_out' is not a policy key; the keys are: "),
+        ({"rollout": 5}, {"update_mask": ["dataset"]}, "update_mask", "'dataset' is not a policy key"),
+        ({"rollout": 5}, {"reset_mask": ["origins"]}, "reset_mask", "'origins' is not a policy key"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_and_changes_nothing(

@@ -60,10 +60,11 @@ async def test_a_job_waits_for_its_sidecar_and_tells_it_to_quit(tmp_path: Path, 
         assert await ask(unix) == (0, "")
         said = await until(lambda: _degraded(unix, "redis"))
         refused = r"; since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ: .*refused.*"
-        redis = "degraded: redis 127.0.0.1:1: what it holds is read from PostgreSQL, and written there alone"
+        redis = "degraded: redis 127.0.0.1:1: reads and writes for its slots go to PostgreSQL"
         assert any(re.fullmatch(redis + refused, line) for line in said)
         assert any(
-            line.startswith("degraded: invalidations: memory answers marked stale, then no more; since ") for line in said
+            line.startswith("degraded: invalidations: L1 serves entries marked stale until stale_limit, then misses; since ")
+            for line in said
         )
         said = await until(lambda: _degraded_for_callers(address, "postgresql"))
         store = "degraded: postgresql catalog, user: only what is cached is answered, and nothing is written"
@@ -95,7 +96,7 @@ async def test_a_sidecar_with_tls_and_tokens_is_asked(tmp_path: Path, choose_por
         assert (code, said) == (0, "degraded: unknown: the sidecar does not say\n")
         code, said = await ask(address, "--verbose", *tls, *mtls, "--token-file", f"{tmp_path}/tokens")
         assert code == 0
-        assert "degraded: invalidations: memory answers marked stale, then no more; since " in said
+        assert "degraded: invalidations: L1 serves entries marked stale until stale_limit, then misses; since " in said
         problem = f"cache-sidecar-probe: {address}: its certificate is not trusted: "
         assert (await ask(address, "--ca", f"{tmp_path}/other"))[1].startswith(problem)
         assert (await ask(address, *tls, "--server-name", "other.shop"))[1].startswith(problem)

@@ -43,7 +43,7 @@ HEARTBEAT_EVERY = 0.25
 GRACE = 0.1
 # The name of this dependency, and what callers see while changes are not heard.
 INVALIDATIONS = "invalidations"
-UNHEARD = "memory answers marked stale, then no more"
+UNHEARD = "L1 serves entries marked stale until stale_limit, then misses"
 # An error is not to be tried again: redis-py would connect and subscribe anew, and say nothing of what was published meanwhile.
 _AT_ONCE = Retry(NoBackoff(), 0, supported_errors=())
 
@@ -202,24 +202,23 @@ class Feed:
         """Stops listening; its partitions are not trusted any more."""
         if self._task is not None:
             await cancel_and_wait(self._task)
+        # Not in the task: it is cancelled again when it takes long to end, and would leave its connections open.
+        await self._redis.aclose()
 
     def on_expired(self, late: float) -> None:
         """Ends the trust: no heartbeat was good in time."""
         self._set_trusted(False, late=late)
 
     async def _run(self) -> None:
-        try:
-            while True:
-                try:
-                    with failures():
-                        await self._listen()
-                except TierFailed as error:
-                    self._dependency.failed(error.detail or error.failure.value, effect=UNHEARD)
-                finally:
-                    self._set_trusted(False)
-                await self._backoff.pause()
-        finally:
-            await self._redis.aclose()
+        while True:
+            try:
+                with failures():
+                    await self._listen()
+            except TierFailed as error:
+                self._dependency.failed(error.detail or error.failure.value, effect=UNHEARD)
+            finally:
+                self._set_trusted(False)
+            await self._backoff.pause()
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as pubsub:

@@ -151,12 +151,12 @@ class RedisL2:
         await self._call([_Call("release", (self._names.key(dataset, id),), (lease,)) for id, lease in leases.items()])
 
     async def claim(self, dataset: str, id: str, *, ttl: float) -> bool:
-        """Returns whether nobody else said so in the last `ttl` seconds: who hears yes does what one of all is to do."""
+        """Tries to acquire a fleet-wide claim for `ttl` seconds; returns whether this sidecar won."""
         key = self._names.claim(dataset, id)
         return bool(await self._shards.ask(_slot_of(key), "SET", key, self._holder, "NX", "PX", _milliseconds(ttl)))
 
     async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
-        """Stores what was committed, unless it is there already, and tells every sidecar.
+        """Writes each record if it is newer, and publishes the invalidation.
 
         A bare version instead of a record marks what is older as out of date.
         """

@@ -25,7 +25,7 @@ Command = tuple[Any, ...]
 # Seconds after which a connection that nobody uses is closed: what a burst opened, or what leads to who is no primary any more.
 IDLE = 30.0
 # What callers see of a server that does not answer, and of one that answers and refuses.
-AWAY = "what it holds is read from PostgreSQL, and written there alone"
+AWAY = "reads and writes for its slots go to PostgreSQL"
 REFUSES = "what it refuses is read from PostgreSQL; other sidecars hear of changes later, or say stale"
 # The problem of a server that answers reads, and no writes.
 WRITTEN = "written"

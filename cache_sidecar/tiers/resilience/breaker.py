@@ -56,7 +56,7 @@ class Breaker:
         return TierFailed(self._tier, Failure.UNREACHABLE, self._detail)
 
     def succeeded(self) -> None:
-        """Takes that work was answered, be it by a refusal."""
+        """Records that the tier answered, even with a refusal."""
         self._failures = 0
         if self._is_told and self._dependency is not None:
             self._is_told = False
