@@ -57,7 +57,7 @@ L2_RUNNING, L2_WAITING = 64, 2_000
 # Work that may wait for PostgreSQL, per connection.
 STORE_WAITING = 64
 # What callers see of a PostgreSQL that does not answer.
-STORE_AWAY = "only what is cached is answered, and nothing is written"
+STORE_AWAY = "only cached data is served, and writes fail"
 
 
 class Store(NamedTuple):

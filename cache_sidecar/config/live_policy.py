@@ -102,7 +102,7 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
         except SettingsError as error:
             self.refused += 1
             self.last_error, self.last_error_time = str(error), self._clock.now()
-            telemetry.log.error("the policy file is refused, the policy stays as it was", error=str(error))
+            telemetry.log.error("invalid policy file ignored; the previous policy stays in effect", error=str(error))
             return
         self._tables, self.load_time, self.last_error = tables, self._clock.now(), ""
         self._enforce(merged, by="file")
@@ -129,7 +129,7 @@ class LivePolicy(Mapping[str, DatasetPolicy]):
             return
         self.version += 1
         changes = [line for name, dataset in old.items() for line in _changes(name, dataset, merged[name])]
-        telemetry.log.info("the policy is changed", by=by, version=self.version, changes=changes)
+        telemetry.log.info("policy changed", by=by, version=self.version, changes=changes)
         self._in_force.update(merged)
         for name, dataset in old.items():
             for follower in self._followers:

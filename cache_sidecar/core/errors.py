@@ -15,7 +15,7 @@ class SettingsError(SidecarError):
 
 
 class InputError(SidecarError):
-    """A file or argument somebody gave cannot be used."""
+    """A file or argument given by the user cannot be used."""
 
 
 class ServerUnreachable(SidecarError):
@@ -104,7 +104,7 @@ class EtagMismatch(RequestError):
     "Messages that say what is there now."
 
     def __str__(self) -> str:
-        return f"{self.resource} {self.id!r} was changed by somebody else: its etag is {self.current!r} now"
+        return f"{self.resource} {self.id!r} was changed by someone else: its etag is now {self.current!r}"
 
 
 @dataclass

@@ -53,7 +53,7 @@ class ExpiredHolds:
         if now - self._logged_at < LOG_EVERY:
             return
         telemetry.log.error(
-            "a reservation that is over cannot be ended: its pieces stay reserved; it is tried again",
+            "an expired reservation cannot be released, its stock stays reserved; will retry",
             reservation=str(ended.reservation_id),
             error=ended.refused,
             attempts=self._refused,

@@ -116,7 +116,9 @@ class Relay:
                 # Also when there is always something to tell.
                 await self._prune(term)
             except TierFailed as error:
-                self._dependency.failed(str(error), effect="changes are not relayed: replies say stale", problem=RELAYING)
+                self._dependency.failed(
+                    str(error), effect="changes are not published; replies are marked stale", problem=RELAYING
+                )
                 self._next_look = 0.0  # what comes back may be another
                 # Whatever is announced meanwhile: that would be a try for each.
                 await self._sleep(min(max(RETRY, self._clock.now() - began), LONGEST))
@@ -127,7 +129,7 @@ class Relay:
                 else:
                     self._dependency.failed(
                         str(self._failed),
-                        effect="changes are not relayed to some shards: replies from them say stale",
+                        effect="changes are not published to some shards; their replies are marked stale",
                         problem=RELAYING,
                     )
                 if not is_behind:

@@ -29,7 +29,7 @@ from cache_sidecar.tiers.resilience.breaker import Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
 
 # What it means that PostgreSQL does not answer.
-STORE_AWAY = "no change is relayed, no hold expires"
+STORE_AWAY = "no changes are published, no holds expire"
 
 
 async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy | None = None) -> None:

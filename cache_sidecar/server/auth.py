@@ -55,7 +55,7 @@ class Access:
         try:
             self._tokens = _read(self._file)
         except SettingsError as error:
-            telemetry.log.error("the tokens are refused, those before stay valid", error=str(error))
+            telemetry.log.error("invalid tokens file ignored; the previous tokens stay valid", error=str(error))
             return
         for take in self._followers:
             take(self._tokens)

@@ -60,7 +60,7 @@ class Tls:
             for take in self._followers:
                 take(pem)
         except (SettingsError, ValueError) as error:
-            telemetry.log.error("the TLS files are refused, those before stay in force", error=str(error))
+            telemetry.log.error("invalid TLS files ignored; the previous ones stay in effect", error=str(error))
             return
         self.pem = pem
         telemetry.log.info("TLS files loaded", files=self._files)

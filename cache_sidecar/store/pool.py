@@ -54,7 +54,7 @@ _UNPREPARED = (psycopg.errors.DuplicatePreparedStatement, psycopg.errors.Invalid
 # Classes of SQLSTATE that are about the statement's data or its transaction, and no sign that the database is unwell.
 _ABOUT_DATA = {"21", "22", "23", "40", "44", "P0"}
 # What callers see of a database that refuses.
-REFUSES = "calls that need what it refuses are UNAVAILABLE"
+REFUSES = "calls that need the refused statements fail with UNAVAILABLE"
 # Seconds after which a connection that was not needed is closed, all but one.
 IDLE = 10.0
 # Seconds after which a connection is replaced; spread, so that those opened together are not all replaced together.
@@ -315,7 +315,7 @@ class Database:
         if not was_refused and not is_again:
             self._say(f"renewed {_key(error, used.connection)}")
             telemetry.log.warning(
-                "statements are run on new connections from now on: what the old ones remember holds no longer",
+                "replacing connections: the schema or the pooler changed under the old ones",
                 statement=_shown(used.connection.statement),
                 error=_words(error),
             )

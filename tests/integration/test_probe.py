@@ -67,7 +67,7 @@ async def test_a_job_waits_for_its_sidecar_and_tells_it_to_quit(tmp_path: Path, 
             for line in said
         )
         said = await until(lambda: _degraded_for_callers(address, "postgresql"))
-        store = "degraded: postgresql catalog, user: only what is cached is answered, and nothing is written"
+        store = "degraded: postgresql catalog, user: only cached data is served, and writes fail"
         assert any(re.fullmatch(store + refused, line) for line in said)
         assert (await post(quit_port, b"GET /quit HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
         assert await post(quit_port, b"x" * 10_000) == b""

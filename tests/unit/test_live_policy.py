@@ -54,7 +54,7 @@ def test_a_swapped_config_map_is_taken(live: LivePolicy, config: ConfigMap, cloc
     with capture_logs() as logs:
         look(live)
     assert (l2_ttl(live), read().l2_ttl, live.version, live.load_time) == (61, 61, 2, START + 5)
-    assert [(log["event"], log["changes"]) for log in logs] == [("the policy is changed", ["product.l2_ttl: 60.0 -> 61.0"])]
+    assert [(log["event"], log["changes"]) for log in logs] == [("policy changed", ["product.l2_ttl: 60.0 -> 61.0"])]
     config.swap("[product]\nl1_soft_ttl = 7\n")
     look(live)
     assert (l2_ttl(live), live["product"].l1_soft_ttl) == (3600, 7), "what a file does not name is as it ships"
@@ -91,7 +91,7 @@ def test_a_wrong_file_leaves_the_policy_and_says_why_once(
     assert (live.refused, live.last_error_time) == (1, START + 5)
     assert live.last_error.startswith(str(config.file))
     assert [(log["event"], log["error"]) for log in logs] == [
-        ("the policy file is refused, the policy stays as it was", live.last_error)
+        ("invalid policy file ignored; the previous policy stays in effect", live.last_error)
     ]
     config.swap("[product]\nl2_ttl = 62\n")
     look(live)

@@ -81,5 +81,5 @@ class Bound:
             self._logged = now
             kind: Any = made.DESCRIPTOR.name
             telemetry.log.warning(
-                "left out of a page: it is larger than max_message_bytes allows", kind=kind, size=size, limit=self.max_bytes
+                "skipped in a listing: larger than max_message_bytes", kind=kind, size=size, limit=self.max_bytes
             )

@@ -20,7 +20,7 @@ from cache_sidecar.tiers.ports import PARTITIONS, RelayWatermarks
 EVERY = 0.25
 SOON = 0.1
 # What callers see of a relay that is behind.
-EFFECT = "replies say stale"
+EFFECT = "replies are marked stale"
 
 
 class Waiting(Protocol):

@@ -107,7 +107,7 @@ class Inspector:
 
     def _report(self, doubt: _Doubt) -> None:
         telemetry.log.error(
-            "memory serves what PostgreSQL changed longer ago than the staleness bound",
+            "L1 served an entry that PostgreSQL changed more than staleness_bound ago",
             dataset=self._dataset.name,
             served_version=doubt.sample.version,
             version=doubt.row.version if doubt.row else None,

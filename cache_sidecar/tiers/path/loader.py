@@ -136,7 +136,7 @@ class Loader:
         if self._clock.now() >= self._say_unreadable_at:
             self._say_unreadable_at = self._clock.now() + SAY_UNREADABLE_EVERY
             telemetry.log.error(
-                "a row in PostgreSQL cannot be read, and is left out",
+                "skipping an unreadable row in PostgreSQL",
                 dataset=self.name,
                 error=row.why,
                 since_start=self.counters[Source.STORE].unreadable,

@@ -72,7 +72,9 @@ class Shadow:
                 self.mismatches += 1
                 named = {"id": id} if self._shows_ids else {}
                 versions = {"cached_version": again.version, "stored_version": stored[id].version}
-                telemetry.log.warning("the caches would have answered otherwise", dataset=self._dataset, **versions, **named)
+                telemetry.log.warning(
+                    "shadow mismatch: the caches would have answered differently", dataset=self._dataset, **versions, **named
+                )
 
     def _differs(self, cached: Answer, stored: Record) -> bool:
         """Whether the caches would have answered with something else that is not newer."""

@@ -26,7 +26,7 @@ Command = tuple[Any, ...]
 IDLE = 30.0
 # What callers see of a server that does not answer, and of one that answers and refuses.
 AWAY = "reads and writes for its slots go to PostgreSQL"
-REFUSES = "what it refuses is read from PostgreSQL; other sidecars hear of changes later, or say stale"
+REFUSES = "refused reads go to PostgreSQL; other sidecars learn of changes later, or mark replies stale"
 # The problem of a server that answers reads, and no writes.
 WRITTEN = "written"
 # Commands that don't write, and the one function of ours that says so (functions.lua).
