@@ -13,16 +13,18 @@ from typing import Any, NamedTuple
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
+from cache_sidecar.v1 import cache_pb2
 from cache_sidecar.v1 import cart_service_pb2 as carts
 from cache_sidecar.v1 import product_service_pb2 as products
 from cache_sidecar.v1.cart_pb2 import Cart
+from cache_sidecar.v1.cart_service_pb2_grpc import CartServiceStub
 from tests.conftest import ChoosePorts
 from tests.customers import item
 from tests.interop import build
 from tests.interop.conftest import got
 from tests.interop.running import run
 from tests.interop.test_sidecar import locked
-from tests.sidecars import process, serving, until
+from tests.sidecars import process, relaying, serving, settings_for, until, without_retries
 from tests.stores import INSERT
 from tests.stores import run as sql
 
@@ -102,11 +104,22 @@ async def sidecar(
             "redis_timeout": 5.0,
         },
     )
-    await served.start()
-    try:
-        yield served
-    finally:
-        await served.close()
+    async with relaying(settings_for(",".join(valkey_cluster.addresses), database, namespace)):
+        await served.start()
+        await until(lambda: _reads_redis(served.address))
+        try:
+            yield served
+        finally:
+            await served.close()
+
+
+async def _reads_redis(address: str) -> bool:
+    """Whether carts come from Redis: a sidecar that has just started does not rest on that yet."""
+    async with without_retries(address) as channel:
+        stub: Any = CartServiceStub(channel)
+        await stub.ReplaceCart(carts.ReplaceCartRequest(cart=Cart(user_id="first", items=[item("mug")])))
+        reply = await stub.GetCart(carts.GetCartRequest(user_id="first"))
+    return bool(reply.cache.source == cache_pb2.SOURCE_L2)
 
 
 def page(user: int) -> list[tuple[str, str]]:
