@@ -40,7 +40,7 @@ async def unreadable(shop: Shop, dataset: str) -> int:
 
 
 def said_of(log: list[dict[str, Any]], dataset: str) -> list[dict[str, Any]]:
-    return [said for said in log if said.get("dataset") == dataset and "cannot be read" in said["event"]]
+    return [said for said in log if said.get("dataset") == dataset and "unreadable row" in said["event"]]
 
 
 SPOILT = {
