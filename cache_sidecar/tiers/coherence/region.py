@@ -31,7 +31,7 @@ class Waiting(Protocol):
         ...
 
 
-_NO_FENCES: Mapping[str, Quarantine] = {}
+_NO_QUARANTINES: Mapping[str, Quarantine] = {}
 _NOBODY: Mapping[str, Sequence[Waiting]] = {}
 
 
@@ -57,7 +57,7 @@ class Region:
         watermarks: RelayWatermarks,
         members: Mapping[str, Sequence[Member]],
         *,
-        quarantines: Mapping[str, Quarantine] = _NO_FENCES,
+        quarantines: Mapping[str, Quarantine] = _NO_QUARANTINES,
         waiting: Mapping[str, Sequence[Waiting]] = _NOBODY,
         clock: Clock,
         dependencies: Dependencies,
