@@ -1,7 +1,7 @@
 """`cache-sidecar verify`: compares everything that Redis holds with PostgreSQL.
 
-Changes are under way while it looks, and when they were committed nobody tells. So what differs is looked at once more when
-the staleness bound has passed: only what still differs then, and is still the same in Redis, is older than the bound.
+Rows change during the comparison, and PostgreSQL does not record when they were committed. So entries that differ are compared
+again after the staleness bound: only one that still differs and has not changed in Redis has been outdated for longer.
 """
 
 import asyncio
@@ -15,24 +15,25 @@ from cache_sidecar.config.policy import Policy
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.errors import ServerUnreachable, SettingsError, Tier, TierFailed
 from cache_sidecar.datasets import ALL, DatasetSpec
-from cache_sidecar.store.pool import Database
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.versions import versions
 from cache_sidecar.tiers.redis.client import RedisClient
 from cache_sidecar.tiers.redis.keys import KeyNames
+from cache_sidecar.tiers.redis.macs import Macs
 from cache_sidecar.tiers.redis.scan import PAGE, KeyScan, Kind, StoredKey
 from cache_sidecar.tiers.resilience.guard import Guard
 
-# Differences that wait for their second look; with more of them it comes at once, so that memory stays constant.
+# Maximum number of differences kept for the second comparison; when it is reached, they are compared at once, to bound memory.
 MAX_DOUBTS = 10_000
-# Differences whose ids are reported.
+# Maximum number of differences reported with their IDs.
 SHOWN = 5
 
 Progress = Callable[[str, int], None]
-"""Hears of a dataset how many keys were read."""
+"""Called with the name of a dataset and the number of keys read so far."""
 
 
 class Verdict(StrEnum):
-    """How what Redis holds compares with PostgreSQL."""
+    """How an entry in Redis compares with PostgreSQL."""
 
     SAME = "same"
     OLDER = "older"
@@ -47,19 +48,19 @@ _DIFFERENCES = frozenset({Verdict.OLDER, Verdict.NEWER, Verdict.MISSING})
 
 @dataclass
 class Report:
-    """What was found of one dataset."""
+    """The result for one dataset."""
 
     dataset: str
     bound: float
-    "Seconds that a change may take."
+    "The staleness bound in seconds."
     found: Counter[Verdict] = field(default_factory=Counter)
     overdue: Counter[Verdict] = field(default_factory=Counter)
-    "Differences that are older than the bound."
+    "Entries that differed for longer than the bound."
     shown: list[str] = field(default_factory=list)
-    "Some of those, each in a few words."
+    "Descriptions of some of them."
 
     def lines(self) -> Iterator[str]:
-        """Yields the report for a terminal."""
+        """Yields the lines to print."""
         counts = ", ".join(f"{self.found[verdict]:,} {verdict}" for verdict in Verdict)
         yield f"{self.dataset}: {self.found.total():,} keys: {counts}"
         if self.overdue:
@@ -77,13 +78,13 @@ async def verify(
     specs: Sequence[DatasetSpec] = ALL,
     default_policy: Policy | None = None,
 ) -> list[Report]:
-    """Compares datasets, or all if none is named. Raises SettingsError for one that is not there, ServerUnreachable."""
+    """Compares datasets, or all if none is named. Raises SettingsError for an unknown one, and ServerUnreachable."""
     known = {spec.name: spec for spec in specs}
     if unknown := next((name for name in datasets if name not in known), None):
         raise SettingsError(f"there is no dataset {unknown!r}; there are: {', '.join(known)}")
     bounds = policy.load(settings.policy_file, default_policy)
     connection = RedisClient(settings)
-    sweep = KeyScan(connection, KeyNames(settings.namespace))
+    sweep = KeyScan(connection, KeyNames(settings.namespace), macs=Macs.of(settings))
     databases = {dsn: _database(settings, dsn) for dsn in settings.databases()}
     try:
         for database in databases.values():
@@ -110,7 +111,7 @@ def _database(settings: Settings, dsn: str) -> Database:
 
 
 class _Comparison:
-    """Of one dataset."""
+    """The comparison of one dataset."""
 
     def __init__(
         self, sweep: KeyScan, database: Database, spec: DatasetSpec, report: Report, wait: Callable[[float], Awaitable[None]]
@@ -124,21 +125,29 @@ class _Comparison:
 
     async def run(self, progress: Progress) -> None:
         async for page in self._sweep.pages(self._report.dataset):
-            for held, verdict, _ in await self._compared(page):
+            for held, verdict, _ in await self._compare(page):
                 self._report.found[verdict] += 1
                 if verdict in _DIFFERENCES:
                     self._doubts.append(held)
             progress(self._report.dataset, self._report.found.total())
             if len(self._doubts) >= MAX_DOUBTS:
-                await self._look_again()
-        await self._look_again()
+                await self._compare_again()
+        await self._compare_again()
 
-    async def _compared(self, page: Sequence[StoredKey]) -> list[tuple[StoredKey, Verdict, int | None]]:
-        """Compares with PostgreSQL as it is now, which is after Redis was read: so nothing in Redis can be newer."""
+    async def _compare(self, page: Sequence[StoredKey]) -> list[tuple[StoredKey, Verdict, int | None]]:
+        """Compares a page with PostgreSQL.
+
+        PostgreSQL is read after Redis: in the other order, a write in between would make the entry in Redis look newer.
+        """
         stored = await versions(self._database, self._spec.table, [held.id for held in page])
-        return [(held, _verdict(held, stored.get(held.id)), stored.get(held.id)) for held in page]
+        return [(held, self._verdict_on(held, stored.get(held.id)), stored.get(held.id)) for held in page]
 
-    async def _look_again(self) -> None:
+    def _verdict_on(self, held: StoredKey, version: int | None) -> Verdict:
+        verdict = _verdict(held, version)
+        is_made = self._spec.values_without_rows and held.version == 0
+        return Verdict.SAME if verdict is Verdict.MISSING and is_made else verdict
+
+    async def _compare_again(self) -> None:
         if not self._doubts:
             return
         await self._wait(self._report.bound)
@@ -146,7 +155,7 @@ class _Comparison:
         for first in range(0, len(doubts), PAGE):
             before = set(doubts[first : first + PAGE])
             now = await self._sweep.read(self._report.dataset, [held.id for held in before])
-            for held, verdict, version in await self._compared([held for held in now if held in before]):
+            for held, verdict, version in await self._compare([held for held in now if held in before]):
                 if verdict in _DIFFERENCES:
                     self._report.overdue[verdict] += 1
                     self._show(held, version)

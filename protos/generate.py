@@ -1,8 +1,11 @@
-"""Generates the Python code of these protos into `cache_sidecar/v1`, and that of gRPC's interop service into `tests/interop`.
+"""Generates everything that is made of these protos.
 
-With --check, says whether it is up to date.
+The Python code of the sidecar in `cache_sidecar/v1`, that of gRPC's interop service in `tests/interop`, the protos of
+applications in `clients/protos`, and the stubs of the Python client.
 
-The generated code is committed, so that using the project needs no compiler, and never edited.
+With --check, reports whether it is up to date.
+
+The generated code is committed, so that the project can be used without a compiler. Never edit it.
 """
 
 import sys
@@ -10,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 import grpc_tools
+from client_stubs import OUT as CLIENT_PROTOS
+from client_stubs import PYTHON_STUBS, client_protos, python_stubs
 from google.type import money_pb2
 from grpc_tools import protoc
 
@@ -18,8 +23,8 @@ PROJECT = PROTOS.parent
 OURS = sorted(PROTOS.glob("cache_sidecar/v1/*.proto"))
 VALIDATE = PROTOS / "buf/validate/validate.proto"
 INTEROP = PROJECT / "tests/interop"
-# The validation rules are options in our descriptors, but no wheel ships their generated module: we keep our own. The interop
-# service cannot be below grpc's own package.
+# The validation rules are options in our descriptors, but no wheel ships their generated module, so we generate it. The
+# interop service cannot be in grpc's own package.
 MOVED = {
     "from buf.validate import": "from cache_sidecar.v1.buf.validate import",
     "from grpc.testing import": "from tests.interop.grpc.testing import",
@@ -47,8 +52,12 @@ def compile_protos(out: Path) -> None:
         raise SystemExit(status)
 
 
-def generate(out: Path) -> dict[Path, str]:
-    """Returns every generated file's text by its path below the project, compiled in the scratch folder `out`."""
+def generate(out: Path) -> tuple[dict[Path, str], set[Path]]:
+    """Compiles in the scratch folder `out`.
+
+    Returns the text of every generated file, by its path relative to the project, and the files that exist and should be
+    among them.
+    """
     compile_protos(out)
     generated = {}
     for path in sorted(out.rglob("*.py*")):
@@ -58,19 +67,19 @@ def generate(out: Path) -> dict[Path, str]:
         for old, new in MOVED.items():
             text = text.replace(old, new)
         generated[path.relative_to(out)] = text
-    return generated
+    generated |= client_protos()
+    folders = [(PROJECT / "cache_sidecar/v1", "*_pb2*.py*"), (INTEROP, "*_pb2*.py*"), (PROJECT / CLIENT_PROTOS, "*.*")]
+    if (stubs := python_stubs()) is not None:
+        generated |= stubs
+        folders.append((PROJECT / PYTHON_STUBS, "*_pb2*.py*"))
+    existing = {path for folder, pattern in folders for path in folder.rglob(pattern) if "__pycache__" not in path.parts}
+    return generated, {path.relative_to(PROJECT) for path in existing}
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the files, or compares them; returns 1 when they differ."""
+    """Writes the files, or compares them with --check; returns 1 if they differ."""
     with tempfile.TemporaryDirectory() as scratch:
-        generated = generate(Path(scratch))
-    existing = {
-        path.relative_to(PROJECT)
-        for folder in (PROJECT / "cache_sidecar/v1", INTEROP)
-        for path in folder.rglob("*_pb2*.py*")
-        if "__pycache__" not in path.parts
-    }
+        generated, existing = generate(Path(scratch))
     stale = sorted(existing - generated.keys())
     changed = [p for p, text in generated.items() if not (PROJECT / p).exists() or (PROJECT / p).read_text() != text]
     if "--check" in arguments:

@@ -2,5 +2,5 @@
 
 import os
 
-# gRPC would run handlers of its own in every child that a test forks, while its threads are at work; ours exec at once.
+# gRPC would run its fork handlers in every child that a test forks, while its threads run; these children exec at once.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

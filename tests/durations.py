@@ -1,4 +1,4 @@
-"""How long tests take: a plugin that writes it to a file, and `python -m tests.durations`, which prints that as a table."""
+"""Durations of tests: a plugin that writes them to a file, and `python -m tests.durations`, which prints it as a table."""
 
 import json
 import time
@@ -12,23 +12,23 @@ from rich.table import Column, Table
 
 FILE = Path("build/durations.json")
 SLOWEST = 50
-# By test: seconds with its fixtures, and of them those in which this process computed.
+# By test: its seconds including fixtures, and the CPU seconds of this process among them.
 Tests = dict[str, tuple[float, float]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the option that turns it on: only a run of a whole suite says something of it."""
+    """Adds the option that enables it: only a run of a whole suite is worth recording."""
     parser.addoption("--durations-file", metavar="FILE", help="put durations per folder, and the slowest tests, into FILE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Takes part in a run where a file is named."""
+    """Registers the plugin if a file is given."""
     if file := config.getoption("--durations-file"):
         config.pluginmanager.register(Durations(config, Path(file)), "durations of a suite")
 
 
 class Durations:
-    """What one run took, be it in one process or, with xdist, in several."""
+    """The durations of one run, in one process or, with xdist, in several."""
 
     def __init__(self, config: pytest.Config, file: Path) -> None:
         self._config, self._file = config, file
@@ -37,26 +37,25 @@ class Durations:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Measures one test, with the fixtures that were made for it and ended after it."""
+        """Measures one test, including the fixtures set up before and torn down after it."""
         started, cpu = time.monotonic(), time.process_time()
         outcome = yield
-        # xdist adds the group.
-        self._tests[item.nodeid.partition("@")[0]] = time.monotonic() - started, time.process_time() - cpu
+        self._tests[item.nodeid] = time.monotonic() - started, time.process_time() - cpu
         return outcome
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Takes what a process of xdist has measured, when it is done."""
+        """Collects the measurements of an xdist worker when it ends."""
         self._tests |= getattr(node, "workeroutput", {}).get("durations", {})
 
     @pytest.hookimpl(trylast=True)  # after xdist's, which ends the other processes
     def pytest_sessionfinish(self) -> None:
-        """Writes what this suite took, beside what the file has of others."""
+        """Writes the durations of this suite; those of other suites stay in the file."""
         if hasattr(self._config, "workeroutput"):
             self._config.workeroutput["durations"] = self._tests
             return
         if not self._tests:
-            return  # what was there says more
+            return  # keep the earlier, complete run
         suite = str(self._config.getoption("-m")) or "all"
         suites = read(self._file) | {suite: summary(self._tests, time.monotonic() - self._started)}
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +63,7 @@ class Durations:
 
 
 def summary(tests: Tests, seconds: float) -> dict[str, Any]:
-    """Returns what is written of a suite: its folders, and its slowest tests."""
+    """Returns the record of a suite: its folders and its slowest tests."""
     folders: dict[str, Tests] = {}
     for name, took in tests.items():
         folders.setdefault(name.partition("::")[0].rpartition("/")[0], {})[name] = took
@@ -82,7 +81,7 @@ def _figures(tests: Tests) -> dict[str, float]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Returns the suites of a file; none where there is no file."""
+    """Returns the suites in a file; none if it does not exist."""
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 

@@ -6,46 +6,50 @@ import pytest
 
 TESTS = Path(__file__).parent
 LONG = (
+    # Debian's Chromium, which looks at the pages.
+    "browser",
     # Attacks, floods and thousands of generated requests.
     "contract/hostile",
     "contract/test_hostile_bombs.py",
     "contract/test_hostile_fuzz.py",
     "contract/test_hostile_readers.py",
-    # A Kubernetes API server, and what else is built from Go modules.
+    # Client libraries, in several languages and in environments of their own.
+    "clients",
+    # A Kubernetes API server and other programs built from Go modules.
     "e2e",
-    # Servers that die under load. What a sidecar does without Redis or PostgreSQL is in integration and contract, too.
+    # Servers that die under load. The integration and contract tests also cover sidecars without Redis or PostgreSQL.
     "failure",
+    # Containers, after `make image`.
+    "image",
     # Programs in other languages.
     "interop",
-    # The image's steps, and both wheels: compiled.
-    "injector/test_image.py",
+    # Debian's Prometheus and Alertmanager, and alerts that have to fire.
+    "monitoring",
+    # Both wheels: compiled.
     "integration/test_wheels.py",
+    # A hundred thousand rows.
+    "integration/test_recommendations_size.py",
+    # The processes of many pods.
+    "integration/test_pod_life.py",
     # Every two calls, the second at each statement of the first.
     "integration/test_pairs.py",
 )
-"Folders and files; whatever is put into such a folder is long."
+"Folders and files; everything in such a folder is long."
 
 
 def is_long(file: Path) -> bool:
-    """Says whether a file's tests are long."""
+    """Returns whether a file's tests are long."""
     return any(file.is_relative_to(TESTS / name) for name in LONG)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the marker known."""
+    """Registers the marker."""
     config.addinivalue_line("markers", "long: not in `make test`; tests/suites.py says which")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks them, and says what xdist has to leave together."""
+    """Marks the long tests."""
     for item in items:
         if is_long(item.path):
             item.add_marker(pytest.mark.long)
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    """Returns the file; of tests on both engines the folder and the engine, as they share sidecars that run on it."""
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return f"{item.path.parent.name}-{params['engine']}" if "engine" in params else item.nodeid.partition("::")[0]

@@ -1,1 +1,1 @@
-"""Settings, read once at the start, and the policy, which can change while the program runs."""
+"""The settings, read once at the start, and the policy, which can change at run time."""

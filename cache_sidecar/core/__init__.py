@@ -1,1 +1,1 @@
-"""What every part of the program needs and that needs none of it: errors, time, tasks, logs."""
+"""Basics that every other part uses: errors, time, background tasks, logs, and the health of dependencies."""

@@ -1,4 +1,4 @@
-"""Asks each dependency how it is doing: behind the start, which waits for none of them, and again while anything fails."""
+"""Checks the dependencies in the background: once at the start, which does not wait for them, and while one of them fails."""
 
 import asyncio
 import contextlib
@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Overloaded, TierFailed
 
-# Seconds between two rounds while something fails: the first, and the longest; each is half as long again as the last.
+# Seconds between two rounds while something fails: the first pause, the longest, and the factor between two pauses.
 FIRST, LONGEST, GROWTH = 1.0, 10.0, 1.5
 
 Check = Callable[[float], Awaitable[None]]
-"""Checks one thing, and reports to its dependency; given when it began, in monotonic time. Raises TierFailed, Overloaded."""
+"""Checks something and reports to its dependency; gets the monotonic time of its start. Raises TierFailed, Overloaded."""
 
 
 class Checks:
-    """All of them."""
+    """The checks of a process."""
 
     def __init__(self, dependencies: Dependencies, checks: Sequence[Check]) -> None:
         self._dependencies = dependencies
@@ -26,7 +26,7 @@ class Checks:
         pause = FIRST
         while True:
             self._dependencies.something_failed.clear()
-            await asyncio.gather(*map(self._checked, self._checks))
+            await asyncio.gather(*map(self._run, self._checks))
             if not self._dependencies.failing():
                 pause = FIRST
                 await self._dependencies.something_failed.wait()
@@ -34,11 +34,11 @@ class Checks:
             try:
                 await asyncio.wait_for(self._dependencies.something_failed.wait(), pause)
                 pause = FIRST
-                # What fails in a hurry is not checked in a hurry.
+                # A dependency that keeps failing and recovering must not cause a round each time.
                 await asyncio.sleep(FIRST)
             except TimeoutError:
                 pause = min(LONGEST, pause * GROWTH)
 
-    async def _checked(self, check: Check) -> None:
-        with contextlib.suppress(TierFailed, Overloaded):  # whoever failed has said why
+    async def _run(self, check: Check) -> None:
+        with contextlib.suppress(TierFailed, Overloaded):  # the check has reported it to its dependency
             await check(self._dependencies.monotonic())

@@ -1,4 +1,4 @@
-"""Every error raised on purpose. `status.py` says how each one reaches a caller, `cli.py` how it reaches a terminal."""
+"""Every error raised on purpose. `server/status.py` maps them to gRPC statuses, `cli.py` to exit codes."""
 
 import random
 from collections.abc import Mapping
@@ -7,40 +7,51 @@ from enum import Enum
 
 
 class SidecarError(Exception):
-    """Base of all errors below; the text is one line for the person who caused it."""
+    """Base of all errors below; the text is one line for the user or caller."""
 
 
 class SettingsError(SidecarError):
-    """A setting, policy or command line is wrong; the text says what would be right."""
+    """A setting, policy or command line is invalid; the text says what is allowed."""
 
 
 class InputError(SidecarError):
-    """A file or argument given by the user cannot be used."""
+    """A file or argument given by the user is invalid."""
 
 
 class ServerUnreachable(SidecarError):
-    """A server that a command needs does not answer."""
+    """A server required by a command does not answer."""
 
 
 class RequestError(SidecarError):
-    """A call that cannot succeed as it was made."""
+    """The fault is in the request, or in its timing: the same call does not succeed now."""
 
 
 @dataclass
 class Unauthenticated(RequestError):
-    """A call shows no token that is valid."""
+    """A call has no valid token."""
 
     had_token: bool
 
     def __str__(self) -> str:
         if self.had_token:
             return "invalid token"
-        return "a token is needed: send the metadata `authorization: Bearer TOKEN`"
+        return "a token is required: send the metadata `authorization: Bearer TOKEN`"
+
+
+@dataclass
+class InvalidCertificate(RequestError):
+    """The caller's certificate is not valid, or no longer: it was when the connection began."""
+
+    problem: str
+    "Such as `was revoked`."
+
+    def __str__(self) -> str:
+        return f"the client certificate {self.problem}: connect again with a valid one"
 
 
 @dataclass
 class ClientNotAllowed(RequestError):
-    """The caller's certificate has none of the names that may call."""
+    """No name in the caller's certificate is in allowed_clients."""
 
     names: str
 
@@ -49,8 +60,38 @@ class ClientNotAllowed(RequestError):
 
 
 @dataclass
+class RoleMissing(RequestError):
+    """The caller lacks the role that a method needs."""
+
+    method: str
+    "Such as `cache_sidecar.v1.AdminService/Invalidate`."
+    role: str
+    has: str
+    "The roles it has, such as `app+read`; empty if it has no roles."
+    caller: str
+    "Such as `token cart`; empty for a caller without credentials."
+    advice: str
+    "What to configure."
+
+    def __str__(self) -> str:
+        has = f"has only {self.has}" if self.has else "has no role"
+        return f"{self.method.rpartition('.')[2]} needs the role {self.role}, but the caller {has}: {self.advice}"
+
+
+@dataclass
+class AuditFailed(RequestError):
+    """A call of AdminService was executed, but the audit log cannot be written."""
+
+    problem: str
+    "Such as `No space left on device`."
+
+    def __str__(self) -> str:
+        return f"the call was executed, but the audit log cannot be written: {self.problem}"
+
+
+@dataclass
 class InvalidRequest(RequestError):
-    """Fields that break a rule, by their path, each with a sentence."""
+    """Fields that violate a rule: path to description."""
 
     violations: Mapping[str, str]
 
@@ -60,7 +101,7 @@ class InvalidRequest(RequestError):
 
 @dataclass
 class NotFound(RequestError):
-    """No such resource."""
+    """The resource does not exist."""
 
     resource: str
     id: str
@@ -71,15 +112,15 @@ class NotFound(RequestError):
 
 @dataclass
 class DataLoss(RequestError):
-    """There is such a resource, but PostgreSQL holds something in its row that no caller can be told."""
+    """The resource exists, but its row in PostgreSQL has a value that the API cannot represent."""
 
     resource: str
     id: str
     why: str = ""
-    "What cannot be read, without saying what is there."
+    "What cannot be read, without the value itself."
 
     def __str__(self) -> str:
-        return f"the row of {self.resource} {self.id!r} cannot be read: {self.why or 'mend it in PostgreSQL'}"
+        return f"the row of {self.resource} {self.id!r} cannot be read: {self.why or 'repair it in PostgreSQL'}"
 
 
 @dataclass
@@ -100,16 +141,19 @@ class EtagMismatch(RequestError):
     resource: str
     id: str
     current: str
+    "Empty if the resource does not exist."
     details: tuple[object, ...] = field(default=(), kw_only=True)
-    "Messages that say what is there now."
+    "Messages with the current state, for the details of the status."
 
     def __str__(self) -> str:
+        if not self.current:
+            return f"{self.resource} {self.id!r} does not exist, so it has no etag: leave the etag empty"
         return f"{self.resource} {self.id!r} was changed by someone else: its etag is now {self.current!r}"
 
 
 @dataclass
 class LimitReached(RequestError):
-    """Something would grow over its bound."""
+    """A bound on a resource's size would be exceeded."""
 
     what: str
     limit: int
@@ -120,31 +164,31 @@ class LimitReached(RequestError):
 
 @dataclass
 class ReplyTooLarge(RequestError):
-    """A reply would be larger than clients take; sizes in bytes."""
+    """A reply would exceed max_message_bytes; sizes in bytes."""
 
     size: int
     limit: int
 
     def __str__(self) -> str:
-        return f"the reply would have {self.size} bytes, and max_message_bytes allows {self.limit}: ask for less at once"
+        return f"the reply would have {self.size} bytes, but max_message_bytes is {self.limit}: request less at once"
 
 
 @dataclass
 class RevocationPending(RequestError):
-    """What was ended in PostgreSQL may still be accepted by other sidecars."""
+    """Sessions are ended in PostgreSQL, but other sidecars may still accept them."""
 
     def __str__(self) -> str:
-        return "the sessions are ended in PostgreSQL, but Redis could not be told: other sidecars may accept them, try again"
+        return "the sessions are ended in PostgreSQL but not yet in Redis, so other sidecars may still accept them: try again"
 
 
 @dataclass
 class RequestIdReused(RequestError):
-    """A request_id came back with another request."""
+    """A request_id was reused for a different request."""
 
     request_id: str
 
     def __str__(self) -> str:
-        return f"request_id {self.request_id} was used for a different request: make a new one for each request"
+        return f"request_id {self.request_id} was used for a different request: generate a new one for each request"
 
 
 @dataclass
@@ -169,7 +213,7 @@ class WatchTooSlow(RequestError):
 
 @dataclass
 class OutOfStock(RequestError):
-    """There are fewer pieces of a product than somebody wants."""
+    """Fewer pieces are available than were requested."""
 
     product_id: str
     available: int
@@ -180,45 +224,71 @@ class OutOfStock(RequestError):
 
 @dataclass
 class ReservationEnded(RequestError):
-    """A reservation was committed, released or expired before."""
+    """The reservation is already committed, released or expired."""
 
     reservation_id: str
     state: str
 
     def __str__(self) -> str:
-        return f"reservation {self.reservation_id} is {self.state}, not held any more"
+        return f"reservation {self.reservation_id} is {self.state}, no longer held"
 
 
 @dataclass
 class BucketsInUse(RequestError):
-    """Pieces are reserved in buckets that are to go."""
+    """Pieces are reserved in buckets that would be removed."""
 
     product_id: str
 
     def __str__(self) -> str:
         return (
-            f"pieces of {self.product_id!r} are reserved in the buckets to be taken away: "
+            f"pieces of {self.product_id!r} are reserved in the buckets to be removed: "
             "try again when those reservations have ended"
         )
 
 
 @dataclass
 class ReadOnly(RequestError):
-    """What a shop keeps in its own tables cannot be written through the view over them."""
+    """The shop's own tables cannot be written through the view over them."""
 
     detail: str
 
     def __str__(self) -> str:
-        return f"only the shop's own programs write this, as its view cannot be updated: {self.detail}"
+        return f"read-only here, as its view cannot be updated: {self.detail}; write it with the shop's own programs"
 
 
-# Seconds, on average, after which work that was refused because there was too much of it may be tried again.
+@dataclass
+class ListsMissing(RequestError):
+    """An import of recommendations begins after the lists that are stored."""
+
+    batch_id: str
+    stored: int
+    first: int
+
+    def __str__(self) -> str:
+        return f"batch {self.batch_id!r} has {self.stored:,} lists so far: go on with list {self.stored}, not {self.first}"
+
+
+@dataclass
+class BatchCommitted(RequestError):
+    """A batch of recommendations cannot be changed any more."""
+
+    batch_id: str
+    is_replaced: bool
+
+    def __str__(self) -> str:
+        state = "was replaced by a later one" if self.is_replaced else "is complete, and served"
+        return f"batch {self.batch_id!r} {state}: use another batch_id"
+
+
+# Average seconds after which callers refused because of overload should retry.
 RETRY_AFTER = 0.1
+# The same while the relay is behind: it moves some ten thousand events a second.
+BACKLOG_RETRY_AFTER = 2.0
 
 
-def jittered(seconds: float) -> float:
-    """Returns half to one and a half of it, so that those who were refused together don't come again together."""
-    return seconds * random.uniform(0.5, 1.5)  # noqa: S311  # nobody gains by guessing it
+def with_jitter(seconds: float) -> float:
+    """Returns 0.5 to 1.5 times as much, so that callers refused together don't retry together."""
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311  # not for cryptography
 
 
 @dataclass
@@ -226,18 +296,40 @@ class Overloaded(RequestError):
     """A bound on waiting work is reached."""
 
     what: str
-    retry_after: float = field(default_factory=lambda: jittered(RETRY_AFTER), kw_only=True)
+    retry_after: float = field(default_factory=lambda: with_jitter(RETRY_AFTER), kw_only=True)
 
     def __str__(self) -> str:
-        return f"too much work at once: {self.what}"
+        return f"overloaded: {self.what}"
+
+
+@dataclass
+class EventBacklogFull(RequestError):
+    """As many user events as may wait in Redis are waiting for the relay."""
+
+    retry_after: float = field(default_factory=lambda: with_jitter(BACKLOG_RETRY_AFTER), kw_only=True)
+
+    def __str__(self) -> str:
+        return (
+            "too many events are waiting for the relay to move them to PostgreSQL: see event_backlog, and whether a relay runs"
+        )
 
 
 @dataclass
 class DeadlineExceeded(RequestError):
-    """The caller's time ran out."""
+    """The caller's deadline passed."""
 
     def __str__(self) -> str:
         return "the deadline passed before the work was done"
+
+
+@dataclass
+class StreamIdle(RequestError):
+    """A stream's next request did not come in time."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"the stream sent nothing for {self.seconds:g} s; what was stored stays stored, so go on in another stream"
 
 
 @dataclass
@@ -245,7 +337,7 @@ class Draining(RequestError):
     """The sidecar is stopping."""
 
     def __str__(self) -> str:
-        return "this sidecar is stopping: connect again"
+        return "this sidecar is shutting down: reconnect"
 
 
 class Tier(Enum):
@@ -253,35 +345,36 @@ class Tier(Enum):
 
     L2 = "Redis"
     STORE = "PostgreSQL"
+    MODEL = "the shop's recommendation model"
 
 
 class Failure(Enum):
-    """How it failed."""
+    """How a tier failed."""
 
     UNREACHABLE = "not reachable"
     TIMEOUT = "no answer in time"
     REFUSED = "refused by the server"
-    BUSY = "too many callers are waiting for it"
-    CONFLICT = "callers are in each other's way"
+    BUSY = "too many callers are waiting"
+    CONFLICT = "conflicting transactions"
 
 
 class Operation(Enum):
-    """What a tier was asked to do."""
+    """What was asked of a tier."""
 
     READ = "read"
     FILL = "fill"
-    "Keep what was read elsewhere."
+    "Store what was loaded from elsewhere."
     CHANGE = "change"
-    "Take note of what was committed."
+    "Publish what was committed."
     WRITE = "write"
 
 
 class TierFailed(SidecarError):
-    """A tier did not do what it was asked."""
+    """An operation on a tier failed."""
 
     def __init__(self, tier: Tier, failure: Failure, detail: str = "") -> None:
         super().__init__(f"{tier.value}: {detail or failure.value}")
         self.tier = tier
         self.failure = failure
         self.detail = detail
-        "The server's own words; empty when it said none."
+        "The server's own message; empty if it sent none."

@@ -1,8 +1,8 @@
-"""The garbage collector: what is there for good is taken out of its sight, and its pauses are counted.
+"""The garbage collector: permanent objects are frozen out of it, and its pauses are measured.
 
-The interpreter, its modules and what a process builds when it starts are a few hundred thousand objects that never go away. A
-full collection walks them all, 35 to 55 ms on the event loop's thread, and the calls in progress make it due several times a
-second. Frozen (`gc.freeze`) they are not walked any more; what is left is the calls in progress.
+The interpreter, its modules and what a process builds at its start are a few hundred thousand objects that live until its
+end. A full collection walks them all, 35 to 55 ms on the event loop's thread, and calls in progress trigger it several times a
+second. Frozen (`gc.freeze`), they are skipped; only the calls in progress are left to walk.
 """
 
 import asyncio
@@ -11,32 +11,32 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from cache_sidecar.core.tasks import BackgroundTasks
+from cache_sidecar.core.tasks import BackgroundTasks, poll
 
-# New objects that make a collection of the youngest due, and how often each generation waits for the one before it. Python's
-# own 700, 10, 10 is for programs that hold less than a thousand calls do.
+# How many new objects trigger a collection of the youngest generation, and how many collections of one generation a collection
+# of the next. Python's default of 700, 10, 10 suits programs with fewer objects than a thousand calls in progress hold.
 THRESHOLDS = (5_000, 10, 20)
-# Seconds between two full collections that are made whether or not one is due.
+# Seconds between two full collections that run whether or not one is due.
 EVERY = 60.0
 GENERATIONS = 3
 
 
 class Collections:
-    """Counts collections, and how long the event loop stood still for one."""
+    """Counts collections, and measures how long they blocked the event loop."""
 
     def __init__(self) -> None:
         self.counts = [0] * GENERATIONS
-        "By generation; the last are the full ones."
+        "By generation; the last one is that of full collections."
         self.longest = [0.0] * GENERATIONS
-        "Seconds."
+        "The longest pause by generation, in seconds."
         self._began = 0.0
 
     def start(self) -> None:
-        """Counts from now on."""
+        """Starts counting."""
         gc.callbacks.append(self._on_collection)
 
     def stop(self) -> None:
-        """Counts no more, if it did."""
+        """Stops counting; without effect if it was not started."""
         if self._on_collection in gc.callbacks:
             gc.callbacks.remove(self._on_collection)
 
@@ -50,18 +50,18 @@ class Collections:
 
 
 def freeze() -> None:
-    """Collects what is garbage, and has no collection look at the rest again."""
+    """Collects garbage, and exempts all remaining objects from later collections."""
     gc.collect()
     gc.freeze()
 
 
 @asynccontextmanager
 async def short_pauses() -> AsyncIterator[None]:
-    """Keeps collections short in a process that has started and now serves, until it ends."""
+    """Keeps collections short while a process serves; to be entered when it has started."""
     gc.set_threshold(*THRESHOLDS)
     freeze()
     background = BackgroundTasks()
-    background.start(_collect())
+    background.spawn(_collect())
     try:
         yield
     finally:
@@ -70,9 +70,7 @@ async def short_pauses() -> AsyncIterator[None]:
 
 async def _collect() -> None:
     await asyncio.sleep(EVERY)
-    # Once more, and not again: by now the first calls have loaded what is loaded late (modules, compiled validation rules).
-    # Each time it freezes the calls in progress, too, and a cycle among those would never be collected.
+    # Once more, as the first calls have loaded what is loaded late (modules, compiled validation rules). Not every time: it
+    # freezes the calls in progress, too, and reference cycles among those would never be collected.
     freeze()
-    while True:
-        await asyncio.sleep(EVERY)
-        gc.collect()
+    await poll(EVERY, gc.collect, delay=EVERY)

@@ -1,74 +1,131 @@
-"""Logs: one line of JSON per event, or coloured text in a terminal. Never ids of customers, never contents."""
+"""Logs: one line of JSON per event, or coloured text in a terminal. Never customer ids, never contents."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
-import time
-from collections.abc import Callable, MutableMapping
+import traceback
+from collections.abc import MutableMapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
+from cache_sidecar.core import masks, tracing
+from cache_sidecar.core.log_level import LogLevel
+from cache_sidecar.core.log_repeats import Repeats
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# Seconds between two lines about the same defect, and defects that are told apart: a call that fails under load fails often.
-DEFECT_EVERY = 10.0
-MAX_DEFECTS = 100
+
+_AUDIT = "audit"
 
 
-class Seldom:
-    """A processor of structlog that leaves out a traceback which was logged in the last few seconds."""
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._logged_at: dict[tuple[str, type[BaseException], int], float] = {}
-        self._left_out = 0
-
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Returns the event, or drops it."""
-        error = event.get("exc_info")
-        if not isinstance(error, BaseException):
-            return event
-        now, kind = self._monotonic(), (str(event["event"]), type(error), _place(error.__traceback__))
-        if now - self._logged_at.get(kind, -DEFECT_EVERY) < DEFECT_EVERY:
-            self._left_out += 1
-            raise structlog.DropEvent
-        if len(self._logged_at) >= MAX_DEFECTS:
-            self._logged_at.clear()
-        self._logged_at[kind] = now
-        if self._left_out:
-            event["left_out"], self._left_out = self._left_out, 0
-        return event
+def create_audit_logger() -> structlog.stdlib.BoundLogger:
+    """Returns a logger whose level does not depend on `log_level`, which must not switch off who did what."""
+    wrapper = structlog.make_filtering_bound_logger(logging.INFO)
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        None, wrapper_class=wrapper, logger_factory_args=[_AUDIT], audit=True
+    )
+    return logger
 
 
-def _place(traceback: TracebackType | None) -> int:
-    """Returns what tells the last line of a traceback from others."""
-    if traceback is None:
-        return 0
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return hash((traceback.tb_frame.f_code, traceback.tb_lineno))
+audit = create_audit_logger()
+
+own_level = LogLevel()
+"""The level of this process; `configure` sets it."""
+
+
+def _report_repeats(level: int, event: str, **facts: object) -> None:
+    log.log(level, event, **facts)
+
+
+repeats = Repeats(report=_report_repeats)
+
+
+class _Lossy:
+    """A text file whose lines are lost when they cannot be written.
+
+    The disk may be full, or the log collector gone. A line about a failing dependency must not end the task that writes it.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Writes if that is possible."""
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes if that is possible."""
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+
+def _escape_controls(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escapes what is not printable in texts for a terminal, where a caller's could move the cursor over other lines."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key not in _OWN_KEYS:
+            event[key] = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in value)
+    return event
+
+
+# Written by us, not by callers, and in several lines.
+_OWN_KEYS = {"exception", "stack"}
+
+
+def _add_trace(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Adds the ids of the trace that the event belongs to, if it is sampled."""
+    if (span := tracing.current()) is not None:
+        event.setdefault("trace_id", span.trace_id)
+        event.setdefault("span_id", span.span_id)
+    return event
+
+
+def _mask_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Masks passwords in all values of an event, also in a traceback, which is a text by now."""
+    for key, value in event.items():
+        event[key] = _mask_value(value)
+    return event
+
+
+def _mask_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return masks.mask(value)
+    if isinstance(value, list | tuple):
+        return [_mask_value(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _mask_value(one) for key, one in value.items()}
+    # Anything else is rendered by its repr.
+    return value if value is None or isinstance(value, bool | int | float) else masks.mask(repr(value))
 
 
 def configure(*, level: str, format: str) -> None:
-    """Makes every log line of the process look as the settings `log_level` and `log_format` say, whoever writes it."""
+    """Applies the settings `log_level` and `log_format` to all logs of the process, those of libraries included."""
+    own_level.configure(level)
+    repeats.clear()
     out = sys.stderr
     console = format == "console" or (format == "auto" and out.isatty())
-    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    rendering: list[Any] = [_mask_event]
+    rendering += [_escape_controls, structlog.dev.ConsoleRenderer()] if console else [structlog.processors.JSONRenderer()]
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*processors, Seldom(), structlog.processors.format_exc_info, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        processors=[own_level, repeats, *processors, structlog.processors.format_exc_info, *rendering],
+        # The level may be changed while loggers are in use, so it is a processor.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        # An audit line that cannot be written is an error of what it is about.
+        logger_factory=lambda *kind: structlog.WriteLogger(out if _AUDIT in kind else cast("TextIO", _Lossy(out))),
         cache_logger_on_first_use=True,
     )
-    # Libraries that log by themselves; what they say is ours to say better.
+    # Libraries: only their errors, as we log what matters ourselves.
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -76,35 +133,45 @@ def configure(*, level: str, format: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                renderer,
+                *rendering,
             ],
         )
     )
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
     handler.addFilter(_is_news)
-    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it sets a level of its own
+    handler.addFilter(repeats.admit_record)
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it sets its own level
     logging.getLogger("py.warnings").setLevel(logging.WARNING)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Says no to grpc.aio's error about each caller who left before the reply was sent: under load they are many."""
+    """Filters out the error that grpc.aio logs for each caller who left before the reply was sent: under load, many."""
     return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
 
-def hear_everything(loop: asyncio.AbstractEventLoop) -> None:
-    """Has logged what nobody else hears in this process: warnings, and exceptions of callbacks, tasks and threads."""
-    logging.captureWarnings(capture=True)  # Python says each once per line of code
+def mask_tracebacks() -> None:
+    """Masks passwords in the traceback of a defect that ends a command; `log_unhandled` logs it instead."""
+    sys.excepthook = _write_traceback
+
+
+def _write_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(masks.mask("".join(traceback.format_exception(kind, error, trace))))
+
+
+def log_unhandled(loop: asyncio.AbstractEventLoop) -> None:
+    """Logs what nothing else in the process handles: warnings, and exceptions of callbacks, tasks and threads."""
+    logging.captureWarnings(capture=True)  # Python emits each once per line of code
     sys.excepthook = lambda _kind, error, _traceback: log.critical("uncaught exception", exc_info=error)
-    sys.unraisablehook = lambda found: _unheard(found.err_msg, found.exc_value)
-    threading.excepthook = lambda found: _unheard("uncaught exception in a thread", found.exc_value)
-    loop.set_exception_handler(_heard_by_loop)
+    sys.unraisablehook = lambda found: _log_unhandled(found.err_msg, found.exc_value)
+    threading.excepthook = lambda found: _log_unhandled("uncaught exception in a thread", found.exc_value)
+    loop.set_exception_handler(_log_from_loop)
 
 
-def _unheard(message: str | None, error: BaseException | None) -> None:
+def _log_unhandled(message: str | None, error: BaseException | None) -> None:
     if error is not None:
         log.error(message or "exception ignored", exc_info=error)
 
 
-def _heard_by_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _log_from_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     log.error(str(context["message"]), **{"exc_info": error} if error is not None else {})

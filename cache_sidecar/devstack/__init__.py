@@ -1,1 +1,1 @@
-"""Real servers from wheels, for `cache-sidecar dev` and the tests: nothing to install beside them."""
+"""Real servers from wheels, for `cache-sidecar dev` and the tests. No other prerequisites."""

@@ -1,4 +1,4 @@
-"""Who PostgreSQL runs as when we are root, since it refuses to be root."""
+"""The account of the PostgreSQL server if we run as root, because PostgreSQL refuses to run as root."""
 
 import os
 import pwd
@@ -8,12 +8,12 @@ from typing import NamedTuple, TypedDict
 
 from cache_sidecar.core.errors import InputError
 
-# Every system has this account, so none has to be made.
+# An account that exists on every system.
 _ACCOUNT = "nobody"
 
 
 class ProcessOptions(TypedDict, total=False):
-    """What subprocess takes; nothing for a child that is the same user as we are."""
+    """Options of subprocess; none for a child that runs as our own user."""
 
     user: int
     group: int
@@ -27,18 +27,18 @@ class Account(NamedTuple):
     group: int
 
     def as_process_options(self) -> ProcessOptions:
-        """Returns the options of subprocess that make a child this user and nothing more."""
+        """Returns the options of subprocess that run a child as this user, without further groups."""
         return {"user": self.user, "group": self.group, "extra_groups": []}
 
-    def own(self, path: Path) -> None:
+    def chown(self, path: Path) -> None:
         """Makes the user the owner of a file or directory."""
         os.chown(path, self.user, self.group)
 
 
 def server_account(directory: Path) -> Account | None:
-    """Returns the account that a server with its data in `directory` has to run as; None for our own.
+    """Returns the account for a server with its data in `directory`; None for our own.
 
-    As root: whoever the directory belongs to, or `nobody` for one of root's, which then is given to it.
+    As root: the owner of the directory. If that is root, `nobody`, which becomes the owner.
     """
     if os.geteuid() != 0:
         return None
@@ -48,14 +48,16 @@ def server_account(directory: Path) -> Account | None:
     try:
         entry = pwd.getpwnam(_ACCOUNT)
     except KeyError:
-        raise InputError(f"PostgreSQL does not run as root, and there is no user {_ACCOUNT!r}: be another user") from None
+        raise InputError(
+            f"PostgreSQL does not run as root, and there is no user {_ACCOUNT!r}: run this as another user"
+        ) from None
     account = Account(entry.pw_uid, entry.pw_gid)
-    account.own(directory)
+    account.chown(directory)
     return account
 
 
-def open_way(path: Path) -> list[Path]:
-    """Lets other users pass through the directories above `path`, not list them; returns those that were changed."""
+def make_traversable(path: Path) -> list[Path]:
+    """Lets other users traverse, but not list, the directories above `path`. Returns those that it changed."""
     closed = [parent for parent in path.resolve().parents if not parent.stat().st_mode & stat.S_IXOTH]
     for parent in closed:
         parent.chmod(parent.stat().st_mode | stat.S_IXOTH)

@@ -1,4 +1,4 @@
-"""The demo catalogue: products that look like a shop's, the same on every machine and Python."""
+"""The demo catalogue: realistic products, identical on every machine and Python version."""
 
 import json
 import random
@@ -11,12 +11,12 @@ from cache_sidecar.store.connection import Connection
 SEED = 20101201
 CURRENCY = "EUR"
 FIRST_PRODUCT_ID = "SKU-000001"
-# One product in so many is kept but not sold.
+# One product in this many is not for sale.
 INACTIVE_EVERY = 50
 
 
 class DemoProduct(NamedTuple):
-    """The columns of cache_sidecar.products that a shop fills in."""
+    """The columns of cache_sidecar.products that a shop sets."""
 
     product_id: str
     title: str
@@ -32,7 +32,7 @@ class DemoProduct(NamedTuple):
 
 
 class _Shelf(NamedTuple):
-    """What stands together in a shop, and what it is made of."""
+    """A group of similar products, and the values that they are composed of."""
 
     department: str
     name: str
@@ -40,11 +40,11 @@ class _Shelf(NamedTuple):
     materials: Sequence[str]
     sizes: Sequence[str]
     prices: tuple[int, int]
-    "From the cheapest to the dearest, in whole units."
+    "The lowest and the highest price, in whole units of the currency."
     weights: tuple[int, int]
-    "In grams."
+    "The lowest and the highest weight, in grams."
     uses: Sequence[str]
-    "Ends of a sentence that begins with what it is."
+    "Predicates of a sentence whose subject is the product."
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -193,24 +193,24 @@ _CLOSINGS = (
 
 
 def products(count: int, *, seed: int = SEED) -> Iterator[DemoProduct]:
-    """Yields products, `SKU-000001` first. A longer catalogue begins with the shorter one of the same seed."""
+    """Yields products, `SKU-000001` first. With the same seed, a longer catalogue starts with the shorter one."""
     dice = _Dice(seed)
     for number in range(1, count + 1):
         yield _product(number, dice)
 
 
 class _Dice:
-    """Draws from a seed. Of Random's methods only random() is promised to give the same in every Python."""
+    """Draws random values from a seed. Only Random.random() is guaranteed to be the same in every Python version."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed).random  # noqa: S311
 
     def pick(self, options: Sequence[str]) -> str:
-        """Returns one of them."""
+        """Returns one of the options."""
         return options[int(self.draw() * len(options))]
 
     def between(self, limits: tuple[int, int]) -> int:
-        """Returns a number between them, low ones being more common. The arithmetic is exact everywhere."""
+        """Returns a number within the limits; low ones are more frequent. The arithmetic is exact on every machine."""
         low, high = limits
         fraction = self.draw()
         return low + int((high - low) * fraction * fraction)
@@ -259,18 +259,18 @@ def _categories(dice: _Dice, shelf: _Shelf) -> list[str]:
     return [[path], [department, path], [department, path, extra]][int(dice.draw() * 3)]
 
 
-# Rows between two reports of progress.
+# Rows between two progress reports.
 _REPORT_EVERY = 5000
-# Remembers, in the database itself, that the catalogue is there.
+# Comment of the table that records the size of the catalogue.
 _MARK = "demo catalogue: "
 
 
 async def fill(dsn: str, *, count: int, progress: Callable[[int], None]) -> int:
-    """Brings the demo catalogue in a migrated database to at least `count` products, and returns how many it added.
+    """Extends the demo catalogue in a migrated database to at least `count` products. Returns how many it added.
 
-    One transaction, so a start that is killed leaves nothing behind. A catalogue that is there stays as it is, changes
-    included; a product of the user's that has a demo product's id is left alone. Writes no outbox rows: what nobody
-    could read yet, no cache can hold. That needs a superuser. `progress` is told the number of products made so far.
+    Uses one transaction, so that a killed start leaves nothing behind. Existing products stay as they are: demo products that
+    have been changed, and the user's own with the same ID. Writes no outbox rows of products, because no cache can hold one
+    that did not exist; this requires a superuser. Calls `progress` with the number of products created so far.
     """
     async with await Connection.connect(dsn) as connection, connection.begin():
         present = await _present(connection)
@@ -282,11 +282,13 @@ async def fill(dsn: str, *, count: int, progress: Callable[[int], None]) -> int:
         added = await connection.execute(_INSERT)
         await connection.execute(f"COMMENT ON TABLE cache_sidecar.products IS '{_MARK}{count}'")
         await connection.execute("ANALYZE cache_sidecar.products")
+        # Lists follow the outbox, which has none of these.
+        await connection.execute("SELECT cache_sidecar.list_all_products()")
         return added.rowcount
 
 
 async def _present(connection: Connection) -> int:
-    """Returns how many products were filled in before."""
+    """Returns the number of demo products that were added before."""
     cursor = await connection.execute("SELECT obj_description('cache_sidecar.products'::regclass, 'pg_class')")
     (comment,) = await cursor.fetchone() or (None,)
     return int(comment.removeprefix(_MARK)) if comment and comment.startswith(_MARK) else 0
@@ -307,7 +309,7 @@ _COLUMNS = ", ".join(DemoProduct._fields)
 _CREATE = f"""CREATE TEMPORARY TABLE incoming ON COMMIT DROP AS
     SELECT {_COLUMNS} FROM cache_sidecar.products WITH NO DATA"""  # noqa: S608  # our own names
 _COPY = f"COPY incoming ({_COLUMNS}) FROM STDIN"
-# The triggers that draw versions and write the outbox are off.
+# The triggers that assign versions and write the outbox are disabled.
 _INSERT = f"""INSERT INTO cache_sidecar.products ({_COLUMNS}, version)
     SELECT {_COLUMNS}, nextval('cache_sidecar.version_seq') FROM incoming
     ON CONFLICT DO NOTHING"""  # noqa: S608  # our own names

@@ -1,4 +1,4 @@
-"""Ports that nothing listens on, and that no other stack is about to."""
+"""Chooses free ports that no other stack is about to use."""
 
 import contextlib
 import socket
@@ -7,37 +7,37 @@ from collections.abc import Iterable
 from cache_sidecar.core.errors import InputError
 
 LAST_PORT = 65535
-# Enough to find a free one on any sane machine, few enough to fail quickly on the others.
+# Enough to find a free port on a normal machine, and few enough to fail quickly otherwise.
 _ATTEMPTS = 2000
 
 
 class Ports:
-    """Chooses ports, none twice, and keeps them from other stacks until `close` or the end of this process.
+    """Chooses distinct ports and reserves them until `close` or the end of this process.
 
-    Between choosing a port and listening on it lies the start of a server, and stacks that start side by side have the same
-    wishes. So a port belongs to whoever holds the UDP port of the same number, which nobody needs for anything else.
+    A server needs time to start between the choice of its port and listening on it, and stacks that start in parallel prefer
+    the same ports: without a reservation, both would find a port free. The reservation is the UDP port of the same number.
     """
 
     def __init__(self) -> None:
         self._tokens: dict[int, socket.socket] = {}
 
-    def choose(self, wishes: Iterable[int], *, host: str = "127.0.0.1", beside: int = 0) -> list[int]:
-        """Returns a port for each wish: that port, or the next one above it that is free; for 0 any one.
+    def choose(self, wishes: Iterable[int], *, host: str = "127.0.0.1", companion_offset: int = 0) -> list[int]:
+        """Returns a port for each wish: that port or the next free one above it; any free port for 0.
 
-        With `beside`, port + beside is kept as well. Raises InputError when there are none.
+        With `companion_offset`, the port with that offset is reserved as well. Raises InputError if no port is free.
         """
-        return [self._choose(wish or _any_port(host), host, beside) for wish in wishes]
+        return [self._choose(wish or _any_port(host), host, companion_offset) for wish in wishes]
 
     def close(self) -> None:
-        """Gives them up."""
+        """Releases the reservations."""
         for token in self._tokens.values():
             token.close()
         self._tokens.clear()
 
-    def _choose(self, wish: int, host: str, beside: int) -> int:
-        last = min(LAST_PORT - beside, wish + _ATTEMPTS)
+    def _choose(self, wish: int, host: str, companion_offset: int) -> int:
+        last = min(LAST_PORT - companion_offset, wish + _ATTEMPTS)
         for port in range(wish, last + 1):
-            if self._take(host, {port, port + beside}):
+            if self._take(host, {port, port + companion_offset}):
                 return port
         raise InputError(f"no free port from {wish} to {last} on {host}")
 
@@ -56,26 +56,17 @@ class Ports:
         return True
 
 
-def free_ports(wishes: Iterable[int], *, host: str = "127.0.0.1", beside: int = 0) -> list[int]:
-    """Returns what `Ports.choose` does, and keeps nothing: for ports far from those that others wish for."""
-    ports = Ports()
-    try:
-        return ports.choose(wishes, host=host, beside=beside)
-    finally:
-        ports.close()
-
-
 def is_free(host: str, port: int) -> bool:
-    """Says whether a server could listen on the port now."""
+    """Returns whether a server could listen on the port now."""
     family = _family(host)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as listener:
-            # As the servers do: a connection that was closed a moment ago does not make the port taken.
+            # As the servers do: a recently closed connection does not make the port unavailable.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
     except OSError:
         return False
-    # macOS lets us bind next to somebody who listens on all addresses, so ask him too.
+    # macOS allows this bind even if another server listens on all addresses, so try to connect as well.
     with socket.socket(family, socket.SOCK_STREAM) as caller:
         caller.settimeout(0.2)
         return caller.connect_ex((host, port)) != 0

@@ -1,4 +1,4 @@
-"""A real PostgreSQL with its data in a directory."""
+"""A PostgreSQL server with its data in a directory."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from cache_sidecar.core.errors import InputError
-from cache_sidecar.devstack.accounts import Account, open_way, server_account
+from cache_sidecar.devstack.accounts import Account, make_traversable, server_account
 from cache_sidecar.devstack.processes import Child, ChildFailed, Processes
 from cache_sidecar.devstack.state import LONGEST_SOCKET_PATH, write_private
 from cache_sidecar.devstack.waiting import until
@@ -23,14 +23,15 @@ HOST = "127.0.0.1"
 DATABASE = "shop"
 SUPERUSER = "postgres"
 _NO_SETTINGS: Mapping[str, str] = {}
-# A crash recovery may be long on a slow disk.
+# Crash recovery may take long on a slow disk.
 _READY_SECONDS = 60.0
 
 
 class Postgres:
-    """One server on 127.0.0.1 and, where the path is short enough, on a unix socket in `directory/run`.
+    """A server on 127.0.0.1 and, if the path is short enough, on a Unix socket in `directory/run`.
 
-    Below `directory`: `data`, `run`, and the superuser's `password`. The server's log goes where `processes` puts it.
+    `directory` contains `data`, `run`, the superuser's `password`, and those of other roles. `processes` determines the path of
+    the log.
     """
 
     def __init__(
@@ -43,13 +44,13 @@ class Postgres:
         settings: Mapping[str, str] = _NO_SETTINGS,
         role: str = "postgres",
     ) -> None:
-        """Takes further settings as postgresql.conf has them, such as `{"log_statement": "all"}`."""
+        """`settings` are those of postgresql.conf, such as `{"log_statement": "all"}`."""
         if not 0 < port <= 65535:
             raise ValueError(f"port {port} is not between 1 and 65535")
         self.port = port
         self.directory = directory
         self.opened: list[Path] = []
-        "Directories that other users may pass through from now on, since root's server is another user."
+        "Directories that were made traversable, because a server started by root runs as another user."
         self._processes = processes
         self._version = version
         self._settings = settings
@@ -60,52 +61,66 @@ class Postgres:
 
     @property
     def child(self) -> Child:
-        """Its first process. Raises ValueError before the first start."""
+        """The main process. Raises ValueError before the first start."""
         if self._child is None:
             raise ValueError(f"PostgreSQL in {self.directory} was never started")
         return self._child
 
     @property
     def pid(self) -> int:
-        """The process id of its first process."""
+        """The process ID of the main process."""
         return self.child.pid
 
     def dsn(self, database: str = DATABASE) -> str:
-        """Returns the URI of a database, with the superuser and its password."""
+        """Returns the URI of a database, with the superuser and the password."""
         password = (self.directory / "password").read_text()
         return f"postgresql://{SUPERUSER}:{password}@{HOST}:{self.port}/{database}"
 
-    async def start(self) -> None:
-        """Starts it, on new data if there is none, and returns when the database `shop` answers.
+    def dsn_of(self, role: str) -> str:
+        """Returns the URI of the database `shop` for a role, without its password."""
+        return f"postgresql://{role}@{HOST}:{self.port}/{DATABASE}"
 
-        Raises ChildFailed with the last line of its log, InputError for data that it cannot or must not use.
+    async def create_role(self, role: str) -> Path:
+        """Creates a role that may log in and nothing else, with a new password. Returns the file with the password."""
+        file, password = self.directory / f"password-of-{role}", secrets.token_urlsafe(24)
+        write_private(file, password)
+        async with await psycopg.AsyncConnection.connect(self.dsn("postgres"), autocommit=True) as connection:
+            found = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
+            statement = "CREATE ROLE {} LOGIN PASSWORD {}" if await found.fetchone() is None else "ALTER ROLE {} PASSWORD {}"
+            await connection.execute(sql.SQL(statement).format(sql.Identifier(role), password))
+        return file
+
+    async def start(self) -> None:
+        """Starts the server, initialising the data if there is none. Returns when the database `shop` answers.
+
+        Raises ChildFailed with the last line of its log, and InputError for data of another version or another server.
         """
         account = await self._prepare()
         self._remove_stale_locks()
         self._child = self._start(self._role, self._command(), account)
         if not await until(self._answers, seconds=_READY_SECONDS):
             raise ChildFailed(self._child)
-        await self._make_database()
+        await self._create_database()
 
     async def stop(self) -> None:
-        """Ends it in good order, connections or not."""
+        """Shuts the server down cleanly, closing its connections."""
         await self._processes.stop([self.child])
 
     async def restart(self) -> None:
-        """Starts it again on the same port, after ending it if it still runs."""
+        """Restarts the server on the same port."""
         await self.stop()
         await self.start()
 
     def kill(self) -> None:
-        """Ends all its processes at once (SIGKILL), as a crash of the machine would."""
+        """Kills all its processes (SIGKILL), like a crash of the machine."""
         self.child.kill()
 
     def pause(self) -> None:
-        """Makes all its processes hang (SIGSTOP)."""
+        """Suspends all its processes (SIGSTOP)."""
         self.child.pause()
 
     def resume(self) -> None:
-        """Lets a paused one go on."""
+        """Resumes a paused server."""
         self.child.resume()
 
     async def _prepare(self) -> Account | None:
@@ -114,29 +129,29 @@ class Postgres:
         account = server_account(self.directory)
         self._run.mkdir(mode=0o755, exist_ok=True)
         if account is not None:
-            account.own(self._run)
-            self.opened = [*open_way(self.directory), *open_way(programs)]
+            account.chown(self._run)
+            self.opened = [*make_traversable(self.directory), *make_traversable(programs)]
         found = self._data / "PG_VERSION"
         if not found.exists():
             await self._initialise(programs, account)
         elif found.read_text().strip() != str(self._version):
             raise InputError(
-                f"{self._data} was made by PostgreSQL {found.read_text().strip()}, not {self._version}: "
+                f"{self._data} was created by PostgreSQL {found.read_text().strip()}, not {self._version}: "
                 "remove it, or choose another state directory"
             )
         return account
 
     async def _initialise(self, programs: Path, account: Account | None) -> None:
-        """Makes the data elsewhere and moves it: a killed start leaves nothing that looks like data."""
+        """Initialises the data in another directory and renames it, so that a killed start leaves no incomplete data."""
         new, password = self.directory / "data.new", self.directory / "password"
         shutil.rmtree(new, ignore_errors=True)
         write_private(password, secrets.token_urlsafe(24))
         if account is not None:
-            account.own(password)
+            account.chown(password)
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions", "--no-sync"]
         command = [programs / "initdb", "-D", new, "-U", SUPERUSER, f"--pwfile={password}", *options]
         child = self._start(f"{self._role}-initdb", [str(part) for part in command], account)
-        await child.ended(seconds=_READY_SECONDS)
+        await child.wait(seconds=_READY_SECONDS)
         if child.code != 0:
             raise ChildFailed(child)
         await self._processes.stop([child])
@@ -164,14 +179,14 @@ class Postgres:
         return [str(postgres_programs(self._version) / "postgres"), "-D", str(self._data), *options]
 
     def _remove_stale_locks(self) -> None:
-        """Removes postmaster.pid, unless its process works in the data directory, and the lock of the socket.
+        """Removes the lock of the socket, and postmaster.pid unless its process runs in the data directory.
 
-        PostgreSQL itself only looks whether a process has the id, and does not start when somebody else got it.
+        PostgreSQL itself only checks whether a process with that ID exists, and refuses to start if the ID was reused.
         """
         lock = self._data / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError, ValueError):
             pid = int(lock.read_text().split("\n", 1)[0])
-            if _works_in(pid, self._data):
+            if _runs_in(pid, self._data):
                 raise InputError(f"a PostgreSQL that was not started here (pid {pid}) uses {self._data}: stop it first")
         for file in (lock, *self._run.iterdir()):
             file.unlink(missing_ok=True)
@@ -186,22 +201,22 @@ class Postgres:
         await connection.close()
         return True
 
-    async def _make_database(self) -> None:
+    async def _create_database(self) -> None:
         async with await psycopg.AsyncConnection.connect(self.dsn("postgres"), autocommit=True) as connection:
             found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
             if await found.fetchone() is None:
                 await connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
 
-def _works_in(pid: int, data: Path) -> bool:
+def _runs_in(pid: int, data: Path) -> bool:
     try:
         return Path(psutil.Process(pid).cwd()) == data.resolve()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        # A process that we may not look at is another user's, and the data is ours.
+        # A process that we may not inspect belongs to another user, and the data is ours.
         return False
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what would configure PostgreSQL behind our back; messages in English."""
+    """Our environment without variables that would configure PostgreSQL; messages in English."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
     return {**kept, "LC_ALL": "C"}

@@ -1,7 +1,7 @@
-"""Child processes that outlive no one: each is recorded before it runs, so that the next start can end what a kill -9 left.
+"""Child processes. Each is recorded before it runs, so that the next start can stop those that a kill -9 left behind.
 
-A child is started as a shell that waits for one line on its input before it becomes the program. The line is sent once the
-child is in `processes.json`; a parent that dies before that leaves a shell that reads end of file, and goes away by itself.
+A child starts as a shell that waits for one line of input before it executes the program. The line is sent once the child is
+recorded in `processes.json`. If the parent dies before that, the shell reads end of file and exits: no child runs unrecorded.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ from cache_sidecar.devstack.waiting import until
 
 RECORDS = "processes.json"
 _LAUNCH = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh"]
-# Seconds that a process gets to end by itself before it is killed.
+# Seconds that a process has to exit before it is killed.
 STOP_SECONDS = 6.0
-# Start times are computed from the boot time, which moves a little when the clock is adjusted. A pid cannot come round again
-# within this many seconds.
+# Tolerance in seconds. Start times are computed from the boot time, which changes slightly when the clock is adjusted; a pid is
+# not reused this soon.
 _SAME_START = 2.0
 
 
 class Record(NamedTuple):
-    """A process as `processes.json` keeps it."""
+    """A process as recorded in `processes.json`."""
 
     role: str
     pid: int
     create_time: float
-    "As psutil says it, in seconds since the epoch."
+    "In seconds since the epoch, according to psutil."
     stop_signal: int
-    "What ends it in good order."
+    "The signal that makes it shut down cleanly."
 
 
 class ChildFailed(ServerUnreachable):
-    """A child ended before it was of use; `code` is its exit code, negative for a signal."""
+    """A child exited before it was ready. `code` is its exit code, negative for a signal."""
 
     def __init__(self, child: "Child") -> None:
         self.code = child.code
@@ -50,7 +50,7 @@ class ChildFailed(ServerUnreachable):
 
 
 class Child:
-    """A process started here, in a session of its own: a Ctrl-C in the terminal does not reach it."""
+    """A child process in its own session, so that a Ctrl-C in the terminal does not reach it."""
 
     def __init__(self, role: str, process: "subprocess.Popen[bytes]", log: Path, stop_signal: int) -> None:
         self.role = role
@@ -61,66 +61,74 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process ID."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet; a paused one runs."""
+        """Whether it has not exited yet. True for a paused process."""
         return self._process.poll() is None
 
     @property
     def code(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
+    def end(self) -> str:
+        """Returns how it exited, in words."""
+        if self.code is None:
+            return "runs"
+        if self.code < 0:
+            return f"was killed by {signal.Signals(-self.code).name}"
+        return f"has exited with code {self.code}" + (f": {self.last_line()}" if self.code else "")
+
     def record(self) -> Record:
-        """Returns what finds it again."""
+        """Returns the record by which a later start can find it."""
         return Record(self.role, self.pid, psutil.Process(self.pid).create_time(), self._stop_signal)
 
     def last_line(self) -> str:
-        """Returns the line of its log that says why it ended: the last one, or the last that is fatal; or how it ended."""
+        """Returns the line of its log that says why it exited: the last FATAL one, else the last one, else the exit code."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - 4096))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        # PostgreSQL says more after that, and none of it is the reason.
+        # PostgreSQL logs more lines after the FATAL one, which has the reason.
         fatal = [line for line in lines if " FATAL: " in line]
         return (fatal or lines or [f"exit code {self.code}, and no log"])[-1]
 
     def kill(self) -> None:
-        """Ends it and what it started at once, as a crash of the machine would."""
+        """Kills it and its descendants, like a crash of the machine."""
         family = self._signal_family(signal.SIGKILL)
         self._process.wait()
-        while not all(_gone(process) for process in family):
+        while not all(_is_gone(process) for process in family):
             time.sleep(0.005)
         self.paused = False
 
     def pause(self) -> None:
-        """Stops it and what it started in their tracks: they accept connections and answer nothing."""
+        """Suspends it and its descendants: the kernel still accepts connections, but nothing is answered."""
         self._signal_family(signal.SIGSTOP)
         self.paused = True
 
     def resume(self) -> None:
-        """Lets them go on."""
+        """Resumes it and its descendants."""
         self._signal_family(signal.SIGCONT)
         self.paused = False
 
     def _signal_family(self, number: int) -> list[psutil.Process]:
-        # The id of one that ended may be somebody else's by now.
+        # The process ID of a process that has exited may have been reused.
         family = _family(self.pid) if self.running else []
         _signal(family, number)
         return family
 
     async def stop(self, *, seconds: float = STOP_SECONDS) -> None:
-        """Ends it in good order, or kills it when that takes longer."""
+        """Shuts it down cleanly, and kills it if that takes longer than `seconds`."""
         if self.running:
             self._process.send_signal(self._stop_signal)
             self.resume()
-        if not await self.ended(seconds=seconds):
+        if not await self.wait(seconds=seconds):
             await asyncio.to_thread(self.kill)
 
-    async def ended(self, *, seconds: float) -> bool:
-        """Returns True when it has ended, or False when it still runs after that many seconds."""
+    async def wait(self, *, seconds: float) -> bool:
+        """Waits for it to exit. Returns False if it still runs after that many seconds."""
 
         async def has_ended() -> bool:
             return not self.running
@@ -129,7 +137,7 @@ class Child:
 
 
 class Processes:
-    """The children of one stack, recorded in its state directory."""
+    """The child processes of one stack, recorded in its state directory."""
 
     def __init__(self, state: StateDirectory) -> None:
         self.logs = state.path / "logs"
@@ -140,7 +148,7 @@ class Processes:
 
     @property
     def state(self) -> StateDirectory:
-        """Where they are recorded."""
+        """The state directory."""
         return self._state
 
     def start(
@@ -153,10 +161,10 @@ class Processes:
         account: Account | None = None,
         stop_signal: int = signal.SIGTERM,
     ) -> Child:
-        """Starts a program in `directory`; what it prints goes to `logs/ROLE.log`. A role that ended may start again."""
+        """Starts a program in `directory`, with its output in `logs/ROLE.log`. A role can be started again after it exited."""
         log = self.logs / f"{role}.log"
         with log.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603  # programs of our own choice
+            process = subprocess.Popen(  # noqa: S603  # not user input
                 [*_LAUNCH, *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -170,11 +178,11 @@ class Processes:
         self._children[role] = child
         self._records[role] = child.record()
         self._save()
-        _let_go(process)
+        _release(process)
         return child
 
     async def stop(self, children: Sequence[Child]) -> None:
-        """Ends some of them, all at the same time."""
+        """Stops some of them, in parallel."""
         await asyncio.gather(*(child.stop() for child in children))
         for child in children:
             if self._children.get(child.role) is child:
@@ -182,11 +190,11 @@ class Processes:
         self._save()
 
     async def stop_all(self) -> None:
-        """Ends those that are left."""
+        """Stops the remaining ones."""
         await self.stop(self.children())
 
     def kill_all(self) -> None:
-        """Ends all at once."""
+        """Kills all of them."""
         for child in self.children():
             child.kill()
 
@@ -194,8 +202,8 @@ class Processes:
         """Returns those that were started and not stopped."""
         return list(self._children.values())
 
-    def lost(self) -> list[Child]:
-        """Returns those that ended without having been stopped."""
+    def find_dead(self) -> list[Child]:
+        """Returns those that have exited without being stopped."""
         return [child for child in self.children() if not child.running]
 
     def _save(self) -> None:
@@ -203,23 +211,28 @@ class Processes:
 
 
 async def end_leftovers(state: StateDirectory) -> list[str]:
-    """Ends what an earlier owner of the directory started and left running; returns the roles.
+    """Stops processes that an earlier owner of the directory left running. Returns their roles.
 
-    A process is only touched when both its pid and its start time are the recorded ones.
+    A process is stopped only if both its pid and its start time match the record: the pid may have been reused.
     """
-    left = [(record, process) for record in _recorded(state) if (process := _find(record)) is not None]
+    left = [(record, process) for record in _read_records(state) if (process := _find(record)) is not None]
     families = [process for _, parent in left for process in _family(parent.pid)]
     for record, process in left:
         _signal([process], record.stop_signal)
     _signal(families, signal.SIGCONT)
-    if not await until(lambda: _all_gone(process for _, process in left), seconds=STOP_SECONDS):
+    if not await until(lambda: _are_gone(process for _, process in left), seconds=STOP_SECONDS):
         _signal(families, signal.SIGKILL)
-        await until(lambda: _all_gone(families), seconds=STOP_SECONDS)
+        await until(lambda: _are_gone(families), seconds=STOP_SECONDS)
     state.remove(RECORDS)
     return [record.role for record, _ in left]
 
 
-def _recorded(state: StateDirectory) -> list[Record]:
+def find_dead_roles(state: StateDirectory) -> list[str]:
+    """Returns the roles of recorded processes that do not run."""
+    return [record.role for record in _read_records(state) if _find(record) is None]
+
+
+def _read_records(state: StateDirectory) -> list[Record]:
     try:
         return [Record(**record) for record in json.loads((state.path / RECORDS).read_text())]
     except (OSError, ValueError, TypeError):
@@ -232,11 +245,11 @@ def _find(record: Record) -> psutil.Process | None:
         same = abs(process.create_time() - record.create_time) < _SAME_START
     except psutil.NoSuchProcess:
         return None
-    return process if same and not _gone(process) else None
+    return process if same and not _is_gone(process) else None
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """A process and all its descendants; PostgreSQL's are in sessions of their own, so a signal to the group misses them."""
+    """Returns a process and its descendants. PostgreSQL's are in their own sessions, so a signal to the group misses them."""
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
@@ -250,18 +263,18 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
-def _gone(process: psutil.Process) -> bool:
+def _is_gone(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-async def _all_gone(processes: Iterable[psutil.Process]) -> bool:
-    return all(_gone(process) for process in processes)
+async def _are_gone(processes: Iterable[psutil.Process]) -> bool:
+    return all(_is_gone(process) for process in processes)
 
 
-def _let_go(process: "subprocess.Popen[bytes]") -> None:
+def _release(process: "subprocess.Popen[bytes]") -> None:
     if process.stdin is None:
         raise ValueError("the child has no pipe to wait on")
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:

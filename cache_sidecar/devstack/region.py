@@ -1,4 +1,4 @@
-"""A region of the development stack: a Redis cluster, and who works over it. All regions share one PostgreSQL."""
+"""A region of the development stack: a Redis cluster with its sidecars and relay. All regions share one PostgreSQL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 
 @dataclass(kw_only=True)
 class Region:
-    """What runs in it."""
+    """The processes of one region."""
 
     name: str
     cluster: ValkeyCluster
@@ -18,11 +18,11 @@ class Region:
     relays: list[Child] = field(default_factory=list)
 
 
-def own(name: str, number: int) -> str:
-    """Returns what something of that name is called in a region, counted from 0: the first one's go without a number."""
+def name_in(name: str, number: int) -> str:
+    """Returns the name of a server or file in a region, numbered from 0: with a suffix, except in the first region."""
     return f"{name}-{number + 1}" if number else name
 
 
 def names(count: int) -> Sequence[str]:
-    """Returns the names of so many regions; a single one's is the default of the settings."""
+    """Returns the names of `count` regions; for a single one, the default of the setting `region`."""
     return ["local"] if count == 1 else [f"region-{number}" for number in range(1, count + 1)]

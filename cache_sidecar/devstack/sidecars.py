@@ -1,4 +1,4 @@
-"""The sidecars and the relay of a development stack, each a process with settings of its own."""
+"""The sidecars and relays of a development stack, each a process with its own settings."""
 
 import asyncio
 import json
@@ -12,71 +12,89 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cache_sidecar.config.settings import PREFIX, split_address
+from cache_sidecar.config.settings import PREFIX, is_loopback, split_address
 from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.devstack.processes import Child, ChildFailed, Processes
 from cache_sidecar.devstack.waiting import until
 
 USAGE = 64
 _READY_SECONDS = 60.0
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what to call when it listens everywhere
-# What a stack says to its sidecars in their files; a variable in somebody's shell must not send them to another Redis, or have
-# them refuse the calls that the stack makes and shows.
-_OWN = ("ACCESS_", "ALLOWED_", "CONFIG", "ENGINE", "NAMESPACE", "LISTEN_", "REDIS_", "POSTGRES_")
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # the address to call if it listens on all addresses
+# Settings that the stack sets in the sidecars' files. Variables in the user's shell must not redirect sidecars to another
+# Redis, or make them reject the stack's own calls.
+_OWN = ("ACCESS_", "ALLOWED_", "CONFIG", "ENGINE", "NAMESPACE", "LISTEN_", "LOCAL_", "REDIS_", "POSTGRES_", "WEB_")
 
 
 class Sidecar(NamedTuple):
-    """A sidecar that was started."""
+    """A running sidecar."""
 
     child: Child
     grpc: str
-    "The host:port to call."
+    "Its address, host:port."
     socket: Path
-    "The unix socket that serves the same."
+    "Its Unix socket."
     config: Path
     "Its settings file."
+    web: str
+    "Address of its status page and metrics, host:port; empty if it serves none."
 
 
-def start_sidecar(processes: Processes, name: str, listen: str, common: Mapping[str, str | list[str]]) -> Sidecar:
-    """Starts `cache-sidecar serve`, listening at host:port `listen` and on a unix socket."""
+def start_sidecar(
+    processes: Processes, name: str, listen: str, common: Mapping[str, str | list[str] | bool], *, web: str = ""
+) -> Sidecar:
+    """Starts `cache-sidecar serve`, listening on host:port `listen` and on a Unix socket, with its status page at `web`."""
     socket = processes.state.socket(f"{name}.sock")
-    own = {"listen_address": listen, "listen_socket": str(socket)}
-    config = processes.state.write(f"{name}.toml", as_toml({**common, **own}))
     host, port = split_address(listen)
+    # Whoever passes another address than loopback to `dev` wants to try it from there, without certificates.
+    own: dict[str, str | bool] = {
+        "listen_address": listen,
+        "listen_socket": str(socket),
+        "listen_insecurely": not is_loopback(host),
+        "web_address": web,
+    }
+    config = processes.state.write(f"{name}.toml", as_toml({**common, **own}))
     host = _ANYWHERE.get(host, host)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Sidecar(_start(processes, name, "serve", config), address, socket, config)
+    return Sidecar(_start(processes, name, "serve", config), address, socket, config, web)
 
 
-def start_relay(processes: Processes, name: str, common: Mapping[str, str | list[str]]) -> Child:
+def start_relay(processes: Processes, name: str, common: Mapping[str, str | list[str] | bool]) -> Child:
     """Starts `cache-sidecar relay`."""
     return _start(processes, name, "relay", processes.state.write(f"{name}.toml", as_toml(common)))
 
 
-async def serving(sidecar: Sidecar) -> None:
-    """Returns when its health service says SERVING.
+def start_again(processes: Processes, child: Child) -> Child:
+    """Starts a sidecar or relay with the settings that it had, unless it runs. Returns its process."""
+    if child.running:
+        return child
+    verb = "relay" if child.role.startswith("relay") else "serve"
+    return _start(processes, child.role, verb, processes.state.path / f"{child.role}.toml")
 
-    Raises SettingsError when it ended because of its settings, ChildFailed when it ended otherwise or takes a minute.
+
+async def wait_until_serving(sidecar: Sidecar) -> None:
+    """Waits until its health service returns SERVING.
+
+    Raises SettingsError if it exited because of its settings, and ChildFailed if it exited otherwise or takes over a minute.
     """
 
     async def check() -> bool:
         fail_if_ended(sidecar.child)
-        return await _is_listening(sidecar.grpc) and await _says_serving(sidecar.grpc)
+        return await _is_listening(sidecar.grpc) and await _is_serving(sidecar.grpc)
 
     if not await until(check, seconds=_READY_SECONDS, interval=0.05):
         raise ChildFailed(sidecar.child)
 
 
 def fail_if_ended(child: Child) -> None:
-    """Raises SettingsError or ChildFailed when it runs no more."""
+    """Raises SettingsError or ChildFailed if it has exited."""
     if child.code == USAGE:
         raise SettingsError(str(ChildFailed(child)))
     if not child.running:
         raise ChildFailed(child)
 
 
-def as_toml(values: Mapping[str, str | list[str]]) -> str:
-    """Returns a settings file. TOML's strings and lists are written as JSON writes them, except for DEL."""
+def as_toml(values: Mapping[str, str | list[str] | bool]) -> str:
+    """Returns the text of a settings file. TOML's strings and lists have the syntax of JSON, except for DEL."""
     lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
     return "".join(lines).replace("\x7f", "\\u007f")
 
@@ -92,7 +110,7 @@ def _start(processes: Processes, role: str, verb: str, config: Path) -> Child:
 
 
 async def _is_listening(address: str) -> bool:
-    """Asked before the first call: a gRPC channel that was refused waits a second before it tries again."""
+    """Checked before the first call, because a gRPC channel waits a second after a refused connection."""
     try:
         _, writer = await asyncio.open_connection(*split_address(address))
     except OSError:
@@ -102,7 +120,7 @@ async def _is_listening(address: str) -> bool:
     return True
 
 
-async def _says_serving(address: str) -> bool:
+async def _is_serving(address: str) -> bool:
     async with grpc.aio.insecure_channel(address) as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)

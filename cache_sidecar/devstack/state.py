@@ -1,4 +1,4 @@
-"""The state directory: it belongs to one running stack at a time, and holds all that the stack keeps."""
+"""The state directory: owned by one running stack at a time, and containing everything that the stack stores."""
 
 import fcntl
 import hashlib
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from cache_sidecar.core.errors import InputError
 
-# A unix socket's path may have 107 bytes on Linux and 103 on macOS.
+# The limit for the path of a Unix socket is 107 bytes on Linux and 103 on macOS.
 LONGEST_SOCKET_PATH = 100
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read, all of it or nothing."""
+    """Writes a file atomically, readable only by its owner."""
     new = path.with_name(f".{path.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -31,15 +31,15 @@ class StateDirectory:
         self._lock: int | None = None
 
     def claim(self) -> None:
-        """Makes the directory and locks it until `release`, or until this process ends in whatever way.
+        """Creates the directory and locks it until `release` or the end of this process.
 
-        Raises InputError when it cannot be used, or another process holds it.
+        Raises InputError if it cannot be used or another process has locked it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise InputError(f"cannot keep state in {self.path}: {error.strerror}") from None
+            raise InputError(f"cannot use the state directory {self.path}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -52,27 +52,39 @@ class StateDirectory:
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock
 
+    def holder(self) -> int | None:
+        """Returns the pid of the process that has locked the directory, None if there is none."""
+        try:
+            with (self.path / "lock").open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return int(lock.read(32))
+        except (OSError, ValueError):
+            return None
+        return None
+
     def release(self) -> None:
-        """Lets others claim the directory."""
+        """Unlocks the directory."""
         shutil.rmtree(self._short_directory(), ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def write(self, name: str, text: str) -> Path:
-        """Writes a file that only its owner may read, all of it or nothing; returns its path."""
+        """Writes a file atomically, readable only by its owner. Returns its path."""
         path = self.path / name
         write_private(path, text)
         return path
 
     def remove(self, name: str) -> None:
-        """Removes a file that may exist."""
+        """Removes a file if it exists."""
         (self.path / name).unlink(missing_ok=True)
 
     def socket(self, name: str) -> Path:
-        """Returns where a unix socket may be put: here, or where the path is short enough.
+        """Returns the path for a Unix socket: in this directory, or in the temporary directory if the path would be too long.
 
-        Raises InputError when somebody else holds the short place.
+        Raises InputError if that place in the temporary directory belongs to another user.
         """
         path = self.path / name
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
@@ -88,7 +100,7 @@ class StateDirectory:
         directory = self._short_directory()
         directory.mkdir(mode=0o700, exist_ok=True)
         found = directory.lstat()
-        # Anybody can make a directory of that name, or a link (which is open to all), under the temporary directory.
+        # Any user can create a directory or a link of that name in the temporary directory (a link has all permissions set).
         if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise InputError(f"{directory} belongs to somebody else: choose a shorter state directory")
+            raise InputError(f"{directory} belongs to another user: choose a state directory with a shorter path")
         return directory

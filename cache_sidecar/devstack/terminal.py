@@ -1,4 +1,4 @@
-"""What a person sees while the stack starts: a line per step, moving in a terminal, plain elsewhere."""
+"""Progress output while the stack starts: a line per step, animated in a terminal and plain otherwise."""
 
 import time
 from types import TracebackType
@@ -7,19 +7,19 @@ from typing import Self
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-# Between two plain lines about the same step, in seconds.
+# Seconds between two plain lines about the same step.
 _PLAIN_INTERVAL = 2.0
-# Characters of a bar.
+# Width of a progress bar in characters.
 _BAR = 24
 
 
 class Steps:
-    """The steps of a start, several at a time; a context."""
+    """The steps of a start, which can run in parallel; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Progress | None = None
-        # The bar and the spinner cannot be written in other encodings.
+        # Other encodings do not have the characters of the bar and the spinner.
         if console.is_terminal and console.encoding.startswith("utf"):
             spinner = SpinnerColumn(finished_text="[green]✓[/]")
             self._live = Progress(spinner, TextColumn("{task.description}"), console=console)
@@ -34,12 +34,12 @@ class Steps:
             self._live.stop()
 
     def begin(self, text: str) -> "Step":
-        """Shows that something has begun."""
+        """Shows that a step has begun."""
         return Step(text, self._console, self._live)
 
 
 class Step:
-    """One of them."""
+    """One step."""
 
     def __init__(self, text: str, console: Console, live: Progress | None) -> None:
         self._text = text
@@ -49,10 +49,10 @@ class Step:
         self._task = live.add_task(text, total=None) if live is not None else None
 
     def progress(self, done: int, total: int) -> None:
-        """Shows how far it got; `total` is at least 1."""
+        """Shows the progress; `total` is at least 1."""
         count = f"{done:,} of {total:,}"
         if self._live is not None and self._task is not None:
-            # Not a column of rich's: those of one step would be squeezed by the finished lines of the others.
+            # Not a BarColumn of rich: the finished lines of other steps would squeeze it.
             filled = _BAR * done // total
             bar = f"[cyan]{'━' * filled}[/][dim]{'━' * (_BAR - filled)}[/]"
             self._live.update(self._task, description=f"{self._text} {bar} {count}")
@@ -60,8 +60,8 @@ class Step:
             self._last = time.monotonic()
             self._console.print(f"{self._text}: {count}")
 
-    def done(self, text: str) -> None:
-        """Shows what came of it, and how long it took."""
+    def finish(self, text: str) -> None:
+        """Shows the result of the step and its duration."""
         line = f"{text} [dim]({time.monotonic() - self._begin:.1f} s)[/]"
         if self._live is not None and self._task is not None:
             self._live.update(self._task, description=line, total=1, completed=1)

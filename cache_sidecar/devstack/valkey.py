@@ -1,4 +1,4 @@
-"""Real Valkey servers: a single one, or a cluster of primaries with one replica each."""
+"""Valkey servers: a single one, or a cluster of primaries with one replica each."""
 
 import asyncio
 import shutil
@@ -20,7 +20,7 @@ from cache_sidecar.devstack.waiting import together, until
 from cache_sidecar.devstack.wheels import valkey_server
 
 HOST = "127.0.0.1"
-# The nodes of a cluster talk to each other on their port + this.
+# Offset of the port of the cluster bus.
 BUS = 10_000
 SLOTS = 16_384
 _READY_SECONDS = 20.0
@@ -28,23 +28,23 @@ _SINGLE: Mapping[str, str] = {}
 _CLUSTER = {
     "cluster-enabled": "yes",
     "cluster-config-file": "nodes.conf",
-    # Milliseconds; below 2000 a new cluster is ok in 2 seconds instead of 7, and a failover takes as long.
+    # Milliseconds. Below 2000, a new cluster is ready in 2 seconds instead of 7, and so is a failover.
     "cluster-node-timeout": "1000",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who may use a server; everybody, unless something is given."""
+    """Access control of a server; by default, everyone has access."""
 
     password: str = ""
-    "Of the default user, as which the nodes speak to each other."
+    "Password of the default user, which the nodes use among themselves."
     users: tuple[str, ...] = ()
     "Further users, each an ACL line such as `user shop on >secret ~cs:* &cs:* +@all`."
 
     def lines(self) -> list[str]:
-        """Returns the lines of the configuration."""
-        own = [f"requirepass {_quoted(self.password)}", f"masterauth {_quoted(self.password)}"] if self.password else []
+        """Returns the lines for the configuration file."""
+        own = [f"requirepass {_quote(self.password)}", f"masterauth {_quote(self.password)}"] if self.password else []
         return own + list(self.users)
 
 
@@ -52,7 +52,7 @@ OPEN = Access()
 
 
 class ValkeyServer:
-    """One server on 127.0.0.1, with its own directory and nothing kept on disk."""
+    """A server on 127.0.0.1 with its own directory and without persistence."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class ValkeyServer:
 
     @property
     def address(self) -> str:
-        """Its host:port."""
+        """Its address, host:port."""
         return f"{HOST}:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Its process ID."""
         return self.child.pid
 
     @property
@@ -91,11 +91,11 @@ class ValkeyServer:
 
     @property
     def serving(self) -> bool:
-        """Whether it is neither ended nor paused."""
+        """Whether it runs and is not paused."""
         return self._child is not None and self._child.running and not self._child.paused
 
     async def start(self) -> None:
-        """Starts it and returns when it answers. Raises ChildFailed with the last line of its log."""
+        """Starts the server. Returns when it answers; raises ChildFailed with the last line of its log."""
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "valkey.conf"
         write_private(configuration, "\n".join(self._lines()) + "\n")
@@ -106,28 +106,28 @@ class ValkeyServer:
             raise ChildFailed(self._child)
 
     async def stop(self) -> None:
-        """Ends it in good order."""
+        """Shuts the server down cleanly."""
         await self._processes.stop([self.child])
 
     async def restart(self) -> None:
-        """Starts it again on the same port, after ending it if it still runs."""
+        """Restarts the server on the same port."""
         await self.stop()
         await self.start()
 
     def kill(self) -> None:
-        """Ends it at once (SIGKILL)."""
+        """Kills the server (SIGKILL)."""
         self.child.kill()
 
     def pause(self) -> None:
-        """Makes it hang (SIGSTOP)."""
+        """Suspends the server (SIGSTOP)."""
         self.child.pause()
 
     def resume(self) -> None:
-        """Lets a paused one go on."""
+        """Resumes a paused server."""
         self.child.resume()
 
     def client(self) -> Redis:
-        """Returns a client of this server alone, as the default user, with five seconds to answer: a busy machine takes one."""
+        """Returns a client for this server as the default user. Timeout: 5 s, because a busy machine may need one."""
         return Redis(
             host=HOST,
             port=self.port,
@@ -151,8 +151,8 @@ class ValkeyServer:
         options = {
             "bind": HOST,
             "port": str(self.port),
-            "dir": _quoted(str(self.directory)),
-            # A cache: whatever a restart loses is read from PostgreSQL again.
+            "dir": _quote(str(self.directory)),
+            # No persistence: what a restart loses is read from PostgreSQL again.
             "save": '""',
             "appendonly": "no",
             "repl-diskless-sync-delay": "0",
@@ -163,7 +163,7 @@ class ValkeyServer:
 
 
 class Member(NamedTuple):
-    """A node as another node of the cluster sees it."""
+    """A node as seen by another node of the cluster."""
 
     id: str
     port: int
@@ -172,16 +172,16 @@ class Member(NamedTuple):
 
 
 class ValkeyCluster:
-    """Primaries that share the slots evenly, and one replica for each, or none."""
+    """A cluster of primaries that share the slots evenly, each with one replica or with none."""
 
     def __init__(
         self, processes: Processes, directory: Path, ports: Sequence[int], *, access: Access = OPEN, replicas: bool = True
     ) -> None:
-        """Takes one port per node, the primaries' first."""
+        """`ports` has one port per node, those of the primaries first."""
         if replicas and (len(ports) < 6 or len(ports) % 2 or len(set(ports)) < len(ports)):
-            raise ValueError("a cluster takes an even number of different ports, at least 6")
+            raise ValueError("a cluster needs an even number of distinct ports, at least 6")
         if len(ports) < 3 or len(set(ports)) < len(ports):
-            raise ValueError("a cluster without replicas takes at least 3 different ports")
+            raise ValueError("a cluster without replicas needs at least 3 distinct ports")
         if max(ports) + BUS > LAST_PORT:
             raise ValueError(f"the ports of a cluster must be at most {LAST_PORT - BUS}")
         self._processes = processes
@@ -191,13 +191,13 @@ class ValkeyCluster:
 
     @property
     def addresses(self) -> list[str]:
-        """The host:port of each node."""
+        """The address of each node, host:port."""
         return [node.address for node in self.nodes]
 
     async def start(self) -> None:
-        """Starts all nodes and returns when the cluster serves every slot.
+        """Starts all nodes. Returns when the cluster serves every slot.
 
-        Directories that hold just this cluster, on these ports, are used again, with no data; others are made anew.
+        Reuses directories that contain exactly this cluster on these ports, without data; recreates others.
         """
         known = self._is_known()
         if not known:
@@ -207,35 +207,35 @@ class ValkeyCluster:
             try:
                 await self._create()
             except RedisError as error:
-                raise ServerUnreachable(f"the cluster {self.nodes[0].address} cannot be made: {error}") from None
+                raise ServerUnreachable(f"cannot create the cluster {self.nodes[0].address}: {error}") from None
         await self.wait_ok()
 
     async def stop(self) -> None:
-        """Ends all nodes."""
+        """Shuts all nodes down."""
         await self._processes.stop([node.child for node in self.nodes])
 
     async def restart(self) -> None:
-        """Ends all nodes and starts them again."""
+        """Restarts all nodes."""
         await self.stop()
         await self.start()
 
     async def heal(self) -> None:
-        """Resumes what is paused, starts what ended, and returns when all nodes are well; for after a failure test."""
+        """Resumes paused nodes and starts the others that do not run. Returns when all nodes are healthy. For failure tests."""
         for node in self.nodes:
             node.resume()
         await together(*(node.start() for node in self.nodes if not node.serving))
         await self.wait_ok()
 
     async def primaries(self) -> list[ValkeyServer]:
-        """Returns the nodes that hold slots now, as the cluster sees it."""
+        """Returns the nodes that own slots now, according to the cluster."""
         view = await self._view(next(node for node in self.nodes if node.serving))
         ports = {member.port for member in view if member.has_slots}
         return [node for node in self.nodes if node.port in ports]
 
     async def wait_ok(self, *, seconds: float = 30.0) -> None:
-        """Returns when all nodes that are neither ended nor paused agree that such nodes serve every slot, and are in step.
+        """Returns when all serving nodes agree that serving nodes own every slot, and all replicas are in sync.
 
-        Right after a kill this waits for the failover. Raises ServerUnreachable when it takes longer than that.
+        Right after a kill, this waits for the failover. Raises ServerUnreachable if it takes longer than `seconds`.
         """
         if not await until(self._is_ok, seconds=seconds, interval=0.05):
             raise ServerUnreachable(f"the cluster {self.nodes[0].address} is not ok after {seconds:g} seconds")
@@ -260,7 +260,7 @@ class ValkeyCluster:
             and int(info["cluster_slots_ok"]) == SLOTS
             and owners <= serving
             and not failing & serving
-            # Nobody who serves is a primary without slots: a replica that the others don't know as one yet.
+            # A primary without slots is a replica that the others do not know as one yet.
             and all(member.has_slots or "slave" in member.flags for member in view if member.port in serving)
             and len(view) == len(self.nodes)
             and replication.get("master_link_status", "up") == "up"
@@ -271,7 +271,7 @@ class ValkeyCluster:
         primaries, replicas = self.nodes[:count], self.nodes[count:]
         for number, node in enumerate(primaries):
             first, after = SLOTS * number // count, SLOTS * (number + 1) // count
-            # Different epochs from the start spare the nodes a vote on who is right.
+            # Distinct epochs from the start avoid epoch collisions, which the nodes would have to resolve.
             await _run(node, "SET-CONFIG-EPOCH", number + 1)
             await _run(node, "ADDSLOTSRANGE", first, after - 1)
         for node in self.nodes[1:]:
@@ -285,7 +285,7 @@ class ValkeyCluster:
             return any(member.port == primary.port and member.has_slots for member in view)
 
         if not await until(knows_primary, seconds=_READY_SECONDS):
-            raise ServerUnreachable(f"{replica.address} does not hear of {primary.address}: its log is {replica.child.log}")
+            raise ServerUnreachable(f"{replica.address} has not discovered {primary.address}; log: {replica.child.log}")
         await _run(replica, "REPLICATE", await _run(primary, "MYID"))
 
     async def _view(self, node: ValkeyServer) -> list[Member]:
@@ -296,7 +296,7 @@ class ValkeyCluster:
         ]
 
     def _is_known(self) -> bool:
-        """Whether each directory's nodes.conf names exactly our ports."""
+        """Whether the nodes.conf of each directory contains exactly our ports."""
         ports = {node.port for node in self.nodes}
         return all(_ports_of(node.directory / "nodes.conf") == ports for node in self.nodes)
 
@@ -307,7 +307,7 @@ async def _run(node: ValkeyServer, command: str, *arguments: object) -> Any:
 
 
 def _ports_of(file: Path) -> set[int]:
-    """The ports in lines such as `<id> 127.0.0.1:7000@17000,,... myself,master - 0 0 1 connected 0-5460`."""
+    """Returns the ports in lines such as `<id> 127.0.0.1:7000@17000,,... myself,master - 0 0 1 connected 0-5460`."""
     try:
         addresses = [line.split()[1] for line in file.read_text().splitlines() if not line.startswith("vars ")]
         return {int(address.partition("@")[0].rpartition(":")[2]) for address in addresses}
@@ -315,8 +315,8 @@ def _ports_of(file: Path) -> set[int]:
         return set()
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     if any(ord(character) < 32 for character in value):
-        raise InputError(f"{value!r} has control characters, which Valkey's configuration cannot hold")
+        raise InputError(f"{value!r} has control characters, which Valkey's configuration does not support")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Waiting for other processes, and concurrent work."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -6,7 +6,7 @@ from typing import Any
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float, interval: float = 0.02) -> bool:
-    """Returns True as soon as the condition holds, or False when it still does not after that many seconds."""
+    """Polls a condition. Returns True as soon as it holds, or False if it does not after that many seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not await condition():
@@ -17,7 +17,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float, int
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:
-    """Does all of it at the same time. When one fails, cancels the others and raises its error, as it was."""
+    """Runs coroutines concurrently. If one fails, cancels the others and raises its original error."""
     try:
         async with asyncio.TaskGroup() as group:
             for one in work:

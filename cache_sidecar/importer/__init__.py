@@ -1,1 +1,1 @@
-"""Brings a shop's data in from files: reading and rejecting are the same for every noun, rules and SQL are its own."""
+"""Imports data from files. Reading and rejecting are the same for every dataset; each has its own parsers and SQL."""

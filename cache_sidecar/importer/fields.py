@@ -1,61 +1,78 @@
-"""The fields of a row, whatever noun it is of. Pure."""
+"""Checks of fields common to all datasets. Pure."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from cache_sidecar.importer.parsers import RowRejected, short
 
-# Of every id, as the protos say.
+# As in the protos: of every id, and of a product's title.
 MAX_ID_CHARACTERS = 128
+MAX_TITLE_CHARACTERS = 512
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SPREADSHEET_ERRORS = {"#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#GETTING_DATA"}
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CAPITAL = re.compile("[A-Z]")
 
 
 def snake_case(name: str) -> str:
-    """Returns the name in the proto of a field that may be named as in its JSON mapping."""
+    """Returns the proto name of a field whose name may be that of the JSON mapping."""
     return _CAPITAL.sub(lambda capital: "_" + capital[0].lower(), name)
 
 
-def named(value: Mapping[str, Any], *, known: Collection[str], ignored: Collection[str] = ()) -> dict[str, Any]:
-    """Returns the fields of a JSON object by their names in the proto; null is as if absent. Raises RowRejected."""
+def fields_of(value: Mapping[str, Any], *, known: Collection[str], ignored: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the fields of a JSON object by proto name, without those that are null. Raises RowRejected."""
     values: dict[str, Any] = {}
     for key, item in value.items():
         name = snake_case(key)
         if name in ignored or item is None:
             continue
         if name not in known:
-            raise RowRejected("unknown_field", f"has a field {short(key)}; there are {', '.join(known)}")
+            raise RowRejected("unknown_field", f"has an unknown field {short(key)}; known fields: {', '.join(known)}")
         if name in values:
-            raise RowRejected("unknown_field", f"has {name} twice, in two spellings")
+            raise RowRejected("unknown_field", f"has {name} under two names")
         values[name] = item
     return values
 
 
 def check_id(name: str, value: object) -> str:
-    """Returns the value if it can be an id. Raises RowRejected."""
+    """Returns the value if it is a valid id. Raises RowRejected."""
     return check_printable(name, check_text(name, value, MAX_ID_CHARACTERS, required=True))
 
 
 def check_printable(name: str, text: str) -> str:
-    """Returns a text without control characters. Raises RowRejected for one with some."""
+    """Returns the text of an id if all of its characters can be seen, and no spreadsheet has put an error there.
+
+    Raises RowRejected.
+    """
     if _CONTROL.search(text):
         raise RowRejected("control_character", f"has a control character in its {name}")
+    # Pasted from web pages and documents; the ids of two products would look the same.
+    invisible = [] if text.isascii() else [each for each in text if unicodedata.category(each) in {"Cf", "Zl", "Zp"}]
+    if invisible:
+        raise RowRejected("invisible_character", f"has an invisible character in its {name}: U+{ord(invisible[0]):04X}")
+    check_no_error(name, text)
     return text
 
 
+def check_no_error(name: str, text: str) -> None:
+    """Raises RowRejected if a spreadsheet has put an error in place of a value."""
+    if text.startswith("#") and text.upper() in _SPREADSHEET_ERRORS:
+        raise RowRejected("spreadsheet_error", f"has {text} as its {name}, an error of the spreadsheet")
+
+
 def check_text(name: str, value: object, limit: int, *, required: bool = False) -> str:
-    """Returns the value if it is text that PostgreSQL can hold, of at most `limit` characters. Raises RowRejected."""
+    """Returns the value if it is a string that PostgreSQL can store, of at most `limit` characters. Raises RowRejected."""
     if required and (value is None or value == ""):
         raise RowRejected("missing_field", f"has no {name}")
     if not isinstance(value, str):
-        raise RowRejected("wrong_type", f"has a {name} that is no text: {short(value)}")
+        raise RowRejected("wrong_type", f"{name} must be a string, not {short(value)}")
     if len(value) > limit:
-        raise RowRejected("too_long", f"has a {name} of {len(value):,} characters; at most {limit:,} are allowed")
+        raise RowRejected("too_long", f"has a {name} of {len(value):,} characters; the maximum is {limit:,}")
     if not value.isascii() and _SURROGATE.search(value):
-        raise RowRejected("not_unicode", f"has half a character in its {name}")
+        raise RowRejected("not_unicode", f"has an unpaired surrogate in its {name}")
     if "\0" in value:
         raise RowRejected("control_character", f"has a NUL character in its {name}")
     return value

@@ -1,28 +1,29 @@
-"""Products deduced from the order lines of the UCI Online Retail data, parts I and II, or of a shop that writes the same.
+"""Derives products from order lines in the format of the UCI data sets Online Retail and Online Retail II.
 
-There is no catalogue in such a file, only what was sold. A product's title is the description of its newest order line,
-its price the median of what it was sold for.
+Such a file has no catalogue, only sales. A product's title is the description of its newest order line, its price the median of
+the prices it was sold for.
 """
 
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
-from cache_sidecar.importer.fields import check_id, check_text
+from cache_sidecar.importer.fields import MAX_TITLE_CHARACTERS, check_id, check_text
 from cache_sidecar.importer.parsers import Rejection, Row, RowRejected
 from cache_sidecar.importer.prices import FRACTION_DIGITS, amount_columns, nano_units
-from cache_sidecar.importer.products import MAX_CHARACTERS, Product
-from cache_sidecar.importer.record_reader import Columns
+from cache_sidecar.importer.record_reader import Header
+from cache_sidecar.importer.spec import TableRow
 
 FORMAT = "online-retail"
 CURRENCY = "GBP"
-COLUMNS = Columns(
+HEADER = Header(
     {
         "stock_code": (),
         "invoice_date": (),
@@ -34,13 +35,13 @@ COLUMNS = Columns(
         "country": (),
     },
     required=("stock_code", "invoice_date", "description", "price"),
-    # The pound sign in the data set's copies is written in either.
+    # Copies of the data set have the pound sign in either.
     encodings=("utf-8", "cp1252"),
-    # Copies made with pandas have a column without a name in front.
+    # Copies made with pandas begin with a column without a name.
     extra=True,
 )
 
-# What shop and warehouse book under a stock code without there being stock.
+# Stock codes of bookings that are not products.
 PSEUDO_CODES = {
     "ADJUST": "an adjustment",
     "ADJUST2": "an adjustment",
@@ -61,14 +62,14 @@ PSEUDO_CODES = {
     "TEST002": "a test",
 }
 _VOUCHER = re.compile(r"GIFT_\d+_\d+")
-# Sets without digits that are real all the same, such as DCGSSBOY, a party bag.
+# The prefix of products without digits, such as DCGSSBOY, a party bag.
 _STOCK_WITHOUT_DIGITS = "DCGS"
 
 _DATE = re.compile(
     r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?(?: ?([AP]M))?)?Z?",
     re.IGNORECASE,
 )
-# 1,234.50 is not in the data; 2,55 is, in copies made with a semicolon between the columns.
+# 2,55 occurs in copies delimited by semicolons; 1,234.50 does not occur.
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _BINARY_FRACTION = re.compile(r"-?[0-9]{1,12}\.[0-9]{10,40}")
 _PENNY = 10**7
@@ -77,38 +78,38 @@ _NANO = Decimal(1).scaleb(-FRACTION_DIGITS)
 
 @dataclass(slots=True)
 class _Seen:
-    """What is known of one product. Grows with the different prices, not with the order lines."""
+    """What is known of a product. Its size grows with the distinct prices, not with the order lines."""
 
     line: int
     prices: Counter[int] = field(default_factory=Counter)
     title: str = ""
-    newest: datetime = datetime.min  # noqa: DTZ901  # the data knows no zones
+    newest: datetime = datetime.min  # noqa: DTZ901  # the data has no time zones
 
 
 class OrderLines:
-    """Takes order lines, gives products."""
+    """Aggregates order lines to products."""
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
 
     def add(self, row: Row) -> None:
-        """Takes one order line. Raises RowRejected, also for a line that has no product behind it."""
+        """Adds an order line. Raises RowRejected, also for a line that is not of a product."""
         cells = row.values
         code = stock_code(cells["stock_code"])
         price = _nanos(cells["price"].strip())
         time = _time(cells["invoice_date"].strip())
-        title = check_text("description", cells["description"].strip(), MAX_CHARACTERS["title"])
+        title = check_text("description", cells["description"].strip(), MAX_TITLE_CHARACTERS)
         seen = self._seen.get(code)
         if seen is None:
             seen = self._seen[code] = _Seen(row.number)
         if price > 0:
             seen.prices[price] += 1
-        # Without price and customer it is a note of the warehouse: "damages", "thrown away", "?".
+        # A line without price and customer is a note of the warehouse: "damages", "thrown away", "?".
         if title and time >= seen.newest and (price > 0 or cells.get("customer_id", "").strip()):
             seen.title, seen.newest = title, time
 
-    def rows(self) -> Iterator[Product | Rejection]:
-        """Yields each product, or why it is left out, in the order they were first seen."""
+    def rows(self) -> Iterator[TableRow | Rejection]:
+        """Yields each product, or why it is skipped, in the order of their first lines."""
         for code, seen in self._seen.items():
             if not seen.prices:
                 yield Rejection(seen.line, "no_price", f"{code} was never sold for a price", code.encode(), left_out=True)
@@ -118,17 +119,46 @@ class OrderLines:
                 yield {"product_id": code, "title": seen.title, "currency_code": CURRENCY} | amount_columns(median(seen.prices))
 
 
-def stock_code(cell: str) -> str:
-    """Returns the product id of a stock code: without blanks around it, in capitals, since 85123a and 85123A are one.
+class Sale(NamedTuple):
+    """An order line by which a product was sold."""
 
-    Raises RowRejected for a blank one, for one that no id can be, and, as left out, for one that is not a product's.
+    invoice: str
+    time: datetime
+    customer_id: str
+    "Empty if unknown."
+    product_id: str
+
+
+def sale(cells: Mapping[str, str]) -> Sale:
+    """Returns what was sold by an order line; `cells` has invoice, quantity and customer_id, too.
+
+    Raises RowRejected for an invalid line, for one of a cancelled invoice, for one whose quantity or price is not above zero,
+    and for one that is not of a product.
+    """
+    invoice = cells["invoice"].strip()
+    if invoice.upper().startswith("C"):
+        raise RowRejected("cancelled", f"is of the cancelled invoice {invoice[:60]}", left_out=True)
+    code = stock_code(cells["stock_code"])
+    try:
+        quantity = Decimal(cells["quantity"].strip())
+    except InvalidOperation:
+        raise RowRejected("quantity", f"has an invalid quantity: {cells['quantity'][:60]!r}") from None
+    if not quantity > 0 or not _nanos(cells["price"].strip()) > 0:
+        raise RowRejected("not_sold", "has a quantity or a price that is not above zero", left_out=True)
+    return Sale(invoice, _time(cells["invoice_date"].strip()), cells["customer_id"].strip().removesuffix(".0"), code)
+
+
+def stock_code(cell: str) -> str:
+    """Returns the product id of a stock code: stripped, and in capitals, as 85123a and 85123A are the same product.
+
+    Raises RowRejected for an invalid id, and for a code that is not a product's.
     """
     code = cell.strip().upper()
     what = PSEUDO_CODES.get(code) or ("a gift voucher" if _VOUCHER.fullmatch(code) else None)
     if code and not what and not any(map(str.isdigit, code)) and not code.startswith(_STOCK_WITHOUT_DIGITS):
         what = "a booking: stock codes have digits"
     if what:
-        raise RowRejected("pseudo_code", f"is no product: {code} is {what}", left_out=True)
+        raise RowRejected("pseudo_code", f"is not a product: {code} is {what}", left_out=True)
     check_id("product_id", code)
     return code
 
@@ -152,7 +182,7 @@ def _nanos(cell: str) -> int:
     if cell == "":
         raise RowRejected("missing_field", "has no price")
     number = cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
-    # A spreadsheet's 2.55 may come as 2.5499999999999998.
+    # A spreadsheet may write 2.55 as 2.5499999999999998.
     if _BINARY_FRACTION.fullmatch(number):
         number = format(Decimal(number).quantize(_NANO), "f")
     return nano_units(number)
@@ -160,13 +190,13 @@ def _nanos(cell: str) -> int:
 
 @lru_cache(maxsize=1024)
 def _time(cell: str) -> datetime:
-    """Returns the time of `2010-12-01 08:26:00`, `12/1/2010 8:26`, `01-12-2010 08:26` and their like.
+    """Parses times such as `2010-12-01 08:26:00`, `12/1/2010 8:26` and `01-12-2010 08:26`.
 
-    With slashes the month comes first, as in the original, unless it cannot be one; with dashes and dots the day does.
+    With slashes the month comes first, as in the original, unless it is above 12; with dashes and dots the day does.
     """
     parts = _DATE.fullmatch(cell)
     if parts is None:
-        raise RowRejected("invoice_date", f"has an invoice date that is none: {cell[:60]!r}")
+        raise RowRejected("invoice_date", f"has an invalid invoice date: {cell[:60]!r}")
     first, last = int(parts[1]), int(parts[4])
     if len(parts[1]) == 4:
         year, month, day = first, int(parts[3]), last
@@ -180,4 +210,4 @@ def _time(cell: str) -> datetime:
     try:
         return datetime(year + 2000 if year < 100 else year, month, day, hour, int(parts[6] or 0), int(parts[7] or 0))  # noqa: DTZ001
     except ValueError:
-        raise RowRejected("invoice_date", f"has an invoice date that is none: {cell[:60]!r}") from None
+        raise RowRejected("invoice_date", f"has an invalid invoice date: {cell[:60]!r}") from None

@@ -1,17 +1,17 @@
-"""Cuts lines into records: CSV rows and JSON objects. A broken one is rejected alone, whatever stands around it."""
+"""Parses lines into records: CSV rows and JSON objects. An invalid record does not affect the others."""
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 
 class Row(NamedTuple):
-    """One record of the input: named values, not yet checked by the rules of a noun."""
+    """One record of the input: values by name, not yet checked for a dataset."""
 
     number: int
-    "Of its first line."
+    "The number of its first line."
     values: Mapping[str, Any]
     raw: bytes
 
@@ -20,17 +20,17 @@ class Rejection(NamedTuple):
     """A record that is not imported, and why."""
 
     number: int
-    "Of its first line."
+    "The number of its first line."
     reason: str
     "A stable code; importer/README.md lists them."
     message: str
     raw: bytes
     left_out: bool = False
-    "Whether it was left out on purpose, rather than being wrong."
+    "Whether it is skipped on purpose rather than invalid."
 
 
 class RowRejected(Exception):
-    """What the rules of a noun raise for a row."""
+    """A row is invalid, or skipped on purpose. The text follows "the row", such as "has no price"."""
 
     def __init__(self, reason: str, message: str, *, left_out: bool = False) -> None:
         super().__init__(message)
@@ -38,32 +38,32 @@ class RowRejected(Exception):
         self.left_out = left_out
 
     def rejection(self, number: int, raw: bytes) -> Rejection:
-        """Returns what is kept of it."""
+        """Returns the rejection of a row."""
         return Rejection(number, self.reason, str(self), raw, self.left_out)
 
 
 def short(value: object) -> str:
-    """Returns a value as an error message shows it."""
+    """Returns a value as shown in an error message."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 class Format(Protocol):
-    """Takes lines, gives records."""
+    """Turns lines into records."""
 
     def feed(self, number: int, raw: bytes) -> Iterator[Row | Rejection]:
-        """Yields the records that one more line completes."""
+        """Yields the records completed by one more line."""
         ...
 
     def finish(self) -> Iterator[Row | Rejection]:
-        """Yields what is left when no more lines come."""
+        """Yields what remains after the last line."""
         ...
 
 
 def text(raw: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
-    """Returns decoded text. Raises RowRejected for what is not in any of the encodings, and for NUL bytes."""
+    """Returns decoded text. Raises RowRejected for text in none of the encodings, and for NUL bytes."""
     if b"\0" in raw:
-        raise RowRejected("nul_byte", "has a NUL byte in it")
+        raise RowRejected("nul_byte", "contains a NUL byte")
     for encoding in encodings:
         try:
             return raw.decode(encoding)
@@ -73,18 +73,23 @@ def text(raw: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
 
 
 class JsonLines:
-    """One JSON object per line. Numbers with a fraction come as Decimal, so that prices stay exact."""
+    """One JSON object per line. Numbers with a fraction become Decimal, so that prices stay exact."""
+
+    def __init__(self, rename: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> None:
+        """`rename` gives the names that the import knows."""
+        self._rename = rename
 
     def feed(self, number: int, raw: bytes) -> Iterator[Row | Rejection]:
         """Yields the object of a line; nothing for a blank line."""
         if raw.strip():
             try:
-                yield Row(number, _json_object(raw), raw)
-            except RowRejected as refused:
-                yield refused.rejection(number, raw)
+                value = _json_object(raw)
+                yield Row(number, self._rename(value) if self._rename else value, raw)
+            except RowRejected as error:
+                yield error.rejection(number, raw)
 
     def finish(self) -> Iterator[Row | Rejection]:
-        """Yields nothing: no object goes over a line's end."""
+        """Yields nothing: an object is on one line."""
         return iter(())
 
 
@@ -94,10 +99,12 @@ def _json_object(raw: bytes) -> dict[str, Any]:
         value = json.loads(line, parse_float=Decimal, parse_constant=_no_constant)
     except RecursionError:
         raise RowRejected("not_json", "is nested too deeply") from None
+    except ArithmeticError:  # of Decimal, for an exponent of more than 18 digits
+        raise RowRejected("not_json", "has a number that is out of any range") from None
     except ValueError as error:
         raise RowRejected("not_json", f"is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise RowRejected("not_object", "is JSON, but not an object in braces")
+        raise RowRejected("not_object", "is JSON, but not an object")
     return value
 
 
@@ -105,35 +112,44 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-# Lines that one CSV record may go over. An opening quote that is never closed swallows no more than these, and they are
-# then read again one by one.
+# Maximum number of lines of a CSV record. A quote that is never closed swallows at most so many, which are then read again one
+# by one.
 MAX_RECORD_LINES = 1000
-# Also the most that csv takes as one field.
+# Also the maximum size of a field for the module csv.
 MAX_RECORD_BYTES = 1024 * 1024
 
 
 class Csv:
-    """Rows of CSV below a header; quoted fields may hold delimiters and line ends."""
+    """CSV rows after the header; quoted fields may contain delimiters and line breaks."""
 
-    def __init__(self, columns: Sequence[str], *, delimiter: str, encodings: Sequence[str] = ("utf-8",)) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        delimiter: str,
+        encodings: Sequence[str] = ("utf-8",),
+        constants: Mapping[str, str] | None = None,
+    ) -> None:
+        """`constants` are values of every row, by the names of further columns."""
         self._columns = tuple(columns)
+        self._constants = dict(constants or {})
         self._delimiter = delimiter
         self._encodings = encodings
-        # From the line where the next record starts; more than one only while a quote is open.
+        # The lines from the start of the next record on; more than one only while a quote is open.
         self._waiting: list[tuple[int, bytes]] = []
         self._waiting_bytes = 0
-        # How many of them have been tried as one record.
+        # How many of them were tried as one record.
         self._tried = 0
         csv.field_size_limit(MAX_RECORD_BYTES)
 
     def feed(self, number: int, raw: bytes) -> Iterator[Row | Rejection]:
-        """Yields the rows that one more line completes."""
+        """Yields the rows completed by one more line."""
         self._waiting.append((number, raw))
         self._waiting_bytes += len(raw) + 1
         return self._complete(ended=False)
 
     def finish(self) -> Iterator[Row | Rejection]:
-        """Yields what is left: a row whose quote was never closed, and those behind it."""
+        """Yields what remains: a row whose quote was never closed, and those after it."""
         return self._complete(ended=True)
 
     def _complete(self, *, ended: bool) -> Iterator[Row | Rejection]:
@@ -144,15 +160,17 @@ class Csv:
                 continue
             try:
                 fields, lines = self._first_record(ended=ended)
-            except RowRejected as refused:
+            except RowRejected as error:
                 self._drop(1)
-                yield refused.rejection(number, raw)
+                yield error.rejection(number, raw)
                 continue
             if not lines:
                 return
             raw = b"\n".join(line for _, line in self._waiting[:lines])
             self._drop(lines)
-            yield Row(number, dict(zip(self._columns, fields, strict=True)), raw)
+            if not any(map(str.strip, fields)):
+                continue  # a row that a spreadsheet regards as used
+            yield Row(number, dict(zip(self._columns, fields, strict=True)) | self._constants, raw)
 
     def _drop(self, lines: int) -> None:
         self._waiting_bytes -= sum(len(raw) + 1 for _, raw in self._waiting[:lines])
@@ -160,13 +178,13 @@ class Csv:
         self._tried = 0
 
     def _first_record(self, *, ended: bool) -> tuple[list[str], int]:
-        """Returns the fields of the record that starts the waiting lines, and its lines: 0 when more are needed.
+        """Returns the fields of the first record of the waiting lines, and how many lines it has: 0 if more are needed.
 
-        Raises RowRejected when its first line has to go; the others then stand for themselves.
+        Raises RowRejected when the first line is invalid; the others are then parsed without it.
         """
         while self._tried < len(self._waiting):
             self._tried += 1
-            # Only a line with a quote can close one.
+            # Only a line with a quote can close the open one.
             if self._tried > 1 and b'"' not in self._waiting[self._tried - 1][1]:
                 continue
             fields = self._parse(b"\n".join(raw for _, raw in self._waiting[: self._tried]))
@@ -179,17 +197,16 @@ class Csv:
     def _parse(self, raw: bytes) -> list[str] | None:
         """Returns the fields, or None while a quote is open."""
         fields = split(text(raw, self._encodings), self._delimiter)
+        while fields and len(fields) > len(self._columns) and not fields[-1].strip():
+            fields.pop()  # as those of the header
         if fields is not None and len(fields) != len(self._columns):
             raise RowRejected("column_count", f"has {len(fields)} columns, the header has {len(self._columns)}")
         return fields
 
 
 def split(line: str, delimiter: str) -> list[str] | None:
-    """Returns the fields of one CSV record, or None when a quoted field is still open at its end.
-
-    Raises RowRejected for what is not CSV.
-    """
-    # The second line is there to see whether the first was enough.
+    """Returns the fields of one CSV record, or None when a quoted field is still open at its end. Raises RowRejected."""
+    # If the reader asks for the second line, the record is incomplete.
     reader = csv.reader((line, ""), delimiter=delimiter, strict=True)
     try:
         return next(reader)

@@ -1,4 +1,4 @@
-"""Shows how far an import is: a bar in a terminal, a line now and then elsewhere."""
+"""The progress of an import: a bar in a terminal, otherwise a line from time to time."""
 
 import sys
 import time
@@ -14,23 +14,23 @@ LINE_EVERY = 10.0
 
 
 class Progress(Protocol):
-    """Is told how far it is. Bytes are those of the file as it lies on the disk."""
+    """Shows progress. Bytes are those of the file on disk, before unpacking."""
 
     def start(self, name: str, total_bytes: int | None) -> None:
-        """An import begins; the total is None for a pipe."""
+        """Called when an import begins; the total is None for a pipe."""
         ...
 
     def advance(self, *, bytes_read: int, rows_read: int) -> None:
-        """It came this far, counted from its beginning."""
+        """Called now and then with the counts so far."""
         ...
 
     def stop(self) -> None:
-        """It is over, one way or the other."""
+        """Called when the import has succeeded or failed."""
         ...
 
 
 def progress_on(stream: TextIO | None = None) -> Progress:
-    """Returns what suits a stream, standard error unless said otherwise."""
+    """Returns the progress for a stream, by default standard error."""
     stream = stream or sys.stderr
     return Bar(Console(file=stream)) if stream.isatty() else PlainLines(stream)
 
@@ -57,11 +57,11 @@ class Bar:
         self._bar.start()
 
     def advance(self, *, bytes_read: int, rows_read: int) -> None:
-        """Moves it."""
+        """Moves the bar."""
         self._bar.update(self._task, completed=bytes_read, rows=rows_read)
 
     def stop(self) -> None:
-        """Takes it away."""
+        """Removes the bar."""
         self._bar.stop()
 
 
@@ -81,7 +81,7 @@ class PlainLines:
         self._next = self._monotonic() + LINE_EVERY
 
     def advance(self, *, bytes_read: int, rows_read: int) -> None:
-        """Prints a line if it is time."""
+        """Prints a line if one is due."""
         if self._monotonic() < self._next:
             return
         self._next = self._monotonic() + LINE_EVERY

@@ -1,4 +1,4 @@
-"""Keeps the rows that were not imported, for whoever mends them."""
+"""The file of rows that were not imported, so that they can be corrected."""
 
 import csv
 import os
@@ -14,14 +14,14 @@ HEADER = ("line", "reason", "message", "raw")
 
 
 def default_path(source: str) -> Path:
-    """Returns where the rejected rows of a source go when nobody says: the current folder."""
+    """Returns the default file for the rejected rows of a source, in the current folder."""
     return Path(f"{'stdin' if source == STDIN else Path(source).name}.rejected.csv")
 
 
 class Rejects:
-    """A CSV file that appears when the import is over, whole, and only if a row was rejected or left out.
+    """A CSV file, created only if a row was rejected or skipped, and complete when it appears at the end of the import.
 
-    Until then it is beside its place with `.partial` behind its name; an import that fails takes that away again.
+    Until then its name ends in `.partial`; an import that fails removes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,30 +44,30 @@ class Rejects:
                 self._partial.replace(self.path)
         except OSError as failure:
             if error is None:
-                raise self._unwritable(failure) from None
+                raise self._write_error(failure) from None
         finally:
             self._partial.unlink(missing_ok=True)
 
     @property
-    def written(self) -> bool:
-        """Whether there is anything in it."""
+    def has_rows(self) -> bool:
+        """Whether a row was added."""
         return self._file is not None
 
     def add(self, rejection: Rejection) -> None:
-        """Writes one row. Raises InputError when the disk takes no more."""
+        """Writes one row. Raises InputError when that fails, such as on a full disk."""
         try:
             if self._file is None:
                 self._file = self._partial.open("w", encoding="utf-8", newline="")
                 self._writer = csv.writer(self._file)
                 self._writer.writerow(HEADER)
-            self._writer.writerow((rejection.number, rejection.reason, rejection.message, _shown(rejection.raw)))
+            self._writer.writerow((rejection.number, rejection.reason, rejection.message, _printable(rejection.raw)))
         except OSError as failure:
-            raise self._unwritable(failure) from None
+            raise self._write_error(failure) from None
 
-    def _unwritable(self, failure: OSError) -> InputError:
+    def _write_error(self, failure: OSError) -> InputError:
         return InputError(f"cannot write rejected rows to {self.path}: {failure.strerror}")
 
 
-def _shown(raw: bytes) -> str:
-    """Returns the row as it was, save for bytes that no CSV reader would take."""
+def _printable(raw: bytes) -> str:
+    """Returns the row unchanged, except for bytes that CSV readers don't accept."""
     return raw.decode("utf-8", "backslashreplace").replace("\0", "\\x00")

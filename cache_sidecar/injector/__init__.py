@@ -1,1 +1,1 @@
-"""Puts the sidecar into pods: as a webhook and as a command. `README.md` beside it says how."""
+"""Injects the sidecar into pods, as a webhook or from the command line; see README.md."""

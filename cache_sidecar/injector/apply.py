@@ -1,19 +1,20 @@
-"""Puts patches into pods, in place, and takes the sidecar out again; comments and order of a YAML file survive it."""
+"""Applies patches to pods in place, and removes the sidecar again, keeping the comments and the order of YAML files."""
 
 import contextlib
 import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from cache_sidecar.injector import annotations, pods
 from cache_sidecar.injector.container import GROUP, NAME, VOLUMES
-from cache_sidecar.injector.patch import DEFAULT_CONTAINER, TOLD, Operation
+from cache_sidecar.injector.patch import DEFAULT_CONTAINER, VARIABLES, Operation
 from cache_sidecar.injector.pods import Pod
 
 
 def apply(pod: Pod, operations: list[Operation]) -> None:
-    """Applies the patch; only what `patch.py` makes is understood."""
+    """Applies a patch; supports only the operations that `patch.py` creates."""
     for operation in operations:
-        *path, last = _steps(operation["path"])
+        *path, last = split_pointer(operation["path"])
         parent = _walk(pod, path)
         if isinstance(parent, list):
             parent.insert(len(parent) if last == "-" else int(last), operation["value"])
@@ -21,26 +22,56 @@ def apply(pod: Pod, operations: list[Operation]) -> None:
             parent[last] = operation["value"]
 
 
+def ways(operations: list[Operation]) -> Iterator[tuple[str | int, ...]]:
+    """Yields the ways from the pod to everything that a patch sets."""
+    for operation in operations:
+        yield tuple(int(step) if step.isdecimal() else step for step in split_pointer(operation["path"]))
+
+
+def note_shared(operations: list[Operation], shared: Mapping[str, str]) -> None:
+    """Has a patch record, in the status annotation, what it takes from the sharing of a file's nodes."""
+    last = operations[-1]
+    holder, key = (last, "value") if isinstance(last["value"], str) else (last["value"], annotations.STATUS)
+    holder[key] = json.dumps(json.loads(holder[key]) | {"shared": dict(shared)}, separators=(",", ":"))
+
+
+def read_shared(pod: Pod) -> Mapping[str, str]:
+    """Returns what `note_shared` has recorded in a pod, for `sharing.share_again` after `uninject`."""
+    return _Status.read(pods.annotations(pod).get(annotations.STATUS, "")).shared
+
+
+def version_of(pod: Pod) -> str:
+    """Returns the version that injected a pod's sidecar; `?` if it is not known."""
+    return _Status.read(pods.annotations(pod).get(annotations.STATUS, "")).version
+
+
 def uninject(pod: Pod) -> bool:
-    """Takes an injected sidecar out, and everything that came with it. Returns whether there was one."""
+    """Removes an injected sidecar and everything that came with it. Returns whether there was one."""
     notes = pods.annotations(pod)
     if annotations.STATUS not in notes:
         return False
     status = _Status.read(notes[annotations.STATUS])
     spec, metadata = pod["spec"], pod["metadata"]
+    lists = _Lists(status.empty)
     for kind in ("initContainers", "containers"):
-        _filter(spec, kind, lambda each: each["name"] != NAME)
-        for each in spec.get(kind) or []:
-            _forget(each, status.kept)
-    _filter(spec, "volumes", lambda volume: volume["name"] not in VOLUMES)
+        lists.filter("/spec", spec, kind, lambda each: each["name"] != NAME)
+        for index, each in enumerate(spec.get(kind) or []):
+            _strip(f"/spec/{kind}/{index}", each, lists, status.kept)
+    lists.filter("/spec", spec, "volumes", lambda volume: volume["name"] not in VOLUMES)
     if "supplementalGroups" not in status.kept:
-        _filter(spec.get("securityContext") or {}, "supplementalGroups", lambda group: group != GROUP)
+        context = spec.get("securityContext") or {}
+        lists.filter("/spec/securityContext", context, "supplementalGroups", lambda group: group != status.group)
+    lists.filter("/spec", spec, "imagePullSecrets", lambda secret: secret.get("name") not in status.pull_secrets)
+    if status.service_links is not None:
+        spec.pop("enableServiceLinks", None)
+        if "was" in status.service_links:
+            spec["enableServiceLinks"] = status.service_links["was"]
     if status.mode == "classic" and DEFAULT_CONTAINER not in status.kept:
         notes.pop(DEFAULT_CONTAINER, None)
     del notes[annotations.STATUS]
     pods.labels(pod).pop(annotations.INJECTED, None)
     for parent, key in ((spec, "securityContext"), (metadata, "annotations"), (metadata, "labels"), (pod, "metadata")):
-        # What held something empty is not dropped: that comes back, below.
+        # A parent of something that was empty is kept: _restore puts the empty value back.
         if not any(f"/{key}/" in pointer for pointer in status.empty):
             _drop_if_empty(parent, key)
     _restore(pod, status.empty)
@@ -48,38 +79,67 @@ def uninject(pod: Pod) -> bool:
 
 
 class _Status(NamedTuple):
-    """What the status annotation says; anybody may have written it."""
+    """The content of the status annotation. Untrusted: any user may have written it."""
 
+    version: str
     mode: str
     kept: list[Any]
     empty: dict[str, Any]
+    group: int
+    pull_secrets: list[Any]
+    service_links: dict[str, Any] | None
+    shared: dict[str, str]
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Reads as much of it as makes sense."""
+        """Reads the valid parts."""
         try:
             status = json.loads(text)
         except (ValueError, RecursionError):
             status = {}
         known = status if isinstance(status, dict) else {}
-        kept, empty = known.get("kept"), known.get("empty")
-        return cls(str(known.get("mode")), kept if isinstance(kept, list) else [], empty if isinstance(empty, dict) else {})
+
+        def valid(key: str, default: Any) -> Any:
+            value = known.get(key)
+            return value if isinstance(value, type(default)) else default
+
+        links = valid("service_links", {"was": "unknown"})
+        return cls(
+            version=valid("version", "?"),
+            mode=str(known.get("mode")),
+            kept=valid("kept", []),
+            empty=valid("empty", {}),
+            group=valid("group", GROUP),
+            pull_secrets=valid("pull_secrets", []),
+            service_links=links if links.get("was") in (None, True, False) else None,
+            shared=valid("shared", {}),
+        )
 
 
-def _forget(each: Pod, kept: list[Any]) -> None:
-    _filter(each, "env", lambda variable: variable["name"] not in TOLD or f"{each['name']}/{variable['name']}" in kept)
-    _filter(each, "volumeMounts", lambda mount: mount["name"] not in VOLUMES)
+class _Lists(NamedTuple):
+    """Takes items out of lists."""
+
+    empty: Mapping[str, Any]
+    "The lists that were present, but empty or null, by JSON pointer."
+
+    def filter(self, pointer: str, parent: Pod, key: str, keeps: Callable[[Any], bool]) -> None:
+        """Deletes items one by one, which keeps the comments of the others, and deletes a list that was not there before."""
+        items = parent.get(key)
+        if not items:
+            return
+        for index in reversed(range(len(items))):
+            if not keeps(items[index]):
+                del items[index]
+        # One that was empty stays where it is, for _restore.
+        if f"{pointer}/{key}" not in self.empty:
+            _drop_if_empty(parent, key)
 
 
-def _filter(parent: Pod, key: str, keeps: Any) -> None:
-    """Takes items out of a list one by one, which keeps the comments of the others; the list goes when nothing is left."""
-    items = parent.get(key)
-    if not items:
-        return
-    for index in reversed(range(len(items))):
-        if not keeps(items[index]):
-            del items[index]
-    _drop_if_empty(parent, key)
+def _strip(pointer: str, each: Pod, lists: _Lists, kept: list[Any]) -> None:
+    lists.filter(
+        pointer, each, "env", lambda variable: variable["name"] not in VARIABLES or f"{each['name']}/{variable['name']}" in kept
+    )
+    lists.filter(pointer, each, "volumeMounts", lambda mount: mount["name"] not in VOLUMES)
 
 
 def _drop_if_empty(parent: Pod, key: str) -> None:
@@ -88,10 +148,10 @@ def _drop_if_empty(parent: Pod, key: str) -> None:
 
 
 def _restore(pod: Pod, empty: dict[str, Any]) -> None:
-    """Puts back what was there, empty, before; where somebody changed the pod since, and it no longer fits, it is left out."""
+    """Restores what was present but empty before the injection, where it still fits the pod."""
     for pointer, value in empty.items():
         with contextlib.suppress(KeyError, IndexError, ValueError, TypeError):
-            *path, last = _steps(pointer)
+            *path, last = split_pointer(pointer)
             parent = _walk(pod, path)
             if isinstance(parent, dict) and not value and not parent.get(last):
                 parent[last] = value
@@ -104,5 +164,6 @@ def _walk(pod: Pod, path: list[str]) -> Any:
     return found
 
 
-def _steps(pointer: str) -> list[str]:
+def split_pointer(pointer: str) -> list[str]:
+    """Returns the steps of a JSON pointer."""
     return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]

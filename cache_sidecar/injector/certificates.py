@@ -1,8 +1,8 @@
-"""Certificates that the injector makes for itself. No I/O, and the time is an argument.
+"""Self-signed certificates of the injector. No I/O, and the time is an argument.
 
-An authority signs the webhook's certificate, and the API server trusts the authorities in its `caBundle`. A new authority is
-announced there before anything is signed by it, and an old one stays until it expires: whichever of the two the API server sees
-first, it trusts what the webhook shows.
+A CA signs the webhook's certificate, and the API server trusts the CAs in its `caBundle`. A new CA is published there before
+it signs anything, and an old one stays until it expires. So the API server trusts the certificate that the webhook presents,
+whichever of the two changes it observes first.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# Clocks of the cluster's machines may differ by this.
+# Tolerated clock skew between the machines of the cluster, in seconds.
 BACKDATED = 300.0
-# Authorities live this many times as long as certificates, and are announced for this long before they sign.
+# CAs live this many times as long as certificates, and are published for SETTLING seconds before they sign.
 AUTHORITY_LIFETIMES = 12
 SETTLING = 600.0
 
@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
 
 class Material(NamedTuple):
-    """Everything there is: what the Secret holds."""
+    """All certificates and keys: the content of the Secret."""
 
     authorities: tuple[Pair, ...]
     "Oldest first."
@@ -37,30 +37,30 @@ class Material(NamedTuple):
 
     @property
     def bundle(self) -> bytes:
-        """The authorities' certificates, as PEM: what the API server is to trust."""
+        """The CA certificates that the API server is to trust, as PEM."""
         return b"".join(authority.cert for authority in self.authorities)
 
     def to_secret(self) -> dict[str, bytes]:
-        """Returns the data of the Secret."""
+        """Returns the data for the Secret."""
         keys = b"".join(authority.key for authority in self.authorities)
         return {"ca.crt": self.bundle, "ca.key": keys, "tls.crt": self.serving.cert, "tls.key": self.serving.key}
 
     @classmethod
     def from_secret(cls, data: dict[str, bytes]) -> Self | None:
-        """Returns what a Secret holds, None when that is not what `to_secret` made."""
+        """Returns the content of a Secret, None if `to_secret` did not create it."""
         certs = _split(data.get("ca.crt", b""), b"CERTIFICATE")
         keys = _split(data.get("ca.key", b""), b"PRIVATE KEY")
         serving = Pair(data.get("tls.crt", b""), data.get("tls.key", b""))
         authorities = tuple(Pair(cert, key) for cert, key in zip(certs, keys, strict=False))
-        if len(certs) != len(keys) or not all(_belong(pair) for pair in (*authorities, serving)):
+        if len(certs) != len(keys) or not all(_matches(pair) for pair in (*authorities, serving)):
             return None
         return cls(authorities, serving)
 
 
-def renewed(material: Material | None, names: list[str], *, now: float, lifetime: float) -> Material:
-    """Returns what to use from now on: the same while nothing is due.
+def renew(material: Material | None, names: list[str], *, now: float, lifetime: float) -> Material:
+    """Returns the certificates to use from now on; the same ones if no renewal is due.
 
-    `names` are the DNS names of the webhook, `lifetime` the seconds that a certificate is valid.
+    `names` are the DNS names of the webhook, `lifetime` is the validity of a certificate in seconds.
     """
     settling = min(SETTLING, lifetime / 20)
     authorities = [pair for pair in (material.authorities if material else ()) if _span(pair.cert)[1] > now]
@@ -75,7 +75,7 @@ def renewed(material: Material | None, names: list[str], *, now: float, lifetime
 
 
 def expiry(cert: bytes) -> float:
-    """Returns when a certificate expires, in seconds since the epoch. Raises ValueError when it is none."""
+    """Returns when a certificate expires, in seconds since the epoch. Raises ValueError if it is not a certificate."""
     return _span(cert)[1]
 
 
@@ -92,7 +92,7 @@ def _is_due(cert: bytes, now: float) -> bool:
 def _is_signed(cert: bytes, authority: bytes) -> bool:
     try:
         x509.load_pem_x509_certificate(cert).verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
-    except Exception:  # noqa: BLE001  # one of several errors of two libraries, all of which mean: no
+    except Exception:  # noqa: BLE001  # several errors of two libraries, all of which mean "not signed by it"
         return False
     return True
 
@@ -102,7 +102,7 @@ def _names(cert: bytes) -> list[str]:
     return parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
 
 
-def _belong(pair: Pair) -> bool:
+def _matches(pair: Pair) -> bool:
     try:
         public = x509.load_pem_x509_certificate(pair.cert).public_key()
         return load_pem_private_key(pair.key, None).public_key() == public
@@ -133,15 +133,15 @@ def _authority(now: float, lifetime: float) -> Pair:
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).add_extension(
         usage, critical=True
     )
-    return _signed(builder, key, key)
+    return _sign(builder, key, key)
 
 
 def _serving(signer: Pair, names: list[str], now: float, lifetime: float) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     authority = x509.load_pem_x509_certificate(signer.cert)
-    # 64 characters are all that a common name may have; what counts is the alternative name.
+    # A common name has at most 64 characters; clients check the alternative names.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-    # A certificate that outlives its authority would be refused when that expires.
+    # Clients reject a certificate that outlives its CA once the CA expires.
     lifetime = min(lifetime, authority.not_valid_after_utc.timestamp() - now)
     builder = (
         _builder(subject, authority.subject, key, now, lifetime)
@@ -150,7 +150,7 @@ def _serving(signer: Pair, names: list[str], now: float, lifetime: float) -> Pai
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)  # type: ignore[arg-type]
     )
-    return _signed(builder, key, load_pem_private_key(signer.key, None))  # type: ignore[arg-type]
+    return _sign(builder, key, load_pem_private_key(signer.key, None))  # type: ignore[arg-type]
 
 
 def _builder(
@@ -169,7 +169,7 @@ def _builder(
     )
 
 
-def _signed(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey) -> Pair:
+def _sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey) -> Pair:
     cert = builder.sign(signer, hashes.SHA256())
     return Pair(
         cert.public_bytes(Encoding.PEM),

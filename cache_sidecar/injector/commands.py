@@ -1,8 +1,8 @@
-"""The commands `injector`, `inject`, `uninject` and `check`; what they need is imported when they run."""
+"""The commands `injector`, `inject`, `uninject` and `check`. Optional dependencies are imported when a command runs."""
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,55 +14,70 @@ if TYPE_CHECKING:
     from cache_sidecar.injector.files import File, Result
 
 _files = click.option(
-    "-f", "--filename", "names", multiple=True, required=True, metavar="FILE", help="YAML file, or - for standard input."
+    "-f",
+    "--filename",
+    "names",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="YAML or JSON file, or - for standard input.",
 )
-_config = click.option(
+config_option = click.option(
     "--config",
     "config_files",
     multiple=True,
     metavar="FILE",
-    help="TOML file with the injector's configuration; of several a later one wins, key by key.",
+    help="TOML file with the injector's configuration. Repeatable; later files override earlier ones, key by key.",
 )
-_version = click.option("--kubernetes-version", default="", metavar="VERSION", help="Version of the cluster; else the newest.")
-_by_label = click.option("--by-label", is_flag=True, help="Only where the label is, on the pod or on a Namespace in the files.")
+_version = click.option(
+    "--kubernetes-version",
+    default="",
+    metavar="VERSION",
+    help="Kubernetes version to inject for. Default: the configured one, else the newest.",
+)
+_by_label = click.option(
+    "--by-label", is_flag=True, help="Only inject if the label is set, on the pod or on its Namespace in the files."
+)
 
 
 @click.command()
 @_files
-@_config
+@config_option
 @_version
 @_by_label
 def inject(names: tuple[str, ...], config_files: tuple[str, ...], kubernetes_version: str, by_label: bool) -> int:
-    """Print the files with the sidecar in every workload."""
+    """Print the files with the sidecar injected into every workload."""
     return _inject(names, config_files, kubernetes_version, by_label=by_label, prints=True)
 
 
 @click.command()
 @_files
-@_config
+@config_option
 @_version
 @_by_label
 def check(names: tuple[str, ...], config_files: tuple[str, ...], kubernetes_version: str, by_label: bool) -> int:
-    """Say which workloads in the files would get a sidecar, and why others would not."""
+    """Report which workloads in the files would get a sidecar, and why others would not."""
     return _inject(names, config_files, kubernetes_version, by_label=by_label, prints=False)
 
 
 @click.command()
 @_files
-def uninject(names: tuple[str, ...]) -> int:
+@config_option
+def uninject(names: tuple[str, ...], config_files: tuple[str, ...]) -> int:
     """Print the files without injected sidecars."""
-    _need_extra("ruamel.yaml")
-    from cache_sidecar.injector import files  # noqa: PLC0415
+    files = import_files()
+    from cache_sidecar.injector import config  # noqa: PLC0415
 
+    loaded = config.load(*config_files)
     read = [files.read(name) for name in names]
-    return _tell(read, files.uninject(read), prints=True)
+    return report(read, files.uninject(read, loaded.pod_templates), prints=True)
 
 
 @click.command(name="injector")
-@_config
+@config_option
 def serve(config_files: tuple[str, ...]) -> None:
-    """Run the webhook that puts the sidecar into pods as they are made."""
-    for module in ("aiohttp", "cryptography", "prometheus_client"):
+    """Run the admission webhook that injects the sidecar into new pods."""
+    for module in ("aiohttp", "cryptography"):
         _need_extra(module)
     from cache_sidecar.injector import config, process  # noqa: PLC0415
 
@@ -72,24 +87,36 @@ def serve(config_files: tuple[str, ...]) -> None:
 
 
 def _inject(names: tuple[str, ...], config_files: tuple[str, ...], version: str, *, by_label: bool, prints: bool) -> int:
+    files = import_files()
+    done, results = inject_files([files.read(name) for name in names], config_files, version, by_label=by_label)
+    return report(done, results, prints=prints)
+
+
+def import_files() -> Any:
+    """Returns the module `files`. Raises SettingsError without the extra that it needs."""
     _need_extra("ruamel.yaml")
+    return import_module("cache_sidecar.injector.files")
+
+
+def inject_files(
+    read: list["File"], config_files: tuple[str, ...], version: str = "", *, by_label: bool
+) -> tuple[list["File"], list["Result"]]:
+    """Returns files with the sidecar injected as the configuration says, and the result for each workload."""
     from cache_sidecar.injector import config, files  # noqa: PLC0415
 
-    loaded = config.load(*config_files, kubernetes_version=version)
-    read = [files.read(name) for name in names]
-    return _tell(read, files.inject(read, loaded, by_label=by_label), prints=prints)
+    return files.inject(read, config.load(*config_files, kubernetes_version=version), by_label=by_label)
 
 
-def _tell(read: list["File"], results: list["Result"], *, prints: bool) -> int:
-    """Prints the files, and beside them a line for each workload; no files at all when one was denied."""
+def report(read: list["File"], results: list["Result"], *, prints: bool) -> int:
+    """Prints one line for each workload, and the files unless a workload was denied. Returns the exit code."""
     if not results:
-        raise InputError(f"there is no workload in {', '.join(file.origin for file in read)}")
+        raise InputError(f"no workload found in {', '.join(file.origin for file in read)}")
     denied = any(result.action == "deny" for result in results)
     for result in results:
         click.echo(" ".join(part for part in (result.workload, result.action, result.detail) if part), err=prints)
     if prints and not denied:
-        for file in read:
-            sys.stdout.write(file.written(among_others=len(read) > 1))
+        texts = [file.render(among_others=len(read) > 1) for file in read]
+        sys.stdout.buffer.write("".join(texts).encode())
     return 1 if denied else 0
 
 
@@ -97,4 +124,4 @@ def _need_extra(module: str) -> None:
     try:
         import_module(module)
     except ModuleNotFoundError:
-        raise SettingsError(f"{module} is not installed: it comes with `pip install 'cache-sidecar[injector]'`") from None
+        raise SettingsError(f"{module} is not installed: run `pip install 'cache-sidecar[injector]'`") from None

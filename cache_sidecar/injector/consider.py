@@ -1,4 +1,4 @@
-"""The way of one pod: its shape, the decision, the patch."""
+"""Handles one pod: checks its shape, decides, and creates the patch."""
 
 from typing import NamedTuple
 
@@ -9,16 +9,16 @@ from cache_sidecar.injector.patch import Operation, inject
 
 
 class Verdict(NamedTuple):
-    """What is to be done with a pod: a patch, which may be empty, or a reason to do nothing."""
+    """What to do with a pod: a patch, which may be empty, or a reason to leave it unchanged."""
 
     patch: list[Operation]
     reason: Reason | None
 
 
 def consider(pod: object, place: Place, defaults: Options, version: tuple[int, int]) -> Verdict:
-    """Returns what to do with a pod, or pod template.
+    """Returns what to do with a pod or pod template.
 
-    Raises InputError when it is none, and its kind BadAnnotation when its label or annotations cannot be followed.
+    Raises InputError if it is not one, and its subclass BadAnnotation if its label or an annotation is invalid.
     """
     checked = pods.check(pod)
     reason = decide(checked, place, defaults)

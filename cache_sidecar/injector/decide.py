@@ -1,5 +1,6 @@
-"""Whether a pod gets a sidecar. No I/O: everything it goes by is an argument."""
+"""Decides whether a pod gets a sidecar. No I/O: all input is in the arguments."""
 
+import posixpath
 from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
@@ -7,14 +8,14 @@ from typing import NamedTuple
 from cache_sidecar.injector import annotations, pods
 from cache_sidecar.injector.container import MOUNT_PATH, NAME, VOLUMES
 from cache_sidecar.injector.options import Options
-from cache_sidecar.injector.patch import injected
+from cache_sidecar.injector.patch import find_sidecar
 from cache_sidecar.injector.pods import Pod
 
 SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 
 
 class Reason(Enum):
-    """Why a pod is left as it is: the name, in small letters, is a code that stays; the value is for people."""
+    """Why a pod gets no sidecar. The name in lower case is a stable code; the value is the message."""
 
     NOT_ENABLED = "neither the pod nor its namespace has the label cache-sidecar.io/inject: enabled"
     OPTED_OUT = "the pod has the label cache-sidecar.io/inject: disabled"
@@ -22,12 +23,12 @@ class Reason(Enum):
     OWN_NAMESPACE = "the namespace is the injector's own"
     OWN_POD = "the pod is part of the cache sidecar itself"
     MIRROR_POD = "the pod mirrors a static pod, which cannot be changed"
-    HOST_NETWORK = "the pod uses the node's network, where every pod's sidecar would want the same port"
+    HOST_NETWORK = "the pod uses the node's network, where the sidecars of several pods would need the same port"
     WINDOWS = "the pod runs on Windows"
     NO_CONTAINERS = "the pod has no containers"
     SIDECAR_PRESENT = "the pod has a cache sidecar that was not injected"
-    VOLUME_TAKEN = "the pod has a volume with the name of one of the sidecar's"
-    MOUNT_PATH_TAKEN = f"a container has something else mounted at {MOUNT_PATH}"
+    VOLUME_TAKEN = "the pod has a volume with the same name as one of the sidecar's volumes"
+    MOUNT_PATH_TAKEN = f"a container has another volume mounted at {MOUNT_PATH}"
 
     @property
     def code(self) -> str:
@@ -36,30 +37,30 @@ class Reason(Enum):
 
 
 class Place(NamedTuple):
-    """Where a pod is to be made."""
+    """Where a pod is created."""
 
     namespace: str
     enabled: bool
-    "Whether pods of this namespace get a sidecar unless they say no."
+    "Whether pods of this namespace get a sidecar unless they opt out."
     own_namespace: str = ""
     "The namespace that the injector runs in."
 
 
 def decide(pod: Pod, place: Place, defaults: Options) -> Reason | None:
-    """Returns why the pod is to be left alone, None when it gets a sidecar. Raises BadAnnotation for another label value."""
+    """Returns why the pod gets no sidecar, None if it gets one. Raises BadAnnotation for an invalid value of the label."""
     return next(_reasons(pod, place, defaults), None)
 
 
 def _reasons(pod: Pod, place: Place, defaults: Options) -> Iterator[Reason]:
     yield from _by_place(pod, place)
-    wish = annotations.wish(pod)
-    if wish is False:
+    opt_in = annotations.opt_in(pod)
+    if opt_in is False:
         yield Reason.OPTED_OUT
-    if wish is None and not place.enabled:
+    if opt_in is None and not place.enabled:
         yield Reason.NOT_ENABLED
     yield from _by_spec(pod["spec"])
-    # What was injected may have to be completed, when another webhook added to the pod since.
-    if not injected(pod):
+    # An injected pod may have to be completed, if another webhook has added containers since.
+    if not find_sidecar(pod):
         yield from _by_clash(pod, defaults)
 
 
@@ -94,12 +95,14 @@ def _by_clash(pod: Pod, defaults: Options) -> Iterator[Reason]:
 
 
 def _has_mount(container: Pod) -> bool:
-    return any(mount["mountPath"].rstrip("/") == MOUNT_PATH for mount in container.get("volumeMounts") or [])
+    # Other spellings of the path are the same folder to the kubelet.
+    paths = [mount["mountPath"].lstrip("/") for mount in container.get("volumeMounts") or []]
+    return any(posixpath.normpath(f"/{path}") == MOUNT_PATH for path in paths)
 
 
 def _is_sidecar(container: Pod, defaults: Options) -> bool:
     if container.get("command"):
-        return False  # the image, used for something else
+        return False  # the same image, used for something else
     repository = _repository(container.get("image") or "")
     return repository == _repository(defaults.image) or repository.rpartition("/")[2] == "cache-sidecar"
 

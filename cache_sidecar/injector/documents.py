@@ -1,6 +1,7 @@
-"""YAML files, read and written so that comments, quotes and order stay as they were."""
+"""Reads and writes YAML and JSON files, keeping comments, quotes, order and style."""
 
 import io
+import json
 import re
 from typing import Any
 
@@ -8,37 +9,115 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cache_sidecar.core.errors import InputError
+from cache_sidecar.injector import sharing
 
-# A sequence below its key that is indented: both styles are common, and a file keeps its own.
+# A sequence that is indented below its key. Both styles are common; a file keeps its own.
 _INDENTED = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*\n(?:[ \t]*(?:#[^\n]*)?\n)*\1 +- ", re.MULTILINE)
+_HEAD = re.compile(r"\n*(?P<comments>(?:[ \t]*#[^\n]*\n|[ \t]*\n)*)---(?:\s|$)")
+# How Go writes <, > and & in JSON.
+_ESCAPED = re.compile(r"\\u00(?:3c|3e|26)")
 
 
 def read(text: str, origin: str) -> list[Any]:
-    """Returns the documents of a file. Raises InputError with one line that says where it is wrong."""
+    """Returns the documents of a file. Raises InputError with one line that contains the position of the error."""
     try:
-        return list(_yaml(text).load_all(text))
+        if is_json(text):
+            return _read_json(text)
+        documents = list(_yaml(text).load_all(text))
+        for document in documents:
+            sharing.check_size(document)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = str(error.problem or error.context).splitlines()[0]
-        raise InputError(f"{origin}{where}: not YAML: {problem}") from None
+        raise InputError(f"{origin}{where}: invalid YAML: {problem}") from None
     except (YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{origin}: not YAML: {(str(error).splitlines() or ['nested too deeply'])[0]}") from None
+        raise InputError(f"{origin}: invalid YAML: {(str(error).splitlines() or ['nested too deeply'])[0]}") from None
+    for document in documents:
+        sharing.prepare(document)
+    return documents
 
 
 def write(documents: list[Any], like: str, *, among_others: bool) -> str:
-    """Returns the text of documents that were read from the text `like`, started by `---` where others come before."""
+    """Returns documents in the style of the text `like` that they were read from; with `---` first if `among_others`.
+
+    Raises InputError rather than return a text that means something else.
+    """
+    present = [document for document in documents if document is not None]
+    if is_json(like):
+        return "---\n" * among_others + _write_json(present, like)
     out = io.StringIO()
     yaml = _yaml(like)
-    yaml.explicit_start = among_others or like.lstrip("\n").startswith("---")
-    yaml.dump_all([document for document in documents if document is not None], out)
-    return out.getvalue()
+    # Comments before the first `---`, such as a licence, belong to no document.
+    head = _HEAD.match(like)
+    yaml.explicit_start = among_others or head is not None
+    yaml.dump_all(present, out)
+    text = (head["comments"] if head else "") + out.getvalue()
+    if "&" in text and _meaning(text) != [_plain(document) for document in present]:
+        raise InputError(
+            "the file shares parts by anchors in a way that cannot be kept: write them out first, as `yq 'explode(.)'` does"
+        )
+    return text
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is JSON: one object, or several after each other."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        return bool(_read_json(text))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _read_json(text: str) -> list[Any]:
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    found, position = [], 0
+    while rest := re.compile(r"\S").search(text, position):
+        value, position = decoder.raw_decode(text, rest.start())
+        found.append(value)
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        # Read as YAML then, which names the key and its position.
+        raise ValueError("duplicate key")
+    return made
+
+
+def _write_json(documents: list[Any], like: str) -> str:
+    indented = re.match(r"\s*\{[ \t]*\r?\n([ \t]*)", like)
+    separators = (",", ": ") if indented else ((", ", ": ") if re.search(r'": ', like) else (",", ":"))
+    is_ascii = like.isascii() and "\\u" in _ESCAPED.sub("", like)
+    made = [
+        json.dumps(document, indent=indented[1] if indented else None, separators=separators, ensure_ascii=is_ascii)
+        for document in documents
+    ]
+    text = "\n".join(made) + "\n" * like.endswith("\n")
+    if _ESCAPED.search(like):
+        text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return text
+
+
+def _meaning(text: str) -> list[Any]:
+    yaml = YAML(typ="safe", pure=True)
+    return [document for document in yaml.load_all(text) if document is not None]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _yaml(text: str) -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 1 << 20
+    # `[{name: a}]` would become `[name: a]`.
+    yaml.brace_single_entry_mapping_in_flow_sequence = True
     if _INDENTED.search(text):
         yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml

@@ -1,9 +1,9 @@
-"""Events of Kubernetes, made in the background: the same warning again is counted, and too many at once are dropped."""
+"""Creates Kubernetes Events in the background. Repeated warnings are counted; when the queue is full, events are dropped."""
 
 import asyncio
 
 from cache_sidecar.core.errors import SidecarError
-from cache_sidecar.injector.api import Api, Conflict, Object
+from cache_sidecar.injector.api import Api, Conflict, Object, path_of
 from cache_sidecar.injector.metrics import Metrics
 
 _WAITING = 100
@@ -17,21 +17,21 @@ class Events:
         self._metrics = metrics
         self._waiting: asyncio.Queue[Object] = asyncio.Queue(_WAITING)
 
-    def tell(self, event: Object) -> None:
-        """Takes an event to make, or drops it when too many wait."""
+    def enqueue(self, event: Object) -> None:
+        """Adds an event to the queue, or drops it if the queue is full."""
         try:
             self._waiting.put_nowait(event)
         except asyncio.QueueFull:
-            self._metrics.failures.labels("events").inc()
+            self._metrics.failures["events"] += 1
 
     async def send(self) -> None:
-        """Waits for the next event, and makes it. Raises SidecarError; an event that fails is not tried again."""
+        """Waits for the next event and creates it. Raises SidecarError; a failed event is not retried."""
         event = await self._waiting.get()
-        path = f"/api/v1/namespaces/{event['metadata']['namespace']}/events"
+        events = "api", "v1", "namespaces", event["metadata"]["namespace"], "events"
         try:
-            await self._api.create(path, event)
+            await self._api.create(path_of(*events), event)
         except Conflict:
-            await self._count(f"{path}/{event['metadata']['name']}", event["lastTimestamp"])
+            await self._count(path_of(*events, event["metadata"]["name"]), event["lastTimestamp"])
 
     async def _count(self, path: str, time: str) -> None:
         known = await self._api.get(path)

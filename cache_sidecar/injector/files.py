@@ -1,16 +1,16 @@
-"""What the commands do with files: inject, take out again, or only say what would be done."""
+"""Injects the sidecar into files, removes it, or reports what would be done."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache_sidecar.core.errors import InputError
-from cache_sidecar.injector import apply, documents, pods
+from cache_sidecar.injector import apply, documents, pods, sharing
 from cache_sidecar.injector.config import NEWEST, InjectorConfig, parse_version
 from cache_sidecar.injector.consider import Verdict, consider
 from cache_sidecar.injector.decide import Place
-from cache_sidecar.injector.workloads import Workload, labelled_namespaces, workloads
+from cache_sidecar.injector.workloads import Workload, namespace_labels, workloads
 
 
 class File(NamedTuple):
@@ -18,20 +18,25 @@ class File(NamedTuple):
 
     origin: str
     text: str
+    "With line feeds only, and without a byte order mark."
     documents: list[Any]
+    newline: str = "\n"
 
-    def workloads(self) -> Iterator[Workload]:
-        """Yields the workloads of all its documents."""
-        for document in self.documents:
-            yield from workloads(document)
+    def workloads(self, templates: Mapping[str, str]) -> list[Workload]:
+        """Returns the workloads of all its documents."""
+        return [found for document in self.documents for found in workloads(document, templates)]
 
-    def written(self, *, among_others: bool) -> str:
-        """Returns the file's text as its documents are now."""
-        return documents.write(self.documents, self.text, among_others=among_others)
+    def render(self, *, among_others: bool) -> str:
+        """Returns the text of the file with its documents as they are now. Raises InputError."""
+        try:
+            text = documents.write(self.documents, self.text, among_others=among_others)
+        except InputError as error:
+            raise InputError(f"{self.origin}: {error}") from None
+        return text.replace("\n", self.newline)
 
 
 class Result(NamedTuple):
-    """What was decided about one workload."""
+    """The result for one workload."""
 
     workload: str
     action: str
@@ -41,36 +46,62 @@ class Result(NamedTuple):
 
 def read(name: str) -> File:
     """Reads a file, or standard input for `-`. Raises InputError."""
+    origin = "standard input" if name == "-" else name
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text()
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        text = raw.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{name} is not UTF-8") from None
-    origin = "standard input" if name == "-" else name
-    return File(origin, text, documents.read(text, origin))
+        raise InputError(f"{origin} is not UTF-8") from None
+    newline = "\r\n" if "\r\n" in text else "\n"
+    return parse(origin, text.replace("\r\n", "\n"), newline)
 
 
-def inject(files: list[File], config: InjectorConfig, *, by_label: bool) -> list[Result]:
-    """Puts the sidecar into the files' workloads, and brings one that is there up to date. Says what it did to each."""
+def parse(origin: str, text: str, newline: str = "\n") -> File:
+    """Returns the file with a text, whose lines end with line feeds only. Raises InputError."""
+    return File(origin, text, documents.read(text, origin), newline)
+
+
+def inject(files: list[File], config: InjectorConfig, *, by_label: bool) -> tuple[list[File], list[Result]]:
+    """Injects the sidecar into the files' workloads, or updates it. Returns the files, and the result for each workload."""
     version = parse_version(config.kubernetes_version) if config.kubernetes_version else NEWEST
-    enabled = {name: on for file in files for document in file.documents for name, on in labelled_namespaces(document).items()}
+    files, denied = _without_sidecars(files, config)
+    if denied:
+        return files, denied
+    enabled = {name: on for file in files for document in file.documents for name, on in namespace_labels(document).items()}
     results = []
     for file in files:
-        for workload in file.workloads():
+        for workload in file.workloads(config.pod_templates):
             place = Place(workload.namespace, enabled=enabled.get(workload.namespace, not by_label))
             results.append(_inject(workload, place, config, version))
-    return results
+    return files, results
+
+
+def _without_sidecars(files: list[File], config: InjectorConfig) -> tuple[list[File], list[Result]]:
+    """Returns the files without sidecars of before, and what could not be understood."""
+    results = uninject(files, config.pod_templates)
+    denied = [result for result in results if result.action == "deny"]
+    if denied or all(result.action != "uninject" for result in results):
+        return files, denied
+    # Read again, because nodes that are shared again are not the ones that were read.
+    return [
+        parse(file.origin, documents.write(file.documents, file.text, among_others=False), file.newline) for file in files
+    ], []
 
 
 def _inject(workload: Workload, place: Place, config: InjectorConfig, version: tuple[int, int]) -> Result:
+    if workload.left_alone:
+        return Result(workload.name, "skip", workload.left_alone)
     try:
-        pod = pods.check(workload.pod)
-        apply.uninject(pod)
-        verdict = consider(pod, place, config.sidecar, version)
+        verdict = consider(workload.pod, place, config.sidecar, version)
     except InputError as error:
         return Result(workload.name, "deny", str(error))
-    apply.apply(pod, verdict.patch)
+    if verdict.patch:
+        shared = sharing.separate(workload.document, workload.path, apply.ways(verdict.patch))
+        if shared:
+            apply.note_shared(verdict.patch, shared)
+        apply.apply(workload.pod, verdict.patch)
     return Result(workload.name, "skip" if verdict.reason else "inject", _detail(verdict))
 
 
@@ -78,16 +109,24 @@ def _detail(verdict: Verdict) -> str:
     return f"{verdict.reason.code}: {verdict.reason.value}" if verdict.reason else ""
 
 
-def uninject(files: list[File]) -> list[Result]:
-    """Takes injected sidecars out of the files' workloads."""
-    results = []
+def uninject(files: list[File], templates: Mapping[str, str]) -> list[Result]:
+    """Removes injected sidecars from the files' workloads. Returns the result for each."""
+    results, shared = [], []
     for file in files:
-        for workload in file.workloads():
+        for workload in file.workloads(templates):
+            if workload.left_alone:
+                results.append(Result(workload.name, "skip", workload.left_alone))
+                continue
             try:
-                done = apply.uninject(pods.check(workload.pod))
+                pod = pods.check(workload.pod)
             except InputError as error:
                 results.append(Result(workload.name, "deny", str(error)))
-            else:
-                detail = "" if done else "not_injected: the pod has no sidecar that was injected"
-                results.append(Result(workload.name, "uninject" if done else "skip", detail))
+                continue
+            shared.append((workload, apply.read_shared(pod)))
+            done = apply.uninject(pod)
+            detail = "" if done else "not_injected: the pod has no injected sidecar"
+            results.append(Result(workload.name, "uninject" if done else "skip", detail))
+    # Only now: workloads that share a node have to be equal again.
+    for workload, names in reversed(shared):
+        sharing.share_again(workload.document, workload.path, names)
     return results

@@ -1,31 +1,32 @@
-"""Which of the replicas does what only one should do: a Lease (coordination.k8s.io/v1), as in client-go's leaderelection."""
+"""Leader election among the replicas with a Lease (coordination.k8s.io/v1), as in client-go's leaderelection."""
 
 import socket
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from cache_sidecar.core.clock import Clock
-from cache_sidecar.injector.api import Api, Conflict, Missing, Object
+from cache_sidecar.injector.api import Api, Conflict, Missing, Object, path_of
 
 
 class Lease:
-    """A claim to be the only one, to be renewed more often than it lasts."""
+    """A leader's lease; the leader must renew it before `seconds` have passed."""
 
     def __init__(self, api: Api, *, namespace: str, name: str, seconds: int, clock: Clock) -> None:
         self._api = api
-        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._leases = path_of("apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases")
+        self._lease = self._leases + path_of(name)
         self._name = name
         self._seconds = seconds
         self._clock = clock
         self._holder = f"{socket.gethostname()}_{uuid4().hex[:8]}"
-        # Whose renewal was seen last, and when by our own clock: the clocks of others are not compared with it.
+        # The last renewal observed, and when, by our own clock: clocks of different machines are never compared.
         self._seen: tuple[object, object] | None = None
         self._seen_at = 0.0
 
     async def hold(self) -> bool:
-        """Claims or renews it; returns whether it is ours now. Raises SidecarError when the API server cannot be asked."""
+        """Acquires or renews the lease. Returns whether this replica holds it. Raises SidecarError if a call fails."""
         try:
-            known = await self._api.get(f"{self._leases}/{self._name}")
+            known = await self._api.get(self._lease)
         except Missing:
             known = None
         now = self._clock.now()
@@ -33,7 +34,7 @@ class Lease:
             return False
         try:
             if known:
-                await self._api.replace(f"{self._leases}/{self._name}", known | {"spec": self._spec(now)})
+                await self._api.replace(self._lease, known | {"spec": self._spec(now)})
             else:
                 await self._api.create(self._leases, {"metadata": {"name": self._name}, "spec": self._spec(now)})
         except Conflict:
@@ -41,14 +42,13 @@ class Lease:
         return True
 
     async def release(self) -> None:
-        """Gives it up when it is ours, so that another need not wait until it runs out. Raises SidecarError."""
-        path = f"{self._leases}/{self._name}"
+        """Releases the lease if this replica holds it, so that another need not wait for its expiry. Raises SidecarError."""
         try:
-            known = await self._api.get(path)
+            known = await self._api.get(self._lease)
             if known["spec"].get("holderIdentity") == self._holder:
-                await self._api.replace(path, known | {"spec": known["spec"] | {"holderIdentity": ""}})
+                await self._api.replace(self._lease, known | {"spec": known["spec"] | {"holderIdentity": ""}})
         except (Conflict, Missing):
-            return  # somebody else has it by now
+            return  # another replica has acquired it
 
     def _may_take(self, spec: Object, now: float) -> bool:
         holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")

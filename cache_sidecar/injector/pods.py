@@ -1,9 +1,9 @@
-"""The shape of a pod, as far as the injector reads it. Whatever else is in there is carried along unseen."""
+"""The parts of a pod that the injector reads, validated. All other fields are kept unchanged."""
 
 from typing import Any, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
+from typing_extensions import TypedDict  # pydantic requires it before Python 3.12
 
 from cache_sidecar.core.errors import InputError
 
@@ -45,6 +45,11 @@ class _Security(TypedDict):
 
 
 @_open
+class _Secret(TypedDict):
+    name: NotRequired[str | None]
+
+
+@_open
 class _Os(TypedDict):
     name: NotRequired[str | None]
 
@@ -54,6 +59,8 @@ class _Spec(TypedDict):
     containers: NotRequired[list[_Container] | None]
     initContainers: NotRequired[list[_Container] | None]
     volumes: NotRequired[list[_Named] | None]
+    imagePullSecrets: NotRequired[list[_Secret] | None]
+    enableServiceLinks: NotRequired[bool | None]
     nodeSelector: NotRequired[dict[str, str] | None]
     os: NotRequired[_Os | None]
     hostNetwork: NotRequired[bool | None]
@@ -78,7 +85,7 @@ _SHAPE = TypeAdapter(_Pod)
 
 
 def check(pod: object) -> Pod:
-    """Returns the pod, or pod template, unchanged. Raises InputError with one line when it is not the shape of one."""
+    """Returns the pod, or pod template, unchanged. Raises InputError with one line if it is not shaped like one."""
     if not isinstance(pod, dict):
         raise InputError("a pod must be an object")
     try:
@@ -92,12 +99,12 @@ def check(pod: object) -> Pod:
 
 
 def labels(pod: Pod) -> dict[str, str]:
-    """Returns its labels, which may be left out or null."""
+    """Returns its labels, which may be missing or null."""
     return (pod.get("metadata") or {}).get("labels") or {}
 
 
 def annotations(pod: Pod) -> dict[str, str]:
-    """Returns its annotations, which may be left out or null."""
+    """Returns its annotations, which may be missing or null."""
     return (pod.get("metadata") or {}).get("annotations") or {}
 
 
@@ -107,5 +114,5 @@ def init_containers(pod: Pod) -> list[dict[str, Any]]:
 
 
 def containers(pod: Pod) -> list[dict[str, Any]]:
-    """Returns its init containers, then the others."""
+    """Returns its init containers, followed by its containers."""
     return [*init_containers(pod), *(pod["spec"].get("containers") or [])]

@@ -1,4 +1,4 @@
-"""The injector's composition root: the webhook, its certificate, and what goes on in the background."""
+"""The composition root of the injector: the webhook, its certificate, and background work."""
 
 import asyncio
 import contextlib
@@ -20,10 +20,10 @@ from cache_sidecar.injector.review import Context
 from cache_sidecar.injector.rotation import FileSource, OwnSource, Served, Source
 from cache_sidecar.injector.server import Pages, Webhook, listen
 
-# Seconds between two looks at the cluster's version, and after a failure.
+# Seconds between two checks of the cluster's version, and before a retry.
 VERSION_SECONDS = 60.0
 RETRY_SECONDS = 2.0
-# What the end may wait for an API server that does not answer; the lease runs out by itself then.
+# How long to wait for the API server at shutdown; without an answer, the lease expires by itself.
 RELEASE_SECONDS = 2.0
 
 
@@ -36,17 +36,17 @@ class Injector:
         self._api = api
         self._namespace = own_namespace(config)
         self._metrics = Metrics()
-        self._served = Served()
+        self._served = Served(config.server.client_ca_file)
         self._source = self._certificates(clock)
         self._events = Events(api, self._metrics)
         self._version = parse_version(config.kubernetes_version) if config.kubernetes_version else None
-        self._webhook = Webhook(self._context, self._metrics, clock=clock, tell=self._events.tell)
+        self._webhook = Webhook(self._context, self._metrics, clock=clock, emit=self._events.enqueue)
         self._pages = Pages(self._metrics, self._is_ready)
         self._lease = Lease(
             api,
             namespace=self._namespace,
             name=config.server.service,
-            # Three looks, so that one that fails does not hand it over.
+            # Three intervals, so that one failed check does not lose the lease.
             seconds=max(15, int(config.reconciler.interval * 3)),
             clock=clock,
         )
@@ -56,13 +56,13 @@ class Injector:
             self._metrics,
             own_namespace=self._namespace,
             options=config.sidecar,
-            tell=self._events.tell,
+            emit=self._events.enqueue,
             lease=self._lease,
             clock=clock,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until `stop` is set. Starts also while the API server is away, and is ready once there is a certificate."""
+        """Serves until `stop` is set. Starts even if the API server is down; becomes ready once there is a certificate."""
         pages = await listen(self._pages.app, self._config.server.web)
         try:
             webhook = await listen(self._webhook.app, self._config.server.listen, self._served)
@@ -78,23 +78,25 @@ class Injector:
 
     async def _work(self, stop: asyncio.Event) -> None:
         works = [
-            self._again_and_again("certificates", self._refresh_certificate, self._config.certificates.refresh),
-            self._again_and_again("events", self._events.send, 0.0),
+            self._repeat("certificates", self._refresh_certificate, self._config.certificates.refresh),
+            self._repeat("events", self._events.send, 0.0),
         ]
         if not self._config.kubernetes_version:
-            works.append(self._again_and_again("version", self._refresh_version, VERSION_SECONDS))
+            works.append(self._repeat("version", self._refresh_version, VERSION_SECONDS))
         if self._config.reconciler.mode != "off":
-            works.append(self._again_and_again("reconcile", self._reconciler.look, self._config.reconciler.interval))
+            works.append(self._repeat("reconcile", self._reconciler.reconcile, self._config.reconciler.interval))
+        self._metrics.collections.start()
         tasks = [asyncio.ensure_future(work) for work in works]
         stopped = asyncio.ensure_future(stop.wait())
         try:
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # only `stopped` ever returns: of the others, this raises what ended them
+                task.result()  # only `stopped` returns normally; for the others, this raises the exception that ended them
         finally:
             for task in (stopped, *tasks):
                 task.cancel()
             await asyncio.gather(stopped, *tasks, return_exceptions=True)
+            self._metrics.collections.stop()
             await self._give_up_lease()
 
     async def _give_up_lease(self) -> None:
@@ -104,31 +106,31 @@ class Injector:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._lease.release()
 
-    async def _again_and_again(self, name: str, work: Callable[[], Awaitable[None]], seconds: float) -> NoReturn:
+    async def _repeat(self, name: str, work: Callable[[], Awaitable[None]], seconds: float) -> NoReturn:
         while True:
             try:
                 await work()
             except SidecarError as error:
-                self._metrics.failures.labels(name).inc()
-                telemetry.log.error("failed, and is tried again", work=name, problem=str(error))
+                self._metrics.failures[name] += 1
+                telemetry.log.error("background work failed, retrying", work=name, problem=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 await asyncio.sleep(seconds)
 
     async def _refresh_certificate(self) -> None:
         await self._served.refresh(self._source)
-        self._metrics.certificate_expiry.set(self._served.expiry)
+        self._metrics.certificate_expiry = self._served.expiry
 
     async def _refresh_version(self) -> None:
-        said = await self._api.get("/version")
+        reply = await self._api.get("/version")
         try:
-            self._version = parse_version(f"{said.get('major')}.{said.get('minor')}")
+            self._version = parse_version(f"{reply.get('major')}.{reply.get('minor')}")
         except ValueError as error:
-            raise SettingsError(f"the cluster's version: {error}; set kubernetes_version") from None
+            raise SettingsError(f"cannot read the cluster's version: {error}; set kubernetes_version") from None
 
     def _context(self) -> Context:
         if self._version is None:
-            raise SettingsError("the cluster's version is not known yet")  # never, as nobody calls before it is ready
+            raise SettingsError("the cluster's version is not known yet")  # unreachable: requests arrive only once it is ready
         return Context(self._config, self._version, self._namespace, enabled=False)
 
     def _is_ready(self) -> bool:
@@ -147,14 +149,16 @@ class Injector:
 
 
 def own_namespace(config: InjectorConfig) -> str:
-    """Returns the injector's namespace. Raises SettingsError when nothing says it."""
+    """Returns the injector's namespace. Raises SettingsError if it is unknown."""
     if config.server.namespace:
         return config.server.namespace
     file = Path(SERVICE_ACCOUNT, "namespace")
     try:
         return file.read_text().strip()
     except OSError:
-        raise SettingsError(f"server.namespace is not set, and there is no {file} outside of a pod: set it") from None
+        raise SettingsError(
+            f"server.namespace is not set, and {file} does not exist outside of a pod: set server.namespace"
+        ) from None
 
 
 async def run(config: InjectorConfig, stop: asyncio.Event) -> None:

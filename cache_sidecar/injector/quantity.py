@@ -10,7 +10,7 @@ _QUANTITY = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)(|m|k|[MGTPE]|[KMGTPE]i)", re.A
 
 
 def parse(text: str) -> Decimal:
-    """Returns cores or bytes; raises ValueError with a sentence."""
+    """Returns cores or bytes. Raises ValueError with a message for users."""
     found = _QUANTITY.fullmatch(text)
     if found is None:
         raise ValueError(f"{text[:80]!r} must be a quantity, such as 250m or 320Mi")

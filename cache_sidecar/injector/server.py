@@ -1,4 +1,4 @@
-"""The webhook's HTTP: reviews by TLS, and on another port, without, what Kubernetes and Prometheus ask."""
+"""The HTTP servers: reviews over TLS; health checks and metrics on another port, without TLS."""
 
 import asyncio
 import json
@@ -13,26 +13,28 @@ from cache_sidecar.config.settings import split_address
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import InputError, SettingsError
+from cache_sidecar.injector import clients
 from cache_sidecar.injector.api import Object
 from cache_sidecar.injector.metrics import Metrics
 from cache_sidecar.injector.review import Answer, Context, answer
 from cache_sidecar.injector.rotation import Served
+from cache_sidecar.metrics.exposition import OPENMETRICS, TEXT, accepts_openmetrics, render
 
-# An object that etcd takes has at most 1.5 MiB; a review holds it once, with something around it.
+# etcd limits objects to 1.5 MiB; a review contains one object and a little more.
 MAX_BODY = 3 * 1024 * 1024
 READ_SECONDS = 10.0
 
 
 class Webhook:
-    """Answers reviews at `/inject/namespace` and `/inject/pod`, by what the webhook's selector goes by."""
+    """Answers reviews at `/inject/namespace` and `/inject/pod`, named after the label that the webhook selects by."""
 
     def __init__(
-        self, context: Callable[[], Context], metrics: Metrics, *, clock: Clock, tell: Callable[[Object], None]
+        self, context: Callable[[], Context], metrics: Metrics, *, clock: Clock, emit: Callable[[Object], None]
     ) -> None:
         self._context = context
         self._metrics = metrics
         self._clock = clock
-        self._tell = tell
+        self._emit = emit
         self.app = web.Application(client_max_size=MAX_BODY)
         self.app.router.add_post("/inject/namespace", self._by_namespace)
         self.app.router.add_post("/inject/pod", self._by_pod)
@@ -45,6 +47,10 @@ class Webhook:
 
     async def _review(self, request: web.Request, *, enabled: bool) -> web.Response:
         start = time.perf_counter()
+        if problem := self._refusal(request):
+            refused = self._error(403, problem)
+            refused.force_close()  # so that a client that has renewed its certificate presents it
+            return refused
         try:
             async with asyncio.timeout(READ_SECONDS):
                 body = await request.read()
@@ -54,14 +60,21 @@ class Webhook:
         except web.HTTPRequestEntityTooLarge:
             return self._error(413, f"the body is larger than {MAX_BODY} bytes")
         except (ConnectionError, web.RequestPayloadError):
-            return self._error(400, "the body broke off")
+            return self._error(400, "the body is incomplete")
         except TimeoutError:
-            return self._error(408, "the body did not come in time")
-        self._metrics.admissions.labels(found.outcome, found.reason).inc()
-        self._metrics.seconds.observe(time.perf_counter() - start)
+            return self._error(408, "the body did not arrive in time")
+        self._metrics.record_review(found.outcome, found.reason, time.perf_counter() - start)
         if found.event:
-            self._tell(found.event)
+            self._emit(found.event)
         return web.Response(body=json.dumps(found.body).encode(), content_type="application/json")
+
+    def _refusal(self, request: web.Request) -> str:
+        """Returns why the client may not send reviews, an empty string if it may."""
+        config = self._context().config.server
+        if not config.client_ca_file:
+            return ""
+        certificate = request.transport.get_extra_info("peercert") if request.transport else None
+        return clients.refusal(certificate, config.allowed_clients, now=self._clock.now())
 
     def _answer(self, body: bytes, *, enabled: bool) -> Answer:
         try:
@@ -73,8 +86,8 @@ class Webhook:
         return answer(review, self._context()._replace(enabled=enabled), now=self._clock.now())
 
     def _error(self, status: int, problem: str) -> web.Response:
-        self._metrics.admissions.labels("error", "").inc()
-        telemetry.log.warning("review refused", status=status, problem=problem)
+        self._metrics.admissions["error", ""] += 1
+        telemetry.log.warning("review rejected", status=status, problem=problem)
         return web.Response(status=status, text=problem + "\n")
 
 
@@ -96,15 +109,17 @@ class Pages:
         ready = self._is_ready()
         return web.Response(status=200 if ready else 503, text="ok\n" if ready else "no certificate yet\n")
 
-    async def _text(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    async def _text(self, request: web.Request) -> web.Response:
+        openmetrics = accepts_openmetrics(",".join(request.headers.getall("Accept", [])))
+        body = render(self._metrics.collect(), openmetrics=openmetrics).encode()
+        return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
 
 
 class _OurFaults(logging.Filter):
-    """Lets through what aiohttp logs of our own errors, with their traceback, but not that somebody sent what is no HTTP."""
+    """Drops aiohttp's log records about invalid HTTP from clients, and keeps those about our own errors."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Returns whether it is to be logged."""
+        """Returns whether to log the record."""
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
@@ -113,7 +128,7 @@ _log.addFilter(_OurFaults())
 
 
 async def listen(app: web.Application, address: str, served: Served | None = None) -> web.AppRunner:
-    """Serves an application at `host:port`. Raises SettingsError when that is taken."""
+    """Serves an application at `host:port`. Raises SettingsError if the address is in use."""
     runner = web.AppRunner(app, access_log=None, logger=_log, keepalive_timeout=75.0)
     await runner.setup()
     host, port = split_address(address)

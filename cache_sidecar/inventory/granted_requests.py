@@ -1,4 +1,4 @@
-"""Remembers which requests were granted something, so that a repeat of one is not refused when everything is sold out."""
+"""Knows which requests were granted, so that a repeat of one is not refused when everything is sold out."""
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ MAX_REQUESTS = 200_000
 
 
 class Grant(Protocol):
-    """A request took something out of a row of the inventory."""
+    """Pieces that a request took from a row of the inventory."""
 
     @property
     def id(self) -> str:
@@ -32,25 +32,26 @@ class Grant(Protocol):
 
     @property
     def request_id(self) -> UUID:
-        """Whose it is."""
+        """The request that took them."""
         ...
 
 
 Load = Callable[[Mapping[str, int], datetime], Awaitable[Sequence[Grant]]]
-"""Reads the grants of rows after a grant_version of each, since a time; more than `max_grants` when there are too many."""
+"""Reads the grants of rows after a grant_version of each, since a time; more than `max_grants` if there are too many."""
 
 
 class _Known(NamedTuple):
     upto: int
+    "The grant_version up to which all grants are known."
     requests: set[UUID]
 
 
 class GrantedRequests:
-    """What is known of the requests that rows of the inventory were granted to.
+    """The requests that were granted pieces of rows of the inventory, as far as they were read.
 
-    A row says the number of its last grant. Who has read the grants up to that one knows them all, and only reads again
-    when there are more: never, while nothing is left to be granted. What stands for all rows that a product has or had is
-    asked about in the same way, by the epoch of its rows: everything granted before that has a smaller number.
+    A row has the number of its last grant. When the grants up to that number are known, they are read again only after further
+    ones: never, while nothing is left to be granted. The id that stands for all rows that a product has or had works in the
+    same way, by the epoch of the product's rows: everything granted before it has a smaller number.
     """
 
     def __init__(self, load: Load, *, max_grants: int, clock: Clock, max_requests: int = MAX_REQUESTS) -> None:
@@ -65,34 +66,34 @@ class GrantedRequests:
         self._batch: Batch[bool] = Batch(self._read, max_ids=MAX_ROWS, max_running=MAX_RUNNING, max_waiting=MAX_WAITING)
 
     async def may_contain(self, rows: Iterable[tuple[str, int]], request_id: UUID) -> bool:
-        """Says whether a request may have got something from rows, given by id and number of the last grant.
+        """Whether a request may have been granted pieces of rows, given by id and number of the last grant.
 
-        False is certain. Raises TierFailed when PostgreSQL has to be asked and does not answer, Overloaded.
+        False is certain. Raises TierFailed when PostgreSQL is needed and does not answer, and Overloaded.
         """
         last = dict(rows)
         unknown = [id for id, grant_version in last.items() if grant_version and not self._knows(id, grant_version)]
         if unknown:
-            # A read that is under way may have begun before the last grant was committed: not joined.
-            told = await self._batch.get(unknown, fresh=True)
-            if not all(told.values()):
+            # No read in flight is joined: begin read -> grant commits -> row is read here -> read returns without the grant.
+            is_complete = await self._batch.get(unknown, fresh=True)
+            if not all(is_complete.values()):
                 return True
             for id in unknown:
-                self._reached(id, last[id])
-        # What was forgotten meanwhile, for want of room, may include it.
+                self._mark_read(id, last[id])
+        # What was dropped meanwhile, for lack of room, may include it.
         return any(id not in self._known or request_id in self._known[id].requests for id in last if last[id])
 
     def _knows(self, id: str, grant_version: int) -> bool:
         known = self._known.get(id)
         return known is not None and known.upto >= grant_version
 
-    def _reached(self, id: str, grant_version: int) -> None:
-        """Also when no grant has that number: it may be too old to be asked for."""
+    def _mark_read(self, id: str, grant_version: int) -> None:
+        """Notes that all grants up to a number are known, even if none has that number: it may be too old to be read."""
         known = self._known.get(id)
         if known is not None and known.upto < grant_version:
             self._known[id] = known._replace(upto=grant_version)
 
     async def _read(self, ids: Sequence[str]) -> dict[str, bool]:
-        """Returns whether everything is known of each row."""
+        """Reads further grants of rows; returns by row whether all are known."""
         since = datetime.fromtimestamp(self._clock.now() - requests.KEPT, UTC)
         found = await self._load({id: self._known[id].upto if id in self._known else 0 for id in ids}, since)
         if len(found) > self._max_grants:
@@ -105,15 +106,15 @@ class GrantedRequests:
             self._remembered += grant.request_id not in known.requests
             known.requests.add(grant.request_id)
             self._known[grant.id] = known._replace(upto=max(known.upto, grant.grant_version))
-        self._forget(beside=len(ids))
+        self._drop_oldest(keep=len(ids))
         return dict.fromkeys(ids, True)
 
-    def _forget(self, *, beside: int) -> None:
-        """Forgets the rows asked for longest ago, but none of those just read."""
-        while max(self._remembered, len(self._known)) > self._max_requests and len(self._known) > beside:
+    def _drop_oldest(self, *, keep: int) -> None:
+        """Drops the rows that were asked for longest ago, while there are too many; `keep` is how many were just read."""
+        while max(self._remembered, len(self._known)) > self._max_requests and len(self._known) > keep:
             _, known = self._known.popitem(last=False)
             self._remembered -= len(known.requests)
 
     async def close(self) -> None:
-        """Waits for the reads under way."""
+        """Waits for the reads in progress."""
         await self._batch.close()

@@ -1,14 +1,14 @@
-"""What caches keep of stock, and how the stock of a product is put together from it.
+"""What caches keep of the inventory, and how the inventory of a product is put together from it.
 
-The stock of a product is one row of PostgreSQL, or several. Each row is cached by itself, as it has a version of its own; a
-product's stock is their sum. What is read of the rows may be a moment apart, so the sum is exact when nothing changes, and
-else between what it was and what it is.
+A product's inventory is one row in PostgreSQL, or several, its buckets. Each row has its own version and is cached by itself;
+the product's inventory is their sum. The rows may be read a moment apart, so the sum is exact while nothing changes, and
+otherwise between what it was and what it is.
 
-That is true of rows that belong together: as many as bucket 0 says, and all of one epoch, which begins each time a stock is
-set. Any of them may be missing in Redis, or be told late, and a sum of what is left would be no stock the product ever had.
-So where rows don't belong together, all of them are read from PostgreSQL, by one statement.
+That holds only for rows that belong together: as many as bucket 0 says, all of one epoch, which begins each time the inventory
+is set. Redis may lose any of them, or get it late, and the sum of the rest would be a number that the product never had. So
+when rows do not belong together, all of them are read from PostgreSQL by one statement.
 
-The version of a stock is that of its epoch plus the steps of its rows: see migrations/catalog/0007.
+The version of a product's inventory is that of its epoch plus the steps of its rows: see migrations/catalog/0007.
 """
 
 import struct
@@ -26,6 +26,11 @@ _LAYOUT = 2
 _PACKED = struct.Struct("<BqqBqqqq")
 # Versions that an epoch has room for, in each change of it: more than any step.
 VERSIONS_PER_EPOCH = 10_000
+# What a row may say: sums over all rows of a product are numbers that replies can hold, and so are times, in microseconds.
+MAX_ROWS = 64
+MAX_VERSION = 2**63 - 1
+MAX_COUNT = MAX_VERSION // (MAX_ROWS + 1)
+MAX_UPDATE_TIME = 253_402_300_799_999_999
 # Products in one query that reads all of their rows, queries at once, and products that may wait for one.
 MAX_WHOLE = 100
 WHOLE_RUNNING = 2
@@ -39,7 +44,7 @@ class BucketRecord(NamedTuple):
     available: int
     reserved: int
     buckets: int
-    "Rows of the product; what its first row says counts."
+    "How many rows the product has; bucket 0's number counts."
     grant_version: int
     "The number of the last reservation that took something."
     update_time: int
@@ -61,9 +66,18 @@ class BucketRecord(NamedTuple):
         _, *fields = _PACKED.unpack(data)
         return cls(*fields)
 
+    def is_possible(self) -> bool:
+        """Whether PostgreSQL can hold this, and replies can say it."""
+        counts = self.available, self.reserved, self.grant_version, self.steps, self.epoch * VERSIONS_PER_EPOCH
+        return (
+            all(0 <= count <= MAX_COUNT for count in counts)
+            and 1 <= self.buckets <= MAX_ROWS
+            and 0 <= self.update_time <= MAX_UPDATE_TIME
+        )
+
 
 class Bucket(NamedTuple):
-    """One row, as a cache or PostgreSQL tells it."""
+    """One row, as read from a cache or from PostgreSQL."""
 
     id: str
     stock: BucketRecord
@@ -71,19 +85,19 @@ class Bucket(NamedTuple):
 
 
 class ProductStock(NamedTuple):
-    """The stock of a product."""
+    """The inventory of a product."""
 
     parts: Sequence[Bucket]
-    "Its rows; empty when it has no stock."
+    "Its rows, bucket 0 first; empty when it has no inventory."
     answers: Sequence[Answer]
-    "Where they come from."
+    "The reads of the rows; empty for rows that were not read through the tiers."
     least_version: int = 0
-    "What the version is at least, of a stock that is gone."
+    "Lower bound of the version of an inventory that was deleted."
 
     @property
     def available(self) -> int:
         """Pieces that can be reserved."""
-        return sum(part.stock.available for part in self.parts)
+        return sum([part.stock.available for part in self.parts])
 
     @property
     def reserved(self) -> int:
@@ -97,9 +111,10 @@ class ProductStock(NamedTuple):
 
     @property
     def version(self) -> int:
-        """Grows with every change of the stock; without any, as far as the deletion is known."""
+        """Grows with every change of the inventory; after its deletion, as far as that is known."""
         if not self.parts:
-            return max(self.least_version, *(answer.version * VERSIONS_PER_EPOCH for answer in self.answers))
+            versions = (answer.version * VERSIONS_PER_EPOCH for answer in self.answers)
+            return min(MAX_VERSION, max(self.least_version, *versions))
         return version_of(self.parts)
 
     @property
@@ -109,28 +124,33 @@ class ProductStock(NamedTuple):
 
     @property
     def stale(self) -> bool:
-        """Whether any of it may be older than the policy's bound."""
+        """Whether any row may be older than the policy allows."""
         return any(answer.stale for answer in self.answers)
+
+    def includes(self, parts: Iterable[Bucket]) -> bool:
+        """Whether no row is newer in `parts`."""
+        versions = {part.id: part.version for part in self.parts}
+        return all(versions.get(part.id, 0) >= part.version for part in parts)
 
 
 def version_of(parts: Sequence[Bucket]) -> int:
-    """Returns the version of a stock, given all of its rows."""
+    """Returns the version of a product's inventory, given all of its rows."""
     return parts[0].stock.epoch * VERSIONS_PER_EPOCH + sum(part.stock.steps for part in parts)
 
 
 def belong_together(parts: Sequence[Bucket]) -> bool:
-    """Whether rows, bucket 0 first, are all that a product has, and of one epoch: whether their sum is its stock."""
+    """Whether rows, bucket 0 first, are all that a product has, and of one epoch: whether their sum is its inventory."""
     first = parts[0].stock
     return len(parts) == first.buckets and all(part.stock.epoch == first.epoch for part in parts)
 
 
 class StockReader:
-    """Reads the stock of products through the tiers."""
+    """Reads the inventory of products through the tiers."""
 
     def __init__(self, rows: Dataset, *, row_ids: Callable[[str, int], Sequence[str]], load_whole: Load) -> None:
-        """`row_ids` names the rows of a product with so many buckets, the product's own id first.
+        """`row_ids` returns the ids of the rows of a product with so many buckets, bucket 0 first.
 
-        `load_whole` reads all rows of products, by the rows' ids, in one statement.
+        `load_whole` reads all rows of products in one statement; its result is by the ids of the rows.
         """
         self._rows = rows
         self._row_ids = row_ids
@@ -140,38 +160,42 @@ class StockReader:
         )
 
     async def get(self, product_id: str, wanted: Freshness = ANY) -> ProductStock:
-        """Returns the stock of a product; errors as of `Dataset.get`."""
-        total = (await self.get_many([product_id], wanted)).get(product_id)
-        if total is None:
+        """Returns the inventory of a product; errors as of `Dataset.get`."""
+        stock = (await self.get_many([product_id], wanted)).get(product_id)
+        if stock is None:
             raise DataLoss("inventory", product_id)
-        return total
+        return stock
 
     async def get_many(self, product_ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, ProductStock]:
-        """Returns the stock of each product, whole; none of one with a row that cannot be read. Errors as of `Dataset.get`."""
+        """Returns the inventory of each product; leaves out those with a row that cannot be read. Errors as of `Dataset.get`.
+
+        Reads bucket 0, which has the number of buckets; then the others; then, where the rows do not belong together, all of
+        them from PostgreSQL.
+        """
         firsts = await self._rows.get_many(product_ids, wanted)
-        totals: dict[str, ProductStock] = {}
-        spread: dict[str, Sequence[str]] = {}
+        stocks: dict[str, ProductStock] = {}
+        several: dict[str, Sequence[str]] = {}
         apart: list[str] = []
         for product_id, answer in firsts.items():
-            total = _total([(product_id, answer)])
-            if total is not None and (not total.parts or belong_together(total.parts)):
-                totals[product_id] = total
-            elif total is None or wanted.bypass:
+            stock = _assemble([(product_id, answer)])
+            if stock is not None and (not stock.parts or belong_together(stock.parts)):
+                stocks[product_id] = stock
+            elif stock is None or wanted.bypass:
                 apart.append(product_id)
             else:
-                spread[product_id] = self._row_ids(product_id, total.buckets)
-        if spread:
-            others = await self._rows.get_many([id for ids in spread.values() for id in ids[1:]], wanted) | firsts
-            for product_id, ids in spread.items():
-                total = _total([(id, others[id]) for id in ids]) if all(id in others for id in ids) else None
-                if total is not None and belong_together(total.parts):
-                    totals[product_id] = total
+                several[product_id] = self._row_ids(product_id, stock.buckets)
+        if several:
+            others = await self._rows.get_many([id for ids in several.values() for id in ids[1:]], wanted) | firsts
+            for product_id, ids in several.items():
+                stock = _assemble([(id, others[id]) for id in ids]) if all(id in others for id in ids) else None
+                if stock is not None and belong_together(stock.parts):
+                    stocks[product_id] = stock
                 else:
                     apart.append(product_id)
-        return totals | await self._from_store(apart, wanted) if apart else totals
+        return stocks | await self._get_whole(apart, wanted) if apart else stocks
 
-    async def _from_store(self, product_ids: Sequence[str], wanted: Freshness) -> dict[str, ProductStock]:
-        """Reads all rows of products at one moment. No load under way is joined: it may be older than what was read here."""
+    async def _get_whole(self, product_ids: Sequence[str], wanted: Freshness) -> dict[str, ProductStock]:
+        """Reads all rows of products at one moment. It joins no load in flight: that may be older than what was read here."""
         try:
             return await self._whole.get(product_ids, fresh=True, until=wanted.in_time)
         except TimeoutError:
@@ -179,30 +203,30 @@ class StockReader:
 
     async def _read_whole(self, product_ids: Sequence[str]) -> dict[str, ProductStock]:
         rows = await self._rows.read_together(partial(self._load_whole, product_ids))
-        totals = {}
+        stocks = {}
         for product_id in product_ids:
-            total = _total([(product_id, rows.get(product_id, _NOTHING))])
-            if total is not None and total.parts:
-                total = _total([(id, rows[id]) for id in self._row_ids(product_id, total.buckets) if id in rows])
-            if total is not None:
-                totals[product_id] = total
-        return totals
+            stock = _assemble([(product_id, rows.get(product_id, _NOTHING))])
+            if stock is not None and stock.parts:
+                stock = _assemble([(id, rows[id]) for id in self._row_ids(product_id, stock.buckets) if id in rows])
+            if stock is not None:
+                stocks[product_id] = stock
+        return stocks
 
     async def close(self) -> None:
-        """Waits for the reads under way."""
+        """Waits for the reads in progress."""
         await self._whole.close()
 
 
-def _total(rows: Sequence[tuple[str, Answer | None]]) -> ProductStock | None:
-    """Returns what rows come to, without those that there are none of; None when one cannot be read."""
+def _assemble(rows: Sequence[tuple[str, Answer | None]]) -> ProductStock | None:
+    """Returns the inventory that rows make up, without those that do not exist; None when one cannot be read."""
     parts, answers = [], []
     for id, answer in rows:
         if answer is None:
             return None
         answers.append(answer)
         if answer.value is not None:
-            stock = BucketRecord.unpack(answer.value)
-            if stock is None:
+            record = BucketRecord.unpack(answer.value)
+            if record is None:
                 return None
-            parts.append(Bucket(id, stock, answer.version))
+            parts.append(Bucket(id, record, answer.version))
     return ProductStock(parts, answers)

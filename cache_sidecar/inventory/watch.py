@@ -1,8 +1,8 @@
-"""WatchInventory: the stock of products as it is, then each change, for any number of watchers.
+"""WatchInventory: the inventory of products as it is, then each change, for any number of watchers.
 
-Redis announces which row changed; what it changed to is read when the watcher is ready for it. So nothing queues up but the
-ids that have news, each once, however slowly somebody reads. Where announcements may be missing, everything is read again:
-when the connection that hears them says so, and, while there is none, every second.
+Redis announces which row changed; its content is read when the watcher is ready for it. So only ids are queued, each once,
+however slowly a watcher reads. When announcements may have been missed, everything is read again: after each gap in the
+subscription, and every second while there is none.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from cache_sidecar.tiers.ports import PARTITIONS, Freshness
 
 # Products read at once.
 PAGE = 500
-# Rows with news that a watcher remembers; with more it reads all of its products again.
+# Changed rows that a watcher queues; with more it reads all of its products again.
 MAX_PENDING = 10_000
-# Seconds between two looks while announcements are not heard, and after a failure.
+# Seconds between two reads while there is no subscription, and after a failure.
 POLL = 1.0
 _FROM_STORE = Freshness(bypass=True)
 
@@ -26,7 +26,7 @@ State = tuple[str, ProductStock]
 
 
 class Started(NamedTuple):
-    """Where a watch starts: it tells every change after these states, which come first."""
+    """Where a watch starts: these states follow, then every change after them."""
 
     totals: Sequence[ProductStock]
 
@@ -34,110 +34,110 @@ class Started(NamedTuple):
 class Watches:
     """Follows the rows of the inventory for all watchers of a sidecar; see `tiers.ports.InvalidationListener`."""
 
-    def __init__(self, stocks: StockReader, store: InventoryStore) -> None:
-        self._stocks = stocks
+    def __init__(self, reader: StockReader, store: InventoryStore) -> None:
+        self._reader = reader
         self._store = store
         self._watchers: set[Watcher] = set()
         self._untrusted = set(range(PARTITIONS))
 
     async def watch(self, product_ids: Collection[str], categories: Sequence[str]) -> AsyncIterator[Started | State]:
-        """Yields where it starts, then the stock of products, and of all products of categories, each time it is news.
+        """Yields where it starts, then the inventory of the products, and of all products in the categories, when it changed.
 
-        Raises TierFailed or Overloaded when even the first look fails; later ones are repeated until they succeed.
+        Raises TierFailed or Overloaded when the first read fails; later ones are repeated until they succeed.
         """
-        watcher = Watcher(product_ids, categories, stocks=self._stocks, store=self._store)
+        watcher = Watcher(product_ids, categories, reader=self._reader, store=self._store)
         self._watchers.add(watcher)
         try:
-            first = [state async for state in watcher.look()]
-            yield Started([total for _, total in first])
+            first = [state async for state in watcher.read_news()]
+            yield Started([stock for _, stock in first])
             for state in first:
                 yield state
             while True:
-                await watcher.news(seconds=POLL if self._untrusted else None)
+                await watcher.wait(seconds=POLL if self._untrusted else None)
                 try:
-                    async for state in watcher.look():
+                    async for state in watcher.read_news():
                         yield state
                 except (TierFailed, Overloaded):
-                    watcher.look_at_all()  # what failed has said why
+                    watcher.reread_all()  # the failure was logged where it arose
                     await asyncio.sleep(POLL)
         finally:
             self._watchers.discard(watcher)
 
-    def changed(self, id: str, version: int) -> None:
-        """A row has a new version; 0 when it is only to be read again."""
+    def on_invalidate(self, id: str, version: int) -> None:
+        """Notes that a row has a new version; 0 when it is only to be read again."""
         for watcher in self._watchers:
-            watcher.changed(id, version)
+            watcher.add(id, version)
 
     def on_partition_reset(self, partition: int) -> None:
-        """Anything in a partition may have changed; the rows of one product are in any."""
+        """Has everything read again: the rows of one product are in any partition."""
         for watcher in self._watchers:
-            watcher.look_at_all()
+            watcher.reread_all()
 
-    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
-        """Says whether every change in a partition is known to be told; since when matters to nobody here."""
+    def on_lease_change(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
+        """Notes whether every change in a partition is known to be announced; `late` does not matter here."""
         if trusted:
             self._untrusted.discard(partition)
             return
         self._untrusted.add(partition)
         for watcher in self._watchers:
-            watcher.look_at_all()
+            watcher.reread_all()
 
 
 class Watcher:
-    """One watcher: what it wants, what it was sent, and what it has yet to look at."""
+    """One watcher: which products it watches, what it was sent, and what it has to read."""
 
     def __init__(
-        self, product_ids: Collection[str], categories: Sequence[str], *, stocks: StockReader, store: InventoryStore
+        self, product_ids: Collection[str], categories: Sequence[str], *, reader: StockReader, store: InventoryStore
     ) -> None:
         self._product_ids = dict.fromkeys(product_ids)
         self._categories = categories
-        self._stocks = stocks
+        self._reader = reader
         self._store = store
         self._all = True
         self._pending: dict[str, int] = {}
-        "Rows that have news, each with the newest version announced."
-        self._news = asyncio.Event()
+        "Changed rows, with the newest version announced of each."
+        self._has_news = asyncio.Event()
         self._sent: dict[str, ProductStock] = {}
 
-    def changed(self, id: str, version: int) -> None:
-        """A row has a new version."""
+    def add(self, id: str, version: int) -> None:
+        """Queues a row that has a new version, if it may be one of a watched product."""
         if not self._categories and product_of(id) not in self._product_ids:
             return
         if len(self._pending) >= MAX_PENDING and id not in self._pending:
-            self.look_at_all()
+            self.reread_all()
         if not self._all:
             self._pending[id] = max(version, self._pending.get(id, 0))
-            self._news.set()
+            self._has_news.set()
 
-    def look_at_all(self) -> None:
-        """Every product may have changed."""
+    def reread_all(self) -> None:
+        """Notes that every product may have changed."""
         self._all = True
         self._pending.clear()
-        self._news.set()
+        self._has_news.set()
 
-    async def news(self, *, seconds: float | None) -> None:
-        """Returns when there is something to look at; after so many seconds that is everything."""
+    async def wait(self, *, seconds: float | None) -> None:
+        """Returns when there is something to read; after so many seconds that is everything."""
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._has_news.wait()
         except TimeoutError:
-            self.look_at_all()
+            self.reread_all()
 
-    async def look(self) -> AsyncIterator[State]:
-        """Yields what is news among the products there is something to look at."""
-        self._news.clear()
+    async def read_news(self) -> AsyncIterator[State]:
+        """Reads the products that may have changed, and yields the states that are new."""
+        self._has_news.clear()
         if self._all:
-            # What is announced from here on is looked at again.
+            # Before the read: a change that is announced meanwhile may not be in it, and is read again.
             self._all = False
-            async for product_ids in self._everything():
+            async for product_ids in self._pages_of_all():
                 for state in await self._read(product_ids, {}):
                     yield state
         while self._pending and not self._all:
             page = {id: self._pending.pop(id) for id in list(self._pending)[:PAGE]}
-            for state in await self._read(await self._wanted(dict.fromkeys(map(product_of, page))), page):
+            for state in await self._read(await self._only_watched(dict.fromkeys(map(product_of, page))), page):
                 yield state
 
-    async def _everything(self) -> AsyncIterator[Sequence[str]]:
+    async def _pages_of_all(self) -> AsyncIterator[Sequence[str]]:
         for page in _pages(list(self._product_ids)):
             yield page
         after = ""
@@ -149,8 +149,8 @@ class Watcher:
                 return
             after = members[-1]
 
-    async def _wanted(self, product_ids: Collection[str]) -> Collection[str]:
-        """Returns those of the products that are watched: who was once in one of the categories stays so."""
+    async def _only_watched(self, product_ids: Collection[str]) -> Collection[str]:
+        """Returns the products that are watched; a product that was once in one of the categories still is."""
         unknown = [id for id in product_ids if id not in self._product_ids and id not in self._sent]
         if not unknown:
             return product_ids
@@ -158,29 +158,29 @@ class Watcher:
         return [id for id in product_ids if id in members or id not in unknown]
 
     async def _read(self, product_ids: Collection[str], announced: Mapping[str, int]) -> list[State]:
-        """Returns what is news among products, by version; none whose rows are older than the versions announced of them."""
-        totals = await self._stocks.get_many(product_ids)
-        versions = {part.id: part.version for total in totals.values() for part in total.parts}
-        # A row that is not among them is one that is gone, or that what was read does not know of yet.
-        behind = {product_of(id) for id, version in announced.items() if versions.get(id, 0) < version} & totals.keys()
+        """Returns the new states of products, by version; none is older than the versions announced of its rows."""
+        stocks = await self._reader.get_many(product_ids)
+        versions = {part.id: part.version for stock in stocks.values() for part in stock.parts}
+        # A row that was not read was deleted, or is so new that the caches do not have it yet.
+        behind = {product_of(id) for id, version in announced.items() if versions.get(id, 0) < version} & stocks.keys()
         if behind:
-            totals |= await self._stocks.get_many(behind, _FROM_STORE)
+            stocks |= await self._reader.get_many(behind, _FROM_STORE)
         news = []
-        for id, total in totals.items():
+        for id, stock in stocks.items():
             sent = self._sent.get(id)
-            if _is_news(total, sent):
-                if sent is not None and not total.parts:
-                    # PostgreSQL says nothing of what is gone. A stock that is made anew begins above this.
-                    total = total._replace(least_version=sent.version + 1)  # noqa: PLW2901
-                news.append((id, total))
+            if _is_news(stock, sent):
+                if sent is not None and not stock.parts:
+                    # PostgreSQL has no version of a deletion. An inventory that is created again starts above this one.
+                    stock = stock._replace(least_version=sent.version + 1)  # noqa: PLW2901
+                news.append((id, stock))
         self._sent.update(news)
         return sorted(news, key=lambda state: state[1].version)
 
 
-def _is_news(total: ProductStock, sent: ProductStock | None) -> bool:
+def _is_news(stock: ProductStock, sent: ProductStock | None) -> bool:
     if sent is None:
         return True
-    return total.version > sent.version if total.parts else bool(sent.parts)
+    return stock.version > sent.version if stock.parts else bool(sent.parts)
 
 
 def _pages(ids: list[str]) -> Iterator[list[str]]:

@@ -1,1 +1,1 @@
-"""The relay: a process of its own, one per region, that finishes what writers could not."""
+"""The relay: a separate process, one per region, that publishes what writers could not."""

@@ -1,61 +1,52 @@
-"""Ends reservations whose time is over. PostgreSQL decides: who commits one at that moment wins or loses, never both.
+"""Expires reservations.
 
-That the stock changed, Redis hears from the relay of the outbox, like every change.
+PostgreSQL decides when a hold expires: a caller that commits at the same moment wins or loses the row, never both. The change
+of stock reaches Redis as every change does, through the outbox.
 """
 
-import asyncio
-import contextlib
 from datetime import UTC, datetime
 
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.clock import Clock
-from cache_sidecar.core.errors import Overloaded, TierFailed
+from cache_sidecar.core.log_limit import LogLimit
 from cache_sidecar.store.reservation import Ended, HoldStore
 
-# Seconds between two looks.
-POLL = 1.0
-# Seconds between two lines about holds that cannot be ended.
+# Seconds between two runs.
+EVERY = 1.0
+# Seconds between two log lines about holds that cannot be released.
 LOG_EVERY = 60.0
 
 
 class ExpiredHolds:
-    """Ends the holds of one database; any number of relays may do so side by side."""
+    """Expires the holds of one database. Any number of relays may do so concurrently."""
 
     def __init__(self, store: HoldStore, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._refused = 0
-        "Attempts that were refused since that was logged last."
-        self._logged_at = float("-inf")
-
-    async def run(self) -> None:
-        """Ends what is due, every second, until cancelled."""
-        while True:
-            with contextlib.suppress(TierFailed, Overloaded):  # the database has said why
-                if expired := await self.step():
-                    telemetry.log.info("reservations expired", count=expired)
-            await asyncio.sleep(POLL)
+        self.expired = 0
+        "Reservations that were expired since the start."
+        self.unreleased = 0
+        "Attempts that failed because the stock could not be released."
+        self._refusals = LogLimit(every=LOG_EVERY, monotonic=clock.now)
 
     async def step(self) -> int:
-        """Ends everything that is due now, each reservation in a transaction of its own; returns how many it ended."""
-        now = datetime.fromtimestamp(self._clock.now(), UTC)
-        expired = 0
+        """Expires everything that is due, each reservation in its own transaction; returns how many were expired."""
+        now, before = datetime.fromtimestamp(self._clock.now(), UTC), self.expired
         while (ended := await self._store.expire_one(now)) is not None:
             if ended.refused:
-                self._log(ended)  # and it is not due again before a second has passed
+                self.unreleased += 1
+                self._log(ended)  # the store makes it due again a second later, so this loop ends
             else:
-                expired += 1
+                self.expired += 1
+        if expired := self.expired - before:
+            telemetry.log.info("reservations expired", count=expired)
         return expired
 
     def _log(self, ended: Ended) -> None:
-        self._refused += 1
-        now = self._clock.now()
-        if now - self._logged_at < LOG_EVERY:
-            return
-        telemetry.log.error(
-            "an expired reservation cannot be released, its stock stays reserved; will retry",
-            reservation=str(ended.reservation_id),
-            error=ended.refused,
-            attempts=self._refused,
-        )
-        self._logged_at, self._refused = now, 0
+        if self._refusals.should_log():
+            telemetry.log.error(
+                "an expired reservation cannot be released, its stock stays reserved; will retry",
+                reservation=str(ended.reservation_id),
+                error=ended.refused,
+                attempts=self._refusals.count,
+            )

@@ -1,1 +1,1 @@
-"""The gRPC server: listeners, and what every call passes through before a service sees it."""
+"""The gRPC server: listeners, and the layers that every call passes through before a service."""

@@ -1,4 +1,4 @@
-"""grpc.health.v1: whether each service is served. Load balancers and Kubernetes ask it."""
+"""grpc.health.v1, for load balancers and Kubernetes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -14,7 +14,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class HealthService(HealthServicer):
-    """Tells of services by their full names, and of the whole sidecar by the empty name."""
+    """Reports the status of services by full name, and of the whole sidecar by the empty name."""
 
     def __init__(self) -> None:
         self._known: frozenset[str] = frozenset()
@@ -22,29 +22,29 @@ class HealthService(HealthServicer):
         self._changed = asyncio.Event()
 
     def serve(self, names: Iterable[str]) -> None:
-        """Says that these services, and so the whole, are served."""
+        """Reports these services, and the sidecar, as serving."""
         self._known = frozenset(["", *names])
-        self._tell()
+        self._notify()
 
     def drain(self) -> None:
-        """Says that nothing is served any more; those who watch are told, then their streams end."""
+        """Reports everything as not serving; watchers get this status before their streams end."""
         self._draining = True
-        self._tell()
+        self._notify()
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
-        """Returns the status of one service. Raises NotFound for one that is not here."""
+        """Returns the status of a service. Raises NotFound for an unknown one."""
         if request.service not in self._known:
             raise NotFound("service", request.service)
         return HealthCheckResponse(status=self._status(request.service))
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
-        """Yields the status of one service now, and whenever it changes."""
-        told = None
+        """Yields the status of a service, now and whenever it changes."""
+        sent = None
         while True:
             changed, status = self._changed, self._status(request.service)
-            if status != told:
+            if status != sent:
                 yield HealthCheckResponse(status=status)
-                told = status
+                sent = status
             elif self._draining:
                 raise Draining
             else:
@@ -54,7 +54,7 @@ class HealthService(HealthServicer):
         try:
             await changed.wait()
         except asyncio.CancelledError:
-            # Draining ends all streams this way; here the last word comes first.
+            # Draining cancels all streams; this one sends NOT_SERVING before it ends.
             if not self._draining:
                 raise
 
@@ -63,6 +63,6 @@ class HealthService(HealthServicer):
             return HealthCheckResponse.SERVICE_UNKNOWN
         return HealthCheckResponse.NOT_SERVING if self._draining else HealthCheckResponse.SERVING
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

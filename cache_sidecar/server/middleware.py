@@ -1,67 +1,90 @@
-"""What wraps every method, in order: access, hits, admission, parsing, validation, the service, errors.
+"""What wraps every method: the layers of `layers.py`, in this order.
 
-Not a gRPC interceptor: those cost a seventh of a call, and the native engine has none. Each handler is wrapped once, when it
-is registered; engines hand requests over as bytes and get replies as bytes.
+They are not gRPC interceptors: those cost a seventh of a call, and the native engine has none. Each handler is wrapped once,
+when it is registered; engines hand requests over as bytes and get replies as bytes.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial, reduce
 from types import MappingProxyType
-from typing import Any, NoReturn
-from uuid import uuid4
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
-from cache_sidecar.core import telemetry
-from cache_sidecar.core.errors import (
-    DeadlineExceeded,
-    Draining,
-    InvalidRequest,
-    Overloaded,
-    ReplyTooLarge,
-    RequestError,
-    SidecarError,
-)
-from cache_sidecar.server import status
-from cache_sidecar.server.auth import Access
+from cache_sidecar.core.tracing import Tracer
+from cache_sidecar.server import layers
+from cache_sidecar.server.audit import Audit, Describe
+from cache_sidecar.server.auth import Access, Need
+from cache_sidecar.server.call_stats import CallStats
 from cache_sidecar.server.engine import Engine
+from cache_sidecar.server.layers import Call, FastPath, Method, Streams
 from cache_sidecar.server.limiter import Admission, Limiter
-from cache_sidecar.services.shared.validation import validate
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Layer = Callable[[Method, Call], Call]
 Register = Callable[[Any, Any], None]
-Hit = Callable[[bytes], bytes | None]
-"""Answers a call at once, request bytes to reply bytes; None when it has to take the whole way."""
+
+# What a unary call passes through, outermost first; after the last one comes the service.
+UNARY: Sequence[Layer] = (
+    layers.errors,
+    layers.access,
+    layers.traces,
+    layers.audit,
+    layers.fast_path,
+    layers.deadline,
+    layers.admission,
+    layers.reply_bound,
+    layers.parse,
+    layers.validation,
+)
+
+# The same for streams. Admission ends them when the sidecar drains, or when a caller's access is withdrawn.
+STREAM: Sequence[Layer] = (
+    layers.stream_errors,
+    layers.access,
+    layers.stream_traces,
+    layers.stream_admission,
+    layers.stream_reply_bound,
+    layers.parse,
+    layers.validation,
+)
 
 
-class _Stream:
-    """A stream in progress."""
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.task = task
-        self.is_waiting = True
-        "Whether it waits for its next reply, rather than for the caller to take the last one."
+# What ends a call before its message has come, if its caller may not make it. Access is checked again when it has: that may
+# take seconds, and a token may be withdrawn meanwhile.
+CHECK: Sequence[Layer] = (layers.refusals, layers.access)
 
 
 class Middleware:
     """Wraps the methods of services, and knows which calls are in progress."""
 
     def __init__(
-        self, *, max_calls: int, max_calls_each: int, max_streams: int, max_reply: int, access: Access | None = None
+        self,
+        *,
+        max_calls: int,
+        max_calls_each: int,
+        max_streams: int,
+        max_streams_each: int,
+        max_reply: int,
+        access: Access | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`max_calls_each` is for the calls that pass one door, `max_reply` in bytes.
+        """`max_calls_each` limits the calls of one limiter, `max_reply` the bytes of a reply.
 
-        Without `access` whoever can connect may call.
+        `max_streams` limits the streams that need the same role, `max_streams_each` those of one connection among them.
+        Without `access`, anyone who can connect may call everything; without `tracer`, no call is traced.
         """
-        if max_streams < 1:
-            raise ValueError("max_streams must be at least 1")
         self.admission = Admission(max_calls, each=max_calls_each)
-        self._max_streams = max_streams
+        self._streams = Streams(max_streams, each=max_streams_each)
         self._max_reply = max_reply
         self._access = access
-        self._streams: set[_Stream] = set()
-        self._draining = False
+        self._tracer = tracer
+        self.audit = Audit()
+        self.calls: dict[str, CallStats] = {}
+        "By method, such as `cache_sidecar.v1.CartService/GetCart`."
+        self.unary: dict[str, Call] = {}
+        "The unary methods with all their layers, by name: for callers who come by another way than through an engine."
+        if access is not None:
+            access.on_change(self._streams.end_withdrawn)
 
     def register(
         self,
@@ -69,210 +92,105 @@ class Middleware:
         servicer: object,
         engine: Engine,
         *,
-        door: Limiter | None = None,
-        hits: Mapping[str, Hit] = MappingProxyType({}),
-        is_open: bool = False,
+        limiter: Limiter | None = None,
+        fast_path: Mapping[str, FastPath] = MappingProxyType({}),
+        need: Need | None = Need.DATA,
+        needs: Mapping[str, Need] = MappingProxyType({}),
+        describe: Describe | None = None,
     ) -> None:
         """Registers a servicer, by the function generated for it, with every method wrapped.
 
-        Unary calls pass the door; without one, they are always let in. `hits` names the unary methods of which some calls are
-        answered at once, with no need of a door, parsing and validation. An open one may be called without a token.
+        Without a `limiter`, unary calls are always admitted. `fast_path` has a function for each method of which some calls
+        can be answered from memory. `need` is what methods need of their callers, unless `needs` names another; None is for a
+        service that anyone may call. With `describe`, unary calls are audited.
         """
-        access = None if is_open else self._access
-        add_to_server(servicer, _Registrar(self, engine, door, hits, access))
+
+        def wrap(service: str, name: str, handler: Any) -> Any:
+            full_name = f"{service}/{name}"
+            method = Method(
+                name=full_name,
+                stats=self.calls.setdefault(full_name, CallStats()),
+                deserialize=handler.request_deserializer,
+                has_request_stream=handler.request_streaming,
+                streams=self._streams,
+                max_reply=self._max_reply,
+                access=self._access,
+                need=needs.get(name, need),
+                audit=self.audit,
+                describe=describe,
+                fast_path=fast_path.get(name),
+                limiter=limiter,
+                tracer=self._tracer,
+            )
+            if describe is not None and handler.unary_unary:
+                engine.follow_refusals(f"/{method.name}", partial(self.audit.record_overload, method.name))
+            if self._access is not None and method.need is not None and not self._access.is_open_to_all(method.need):
+                engine.check_headers(method.name, partial(_compose(CHECK, method, _pass), b""))
+            wrapped = _wrap(method, handler)
+            if wrapped.unary_unary:
+                self.unary[full_name] = wrapped.unary_unary
+            return wrapped
+
+        add_to_server(servicer, _Registrar(engine, wrap))
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are in progress."""
+        return len(self._streams)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._streams.is_draining
 
     def drain(self) -> None:
         """Ends every stream with UNAVAILABLE, and refuses new ones; unary calls in progress go on."""
-        self._draining = True
-        for stream in self._streams:
-            # One that is cancelled while it sends could tell its caller nothing; it looks when it has sent.
-            if stream.is_waiting:
-                stream.task.cancel()
+        self._streams.drain()
 
-    def wrap(
-        self,
-        method: str,
-        handler: Any,
-        door: Limiter | None = None,
-        hit: Hit | None = None,
-        access: Access | None = None,
-    ) -> Any:
-        """Returns a handler that takes and gives bytes."""
-        parse = _parser(handler.request_deserializer)
-        if handler.unary_unary:
-            call = self._unary(method, parse, handler.unary_unary)
-            if door is not None:
-                call = _through(door, method, call)
-            call = self._hit_or(call, hit) if hit else call
-            return grpc.unary_unary_rpc_method_handler(_checked(access, method, call) if access else call)
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(self._stream(method, parse, handler.unary_stream, access))
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method, _each(parse), handler.stream_stream, access))
-        raise NotImplementedError(f"{method} streams its request to a single reply: no service of ours does")
-
-    def _unary(
-        self, method: str, parse: Callable[[bytes], Message], behaviour: Callable[[Message, Context], Awaitable[Any]]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def call(data: bytes, context: Context) -> bytes:
-            try:
-                reply = await behaviour(parse(data), context)
-                return self._bounded(reply if type(reply) is bytes else reply.SerializeToString())
-            except Exception as error:  # noqa: BLE001  # the table knows them all
-                await _refuse(method, error, context)
-
-        return call
-
-    def _stream(
-        self,
-        method: str,
-        parse: Callable[[Any], Any],
-        behaviour: Callable[[Any, Context], AsyncIterator[Any]],
-        access: Access | None,
-    ) -> Callable[[Any, Context], AsyncIterator[bytes]]:
-        async def call(data: Any, context: Context) -> AsyncIterator[bytes]:
-            task = asyncio.current_task()
-            assert task is not None
-            stream = _Stream(task)
-            try:
-                if access is not None:
-                    access.check(context)
-                self._admit_stream()
-                request = parse(data)
-                self._streams.add(stream)
-                # At once, whenever the first reply comes: some callers wait for it to know that they are served.
-                stream.is_waiting = False
-                await context.send_initial_metadata(())
-                self._check_draining()
-                stream.is_waiting = True
-                async for reply in behaviour(request, context):
-                    stream.is_waiting = False
-                    yield self._bounded(reply.SerializeToString())
-                    self._check_draining()
-                    stream.is_waiting = True
-            except asyncio.CancelledError:
-                if not self._draining or context.cancelled():
-                    raise
-                task.uncancel()
-                await _refuse(method, Draining(), context)
-            except Exception as error:  # noqa: BLE001  # the table knows them all
-                await _refuse(method, error, context)
-            finally:
-                self._streams.discard(stream)
-
-        return call
-
-    def _bounded(self, reply: bytes) -> bytes:
-        """Lets no reply pass that clients don't take; services refuse what would be larger before they put it together."""
-        if len(reply) > self._max_reply:
-            raise ReplyTooLarge(len(reply), self._max_reply)
-        return reply
-
-    def _hit_or(
-        self, call: Callable[[bytes, Context], Awaitable[bytes]], hit: Hit
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        max_reply = self._max_reply
-
-        async def hit_or_call(data: bytes, context: Context) -> bytes:
-            reply = hit(data)
-            return reply if reply and len(reply) <= max_reply else await call(data, context)
-
-        return hit_or_call
-
-    def _admit_stream(self) -> None:
-        self._check_draining()
-        if len(self._streams) >= self._max_streams:
-            raise Overloaded(f"{self._max_streams} streams are open")
-
-    def _check_draining(self) -> None:
-        if self._draining:
-            raise Draining
+    def close(self) -> None:
+        """Completes the audit log, when no calls are left."""
+        self.audit.close()
 
 
 class _Registrar:
-    """What generated code takes for a server: passes the handlers on, wrapped."""
+    """The server that generated code registers handlers with: wraps them, and passes them to the engine."""
 
-    def __init__(
-        self, stack: Middleware, engine: Engine, door: Limiter | None, hits: Mapping[str, Hit], access: Access | None
-    ) -> None:
-        self._stack = stack
-        self._access = access
+    def __init__(self, engine: Engine, wrap: Callable[[str, str, Any], Any]) -> None:
+        """`wrap` takes a service, a method's name and its handler."""
         self._engine = engine
-        self._door = door
-        self._hits = hits
+        self._wrap = wrap
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Left out: the registered handlers are the same methods."""
+        """Does nothing: generated code also calls `add_registered_method_handlers`, with the same methods."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """Registers the wrapped methods."""
-        wrapped = {
-            name: self._stack.wrap(f"{service}/{name}", handler, self._door, self._hits.get(name), self._access)
-            for name, handler in handlers.items()
-        }
+        """Registers the wrapped methods with the engine."""
+        wrapped = {name: self._wrap(service, name, handler) for name, handler in handlers.items()}
         self._engine.add_registered_method_handlers(service, wrapped)
 
 
-def _through(
-    door: Limiter, method: str, call: Callable[[bytes, Context], Awaitable[bytes]]
-) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def admitted(data: bytes, context: Context) -> bytes:
-        left = context.time_remaining()
-        if left is not None and left <= 0:
-            # It waited for its turn until then, and nobody waits for the answer any more.
-            await _refuse(method, DeadlineExceeded(), context)
-        try:
-            door.enter()
-        except Overloaded as error:
-            await _refuse(method, error, context)
-        try:
-            return await call(data, context)
-        finally:
-            door.leave()
-
-    return admitted
+def _wrap(method: Method, handler: Any) -> Any:
+    """Returns a handler of bytes that passes calls through the layers."""
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(_compose(UNARY, method, handler.unary_unary))
+    if handler.unary_stream:
+        return grpc.unary_stream_rpc_method_handler(_compose(STREAM, method, handler.unary_stream))
+    if handler.stream_stream:
+        return grpc.stream_stream_rpc_method_handler(_compose(STREAM, method, handler.stream_stream))
+    # On the wire, this is a stream of one reply.
+    return grpc.stream_stream_rpc_method_handler(_compose(STREAM, method, _as_stream(handler.stream_unary)))
 
 
-def _checked(
-    access: Access, method: str, call: Callable[[bytes, Context], Awaitable[bytes]]
-) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def checked(data: bytes, context: Context) -> bytes:
-        try:
-            access.check(context)
-        except RequestError as error:
-            await _refuse(method, error, context)
-        return await call(data, context)
+def _as_stream(service: Call) -> Call:
+    async def call(requests: Any, context: Any) -> AsyncIterator[Any]:
+        yield await service(requests, context)
 
-    return checked
+    return call
 
 
-def _parser(deserialize: Callable[[bytes], Message]) -> Callable[[bytes], Message]:
-    def parse(data: bytes) -> Message:
-        try:
-            request = deserialize(data)
-        except DecodeError:
-            raise InvalidRequest({"": "the bytes are not a message of this method"}) from None
-        validate(request)
-        return request
-
-    return parse
+def _pass(_: Any, __: Any) -> bytes:
+    return b""
 
 
-def _each(parse: Callable[[bytes], Message]) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Message]]:
-    async def parse_each(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-        async for data in requests:
-            yield parse(data)
-
-    return parse_each
-
-
-async def _refuse(method: str, error: Exception, context: Context) -> NoReturn:
-    result = status.of(error)
-    if not isinstance(error, SidecarError):
-        telemetry.log.error("call failed", method=method, request_id=_request_id(context), exc_info=error)
-    await context.abort(status.grpc_code(result), result.message, ((status.DETAILS_KEY, result.SerializeToString()),))
-
-
-def _request_id(context: Context) -> str:
-    given = dict(context.invocation_metadata() or ()).get("x-request-id", "")
-    return given[:64] if isinstance(given, str) and given else uuid4().hex
+def _compose(around: Sequence[Layer], method: Method, service: Call) -> Call:
+    return reduce(lambda following, layer: layer(method, following), reversed(around), service)

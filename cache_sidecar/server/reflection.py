@@ -1,4 +1,4 @@
-"""Server reflection in both of its versions: v1, which newer clients ask for, has v1alpha's messages under another name."""
+"""Server reflection, v1alpha and v1: newer clients use v1, which has the same messages under another name."""
 
 import contextlib
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ NAMES = (V1, V1ALPHA)
 
 
 def servicer(services: Sequence[str]) -> ReflectionServicer:
-    """Returns what describes these services, and itself."""
+    """Returns the reflection service of these services and itself."""
     _describe_v1()
     return ReflectionServicer([*services, *NAMES])
 
 
 def register(servicer: ReflectionServicer, server: Any) -> None:
-    """Registers it under both names."""
+    """Registers the reflection service under both names."""
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
@@ -33,7 +33,7 @@ def register(servicer: ReflectionServicer, server: Any) -> None:
 
 
 def _describe_v1() -> None:
-    """Adds the description of v1 to those that are served, unless it is there."""
+    """Adds the descriptors of v1 to the default pool, unless they are there."""
     pool = descriptor_pool.Default()
     with contextlib.suppress(KeyError):
         pool.FindServiceByName(V1)

@@ -1,1 +1,1 @@
-"""One file per service: request -> dataset -> reply. They name no TTL, no SQL and no Redis, and don't know each other."""
+"""One file per service: request -> dataset, or transaction -> reply. Services contain neither SQL nor Redis commands."""

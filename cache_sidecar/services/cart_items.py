@@ -1,4 +1,4 @@
-"""What the changes of a cart make of its lines. Pure: lines in, lines out."""
+"""The rules for changes of a cart's lines. Pure: lines in, lines out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -24,14 +24,14 @@ class Limits(NamedTuple):
 
 
 def add(items: Items, new: Item, limits: Limits) -> Items:
-    """Returns the lines with more pieces of a product, at the new price. Raises LimitReached."""
+    """Returns the lines with pieces of a product added, at the new price. Raises LimitReached."""
     at = _find(items, new.product_id, new.options)
     quantity = new.quantity + (items[at].quantity if at is not None else 0)
-    return _put(items, at, new._replace(quantity=check_quantity(quantity, limits)), limits)
+    return _put(items, at, new._replace(quantity=quantity), limits)
 
 
 def merge(items: Items, others: Items, limits: Limits) -> Items:
-    """Returns the lines with those of another cart; a quantity stops at its limit. Raises LimitReached for too many lines."""
+    """Returns the lines with another cart's added, quantities capped at the limit. Raises LimitReached for too many lines."""
     for other in others:
         at = _find(items, other.product_id, other.options)
         quantity = other.quantity + (items[at].quantity if at is not None else 0)
@@ -40,22 +40,22 @@ def merge(items: Items, others: Items, limits: Limits) -> Items:
 
 
 def set_quantity(items: Items, product_id: str, options: Mapping[str, str], quantity: int, limits: Limits) -> Items:
-    """Returns the lines with another quantity in one; 0 removes it. Raises NotFound, and LimitReached."""
+    """Returns the lines with one quantity changed; 0 removes the line. Raises NotFound and LimitReached."""
     at = _find(items, product_id, options)
     if at is None:
         raise NotFound("cart item", product_id)
     if quantity == 0:
         return _without(items, at)
-    return _put(items, at, items[at]._replace(quantity=check_quantity(quantity, limits)), limits)
+    return _put(items, at, items[at]._replace(quantity=quantity), limits)
 
 
 def remove(items: Items, product_id: str, options: Mapping[str, str]) -> Items:
-    """Returns the lines without one, if it was there."""
+    """Returns the lines without one, if they have it."""
     at = _find(items, product_id, options)
     return items if at is None else _without(items, at)
 
 
-def replaced(new: Iterable[Item], limits: Limits) -> Items:
+def replace(new: Iterable[Item], limits: Limits) -> Items:
     """Returns the lines of a new cart. Raises InvalidRequest when two are the same, and LimitReached."""
     items: Items = ()
     for number, item in enumerate(new):
@@ -65,27 +65,19 @@ def replaced(new: Iterable[Item], limits: Limits) -> Items:
     return items
 
 
-def check_quantity(quantity: int, limits: Limits) -> int:
-    """Returns a quantity that a line may have. Raises LimitReached for any other."""
-    if quantity > limits.quantity:
-        raise LimitReached("pieces in a line of a cart", limits.quantity)
-    return quantity
-
-
 def totals(items: Items) -> list[Money]:
-    """Returns what the lines cost, exactly: an amount per currency, by code. Raises InvalidRequest when Money is too small."""
+    """Returns the exact totals of the lines, one per currency, by code. Raises InvalidRequest for more than Money holds."""
     sums: dict[str, int] = {}
     for item in items:
         price = item.price_units * NANOS + item.price_nanos
         sums[item.currency_code] = sums.get(item.currency_code, 0) + price * item.quantity
-    return [_money(code, nanos) for code, nanos in sorted(sums.items())]
-
-
-def _money(currency_code: str, nanos: int) -> Money:
-    units, rest = divmod(nanos, NANOS)
-    if units > MAX_UNITS:
-        raise InvalidRequest({"unit_price": f"the total in {currency_code} would be more than google.type.Money holds"})
-    return Money(currency_code=currency_code, units=units, nanos=rest)
+    made = []
+    for code in sorted(sums):
+        units, nanos = divmod(sums[code], NANOS)
+        if units > MAX_UNITS:
+            raise InvalidRequest({"unit_price": f"the total in {code} would be more than google.type.Money holds"})
+        made.append(Money(currency_code=code, units=units, nanos=nanos))
+    return made
 
 
 def _find(items: Items, product_id: str, options: Mapping[str, str]) -> int | None:
@@ -96,6 +88,8 @@ def _find(items: Items, product_id: str, options: Mapping[str, str]) -> int | No
 
 
 def _put(items: Items, at: int | None, item: Item, limits: Limits) -> Items:
+    if item.quantity > limits.quantity:
+        raise LimitReached("pieces in a line of a cart", limits.quantity)
     if at is not None:
         return (*items[:at], item, *items[at + 1 :])
     if len(items) >= limits.items:

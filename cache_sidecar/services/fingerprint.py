@@ -1,14 +1,14 @@
-"""What makes a request the same one as before: what it asks for, not how that is written.
+"""What makes two requests the same: what they ask for, not how that is encoded.
 
-What the server does not read of a request says nothing about it: fields that only the server sets, those of a resource that
-`update_mask` does not name, and those of another version. Nor does the case of a UUID.
+Whatever the server ignores does not count: fields that only the server sets, fields of a resource that are not in
+`update_mask`, and unknown fields. Nor does the case of a UUID.
 """
 
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-# Fields of requests that the server sets in replies, and ignores here. An etag counts wherever it is compared.
+# Fields that the server sets in replies, and ignores in requests. An etag counts wherever it is compared.
 IGNORED: Mapping[str, tuple[str, ...]] = {
     "CreateProductRequest": ("product.etag", "product.create_time", "product.update_time"),
     "UpdateProductRequest": ("product.create_time", "product.update_time"),
@@ -17,12 +17,12 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
 }
 # Fields that hold a UUID: upper and lower case are one (RFC 9562).
 UUIDS = ("request_id", "reservation_id")
-# Of a resource that is changed, what counts whatever `update_mask` names.
-_NAMING = {"product_id", "session_id", "etag"}
+# Fields of a changed resource that always count.
+_ALWAYS = {"product_id", "session_id", "etag"}
 
 
 def fingerprint(request: Any) -> bytes:
-    """Returns what differs when, and only when, two requests of one kind ask for different things."""
+    """Returns a hash that differs if and only if two requests of one method ask for different things."""
     asked = type(request)()
     asked.CopyFrom(request)
     asked.DiscardUnknownFields()
@@ -34,17 +34,17 @@ def fingerprint(request: Any) -> bytes:
         if asked.HasField(resource):
             getattr(asked, resource).ClearField(field)
     if "update_mask" in asked.DESCRIPTOR.fields_by_name and asked.update_mask.paths:
-        _leave_what_is_named(asked)
+        _keep_masked(asked)
     return sha256(asked.SerializeToString(deterministic=True)).digest()
 
 
-def _leave_what_is_named(asked: Any) -> None:
-    """Clears what `update_mask` does not name of the resource, and brings what it names into one order."""
+def _keep_masked(asked: Any) -> None:
+    """Clears the fields of the resource that are not in `update_mask`, and sorts the mask."""
     named = sorted(set(asked.update_mask.paths))
     asked.update_mask.paths[:] = named
     if named == ["*"]:
         return
-    wanted = _NAMING | {path.partition(".")[0] for path in named}
+    wanted = _ALWAYS | {path.partition(".")[0] for path in named}
     resource = asked.product if "product" in asked.DESCRIPTOR.fields_by_name else asked.session
     for field, _ in resource.ListFields():
         if field.name not in wanted:

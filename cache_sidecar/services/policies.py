@@ -1,15 +1,14 @@
-"""What the policy looks like to callers of AdminService, and what they want of it."""
+"""The policy as callers of AdminService see it and change it."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_sidecar.config.live_policy import LivePolicy, Origin
 from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core.errors import InvalidRequest
+from cache_sidecar.services.shared.timestamps import datetime_of, timestamp
 from cache_sidecar.v1 import admin_service_pb2 as pb
 
 KEYS = tuple(DatasetPolicy.model_fields)
@@ -20,7 +19,7 @@ _ORIGINS = {
 }
 
 
-def message(policy: LivePolicy, dataset: str) -> pb.DatasetPolicy:
+def make_message(policy: LivePolicy, dataset: str) -> pb.DatasetPolicy:
     """Returns the policy of a dataset; its fields are named as the keys are."""
     made = pb.DatasetPolicy(dataset=dataset, origins={key: _ORIGINS[policy.origin(dataset, key)] for key in KEYS})
     for key, value in policy[dataset].model_dump().items():
@@ -31,31 +30,31 @@ def message(policy: LivePolicy, dataset: str) -> pb.DatasetPolicy:
     return made
 
 
-def status(policy: LivePolicy) -> pb.PolicyStatus:
-    """Returns how the policy file fares."""
+def make_status(policy: LivePolicy) -> pb.PolicyStatus:
+    """Returns the status of the policy file."""
     return pb.PolicyStatus(
         version=policy.version,
         file=policy.file,
-        load_time=_timestamp(policy.load_time),
+        load_time=timestamp(datetime_of(policy.load_time)),
         refused=policy.refused,
         last_error=policy.last_error,
-        last_error_time=_timestamp(policy.last_error_time) if policy.last_error else None,
+        last_error_time=timestamp(datetime_of(policy.last_error_time)) if policy.last_error else None,
     )
 
 
 def values(request: pb.UpdatePolicyRequest) -> dict[str, Any]:
-    """Returns what an update says, by key. Raises InvalidRequest."""
+    """Returns the values of an update, by key. Raises InvalidRequest."""
     given = request.policy
-    set_ones = [field.name for field, _ in given.ListFields() if field.name in KEYS]
-    return {key: _value(given, key) for key in _named("update_mask", request.update_mask.paths) or set_ones}
+    given_keys = [field.name for field, _ in given.ListFields() if field.name in KEYS]
+    return {key: _value(given, key) for key in _keys_in_mask("update_mask", request.update_mask.paths) or given_keys}
 
 
-def given_back(request: pb.UpdatePolicyRequest) -> list[str]:
-    """Returns the keys that an update gives back to the file. Raises InvalidRequest."""
-    return _named("reset_mask", request.reset_mask.paths)
+def resets(request: pb.UpdatePolicyRequest) -> list[str]:
+    """Returns the keys that an update resets to the file's values. Raises InvalidRequest."""
+    return _keys_in_mask("reset_mask", request.reset_mask.paths)
 
 
-def _named(mask: str, paths: Iterable[str]) -> list[str]:
+def _keys_in_mask(mask: str, paths: Iterable[str]) -> list[str]:
     named = list(dict.fromkeys(paths))
     if named == ["*"]:
         return list(KEYS)
@@ -72,9 +71,3 @@ def _value(given: pb.DatasetPolicy, key: str) -> Any:
 
 def _is_duration(key: str) -> bool:
     return pb.DatasetPolicy.DESCRIPTOR.fields_by_name[key].message_type is not None
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(datetime.fromtimestamp(seconds, UTC))
-    return stamp

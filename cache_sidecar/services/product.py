@@ -1,21 +1,25 @@
 """ProductService: the catalogue."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_sidecar.core.errors import EtagMismatch, InvalidRequest, NotFound
-from cache_sidecar.services.shared import pages, rows
+from cache_sidecar.core.errors import InvalidRequest, NotFound
+from cache_sidecar.services import product_list
+from cache_sidecar.services.product_list import Listing, ProductLists, lists_of_change
+from cache_sidecar.services.shared import pages, rows, wire
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.changes import Changes, Started
-from cache_sidecar.services.shared.freshness import describe, metadata, metadata_of_all, wanted
+from cache_sidecar.services.shared.etags import check_etag, etag_of
+from cache_sidecar.services.shared.freshness import describe, freshness_of, metadata, metadata_of_all
+from cache_sidecar.services.shared.known import read_known
+from cache_sidecar.services.shared.timestamps import optional_timestamp, timestamp
 from cache_sidecar.services.shared.validation import validate
-from cache_sidecar.services.shared.writes import Writer
-from cache_sidecar.store.pool import Connection, WriteResult
+from cache_sidecar.services.shared.writes import Writer, publish
 from cache_sidecar.store.product import ProductRow, ProductStore
+from cache_sidecar.store.product_list import Listed, Order
+from cache_sidecar.store.writes import RowChange, Transaction, WriteResult
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import Answer, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import product_service_pb2 as pb
@@ -23,7 +27,11 @@ from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Lists = Sequence[str]
+"""The lists that a change of a product affects."""
 DATASET = "product"
+# Products of a page that are read at once: no more than that are read in vain when a reply is full.
+AT_ONCE = 100
 CHANGEABLE = ("title", "description", "price", "categories", "brand", "image_uris", "attributes", "active")
 KINDS = {"created": pb.CHANGE_KIND_CREATED, "updated": pb.CHANGE_KIND_UPDATED, "deleted": pb.CHANGE_KIND_DELETED}
 
@@ -31,8 +39,18 @@ KINDS = {"created": pb.CHANGE_KIND_CREATED, "updated": pb.CHANGE_KIND_UPDATED, "
 class ProductService(ProductServiceServicer):
     """Reads products through the tiers, and writes them through to PostgreSQL."""
 
-    def __init__(self, products: Dataset, *, store: ProductStore, writer: Writer, changes: Changes, bound: Bound) -> None:
+    def __init__(
+        self,
+        products: Dataset,
+        *,
+        lists: ProductLists,
+        store: ProductStore,
+        writer: Writer,
+        changes: Changes,
+        bound: Bound,
+    ) -> None:
         self._products = products
+        self._lists = lists
         self._bound = bound
         self._store = store
         self._writer = writer
@@ -41,8 +59,8 @@ class ProductService(ProductServiceServicer):
     async def GetProduct(  # type: ignore[override]  # replies are serialized here
         self, request: pb.GetProductRequest, context: Context
     ) -> bytes:
-        """Returns the cached reply with its metadata appended: fields may follow each other in any order on the wire."""
-        answer = await self._products.get(request.product_id, wanted(request.options, context))
+        """Returns the cached reply with its metadata appended: on the wire, fields may be in any order."""
+        answer = await self._products.get(request.product_id, freshness_of(request.options, context))
         if answer.value is None:
             raise NotFound("product", request.product_id)
         reply = pb.GetProductResponse()
@@ -52,9 +70,9 @@ class ProductService(ProductServiceServicer):
     async def BatchGetProducts(  # type: ignore[override]  # replies are serialized here
         self, request: pb.BatchGetProductsRequest, context: Context
     ) -> bytes:
-        """Returns the cached replies one after the other: on the wire, that is what a repeated field is."""
+        """Returns the cached replies concatenated: on the wire, that is a repeated field."""
         ids = list(dict.fromkeys(request.product_ids))
-        answers = await self._products.get_many(ids, wanted(request.options, context))
+        answers = await self._products.get_many(ids, freshness_of(request.options, context))
         found = [answer for id in ids if id in answers and (answer := answers[id]).value is not None]
         rest = pb.BatchGetProductsResponse(
             missing=[id for id in ids if id in answers and answers[id].value is None],
@@ -65,101 +83,156 @@ class ProductService(ProductServiceServicer):
         self._bound.check(sum(map(len, parts)))
         return b"".join(parts)
 
-    async def ListProducts(self, request: pb.ListProductsRequest, context: Context) -> pb.ListProductsResponse:
-        """Asks for one product more than is wanted, to know whether there is another page."""
-        size = pages.size(request.page_size)
-        after = pages.after(request.page_token, request.category)
-        found = await self._store.page(after=after, category=request.category, limit=size + 1, max_bytes=self._bound.room)
-        page = self._bound.page(found, size, rows.readable(message, self._products))
-        newest = max((row.version for row in page.rows), default=0)
-        return pb.ListProductsResponse(
-            products=page.messages,
-            next_page_token="" if page.is_last else pages.token(page.rows[-1].product_id, request.category),
-            cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
+    async def ListProducts(  # type: ignore[override]  # replies are serialized here
+        self, request: pb.ListProductsRequest, context: Context
+    ) -> bytes:
+        """Returns the cached replies of the products on a page concatenated, as many as fit."""
+        listing, wanted = product_list.listing_of(request), freshness_of(request.options, context)
+        if request.include_inactive:
+            if listing.order is not Order.PRODUCT_ID:
+                raise InvalidRequest({"order": "must be by product_id if include_inactive is set"})
+            return await self._list_all(listing)
+        page, answers = await self._lists.read(listing, wanted)
+        parts, left, done, version, is_whole = [], self._bound.room, 0, 0, True
+        while done < len(page.products):
+            some = page.products[done : done + AT_ONCE]
+            found, unread = await read_known(self._products.get_many, [one.product_id for one in some], wanted)
+            is_whole = is_whole and not unread
+            for listed in some:
+                entry = _entry_to_show(listed, found.get(listed.product_id), request.category)
+                if len(entry) > left and len(entry) <= self._bound.room:
+                    break
+                if len(entry) <= left:
+                    parts.append(entry)
+                    left -= len(entry)
+                done += 1
+                if (answer := found.get(listed.product_id)) is not None:
+                    answers.append(answer)
+                    version = max(version, answer.version)
+            else:
+                continue
+            break
+        cache = metadata_of_all(answers, version=version)
+        cache.stale = cache.stale or not is_whole
+        is_last = done == len(page.products) and not page.has_more
+        token = "" if is_last else product_list.token_after(listing, page.products[done - 1])
+        return b"".join((*parts, pb.ListProductsResponse(next_page_token=token, cache=cache).SerializeToString()))
+
+    async def _list_all(self, listing: Listing) -> bytes:
+        """Reads one product more than the page has, to know whether there is another page."""
+        found = await self._store.page(
+            after=listing.after.product_id, category=listing.category, limit=listing.size + 1, max_bytes=self._bound.room
         )
+        page = self._bound.page(found, listing.size, rows.skip_unreadable(make_message, self._products))
+        newest = max((row.version for row in page.rows), default=0)
+        token = "" if page.is_last else pages.token(page.rows[-1].product_id, listing.category)
+        cache = metadata(Answer(None, Source.STORE, newest, 0.0, stale=False))
+        return pb.ListProductsResponse(products=page.messages, next_page_token=token, cache=cache).SerializeToString()
+
+    async def GetCategories(  # type: ignore[override]  # replies are serialized here
+        self, request: pb.GetCategoriesRequest, context: Context
+    ) -> bytes:
+        """Returns the cached reply with its metadata appended."""
+        entry, answers = await self._lists.read_categories(freshness_of(request.options, context))
+        rest = pb.GetCategoriesResponse(cache=metadata_of_all(answers)).SerializeToString()
+        self._bound.check(len(entry) + len(rest))
+        return entry + rest
 
     async def CreateProduct(  # type: ignore[override]  # replies are serialized here
         self, request: pb.CreateProductRequest, context: Context
     ) -> bytes:
         """Inserts the product."""
 
-        async def create(connection: Connection) -> WriteResult:
-            row = await self._store.create(connection, _row(request.product))
-            return _written(row, pb.CreateProductResponse(product=message(row)))
+        async def create(tx: Transaction) -> WriteResult[Lists]:
+            row = await self._store.create(tx, _to_row(request.product))
+            return _result(pb.CreateProductResponse(product=make_message(row)), None, row)
 
-        return await self._writer.write(self._products, request, create)
+        return (await self._writer.run(request, create, self._publish)).reply
 
     async def UpdateProduct(  # type: ignore[override]  # replies are serialized here
         self, request: pb.UpdateProductRequest, context: Context
     ) -> bytes:
-        """Changes the row as it is when it is locked, so that no other change is lost."""
-        product = request.product
-        validate(pb.GetProductRequest(product_id=product.product_id), path="product.")
+        """Changes the row as it is when it is locked, so that no concurrent change is lost."""
+        given = request.product
+        validate(pb.GetProductRequest(product_id=given.product_id), path="product.")
         fields = _fields(request)
 
-        def change(current: ProductRow) -> ProductRow:
-            _check_etag(current, product.etag)
-            present = rows.read_alone(current, message, resource="product", id=current.product_id)
-            return _row(_changed(present, product, fields))
+        async def update(tx: Transaction) -> WriteResult[Lists]:
+            locked = await self._store.lock(tx, given.product_id)
+            check_etag("product", given.product_id, given=given.etag, current=etag_of(locked.version))
+            current = rows.read_alone(locked, make_message, resource="product", id=given.product_id)
+            row = await self._store.save(tx, locked, _to_row(_update(current, given, fields)))
+            return _result(pb.UpdateProductResponse(product=make_message(row)), locked, row)
 
-        async def update(connection: Connection) -> WriteResult:
-            row = await self._store.update(connection, product.product_id, change)
-            return _written(row, pb.UpdateProductResponse(product=message(row)))
-
-        return await self._writer.write(self._products, request, update)
+        return (await self._writer.run(request, update, self._publish)).reply
 
     async def DeleteProduct(  # type: ignore[override]  # replies are serialized here
         self, request: pb.DeleteProductRequest, context: Context
     ) -> bytes:
-        """Deletes the row; caches keep the version of its deletion, so that nothing older comes back."""
+        """Deletes the row; caches keep the version of the deletion, so that nothing older comes back."""
         id = request.product_id
 
-        async def delete(connection: Connection) -> WriteResult:
-            version = await self._store.delete(connection, id, lambda current: _check_etag(current, request.etag))
-            return WriteResult(pb.DeleteProductResponse().SerializeToString(), id, version)
+        async def delete(tx: Transaction) -> WriteResult[Lists]:
+            locked = await self._store.lock(tx, id)
+            check_etag("product", id, given=request.etag, current=etag_of(locked.version))
+            version = await self._store.delete(tx, id)
+            reply = pb.DeleteProductResponse().SerializeToString()
+            return WriteResult(reply, [RowChange(id, version)], lists_of_change(locked, None))
 
-        return await self._writer.write(self._products, request, delete)
+        return (await self._writer.run(request, delete, self._publish)).reply
+
+    async def _publish(self, result: WriteResult[Lists]) -> bool:
+        """Publishes a product, then the lists that it enters, leaves or moves in."""
+        is_published = await publish(self._products, result)
+        await self._lists.publish(result.value or ())
+        return is_published
 
     async def WatchProducts(
         self, request: pb.WatchProductsRequest, context: Context
     ) -> AsyncIterator[pb.WatchProductsResponse]:
-        """Passes on what the outbox says."""
-        async for told in self._changes.watch(DATASET, request.after_version):
-            if isinstance(told, Started):
-                yield pb.WatchProductsResponse(version=told.version, kind=pb.CHANGE_KIND_WATCH_STARTED)
+        """Streams the changes in the outbox."""
+        async for change in self._changes.watch(DATASET, request.after_version):
+            if isinstance(change, Started):
+                yield pb.WatchProductsResponse(version=change.version, kind=pb.CHANGE_KIND_WATCH_STARTED)
             else:
                 yield pb.WatchProductsResponse(
-                    product_id=told.id,
-                    version=told.version,
-                    kind=KINDS[told.kind],
-                    change_time=_timestamp(told.change_time),
+                    product_id=change.id,
+                    version=change.version,
+                    kind=KINDS[change.kind],
+                    change_time=timestamp(change.change_time),
                 )
 
 
 def loader(store: ProductStore) -> Load:
-    """Returns what the dataset loads products with."""
+    """Returns the function that loads products for the dataset."""
 
     async def load(ids: Sequence[str]) -> dict[str, Row | UnreadableRow]:
-        return {row.product_id: rows.read(row, _found) for row in await store.load(ids)}
+        return {row.product_id: rows.read(row, _to_cached) for row in await store.load(ids)}
 
     return load
 
 
-def _found(row: ProductRow) -> Row:
-    return Row(row.version, entry(row))
+def _to_cached(row: ProductRow) -> Row:
+    return Row(row.version, make_entry(row))
 
 
-def entry(row: ProductRow) -> bytes:
+def make_entry(row: ProductRow) -> bytes:
     """Returns what caches keep of a product: the reply of GetProduct, without its metadata."""
-    return pb.GetProductResponse(product=message(row)).SerializeToString()
+    return pb.GetProductResponse(product=make_message(row)).SerializeToString()
 
 
-def same(one: bytes, other: bytes) -> bool:
-    """Says whether two entries say the same, however they are written."""
+def is_entry(id: str, value: bytes) -> bool:
+    """Whether bytes are what caches keep of this product: its message alone, as replies are put together from them."""
+    entry = wire.parse(pb.GetProductResponse, value)
+    return entry is not None and entry.product.product_id == id and wire.has_only(entry, "product")
+
+
+def is_same_entry(one: bytes, other: bytes) -> bool:
+    """Whether two entries are the same message, however it is encoded."""
     return one == other or pb.GetProductResponse.FromString(one) == pb.GetProductResponse.FromString(other)
 
 
-def message(row: ProductRow) -> Product:
+def make_message(row: ProductRow) -> Product:
     """Returns a row as callers see it."""
     product = Product(
         product_id=row.product_id,
@@ -170,9 +243,9 @@ def message(row: ProductRow) -> Product:
         image_uris=row.image_uris,
         attributes=row.attributes,
         active=row.active,
-        etag=_etag(row),
-        create_time=_timestamp(row.create_time),
-        update_time=_timestamp(row.update_time),
+        etag=etag_of(row.version),
+        create_time=optional_timestamp(row.create_time),
+        update_time=optional_timestamp(row.update_time),
     )
     product.price.units = row.price_units
     product.price.nanos = row.price_nanos
@@ -180,7 +253,7 @@ def message(row: ProductRow) -> Product:
     return product
 
 
-def _row(product: Product) -> ProductRow:
+def _to_row(product: Product) -> ProductRow:
     return ProductRow(
         product_id=product.product_id,
         title=product.title,
@@ -196,24 +269,25 @@ def _row(product: Product) -> ProductRow:
     )
 
 
-def _written(row: ProductRow, reply: pb.CreateProductResponse | pb.UpdateProductResponse) -> WriteResult:
-    return WriteResult(reply.SerializeToString(), row.product_id, row.version, entry(row))
+def _result(
+    reply: pb.CreateProductResponse | pb.UpdateProductResponse, old: ProductRow | None, row: ProductRow
+) -> WriteResult[Lists]:
+    changes = [RowChange(row.product_id, row.version, make_entry(row))]
+    return WriteResult(reply.SerializeToString(), changes, lists_of_change(old, row))
 
 
-def _timestamp(time: datetime | None) -> Timestamp:
-    stamp = Timestamp()
-    if time is not None:
-        stamp.FromDatetime(time)
-    return stamp
+def _entry_to_show(listed: Listed, answer: Answer | None, category: str) -> bytes:
+    """Returns the entry of a product for a list; nothing if it cannot be read, or is not in the list any more.
 
-
-def _etag(row: ProductRow) -> str:
-    return f"{row.version:x}"
-
-
-def _check_etag(current: ProductRow, given: str) -> None:
-    if given and given != _etag(current):
-        raise EtagMismatch("product", current.product_id, _etag(current))
+    A product that changed since the list did may have left it: the product is often known to have changed a moment earlier.
+    """
+    if answer is None or answer.value is None:
+        return b""
+    if answer.version > listed.version:
+        product = pb.GetProductResponse.FromString(answer.value).product
+        if not product.active or (category and category not in product.categories):
+            return b""
+    return answer.value
 
 
 def _fields(request: pb.UpdateProductRequest) -> Sequence[str]:
@@ -231,13 +305,13 @@ def _fields(request: pb.UpdateProductRequest) -> Sequence[str]:
     return paths or present
 
 
-def _changed(current: Product, given: Product, fields: Sequence[str]) -> Product:
-    """Returns `current` with the fields of `given`. Raises InvalidRequest when the result breaks a rule."""
-    changed, wanted = Product(), Product()
-    changed.CopyFrom(current)
-    wanted.CopyFrom(given)
+def _update(current: Product, given: Product, fields: Sequence[str]) -> Product:
+    """Returns `current` with those fields of `given`. Raises InvalidRequest when the result breaks a rule."""
+    updated, new = Product(), Product()
+    updated.CopyFrom(current)
+    new.CopyFrom(given)
     for name in Product.DESCRIPTOR.fields_by_name:
-        (changed if name in fields else wanted).ClearField(name)  # type: ignore[arg-type]  # a name of this message
-    changed.MergeFrom(wanted)
-    validate(changed, path="product.")
-    return changed
+        (updated if name in fields else new).ClearField(name)  # type: ignore[arg-type]  # a name of this message
+    updated.MergeFrom(new)
+    validate(updated, path="product.")
+    return updated

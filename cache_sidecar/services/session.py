@@ -1,35 +1,37 @@
 """SessionService: what the shop remembers of one browser or app.
 
-Nothing keeps or logs a session_id, the ledger of requests included: everything goes by its SHA-256.
+No session_id is stored or logged, not even in the ledger of requests: sessions are identified by the SHA-256 of it.
 """
 
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core.clock import Clock
-from cache_sidecar.core.errors import DataLoss, EtagMismatch, InvalidRequest, NotFound, RevocationPending, TierFailed
+from cache_sidecar.core.errors import DataLoss, NotFound, RevocationPending, TierFailed
 from cache_sidecar.services import session_fields
-from cache_sidecar.services.shared import pages, rows
+from cache_sidecar.services.shared import pages, rows, wire
 from cache_sidecar.services.shared.bounds import Bound
+from cache_sidecar.services.shared.etags import check_etag, etag_of
 from cache_sidecar.services.shared.freshness import deadline, describe, metadata
+from cache_sidecar.services.shared.timestamps import datetime_of, timestamp
 from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.services.shared.wire import field
 from cache_sidecar.services.shared.writes import Mutation, Writer, key_of
 from cache_sidecar.services.touches import Touches
 from cache_sidecar.store import requests
-from cache_sidecar.store.pool import Connection, RowChange, WriteResult
 from cache_sidecar.store.requests import FirstReply
 from cache_sidecar.store.session import SessionRow, SessionStore, not_found
-from cache_sidecar.store.values import Micros, micros, micros_from
+from cache_sidecar.store.values import micros, micros_from
+from cache_sidecar.store.writes import RowChange, Transaction, WriteResult
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import ANY, Answer, Expiry, Freshness, Load, Record, Row, Source, UnreadableRow
 from cache_sidecar.v1 import session_service_pb2 as pb
@@ -40,22 +42,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 DATASET = "session"
 # Bytes of randomness in a session_id.
 ID_BYTES = 32
-# Ends of sessions in one message to Redis.
-TOLD = 500
+# Ended sessions in one message to Redis.
+ENDED_PER_MESSAGE = 500
 # Seconds after which a session ends that has no max_lifetime.
 _NEVER = 100 * 365 * 86400.0
-
-Make = Callable[[Connection, str], Awaitable[tuple[SessionRow, Mapping[str, int]]]]
-"""Makes a session that goes by a hash; returns it, and the hashes that ended with it, with the versions of that."""
-
-
-class _Issued(NamedTuple):
-    """A session under an id that nobody was told yet."""
-
-    session_id: str
-    row: SessionRow
-    is_pending: bool
-    "Whether Redis could not be told what ended with it."
 
 
 class SessionService(SessionServiceServicer):
@@ -80,145 +70,163 @@ class SessionService(SessionServiceServicer):
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         """Inserts a session."""
-        now, policy = self._clock.now(), self._sessions.policy()
-        end = now + (policy.max_lifetime or _NEVER)
+        now, session_id = self._clock.now(), _new_id()
         new = SessionRow(
-            session_hash="",
+            session_hash=hash_of(session_id),
             user_id=request.user_id,
             attributes=dict(request.attributes),
             ip_address=request.client.ip_address,
             user_agent=request.client.user_agent,
-            create_time=_moment(now),
-            update_time=_moment(now),
-            use_time=_moment(now),
-            end_time=_moment(end),
+            create_time=datetime_of(now),
+            update_time=datetime_of(now),
+            use_time=datetime_of(now),
+            end_time=datetime_of(now + (self._sessions.policy().max_lifetime or _NEVER)),
         )
 
-        async def create(connection: Connection, session_hash: str) -> tuple[SessionRow, Mapping[str, int]]:
-            return await self._store.create(connection, new._replace(session_hash=session_hash)), {}
+        async def create(tx: Transaction) -> WriteResult[SessionRow]:
+            return _issue(await self._store.create(tx, new))
 
-        issued = await self._issue(request, create)
-        return pb.CreateSessionResponse(session_id=issued.session_id, session=self._message(issued.row))
+        issued = await self._writer.run(request, create, self._publish)
+        if issued.is_repeat:
+            session_id, issued = await self._issue_again(request)
+        return pb.CreateSessionResponse(session_id=session_id, session=self._message(_row_of(issued)))
 
     async def GetSession(  # type: ignore[override]  # replies are serialized here
         self, request: pb.GetSessionRequest, context: Context
     ) -> bytes:
-        """Returns the cached session with its expiry put behind its other fields, and the metadata of the reply."""
+        """Returns the cached session with its expiry appended to its fields, and the metadata of the reply."""
         answer, until = await self._use(hash_of(request.session_id), Freshness(until=deadline(context)))
-        expiry = field(Session.EXPIRE_TIME_FIELD_NUMBER, _timestamp(_moment(until)).SerializeToString())
+        expiry = field(Session.EXPIRE_TIME_FIELD_NUMBER, timestamp(datetime_of(until)).SerializeToString())
         reply = pb.GetSessionResponse()
         describe(answer, reply.cache)
         session = field(pb.GetSessionResponse.SESSION_FIELD_NUMBER, answer.value or b"", expiry)
         return session + reply.SerializeToString()
 
     async def TouchSession(self, request: pb.TouchSessionRequest, context: Context) -> pb.TouchSessionResponse:
-        """Is a read whose content nobody wants."""
+        """A read, without its content."""
         answer, until = await self._use(hash_of(request.session_id), Freshness(until=deadline(context)))
-        return pb.TouchSessionResponse(expire_time=_timestamp(_moment(until)), cache=metadata(answer))
+        return pb.TouchSessionResponse(expire_time=timestamp(datetime_of(until)), cache=metadata(answer))
 
     async def UpdateSession(  # type: ignore[override]  # replies are serialized here
         self, request: pb.UpdateSessionRequest, context: Context
     ) -> bytes:
-        """Changes the row as it is when it is locked."""
+        """Changes the row as it is when it is locked, so that no concurrent change is lost."""
         given, paths = request.session, session_fields.paths(request)
         validate(pb.GetSessionRequest(session_id=given.session_id), path="session.")
         session_hash = hash_of(given.session_id)
         is_over = await self._is_over(session_hash)
-        row: SessionRow
+        joins = given.user_id if {"user_id", session_fields.ALL} & set(paths) else ""
+        if joins:
+            # Before it is locked: PostgreSQL refuses a NUL in any text, which would look like a failure of its own.
+            validate(pb.ListUserSessionsRequest(user_id=joins), path="session.")
 
-        def change(current: SessionRow) -> SessionRow:
-            if given.etag and given.etag != _etag(current):
-                raise EtagMismatch("session", not_found(session_hash).id, _etag(current))
-            return session_fields.changed(self._going_on(current, is_over), given, paths)
+        async def update(tx: Transaction) -> WriteResult[SessionRow]:
+            if joins:
+                await self._store.lock_user(tx, joins)
+            current = await self._store.lock(tx, session_hash)
+            check_etag("session", not_found(session_hash).id, given=given.etag, current=etag_of(current.version))
+            used = self._use_row(current, is_over=is_over)
+            row = await self._store.save(tx, session_fields.update(used, given, paths))
+            reply = pb.UpdateSessionResponse(session=self._message(row)).SerializeToString()
+            return WriteResult(reply, [RowChange(session_hash, row.version)], value=row)
 
-        async def update(connection: Connection) -> WriteResult:
-            nonlocal row
-            joins = given.user_id if {"user_id", session_fields.ALL} & set(paths) else ""
-            row = await self._store.update(connection, session_hash, change, joins=joins)
-            return WriteResult(
-                pb.UpdateSessionResponse(session=self._message(row)).SerializeToString(), session_hash, row.version
-            )
-
-        async def tell(written: WriteResult) -> None:
-            await self._tell([] if written.repeated else [row], written)
-
-        return (await self._writer.run(request, update, tell)).reply
+        return (await self._writer.run(request, update, self._publish)).reply
 
     async def RotateSession(self, request: pb.RotateSessionRequest, context: Context) -> pb.RotateSessionResponse:
-        """Ends the row, and goes on with another one of the same content."""
-        session_hash = hash_of(request.session_id)
+        """Ends the row, and inserts another one of the same content."""
+        session_hash, session_id = hash_of(request.session_id), _new_id()
         is_over = await self._is_over(session_hash)
-
-        async def rotate(connection: Connection, new_hash: str) -> tuple[SessionRow, Mapping[str, int]]:
-            row, ended = await self._store.rotate(
-                connection, session_hash, new_hash, lambda current: self._going_on(current, is_over)
-            )
-            return row, {session_hash: ended}
-
-        issued = await self._issue(request, rotate)
+        rotate = partial(self._rotate, session_hash=session_hash, new_hash=hash_of(session_id), is_over=is_over)
+        issued = await self._writer.run(request, rotate, self._publish)
+        if issued.is_repeat:
+            session_id, issued = await self._issue_again(request)
         return pb.RotateSessionResponse(
-            session_id=issued.session_id, session=self._message(issued.row), revocation_pending=issued.is_pending
+            session_id=session_id, session=self._message(_row_of(issued)), revocation_pending=not issued.is_published
         )
+
+    async def _rotate(
+        self, tx: Transaction, *, session_hash: str, new_hash: str, is_over: bool = False
+    ) -> WriteResult[SessionRow]:
+        current = await self._store.lock_with_user(tx, session_hash)
+        used = self._use_row(current, is_over=is_over)
+        ended = await self._store.end(tx, session_hash, used.update_time)
+        return _issue(await self._store.create(tx, used._replace(session_hash=new_hash)), {session_hash: ended})
+
+    async def _issue_again(self, request: Mutation) -> tuple[str, WriteResult[SessionRow]]:
+        """Gives the session that a repeated request created another id, and returns that id.
+
+        The ledger has only the hash of the first id, so that one cannot be returned again. It is ended, and the ledger gets the
+        new hash; the ledger's row is locked meanwhile, against another repeat that would rotate the same session.
+        """
+        session_id, key = _new_id(), key_of(request)
+        assert key is not None, "without a request_id nothing is a repeat"
+
+        async def rotate_again(tx: Transaction) -> WriteResult[SessionRow]:
+            present = (await requests.lock_reply(tx, key)).decode()
+            issued = await self._rotate(tx, session_hash=present, new_hash=hash_of(session_id))
+            await requests.replace(tx, key, FirstReply(issued.reply, issued.versions))
+            return issued
+
+        # Without the request: it is in the ledger already.
+        return session_id, await self._writer.run(None, rotate_again, self._publish)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
         """Ends the row; the relay deletes it later."""
-        session_hash, is_told = hash_of(request.session_id), True
+        session_hash = hash_of(request.session_id)
 
-        async def end(connection: Connection) -> WriteResult:
-            version = await self._store.end(connection, session_hash, _moment(self._clock.now()))
-            return WriteResult(b"", session_hash, version)
+        async def end(tx: Transaction) -> WriteResult[SessionRow]:
+            version = await self._store.end(tx, session_hash, datetime_of(self._clock.now()))
+            return WriteResult(b"", [RowChange(session_hash, version)])
 
-        async def tell(written: WriteResult) -> None:
-            nonlocal is_told
-            is_told = await self._tell([], written)
-
-        await self._writer.run(request, end, tell)
-        return pb.DeleteSessionResponse(revocation_pending=not is_told)
+        ended = await self._writer.run(request, end, self._publish)
+        return pb.DeleteSessionResponse(revocation_pending=not ended.is_published)
 
     async def ListUserSessions(self, request: pb.ListUserSessionsRequest, context: Context) -> pb.ListUserSessionsResponse:
-        """Asks for one session more than is wanted, to know whether there is another page."""
+        """Reads one session more than the page has, to know whether there is another page."""
         size = pages.size(request.page_size)
-        after = _place(pages.after(request.page_token, request.user_id))
-        now, unused = _moment(self._clock.now()), _unused(self._sessions.policy())
+        after = pages.place(request.page_token, request.user_id, micros_from, str)
+        now, unused = datetime_of(self._clock.now()), _max_unused(self._sessions.policy())
         found = await self._store.page(
             request.user_id, now=now, unused=unused, after=after, limit=size + 1, max_bytes=self._bound.room
         )
-        page = self._bound.page(found, size, rows.readable(self._message, self._sessions))
+        page = self._bound.page(found, size, rows.skip_unreadable(self._message, self._sessions))
         newest = max((row.version for row in page.rows), default=0)
         return pb.ListUserSessionsResponse(
             sessions=page.messages,
-            next_page_token="" if page.is_last else pages.token(_place_of(page.rows[-1]), request.user_id),
+            next_page_token="" if page.is_last else pages.token(_place_after(page.rows[-1]), request.user_id),
             cache=metadata(Answer(None, Source.STORE, newest, 0.0, stale=False)),
         )
 
     async def DeleteUserSessions(  # type: ignore[override]  # replies are serialized here
         self, request: pb.DeleteUserSessionsRequest, context: Context
     ) -> bytes:
-        """Ends the rows, then tells Redis of every row of the user that is ended: also those of an earlier attempt."""
+        """Ends the rows, then publishes every ended session of the user, also those that an earlier attempt ended."""
 
-        async def end(connection: Connection) -> WriteResult:
-            deleted = await self._store.end_all(connection, request.user_id, _moment(self._clock.now()))
-            return WriteResult(pb.DeleteUserSessionsResponse(deleted=deleted).SerializeToString(), "", 0)
+        async def end(tx: Transaction) -> WriteResult[None]:
+            deleted = await self._store.end_all(tx, request.user_id, datetime_of(self._clock.now()))
+            return WriteResult(pb.DeleteUserSessionsResponse(deleted=deleted).SerializeToString())
 
-        async def tell(_: WriteResult) -> None:
-            ended = iter((await self._store.ended(request.user_id)).items())
-            is_told = True
-            while some := dict(islice(ended, TOLD)):
-                is_told = await self._sessions.told(self._ends(some)) and is_told
-            if not is_told:
-                raise RevocationPending
+        return (await self._writer.run(request, end, partial(self._publish_ended, request.user_id))).reply
 
-        return (await self._writer.run(request, end, tell)).reply
+    async def _publish_ended(self, user_id: str, _: WriteResult[None]) -> bool:
+        """Publishes a user's ended sessions. Raises RevocationPending when Redis does not have all of them."""
+        ended = iter((await self._store.list_ended(user_id)).items())
+        is_published = True
+        while some := dict(islice(ended, ENDED_PER_MESSAGE)):
+            is_published = await self._sessions.publish(self._tombstones(some)) and is_published
+        if not is_published:
+            raise RevocationPending
+        return True
 
     # What the methods share
 
     def _message(self, row: SessionRow) -> Session:
-        made = message(row)
-        made.expire_time.CopyFrom(_timestamp(_moment(_expiry(row).until(self._sessions.policy().l2_ttl))))
+        made = make_message(row)
+        made.expire_time.CopyFrom(timestamp(datetime_of(_expiry(row).until(self._sessions.policy().l2_ttl))))
         return made
 
     async def _use(self, session_hash: str, wanted: Freshness = ANY) -> tuple[Answer, float]:
-        """Reads a session, which puts off its expiry; returns when that is from now on. Raises NotFound."""
+        """Reads a session, which extends its expiry; returns it and its new expiry. Raises NotFound."""
         try:
             answer = await self._sessions.get(session_hash, wanted)
         except DataLoss:
@@ -229,9 +237,10 @@ class SessionService(SessionServiceServicer):
         return answer, answer.expiry.until(self._sessions.policy().l2_ttl)
 
     async def _is_over(self, session_hash: str) -> bool:
-        """Whether a session expired, which PostgreSQL alone may not know; it is used by that if not.
+        """Whether a session expired or ended; PostgreSQL alone does not know of uses that only Redis has counted.
 
-        To be asked before a transaction, and told within: there, it may turn out that the request is a repeat.
+        Asked before the transaction, as a read extends the expiry, and applied within it, by `_use_row`: when the request turns
+        out to be a repeat, it gets the first reply even though the session is over by now.
         """
         try:
             await self._use(session_hash)
@@ -239,120 +248,107 @@ class SessionService(SessionServiceServicer):
             return True
         return False
 
-    def _going_on(self, row: SessionRow, is_over: bool = False) -> SessionRow:
-        """Returns a row that is changed now, which puts off its expiry. Raises NotFound when it is over."""
-        now, policy = self._clock.now(), self._sessions.policy()
-        if is_over or row.is_over(_moment(now), _unused(policy)):
+    def _use_row(self, row: SessionRow, *, is_over: bool) -> SessionRow:
+        """Returns a row that is changed, and so used, now. Raises NotFound when the session is over."""
+        now = datetime_of(self._clock.now())
+        if is_over or row.is_over(now, _max_unused(self._sessions.policy())):
             raise not_found(row.session_hash)
-        return row._replace(update_time=_moment(now), use_time=_moment(now))
+        return row._replace(update_time=now, use_time=now)
 
-    async def _issue(self, request: Mutation, make: Make) -> _Issued:
-        """Gives a session an id. The ledger keeps its hash, and a repeat gives the session of that hash another one."""
-        issued, key = await self._issue_once(request, make), key_of(request)
-        if issued is not None:
-            return issued
-        assert key is not None, "without a request_id nothing is a repeat"
+    async def _publish(self, result: WriteResult[SessionRow]) -> bool:
+        """Publishes the session that a write left, and the end of every other one; of a repeat, that both are out of date."""
+        if result.is_repeat:
+            return await self._sessions.publish(result.versions)
+        published: dict[str, Record | int] = self._tombstones(result.versions)
+        if (row := result.value) is not None:
+            published[row.session_hash] = Record(row.version, self._clock.now(), make_entry(row), _expiry(row))
+        return await self._sessions.publish(published)
 
-        async def again(connection: Connection, new_hash: str) -> tuple[SessionRow, Mapping[str, int]]:
-            current = (await requests.locked_reply(connection, key)).decode()
-            row, ended = await self._store.rotate(connection, current, new_hash, self._going_on)
-            first = FirstReply(new_hash.encode(), {new_hash: row.version, current: ended})
-            await requests.replace(connection, key, first)
-            return row, {current: ended}
-
-        issued = await self._issue_once(None, again)
-        assert issued is not None, "without a request_id nothing is a repeat"
-        return issued
-
-    async def _issue_once(self, request: Mutation | None, make: Make) -> _Issued | None:
-        """Returns None when the request is a repeat."""
-        session_id, is_told = secrets.token_urlsafe(ID_BYTES), True
-        row: SessionRow
-
-        async def work(connection: Connection) -> WriteResult:
-            nonlocal row
-            row, ended = await make(connection, hash_of(session_id))
-            also = [RowChange(session_hash, version) for session_hash, version in ended.items()]
-            return WriteResult(row.session_hash.encode(), row.session_hash, row.version, entry(row), also)
-
-        async def tell(written: WriteResult) -> None:
-            nonlocal is_told
-            is_told = await self._tell([] if written.repeated else [row], written)
-
-        written = await self._writer.run(request, work, tell)
-        return None if written.repeated else _Issued(session_id, row, not is_told)
-
-    async def _tell(self, rows: Sequence[SessionRow], written: WriteResult) -> bool:
-        """Tells Redis of rows as they are now, and that whatever else was written is over; or, of a repeat, out of date."""
-        versions = {change.id: change.version for change in written.changes}
-        if written.repeated:
-            return await self._sessions.told(versions)
+    def _tombstones(self, versions: Mapping[str, int]) -> dict[str, Record | int]:
         now = self._clock.now()
-        going_on = {row.session_hash: Record(row.version, now, entry(row), _expiry(row)) for row in rows}
-        return await self._sessions.told(self._ends(versions) | going_on)
+        return {session_hash: Record(version, now, None) for session_hash, version in versions.items()}
 
-    def _ends(self, versions: Mapping[str, int]) -> dict[str, Record | int]:
-        return {session_hash: Record(version, self._clock.now(), None) for session_hash, version in versions.items()}
+
+def _new_id() -> str:
+    return secrets.token_urlsafe(ID_BYTES)
+
+
+def _issue(row: SessionRow, ended: Mapping[str, int] | None = None) -> WriteResult[SessionRow]:
+    """Returns the result of a write that gave a session a new id; the ledger has the hash in place of the reply."""
+    also = [RowChange(session_hash, version) for session_hash, version in (ended or {}).items()]
+    changes = [RowChange(row.session_hash, row.version, make_entry(row)), *also]
+    return WriteResult(row.session_hash.encode(), changes, value=row)
+
+
+def _row_of(issued: WriteResult[SessionRow]) -> SessionRow:
+    assert issued.value is not None, "a repeat was issued again"
+    return issued.value
 
 
 def hash_of(session_id: str) -> str:
-    """Returns what a session is known by wherever it is kept."""
+    """Returns what identifies a session in PostgreSQL, Redis and logs."""
     return sha256(session_id.encode()).hexdigest()
 
 
 def loader(store: SessionStore, *, policy: Callable[[], DatasetPolicy], clock: Clock) -> Load:
-    """Returns what the dataset loads sessions with: each load is a use, which puts off their expiry."""
+    """Returns the function that loads sessions for the dataset: each load is a use, which extends their expiry."""
 
     async def load(hashes: Sequence[str]) -> dict[str, Row | UnreadableRow]:
         found, now = await store.load(hashes), clock.now()
-        read = {row.session_hash: rows.read(row, lambda row: _found(row, now, policy())) for row in found}
+        read = {row.session_hash: rows.read(row, lambda row: _to_row(row, now, policy())) for row in found}
         return {session_hash: row for session_hash, row in read.items() if row is not None}
 
     return load
 
 
-def _found(row: SessionRow, now: float, policy: DatasetPolicy) -> Row | None:
+def _to_row(row: SessionRow, now: float, policy: DatasetPolicy) -> Row | None:
     if row.delete_time is not None:
         return Row(row.version, None)
-    if row.is_over(_moment(now), _unused(policy)):
+    if row.is_over(datetime_of(now), _max_unused(policy)):
         return None
     expiry = _expiry(row)
-    # An import may have promised more than a use does.
-    return Row(row.version, entry(row), expiry._replace(used=max(now, expiry.used)))
+    # An import may have set a later use_time.
+    return Row(row.version, make_entry(row), expiry._replace(used=max(now, expiry.used)))
 
 
-def writes(store: SessionStore, sessions: Dataset) -> Callable[[Mapping[str, float], float], Awaitable[None]]:
-    """Returns what tells PostgreSQL of uses; and Redis, if it lost that a session is ended, of that."""
+def use_writer(store: SessionStore, sessions: Dataset) -> Callable[[Mapping[str, float], float], Awaitable[None]]:
+    """Returns the function that writes uses to PostgreSQL; it publishes the end of sessions that Redis still has as in use."""
 
-    async def write(uses: Mapping[str, float], overdue: float) -> None:
-        moments = {session_hash: _moment(used) for session_hash, used in uses.items()}
-        ended = await store.touch(moments, overdue=_moment(overdue))
+    async def write_uses(uses: Mapping[str, float], overdue: float) -> None:
+        used_at = {session_hash: datetime_of(used) for session_hash, used in uses.items()}
+        ended = await store.touch(used_at, overdue=datetime_of(overdue))
         known = {session_hash: version for session_hash, version in ended.items() if version}
-        await sessions.told({session_hash: sessions.record(version, None) for session_hash, version in known.items()})
+        await sessions.publish({session_hash: sessions.record(version, None) for session_hash, version in known.items()})
         if gone := [session_hash for session_hash in ended if session_hash not in known]:
             with contextlib.suppress(TierFailed):  # the next use finds out again
                 await sessions.drop(gone)
 
-    return write
+    return write_uses
 
 
-def entry(row: SessionRow) -> bytes:
-    """Returns what caches keep of a session: the message, without what use alone changes."""
-    return message(row).SerializeToString()
+def make_entry(row: SessionRow) -> bytes:
+    """Returns what caches keep of a session: the message, without what only uses change."""
+    return make_message(row).SerializeToString()
 
 
-def message(row: SessionRow) -> Session:
-    """Returns a row as callers see it, without what use alone changes."""
+def is_entry(_id: str, value: bytes) -> bool:
+    """Whether bytes are what caches keep of a session; it does not say of which, that takes a MAC."""
+    entry = wire.parse(Session, value)
+    return entry is not None and not entry.HasField("expire_time")
+
+
+def make_message(row: SessionRow) -> Session:
+    """Returns a row as callers see it, without what only uses change."""
     return Session(
         user_id=row.user_id,
         attributes=row.attributes,
         client=SessionClient(ip_address=row.ip_address, user_agent=row.user_agent)
         if row.ip_address or row.user_agent
         else None,
-        create_time=_timestamp(row.create_time),
-        update_time=_timestamp(row.update_time),
-        end_time=_timestamp(row.end_time),
-        etag=_etag(row),
+        create_time=timestamp(row.create_time),
+        update_time=timestamp(row.update_time),
+        end_time=timestamp(row.end_time),
+        etag=etag_of(row.version),
     )
 
 
@@ -361,37 +357,10 @@ def _expiry(row: SessionRow) -> Expiry:
     return Expiry(used, row.end_time.timestamp(), used)
 
 
-def _unused(policy: DatasetPolicy) -> timedelta:
-    """Returns how long nothing has to be heard of a use before a session is certainly over."""
+def _max_unused(policy: DatasetPolicy) -> timedelta:
+    """Returns after how long without a use in PostgreSQL a session is certainly over: uses are written up to a window late."""
     return timedelta(seconds=policy.l2_ttl + policy.touch_window)
 
 
-def _etag(row: SessionRow) -> str:
-    return f"{row.version:x}"
-
-
-def _moment(seconds: float) -> datetime:
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, ValueError):
-        return datetime.max.replace(tzinfo=UTC)
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
-
-
-def _place_of(last: SessionRow) -> str:
+def _place_after(last: SessionRow) -> str:
     return f"{micros(last.create_time).value} {last.session_hash}"
-
-
-def _place(token: str) -> tuple[Micros, str] | None:
-    if not token:
-        return None
-    try:
-        create_time, session_hash = token.split(" ", 1)
-        return micros_from(create_time), session_hash
-    except ValueError:
-        raise InvalidRequest({"page_token": "must be the next_page_token of a page of the same listing"}) from None

@@ -1,4 +1,4 @@
-"""What an update makes of a session. Pure: rows in, rows out."""
+"""The rules of UpdateSession. Pure: rows in, rows out."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _ATTRIBUTE = "attributes."
 
 
 def paths(request: UpdateSessionRequest) -> Sequence[str]:
-    """Returns what an update changes: fields, `attributes.KEY`, or `*` alone. Raises InvalidRequest."""
+    """Returns the paths that an update changes: fields, `attributes.KEY`, or `*` alone. Raises InvalidRequest."""
     given = list(dict.fromkeys(request.update_mask.paths))
     if given == [ALL]:
         return given
@@ -30,8 +30,8 @@ def paths(request: UpdateSessionRequest) -> Sequence[str]:
     return given or present
 
 
-def changed(row: SessionRow, given: Session, paths: Sequence[str]) -> SessionRow:
-    """Returns the row with what the paths name. Raises InvalidRequest when the result breaks a rule."""
+def update(row: SessionRow, given: Session, paths: Sequence[str]) -> SessionRow:
+    """Returns the row with the given values of the paths. Raises InvalidRequest when the result breaks a rule."""
     attributes = dict(row.attributes)
     if ALL in paths:
         # AIP-134: a full replacement, also of attributes, which are merged when they are named.

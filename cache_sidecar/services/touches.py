@@ -1,18 +1,17 @@
-"""Tells PostgreSQL that sessions are used: not every time, but so that it is never behind by more than the policy's window.
+"""Writes the uses of sessions to PostgreSQL: not each one, but so that it is never behind by more than the policy's window.
 
-Redis says, of all readers of a session, to one per window that PostgreSQL has to hear of it (see `slide` in functions.lua);
-what that one has to tell goes out within a second, many sessions in one statement. The uses in between are told when the
-window is over, if nobody was told to tell more by then, and when the sidecar stops. A use that Redis did not count is told
-within a second, too, however little PostgreSQL is behind: nobody else knows of it.
+Of all readers of a session, Redis asks one per window to write its use (see `touch` in scripts.lua). That use is written
+within a second, many sessions in one statement. Uses in between are written when their window is over, unless a later one was,
+and when the sidecar stops. A use that Redis could not count is written within a second, however recent the last one in
+PostgreSQL: there is no other record of it.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import Overloaded, TierFailed
-from cache_sidecar.core.tasks import log_failure
+from cache_sidecar.core.tasks import BackgroundTasks
 from cache_sidecar.tiers.ports import Expiry
 
 V = TypeVar("V")
@@ -20,11 +19,11 @@ V = TypeVar("V")
 # Seconds between two statements, and sessions in one.
 EVERY = 1.0
 BATCH = 1000
-# Uses that wait to be told, most of them for their window to end; of more, the longest waiting are forgotten: most Redis has.
+# Uses that wait to be written, most of them for their window to end. Of more, the longest waiting are dropped: Redis has most.
 MAX_WAITING = 100_000
 
 Write = Callable[[Mapping[str, float], float], Awaitable[None]]
-"""Writes uses, of those sessions whose last use in PostgreSQL is not after a moment. Raises TierFailed, Overloaded."""
+"""Writes uses of the sessions whose last use in PostgreSQL is at or before a time. Raises TierFailed, Overloaded."""
 
 
 class _Waiting(NamedTuple):
@@ -33,7 +32,7 @@ class _Waiting(NamedTuple):
 
 
 class Touches:
-    """The uses of sessions that PostgreSQL has not heard of."""
+    """The uses of sessions that are not in PostgreSQL yet."""
 
     def __init__(self, write: Write, *, window: Callable[[], float], clock: Clock) -> None:
         self._write = write
@@ -42,10 +41,10 @@ class Touches:
         self._due: dict[str, float] = {}
         self._uncounted: dict[str, float] = {}
         self._waiting: dict[str, _Waiting] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
 
     def add(self, session_hash: str, expiry: Expiry) -> None:
-        """Takes note of a use, as the read left it."""
+        """Adds a use, given the expiry as the read left it."""
         if expiry.used - expiry.stored >= self._window() or session_hash in self._due:
             self._waiting.pop(session_hash, None)
             self._put(self._due, session_hash, expiry.used)
@@ -54,8 +53,8 @@ class Touches:
             since = earlier.since if earlier else self._clock.now()
             self._put(self._waiting, session_hash, _Waiting(since, expiry.used))
 
-    def uncounted(self, uses: Mapping[str, float]) -> None:
-        """Takes note of uses that Redis did not count, in seconds since the epoch."""
+    def add_uncounted(self, uses: Mapping[str, float]) -> None:
+        """Adds uses that Redis did not count, in seconds since 1970."""
         for session_hash, used in uses.items():
             self._put(self._uncounted, session_hash, used)
 
@@ -66,27 +65,19 @@ class Touches:
         uses[session_hash] = use
 
     def start(self) -> None:
-        """Starts telling PostgreSQL in the background."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(log_failure)
+        """Starts to write uses in the background."""
+        self._tasks.poll(EVERY, self.flush, delay=EVERY)
 
     async def close(self) -> None:
-        """Tells PostgreSQL everything, once."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Stops, and tries to write all uses once."""
+        await self._tasks.stop()
         rest = {session_hash: use.used for session_hash, use in self._waiting.items()} | self._due
         self._waiting, self._due = {}, rest
         await self._flush(self._uncounted, overdue=float("inf"))
         await self._flush(self._due, overdue=float("inf"))
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY)
-            await self.flush()
-
     async def flush(self) -> None:
-        """Tells PostgreSQL what it has to hear by now."""
+        """Writes the uses that are due."""
         now, window = self._clock.now(), self._window()
         while self._waiting:
             session_hash, use = next(iter(self._waiting.items()))
@@ -103,7 +94,8 @@ class Touches:
             try:
                 await self._write(batch, overdue)
             except (TierFailed, Overloaded):
-                return  # the database has said why; they are told a second later
+                return  # logged where it arose; tried again a second later
             for session_hash, used in batch.items():
+                # A use that was added while the statement ran stays.
                 if uses.get(session_hash) == used:
                     del uses[session_hash]

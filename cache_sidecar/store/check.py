@@ -1,44 +1,39 @@
-"""What can be found out about a database without a caller: its schema, what its user may do, whether it takes writes."""
+"""Checks a database without waiting for a call to fail: its schema, the user's privileges, whether it accepts writes."""
 
 from collections.abc import Callable, Sequence
 
 from cache_sidecar.core.dependencies import Dependency
 from cache_sidecar.core.errors import Failure, TierFailed
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.migrate import SHARED, migrations
-from cache_sidecar.store.pool import REFUSES, Database
+from cache_sidecar.store.postgres_errors import REFUSES
+from cache_sidecar.store.rights import LACKING, RELATIONS, Relation, Rights, list_needs
 
 MIGRATE = "run `cache-sidecar migrate`"
-# A shop's own view may be for reading only.
-_LACKING = """
-    WITH needed AS (
-        SELECT c.oid, c.relname, p.privilege
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
-             unnest(CASE WHEN c.relkind = 'S' THEN ARRAY['USAGE']
-                         WHEN c.relkind = 'v' OR c.relname = 'migrations' THEN ARRAY['SELECT']
-                         ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] END) AS p (privilege)
-        WHERE n.nspname = 'cache_sidecar' AND c.relkind IN ('r', 'p', 'v', 'S')
-    )
-    SELECT privilege, string_agg(relname::text, ', ' ORDER BY relname)
-    FROM needed
-    WHERE NOT CASE WHEN privilege = 'USAGE' THEN has_sequence_privilege(oid, privilege)
-                   ELSE has_table_privilege(oid, privilege) END
-    GROUP BY privilege ORDER BY privilege"""
+GRANT = f"{MIGRATE} with postgres_sidecar_role and postgres_relay_role, or grant them"
 
 
 class DatabaseCheck:
-    """Checks one database, and says what it finds."""
+    """Checks one database, and reports what it finds to its dependency."""
 
     def __init__(
-        self, database: Database, roles: Sequence[str], dependency: Dependency, *, unreachable: Callable[[TierFailed], None]
+        self,
+        database: Database,
+        roles: Sequence[str],
+        dependency: Dependency,
+        *,
+        rights: Rights,
+        unreachable: Callable[[TierFailed], None],
     ) -> None:
-        """`roles` are what it is to the shop; `unreachable` hears that it does not answer."""
+        """`roles` are those that the settings give it; `unreachable` is called when it does not answer."""
         self._database = database
         self._roles = roles
         self._dependency = dependency
+        self._rights = rights
         self._unreachable = unreachable
 
     async def run(self, began: float) -> None:
-        """Checks once. `began` is the monotonic time now: problems met since then stay. Raises TierFailed."""
+        """Checks once. `began` is the present monotonic time: problems reported since then stay. Raises TierFailed."""
         try:
             found = {"schema": await self._schema()}
             if not found["schema"]:
@@ -49,8 +44,8 @@ class DatabaseCheck:
             raise
         for problem, reason in found.items():
             if reason:
-                self._dependency.failed(reason, effect=REFUSES, problem=problem)
-        self._dependency.works(before=began)
+                self._dependency.report_failure(reason, effect=REFUSES, problem=problem)
+        self._dependency.report_success(before=began)
 
     async def _schema(self) -> str:
         ((there,),) = await self._database.fetch("SELECT to_regclass('cache_sidecar.migrations')::text", [])
@@ -62,11 +57,16 @@ class DatabaseCheck:
         return f"migrations {', '.join(missing)} were not applied: {MIGRATE}" if missing else ""
 
     async def _privileges(self) -> str:
-        lacking = await self._database.fetch(_LACKING, [])
-        return "; ".join(f"the user lacks {privilege} on {names}" for privilege, names in lacking)
+        relations = [Relation(*row) for row in await self._database.fetch(RELATIONS, [])]
+        ((user,),) = await self._database.fetch("SELECT current_user::text", [])
+        lacking = await self._database.fetch(LACKING, [*list_needs(self._rights, relations), user])
+        found = "; ".join(f"the user lacks {privilege} on {names}" for privilege, names in lacking)
+        return f"{found}: {GRANT}" if found else ""
 
     async def _standby(self) -> str:
-        # A default_transaction_read_only is not in the way: see connection.py.
+        # default_transaction_read_only has no effect: see connection.py.
         ((is_standby,),) = await self._database.fetch("SELECT pg_is_in_recovery()", [])
-        reason = "the server is a standby, and takes no writes: name the primary, or target_session_attrs=read-write"
+        reason = (
+            "the server is a standby and does not accept writes: use the primary's address, or target_session_attrs=read-write"
+        )
         return reason if is_standby else ""

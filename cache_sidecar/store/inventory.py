@@ -1,14 +1,15 @@
-"""Stock in PostgreSQL. SQL only; see migrations/catalog/0003, 0006 and 0007.
+"""The inventory in PostgreSQL. SQL only; see migrations/catalog/0003, 0006 and 0007.
 
-A product's stock is one row, or several, its buckets. Caches know a row by its `id`: the product_id for bucket 0, with the
-bucket's number behind it for the others.
+A product's inventory is one row, or several, its buckets. Caches identify a row by its `id`: the product_id for bucket 0, with
+the bucket's number appended for the others.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from cache_sidecar.store.pool import Connection, Database
+from cache_sidecar.store.database import Database
+from cache_sidecar.store.writes import Transaction
 
 MAX_AVAILABLE = 10**15
 MAX_BUCKETS = 64
@@ -21,7 +22,7 @@ class InventoryRow(NamedTuple):
     product_id: str
     bucket: int
     buckets: int
-    "How many rows the product has; what bucket 0 says counts."
+    "How many rows the product has; bucket 0's number counts."
     available: int
     reserved: int
     grant_version: int
@@ -29,9 +30,9 @@ class InventoryRow(NamedTuple):
     update_time: datetime
     version: int
     epoch: int
-    "Drawn when the stock was last set; the same in all rows of a product."
+    "Drawn when the inventory was last set; the same in all rows of a product."
     steps: int
-    "What the changes of the row since then add to the version of the stock."
+    "What changes of the row since then add to the version of the product's inventory."
 
 
 def columns(of: str = "") -> str:
@@ -43,13 +44,13 @@ _COLUMNS = columns()
 
 
 class InventoryStore:
-    """Reads and sets stock. Methods that take a connection are one step of a transaction."""
+    """Reads and sets the inventory. Methods that take a Transaction are one step of it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, ids: Sequence[str]) -> list[InventoryRow]:
-        """Returns those of the rows that exist, in no order, by one statement."""
+        """Returns the rows that exist, in no particular order, by one statement."""
         keys = [split_id(id) for id in ids]
         rows = await self._database.fetch(
             f"""SELECT {columns("present")} FROM unnest(%s::text[], %s::integer[]) AS wanted (product_id, bucket)
@@ -60,40 +61,38 @@ class InventoryStore:
         return [InventoryRow(*row) for row in rows]
 
     async def load_whole(self, product_ids: Sequence[str]) -> list[InventoryRow]:
-        """Returns all rows of products, bucket 0 first, by one statement: so they are all of one moment."""
+        """Returns all rows of products, bucket 0 first, by one statement, so that all are of the same moment."""
         rows = await self._database.fetch(
             f"SELECT {_COLUMNS} FROM cache_sidecar.inventory WHERE product_id = ANY(%s) ORDER BY product_id, bucket",
             [list(product_ids)],
         )
         return [InventoryRow(*row) for row in rows]
 
-    async def lock(self, connection: Connection, product_id: str) -> list[InventoryRow]:
-        """Locks the stock of a product, and returns its rows, bucket 0 first; none when it has no stock.
+    async def lock(self, tx: Transaction, product_id: str) -> list[InventoryRow]:
+        """Locks the inventory of a product, and returns its rows, bucket 0 first; none when it has no inventory.
 
-        Until the transaction ends nobody changes the rows, nor inserts others, also where there were none.
+        Until the transaction ends, no other changes, inserts or deletes rows of the product, even if there are none now.
         """
-        cursor = await connection.execute(f"SELECT {_COLUMNS} FROM cache_sidecar.lock_stock(%s)", [product_id])
+        cursor = await tx.execute(f"SELECT {_COLUMNS} FROM cache_sidecar.lock_stock(%s)", [product_id])
         return [InventoryRow(*row) for row in await cursor.fetchall()]
 
-    async def spread(self, connection: Connection, product_id: str, *, available: int, buckets: int) -> list[InventoryRow]:
-        """Spreads what is available evenly over buckets; nothing may be reserved in those that go. Returns the rows."""
-        cursor = await connection.execute(
+    async def spread(self, tx: Transaction, product_id: str, *, available: int, buckets: int) -> list[InventoryRow]:
+        """Spreads `available` evenly over buckets, and returns them; nothing may be reserved in buckets that are removed."""
+        cursor = await tx.execute(
             f"SELECT {_COLUMNS} FROM cache_sidecar.set_stock(%s, %s, %s)", [product_id, available, buckets]
         )
         return [InventoryRow(*row) for row in await cursor.fetchall()]
 
-    async def note_adjustment(
-        self, connection: Connection, product_id: str, *, delta: int, reason: str, request_id: str
-    ) -> None:
-        """Keeps why a stock was adjusted."""
-        await connection.execute(
+    async def record_adjustment(self, tx: Transaction, product_id: str, *, delta: int, reason: str, request_id: str) -> None:
+        """Records why an inventory was adjusted."""
+        await tx.execute(
             """INSERT INTO cache_sidecar.inventory_adjustments (product_id, delta, reason, request_id)
                VALUES (%s, %s, %s, %s)""",
             [product_id, delta, reason, request_id],
         )
 
     async def in_categories(self, categories: Sequence[str], *, after: str, limit: int) -> list[str]:
-        """Returns the next product_ids, by id, that have stock and are in one of the categories."""
+        """Returns the next products, by id, that have an inventory and are in one of the categories."""
         rows = await self._database.fetch(
             """SELECT product_id FROM cache_sidecar.products
                WHERE categories && %s::text[] AND product_id > %s
@@ -105,7 +104,7 @@ class InventoryStore:
         return [str(product_id) for (product_id,) in rows]
 
     async def of_categories(self, product_ids: Sequence[str], categories: Sequence[str]) -> set[str]:
-        """Returns those of the products that are in one of the categories."""
+        """Returns the products that are in one of the categories."""
         rows = await self._database.fetch(
             "SELECT product_id FROM cache_sidecar.products WHERE product_id = ANY(%s) AND categories && %s::text[]",
             [list(product_ids), list(categories)],
@@ -127,7 +126,7 @@ def possible_rows(id: str) -> list[str]:
 
 
 def every_row(product_id: str) -> str:
-    """Returns what stands for all rows that a product has or had; no row's id."""
+    """Returns the id that stands for all rows that a product has or had; no row has it."""
     return f"{product_id}{_BUCKET}*"
 
 

@@ -1,9 +1,10 @@
-"""Brings a database to the schema this version needs: the numbered files below `migrations/<role>`, each once, in order.
+"""Migrates a database to the schema of this version: the numbered files below `migrations/<role>`, each once, in order.
 
-Those in `migrations/shared` come first, once per database: roles that are the same database share its versions and outbox.
+Those in `migrations/shared` come first, once per database: roles that share a database share its versions and outbox.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import NamedTuple
 
@@ -11,10 +12,11 @@ import psycopg
 
 from cache_sidecar.core.errors import InputError, ServerUnreachable
 from cache_sidecar.store.connection import Connection
-from cache_sidecar.store.pool import check_dsn
+from cache_sidecar.store.postgres_errors import check_dsn, first_line
+from cache_sidecar.store.rights import LACKING, RELATIONS, Relation, Rights, grant_statements, list_needs
 
 SHARED = "shared"
-# Two migrations of one database at a time would be one too many.
+# One migration of a database at a time.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('cache_sidecar.migrate'))"
 _LEDGER = """
 CREATE SCHEMA IF NOT EXISTS cache_sidecar;
@@ -27,6 +29,13 @@ CREATE TABLE IF NOT EXISTS cache_sidecar.migrations (
 )"""
 
 
+_NO_GRANTS: Mapping[str, Sequence[Rights]] = {}
+# Whether a role has the owner's rights anyway.
+_ROLE = """
+    SELECT rolsuper OR pg_has_role(oid, (SELECT nspowner FROM pg_namespace WHERE nspname = 'cache_sidecar'), 'USAGE')
+    FROM pg_roles WHERE rolname = %s"""
+
+
 class Migration(NamedTuple):
     """One file."""
 
@@ -35,7 +44,7 @@ class Migration(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """A hash of the SQL: an applied migration never changes."""
+        """A hash of the SQL: an applied migration must never change."""
         return hashlib.sha256(self.sql.encode()).hexdigest()[:16]
 
 
@@ -46,37 +55,43 @@ def migrations(role: str) -> list[Migration]:
     return [Migration(file.name.removesuffix(".sql"), file.read_text()) for file in files]
 
 
-async def migrate(dsn: str, *roles: str) -> list[str]:
-    """Applies what is missing of the shared migrations and of the roles', and returns its names.
+async def migrate(dsn: str, *roles: str, grants: Mapping[str, Sequence[Rights]] = _NO_GRANTS) -> list[str]:
+    """Applies the missing migrations, shared and of the roles, and returns their names; then grants rights to login roles.
 
-    All of it is one transaction: what fails leaves the database as it was, without the schema if it had none. Raises
-    ServerUnreachable, or InputError when the database was migrated by another version of the same files, or refuses.
+    In one transaction: a failure leaves the database as it was. Then lists are compared with the products, in another one.
+    Raises ServerUnreachable, and InputError when an applied file has changed since, PostgreSQL refuses a statement, or a role
+    cannot be granted what it needs.
     """
     check_dsn(dsn)
     names = ", ".join(roles)
     try:
         connection = await Connection.connect(dsn, connect_timeout=10, prepare_threshold=None)
     except psycopg.OperationalError as error:
-        raise ServerUnreachable(f"PostgreSQL ({names}) cannot be reached: {_first_line(error)}") from None
+        raise ServerUnreachable(f"PostgreSQL ({names}) cannot be reached: {first_line(error)}") from None
     except psycopg.Error as error:
-        raise InputError(f"the database ({names}) cannot be used: {_first_line(error)}") from None
+        raise InputError(f"the database ({names}) cannot be used: {first_line(error)}") from None
     async with connection:
         try:
             await _check_encoding(connection, names)
             async with connection.begin():
                 await connection.execute(_LOCK)
                 await connection.script(_LEDGER)
-                return [name for role in (SHARED, *roles) for name in await _apply(connection, role)]
+                applied = [name for role in (SHARED, *roles) for name in await _apply(connection, role)]
+                for role, rights in grants.items():
+                    await _grant(connection, role, rights)
+            if "catalog" in roles:
+                # A view may have taken the place of the table of products since the last time. By itself, as a great catalogue
+                # takes a while, and a migration may have locked the table: nobody could read a product meanwhile.
+                await connection.execute("SELECT cache_sidecar.list_all_products()")
         except psycopg.errors.InsufficientPrivilege as error:
-            raise InputError(f"the database user may not migrate: {_first_line(error)}") from None
+            raise InputError(f"the database user may not migrate: {first_line(error)}") from None
         except psycopg.OperationalError as error:
             raise ServerUnreachable(
-                f"PostgreSQL ({names}) went away while migrating: {_first_line(error)}; run it again for what is missing"
+                f"PostgreSQL ({names}) went away while migrating: {first_line(error)}; run it again for what is missing"
             ) from None
         except psycopg.Error as error:
-            raise InputError(
-                f"the database ({names}) cannot be migrated, and is left as it was: {_first_line(error)}"
-            ) from None
+            raise InputError(f"the database ({names}) cannot be migrated, and is left as it was: {first_line(error)}") from None
+    return applied
 
 
 async def _check_encoding(connection: Connection, names: str) -> None:
@@ -110,6 +125,28 @@ async def _apply(connection: Connection, role: str) -> list[str]:
     return names
 
 
+async def _grant(connection: Connection, role: str, rights: Sequence[Rights]) -> None:
+    cursor = await connection.execute(_ROLE, [role])
+    found = await cursor.fetchone()
+    if found is None:
+        raise InputError(f"there is no role {role!r} in PostgreSQL: create it with CREATE ROLE, or name an existing one")
+    if found[0]:
+        raise InputError(
+            f"the role {role!r} has all rights of the schema's owner: name one that is neither superuser nor owner"
+        )
+    cursor = await connection.execute(RELATIONS)
+    relations = [Relation(*row) for row in await cursor.fetchall()]
+    for statement in grant_statements(role, rights, relations):
+        await connection.execute(statement)
+    for one in rights:
+        # PostgreSQL only warns when nothing was granted.
+        cursor = await connection.execute(LACKING, [*list_needs(one, relations), role])
+        if lacking := "; ".join(f"{privilege} on {names}" for privilege, names in await cursor.fetchall()):
+            raise InputError(
+                f"the database user may not grant {lacking}: have the owner grant it to {role!r}, or run this as it"
+            )
+
+
 async def _run(connection: Connection, migration: Migration) -> None:
     try:
         await connection.script(migration.sql)
@@ -117,9 +154,5 @@ async def _run(connection: Connection, migration: Migration) -> None:
         raise
     except psycopg.Error as error:
         raise InputError(
-            f"migration {migration.name} cannot be applied to this database, which is left as it was: {_first_line(error)}"
+            f"migration {migration.name} cannot be applied to this database, which is left as it was: {first_line(error)}"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,15 +1,21 @@
-"""The outbox: every committed change, in an order everybody agrees on. SQL only; see migrations/catalog/0001."""
+"""The outbox: every committed change, in one order for all readers. SQL only; see migrations/shared/0001."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from cache_sidecar.core.errors import ChangesExpired
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.leadership import Term
-from cache_sidecar.store.pool import Database
+from cache_sidecar.store.versions import Table, versions
 
 _LAST = 2**63 - 1
-# Changes that get their positions in one go (see migrations/shared/0001), and rows that are deleted in one.
-_ROUND = 10_000
+# Changes that get positions in one statement, at least if there are more (see migrations/catalog/0011).
+_ROUND = 2000
+# Rows that are deleted in one statement.
+_PRUNED = 10_000
+# Up to how many changes of a backlog are counted.
+COUNTED = 100_000
 
 
 class Change(NamedTuple):
@@ -20,7 +26,7 @@ class Change(NamedTuple):
     dataset: str
     id: str
     kind: str
-    "created, updated or deleted."
+    "`created`, `updated` or `deleted`."
     change_time: datetime
 
 
@@ -40,15 +46,27 @@ class Outbox:
         )
         return [Change(*row) for row in rows]
 
+    async def sequence(self) -> None:
+        """Gives every committed change its position, with the effects that this has: see migrations/catalog/0011."""
+        await self._sequence(_LAST)
+
+    async def sequence_some(self) -> bool:
+        """As `sequence`, for some 2,000 changes, the oldest; returns whether that was all."""
+        return await self._sequence_round() < _ROUND
+
     async def _sequence(self, wanted: int) -> None:
-        """Gives committed changes their positions: all of them, or at least so many."""
+        """Gives committed changes their positions: all of them, or at least `wanted`."""
         done = _ROUND
         while done >= _ROUND and wanted > 0:
-            ((done,),) = await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+            done = await self._sequence_round()
             wanted -= done
 
+    async def _sequence_round(self) -> int:
+        ((done,),) = await self._database.fetch("SELECT cache_sidecar.sequence_changes()", [])
+        return int(done)
+
     async def position(self, after_version: int) -> int:
-        """Returns the position of the change with a version, or the present one for version 0.
+        """Returns the position of the change with a version, or the last position for version 0.
 
         Raises ChangesExpired when that change is no longer kept.
         """
@@ -66,6 +84,19 @@ class Outbox:
             raise ChangesExpired(after_version)
         return int(rows[0][0])
 
+    async def end(self) -> int:
+        """Returns the position of the last committed change that is kept; 0 if none is.
+
+        Not `position(0)`, which is the last number drawn: a transaction that was rolled back may have drawn it.
+        """
+        await self._sequence(_LAST)
+        rows = await self._database.fetch("SELECT coalesce(max(position), 0) FROM cache_sidecar.outbox", [])
+        return int(rows[0][0])
+
+    async def regions(self) -> dict[str, int]:
+        """Returns the position up to which each region's relay has published everything."""
+        return dict(await self._database.fetch("SELECT region, position FROM cache_sidecar.relays", []))
+
     async def version(self, position: int) -> int:
         """Returns the version of the change at a position, to resume after it; 0 when none is kept there, or none came yet."""
         rows = await self._database.fetch("SELECT version FROM cache_sidecar.outbox WHERE position = %s", [position])
@@ -77,16 +108,25 @@ class Outbox:
 
 
 class Progress(NamedTuple):
-    """How far a region's Redis was told of the changes of a database, as positions in the outbox."""
+    """How far the changes of a database were published to a region's Redis, as positions in the outbox."""
 
     told: int
-    "Everything up to here was told."
+    "Everything up to here was published."
     settled: int
-    "Everything up to here was told so long ago that a failover of Redis cannot undo it."
+    "Everything up to here was published so long ago that a failover of Redis cannot undo it."
+
+
+class Backlog(NamedTuple):
+    """The committed changes that were not published to a region yet."""
+
+    changes: int
+    "At most COUNTED."
+    age: float
+    "Of the oldest one, in seconds, by PostgreSQL's clock; 0 without any."
 
 
 class RelayStore:
-    """What the relay reads and writes."""
+    """The relay's reads and writes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -96,13 +136,33 @@ class RelayStore:
         """Returns the changes after a position, in order, at most `limit`."""
         return await self._outbox.after(position, limit=limit)
 
+    async def versions(self, table: Table, ids: Sequence[str]) -> Mapping[str, int]:
+        """Returns the versions of the ids that have a row."""
+        return await versions(self._database, table, ids)
+
     async def progress(self, region: str) -> Progress:
-        """Returns how far a region is. A new one starts with everything kept: its Redis may hold anything."""
+        """Returns how far a region is. A new region starts with the oldest change: its Redis may hold anything."""
         rows = await self._database.fetch("SELECT position, settled FROM cache_sidecar.relays WHERE region = %s", [region])
         return Progress(*rows[0]) if rows else Progress(0, 0)
 
+    async def backlog(self, region: str) -> Backlog:
+        """Returns what a region lacks."""
+        rows = await self._database.fetch(
+            f"""WITH waiting AS (
+                   (SELECT change_time FROM cache_sidecar.outbox
+                    WHERE position > coalesce((SELECT position FROM cache_sidecar.relays WHERE region = %s), 0)
+                    ORDER BY position LIMIT {COUNTED})
+                   UNION ALL
+                   (SELECT change_time FROM cache_sidecar.outbox WHERE position IS NULL ORDER BY version LIMIT {COUNTED}))
+               SELECT least(count(*), {COUNTED}), coalesce(extract(epoch FROM clock_timestamp() - min(change_time)), 0)::float8
+               FROM waiting""",
+            [region],
+        )
+        changes, age = rows[0]
+        return Backlog(changes, max(0.0, age))
+
     async def remember(self, term: Term, region: str, progress: Progress) -> None:
-        """Remembers how far a region is. Raises LeadershipLost when it is somebody else's to say."""
+        """Saves how far a region is. Raises LeadershipLost when another relay leads."""
         await term.fetch(
             """INSERT INTO cache_sidecar.relays (region, position, settled) VALUES (%s, %s, %s)
                ON CONFLICT (region) DO UPDATE
@@ -113,19 +173,19 @@ class RelayStore:
         )
 
     async def prune(self, *, changes_after: float, requests_after: float) -> bool:
-        """Deletes what is older than so many seconds: changes that every region was told of for good, and first replies.
+        """Deletes what is older than so many seconds: changes that are settled in every region, and first replies.
 
-        At most _ROUND of each; returns whether that was all.
+        At most _PRUNED of each; returns whether that was all.
         """
         ((changes,),) = await self._database.fetch(
             f"""WITH gone AS (
                    DELETE FROM cache_sidecar.outbox WHERE version IN (
                        SELECT version FROM cache_sidecar.outbox
                        WHERE position <= (SELECT min(settled) FROM cache_sidecar.relays)
-                         -- Nothing behind a change that is kept: who resumes from that one must find all that followed.
+                         -- Nothing after a change that is kept: a watch that resumes there must find all that followed.
                          AND position < coalesce((SELECT min(position) FROM cache_sidecar.outbox
                                                   WHERE change_time >= now() - make_interval(secs => %s)), %s)
-                       ORDER BY position LIMIT {_ROUND})
+                       ORDER BY position LIMIT {_PRUNED})
                    RETURNING 1)
                SELECT count(*) FROM gone""",
             [changes_after, _LAST],
@@ -134,10 +194,10 @@ class RelayStore:
             f"""WITH gone AS (
                    DELETE FROM cache_sidecar.requests WHERE (request_id, scope) IN (
                        SELECT request_id, scope FROM cache_sidecar.requests
-                       WHERE create_time < now() - make_interval(secs => %s) ORDER BY create_time LIMIT {_ROUND})
+                       WHERE create_time < now() - make_interval(secs => %s) ORDER BY create_time LIMIT {_PRUNED})
                    RETURNING 1)
                SELECT count(*) FROM gone""",
             [requests_after],
         )
         deleted: int = max(changes, requests)
-        return deleted < _ROUND
+        return deleted < _PRUNED

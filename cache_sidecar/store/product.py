@@ -1,6 +1,6 @@
 """Products in PostgreSQL. SQL only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -9,9 +9,10 @@ from psycopg.types.json import Jsonb
 
 from cache_sidecar.core.errors import AlreadyExists, NotFound
 from cache_sidecar.store import pages
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.pages import Page
-from cache_sidecar.store.pool import Connection, Database
-from cache_sidecar.store.values import checked
+from cache_sidecar.store.values import check_readable
+from cache_sidecar.store.writes import Transaction
 
 
 class ProductRow(NamedTuple):
@@ -28,17 +29,17 @@ class ProductRow(NamedTuple):
     image_uris: Sequence[str]
     attributes: dict[str, str]
     active: bool
-    # PostgreSQL's to set; what stands here is not written.
+    # Set by PostgreSQL; values given here are not written.
     create_time: datetime | None = None
     update_time: datetime | None = None
     version: int = 0
 
 
 _COLUMNS = ", ".join(ProductRow._fields)
-_WRITTEN = ProductRow._fields[:11]
-_INSERT = f"""INSERT INTO cache_sidecar.products ({", ".join(_WRITTEN)})
-    VALUES ({", ".join(["%s"] * len(_WRITTEN))})"""
-_UPDATE = f"""UPDATE cache_sidecar.products SET update_time = now(), {", ".join(f"{c} = %s" for c in _WRITTEN[1:])}
+_COLUMNS_WE_SET = ProductRow._fields[:11]
+_INSERT = f"""INSERT INTO cache_sidecar.products ({", ".join(_COLUMNS_WE_SET)})
+    VALUES ({", ".join(["%s"] * len(_COLUMNS_WE_SET))})"""
+_UPDATE = f"""UPDATE cache_sidecar.products SET update_time = now(), {", ".join(f"{c} = %s" for c in _COLUMNS_WE_SET[1:])}
     WHERE product_id = %s RETURNING {_COLUMNS}"""
 _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.products"
 # Bytes of a row, see `pages.fetch`.
@@ -47,65 +48,63 @@ _SIZE = """200 + octet_length(title) + octet_length(description) + pg_column_siz
 
 
 class ProductStore:
-    """Reads and writes products. Methods that take a connection are one step of a transaction."""
+    """Reads and writes products. Methods that take a Transaction are one step of it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, product_ids: Sequence[str]) -> list[ProductRow]:
-        """Returns those of the products that exist, in no order, by one statement."""
+        """Returns the products that exist, in no particular order, by one statement."""
         rows = await self._database.fetch(f"{_SELECT} WHERE product_id = ANY(%s)", [list(product_ids)])
         return [ProductRow(*row) for row in rows]
 
     async def page(self, *, after: str, category: str, limit: int, max_bytes: int) -> Page[ProductRow]:
-        """Returns the next products by id, of one category or, if that is empty, of all; see `pages.fetch`."""
+        """Returns products in the order of their ids, of one category or, if that is empty, of all; see `pages.fetch`."""
         of_category = "AND categories @> ARRAY[%s]" if category else ""
         parameters = [after, category, limit] if category else [after, limit]
         query = f"{_SELECT} WHERE product_id > %s {of_category} ORDER BY product_id LIMIT %s"
         rows, there = await pages.fetch(self._database, query, parameters, size=_SIZE, max_bytes=max_bytes)
         return Page([ProductRow(*row) for row in rows], there)
 
-    async def create(self, connection: Connection, row: ProductRow) -> ProductRow:
+    async def create(self, tx: Transaction, row: ProductRow) -> ProductRow:
         """Inserts a product; its times and version are PostgreSQL's. Raises AlreadyExists."""
         try:
-            await connection.execute(_INSERT, _values(row))
+            await tx.execute(_INSERT, _values(row))
         except UniqueViolation:
             raise AlreadyExists("product", row.product_id) from None
-        return await self._written(connection, row.product_id)
+        return await self._reread(tx, row.product_id)
 
-    async def update(self, connection: Connection, product_id: str, change: Callable[[ProductRow], ProductRow]) -> ProductRow:
-        """Locks a product, changes it, and returns it as changed. Raises NotFound, and whatever `change` raises."""
-        current = await self._locked(connection, product_id)
-        changed = change(current)
-        cursor = await connection.execute(_UPDATE, [*_values(changed)[1:], product_id])
-        row = _row(await cursor.fetchone())
-        return row if row.version > current.version else await self._written(connection, product_id)
-
-    async def delete(self, connection: Connection, product_id: str, check: Callable[[ProductRow], None]) -> int:
-        """Deletes a product that passes `check`, and returns the version of its deletion. Raises NotFound."""
-        check(await self._locked(connection, product_id))
-        await connection.execute("DELETE FROM cache_sidecar.products WHERE product_id = %s", [product_id])
-        # Drawn by the trigger that wrote the outbox row, on this connection, just now.
-        cursor = await connection.execute("SELECT currval('cache_sidecar.version_seq')")
-        (version,) = await cursor.fetchone() or (0,)
-        return int(version)
-
-    async def _written(self, connection: Connection, product_id: str) -> ProductRow:
-        """Returns a row as it was written: RETURNING through a view over the shop's own table tells an earlier version."""
-        cursor = await connection.execute(f"{_SELECT} WHERE product_id = %s", [product_id])
-        return _row(await cursor.fetchone())
-
-    async def _locked(self, connection: Connection, product_id: str) -> ProductRow:
-        cursor = await connection.execute(f"{_SELECT} WHERE product_id = %s FOR UPDATE", [product_id])
+    async def lock(self, tx: Transaction, product_id: str) -> ProductRow:
+        """Locks a product, and returns it. Raises NotFound, and DataLoss for one that cannot be read."""
+        cursor = await tx.execute(f"{_SELECT} WHERE product_id = %s FOR UPDATE", [product_id])
         row = await cursor.fetchone()
         if row is None:
             raise NotFound("product", product_id)
-        return checked(ProductRow(*row), "product", product_id)
+        return check_readable(ProductRow(*row), "product", product_id)
+
+    async def save(self, tx: Transaction, locked: ProductRow, row: ProductRow) -> ProductRow:
+        """Saves a product as it is to be, given how it was locked; returns it with its new times and version."""
+        cursor = await tx.execute(_UPDATE, [*_values(row)[1:], locked.product_id])
+        saved = _row(await cursor.fetchone())
+        return saved if saved.version > locked.version else await self._reread(tx, locked.product_id)
+
+    async def delete(self, tx: Transaction, product_id: str) -> int:
+        """Deletes a product that is locked, and returns the version of its deletion."""
+        await tx.execute("DELETE FROM cache_sidecar.products WHERE product_id = %s", [product_id])
+        # Drawn by the trigger that wrote the outbox row, on this connection, just now.
+        cursor = await tx.execute("SELECT currval('cache_sidecar.version_seq')")
+        (version,) = await cursor.fetchone() or (0,)
+        return int(version)
+
+    async def _reread(self, tx: Transaction, product_id: str) -> ProductRow:
+        """Returns a row as it was written: through a view over the shop's own table, RETURNING has the version from before."""
+        cursor = await tx.execute(f"{_SELECT} WHERE product_id = %s", [product_id])
+        return _row(await cursor.fetchone())
 
 
 def _values(row: ProductRow) -> list[object]:
-    values: list[object] = list(row[: len(_WRITTEN)])
-    values[_WRITTEN.index("attributes")] = Jsonb(row.attributes)
+    values: list[object] = list(row[: len(_COLUMNS_WE_SET)])
+    values[_COLUMNS_WE_SET.index("attributes")] = Jsonb(row.attributes)
     return values
 
 

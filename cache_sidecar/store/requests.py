@@ -1,13 +1,15 @@
-"""The ledger of requests: the first reply to each request_id, so that a repeat gets it once more."""
+"""The ledger of requests: the first reply to each request_id, so that a repeat gets the same one."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 from cache_sidecar.core.errors import RequestIdReused
-from cache_sidecar.store.connection import Connection
+from cache_sidecar.store.connection import Executor
 
 # Seconds for which a repeat of a request gets its first reply; after that the relay deletes it.
 KEPT = 86_400.0
+VERSION_DIGITS = 16
 
 
 class RequestKey(NamedTuple):
@@ -22,14 +24,32 @@ class RequestKey(NamedTuple):
 
 
 class FirstReply(NamedTuple):
-    """What a request led to when it was done."""
+    """What a request led to when it was executed."""
 
     reply: bytes
     versions: Mapping[str, int]
-    "The ids it changed, each with the version that made."
+    "The ids it changed, with their new versions."
 
 
-async def first_reply(connection: Connection, key: RequestKey) -> FirstReply | None:
+class VersionedReply(NamedTuple):
+    """A reply that ends with the version that its write makes, in VERSION_DIGITS hexadecimal digits: complete but for these.
+
+    PostgreSQL draws the version in the statement that also writes the reply to the ledger, so the statement completes the
+    ledger's copy (`insert_with`), and `complete` the caller's. A second statement would cost a transaction and a round trip.
+    """
+
+    head: bytes
+
+    def complete(self, version: int) -> bytes:
+        """Returns the reply with its version."""
+        return self.head + f"{version:0{VERSION_DIGITS}x}".encode()
+
+
+# `VersionedReply.complete` in SQL.
+_COMPLETE = f"%s || convert_to(lpad(to_hex(version), {VERSION_DIGITS}, '0'), 'UTF8')"
+
+
+async def first_reply(connection: Executor, key: RequestKey) -> FirstReply | None:
     """Returns what the request led to before, or None. Raises RequestIdReused when it was another request."""
     cursor = await connection.execute(
         """SELECT method, fingerprint, reply, ids, versions FROM cache_sidecar.requests
@@ -45,8 +65,8 @@ async def first_reply(connection: Connection, key: RequestKey) -> FirstReply | N
     return FirstReply(reply, dict(zip(ids, versions, strict=True)))
 
 
-async def remember(connection: Connection, key: RequestKey, first: FirstReply) -> None:
-    """Writes the reply, in the transaction that does the work. Raises UniqueViolation when the request was done before."""
+async def insert(connection: Executor, key: RequestKey, first: FirstReply) -> None:
+    """Writes the reply, in the transaction of the write itself. Raises UniqueViolation when the request is a repeat."""
     await connection.execute(
         """INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
            VALUES (%s, %s, %s, %s, %s, %s, %s)""",
@@ -54,21 +74,21 @@ async def remember(connection: Connection, key: RequestKey, first: FirstReply) -
     )
 
 
-def remembered(write: str) -> str:
-    """Returns a statement that does `write`, which changes at most one row and returns id and version, and remembers that.
+@cache
+def insert_with(write: str) -> str:
+    """Returns a statement that does `write`, which changes at most one row and returns id and version, and inserts its reply.
 
-    Its parameters are those of `write`, then the key's, then the reply but for its end: that is the version in 16
-    hexadecimal digits. It returns the version, and remembers nothing where `write` returns nothing.
+    Its parameters are those of `write`, then the key's, then the head of a VersionedReply. It returns the version; where
+    `write` changes no row, nothing is inserted and no row returned.
     """
     return f"""WITH written AS ({write}),
-        remembered AS (
+        answered AS (
             INSERT INTO cache_sidecar.requests (scope, request_id, method, fingerprint, reply, ids, versions)
-            SELECT %s, %s, %s, %s, %s || convert_to(lpad(to_hex(version), 16, '0'), 'UTF8'), ARRAY[id], ARRAY[version]
-            FROM written)
+            SELECT %s, %s, %s, %s, {_COMPLETE}, ARRAY[id], ARRAY[version] FROM written)
         SELECT version FROM written"""
 
 
-async def locked_reply(connection: Connection, key: RequestKey) -> bytes:
+async def lock_reply(connection: Executor, key: RequestKey) -> bytes:
     """Returns a reply that is in the ledger, and locks it until the end of the transaction."""
     cursor = await connection.execute(
         "SELECT reply FROM cache_sidecar.requests WHERE scope = %s AND request_id = %s FOR UPDATE", [key.scope, key.request_id]
@@ -78,8 +98,8 @@ async def locked_reply(connection: Connection, key: RequestKey) -> bytes:
     return bytes(row[0])
 
 
-async def replace(connection: Connection, key: RequestKey, first: FirstReply) -> None:
-    """Writes another reply over one that is in the ledger: for replies that must not be given twice."""
+async def replace(connection: Executor, key: RequestKey, first: FirstReply) -> None:
+    """Overwrites a reply in the ledger: for replies that must not be given twice."""
     await connection.execute(
         "UPDATE cache_sidecar.requests SET reply = %s, ids = %s, versions = %s WHERE scope = %s AND request_id = %s",
         [first.reply, list(first.versions), list(first.versions.values()), key.scope, key.request_id],

@@ -7,14 +7,15 @@ from uuid import UUID
 
 from cache_sidecar.core.errors import NotFound
 from cache_sidecar.store import pages
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.inventory import MAX_BUCKETS, InventoryRow, columns, is_every_row, split_id
 from cache_sidecar.store.pages import Page
-from cache_sidecar.store.pool import Connection, Database
+from cache_sidecar.store.writes import Transaction
 
 HELD, COMMITTED, RELEASED, EXPIRED = "held", "committed", "released", "expired"
-# A sidecar has to know a product's granted requests before it may refuse one without asking; of more it knows none.
+# Granted requests of a product that a sidecar reads before it refuses one; if there are more, it refuses none.
 MAX_GRANTS = 50_000
-# How long the end of a hold waits for a row of stock that another transaction has locked; less than `postgres_timeout`.
+# How long the end of a hold waits for a row of the inventory that another transaction has locked; less than `postgres_timeout`.
 PATIENCE = "500ms"
 
 
@@ -33,23 +34,24 @@ class ReservationRow(NamedTuple):
 
 
 class Reserved(NamedTuple):
-    """What an attempt to reserve came to."""
+    """The result of an attempt to reserve."""
 
     short_of: str
-    "The product there is too little of, empty when it is granted; then the transaction has to be rolled back."
+    "The product with too little available; empty if the reservation is granted. If not, the transaction must be rolled back."
     rows: Sequence[InventoryRow]
-    "The stock as changed, or all of the product there is too little of; locked, in either case."
+    "The changed rows, or all rows of the product with too little; locked in either case."
 
 
 class Grant(NamedTuple):
-    """A reservation took something out of a row of the inventory."""
+    """Pieces that a reservation took from a row of the inventory."""
 
     id: str
-    "Of the row."
+    "The row's id."
     grant_version: int
     request_id: UUID
 
 
+_RESERVE = f"SELECT granted, {columns('(stock)')} FROM cache_sidecar.reserve(%s, %s, %s, %s, %s, %s, %s, %s)"
 _ROW = """SELECT r.reservation_id, r.request_id, r.user_id, r.state, r.create_time, r.expire_time, r.end_time,
     (SELECT array_agg(product_id ORDER BY product_id, bucket) FROM cache_sidecar.reservation_items AS i
      WHERE i.reservation_id = r.reservation_id),
@@ -59,19 +61,19 @@ _ROW = """SELECT r.reservation_id, r.request_id, r.user_id, r.state, r.create_ti
 
 
 class ReservationStore:
-    """Makes, ends and reads reservations. Methods that take a connection are one step of a transaction."""
+    """Makes, ends and reads reservations. Methods that take a Transaction are one step of it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def reserve(self, connection: Connection, row: ReservationRow, preferred: Mapping[str, int]) -> Reserved:
+    async def reserve(self, tx: Transaction, row: ReservationRow, preferred: Mapping[str, int]) -> Reserved:
         """Takes the pieces of a new reservation, each product's from the preferred bucket if that has enough.
 
-        Raises NotFound for a product without stock.
+        Raises NotFound for a product without inventory.
         """
         products = list(row.items)
-        cursor = await connection.execute(
-            f"SELECT granted, {columns('(stock)')} FROM cache_sidecar.reserve(%s, %s, %s, %s, %s, %s, %s, %s)",
+        cursor = await tx.execute(
+            _RESERVE,
             [
                 row.reservation_id,
                 row.request_id,
@@ -94,41 +96,41 @@ class ReservationStore:
             raise NotFound("inventory", short_of)
         return Reserved(short_of, rows)
 
-    async def end(self, connection: Connection, reservation_id: str, state: str, at: datetime) -> list[InventoryRow]:
-        """Ends a reservation that is held, and returns the stock as changed; nothing when it ended before."""
-        cursor = await connection.execute(
+    async def end(self, tx: Transaction, reservation_id: str, state: str, at: datetime) -> list[InventoryRow]:
+        """Ends a reservation that is held, and returns the changed rows; none when it ended before."""
+        cursor = await tx.execute(
             f"SELECT {columns()} FROM cache_sidecar.end_reservation(%s, %s, %s)", [reservation_id, state, at]
         )
         return [InventoryRow(*row) for row in await cursor.fetchall()]
 
-    async def stock(self, connection: Connection, reservation_id: str) -> list[InventoryRow]:
-        """Returns the rows that a reservation took from, as they are now."""
-        cursor = await connection.execute(
+    async def read_rows(self, tx: Transaction, reservation_id: str) -> list[InventoryRow]:
+        """Returns the rows of the inventory that a reservation took from, as they are now."""
+        cursor = await tx.execute(
             f"""SELECT {columns("present")} FROM cache_sidecar.inventory AS present
                 JOIN cache_sidecar.reservation_items AS i USING (product_id, bucket) WHERE i.reservation_id = %s""",
             [reservation_id],
         )
         return [InventoryRow(*row) for row in await cursor.fetchall()]
 
-    async def extend(self, connection: Connection, reservation_id: str, expire_time: datetime) -> None:
-        """Lets a reservation that is held expire no earlier than that."""
-        await connection.execute(
+    async def extend(self, tx: Transaction, reservation_id: str, expire_time: datetime) -> None:
+        """Extends a reservation that is held to expire no earlier than `expire_time`."""
+        await tx.execute(
             """UPDATE cache_sidecar.reservations SET expire_time = greatest(expire_time, %s)
                WHERE reservation_id = %s AND state = 'held'""",
             [expire_time, reservation_id],
         )
 
-    async def current(self, connection: Connection, reservation_id: str) -> ReservationRow:
+    async def read(self, tx: Transaction, reservation_id: str) -> ReservationRow:
         """Returns a reservation as this transaction sees it. Raises NotFound."""
-        cursor = await connection.execute(f"{_ROW} WHERE r.reservation_id = %s", [reservation_id])
+        cursor = await tx.execute(f"{_ROW} WHERE r.reservation_id = %s", [reservation_id])
         return _one(await cursor.fetchall(), reservation_id)
 
     async def get(self, reservation_id: str) -> ReservationRow:
         """Returns a reservation. Raises NotFound."""
         return _one(await self._database.fetch(f"{_ROW} WHERE r.reservation_id = %s", [reservation_id]), reservation_id)
 
-    async def page(self, *, before: str, user_id: str, state: str, limit: int, max_bytes: int) -> Page[ReservationRow]:
-        """Returns the next reservations, the newest first, of one user and in one state, or, where empty, of all.
+    async def page(self, *, before: UUID | None, user_id: str, state: str, limit: int, max_bytes: int) -> Page[ReservationRow]:
+        """Returns reservations, the newest first, of one user and in one state, or, where these are empty, of all.
 
         See `pages.fetch`.
         """
@@ -142,12 +144,12 @@ class ReservationStore:
         return Page(list(map(_row, rows)), there)
 
     async def grants(self, after: Mapping[str, int], since: datetime) -> list[Grant]:
-        """Returns who took something from rows of the inventory, after a grant_version of each row and since a time.
+        """Returns the grants of rows of the inventory, after a grant_version of each row and since a time.
 
-        Of `every_row` of a product, only what was granted before its present epoch: of that, nothing is missing. Of what
-        came after, a smaller number may still be committed in another bucket.
+        For `every_row` of a product, only those before its present epoch: these are complete. Among later ones, a smaller
+        number may still be committed in another bucket.
 
-        At most MAX_GRANTS + 1, in no order: then there are more.
+        At most MAX_GRANTS + 1, in no particular order; that many means that there are more.
         """
         keys = [
             (id, product_id, bucket, version, is_every_row(id))
@@ -171,15 +173,15 @@ class ReservationStore:
 
 
 class Ended(NamedTuple):
-    """What became of a hold that was due."""
+    """The result of ending a hold that was due."""
 
     reservation_id: UUID
     refused: str
-    "Why PostgreSQL did not end it, an SQLSTATE and a constraint if there is one; empty when it was ended."
+    "Why PostgreSQL refused to end it: an SQLSTATE, and a constraint if there is one; empty if it was ended."
 
 
 class HoldStore:
-    """What ends reservations whose time is over."""
+    """Ends reservations that have expired."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -187,7 +189,7 @@ class HoldStore:
     async def expire_one(self, now: datetime) -> Ended | None:
         """Ends one reservation that is due, in a transaction of its own; returns None when none is due.
 
-        Those that somebody else works on at this moment are left to him. One that cannot be ended is due again later.
+        Reservations that another transaction has locked are skipped. One that cannot be ended is due again later.
         """
         rows = await self._database.fetch("SELECT * FROM cache_sidecar.expire_hold(%s, %s)", [now, PATIENCE])
         if not rows:
@@ -213,7 +215,7 @@ def _row(found: Sequence[Any]) -> ReservationRow:
 
 
 def _items(products: Iterable[str], quantities: Iterable[int]) -> dict[str, int]:
-    """Returns pieces by product; one taken from several buckets is there several times."""
+    """Returns pieces by product; a product taken from several buckets is listed several times."""
     items: dict[str, int] = {}
     for product_id, quantity in zip(products, quantities, strict=True):
         items[product_id] = items.get(product_id, 0) + quantity

@@ -1,7 +1,7 @@
-"""How PostgreSQL's values become Python's: in its binary formats, which no setting changes, and one value at a time.
+"""Converts PostgreSQL's values to Python's, from its binary formats, which no setting changes.
 
-A value that Python cannot hold, such as the timestamp `infinity`, does not fail the statement: it becomes Unreadable, and
-whoever uses it learns that its row cannot be read. So one row never costs those beside it.
+A value that Python cannot represent, such as the timestamp `infinity`, does not fail the statement. It becomes Unreadable, and
+only its row cannot be used.
 """
 
 import struct
@@ -21,25 +21,28 @@ R = TypeVar("R", bound=tuple[object, ...])
 # PostgreSQL counts microseconds from here.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# PostgreSQL refuses any other number: from 4714 BC to before 294277, and the infinities.
+_FIRST, _END = -211_813_488_000_000_000, 9_223_371_331_200_000_000
+_INFINITIES = {-(2**63), 2**63 - 1}
 _INT8 = struct.Struct("!q")
 
 
 class Unreadable(NamedTuple):
-    """Stands for a value that Python cannot hold; using it as one raises TypeError or AttributeError."""
+    """In place of a value that Python cannot represent; using it as one raises TypeError or AttributeError."""
 
     why: str
     micros: int = 0
-    "Of a timestamptz, its microseconds since 2000: also infinity has some."
+    "Microseconds since 2000 of a timestamptz; infinity has a number, too."
 
 
 class Micros(NamedTuple):
-    """A timestamptz as PostgreSQL counts it, in microseconds since 2000: whatever a row has can be said again."""
+    """A timestamptz as PostgreSQL stores it, in microseconds since 2000: any value can be sent back as it was."""
 
     value: int
 
 
 def micros(time: datetime | Unreadable | None) -> Micros:
-    """Returns what PostgreSQL counts for a timestamptz that it returned, whatever Python makes of it."""
+    """Returns the stored number of a timestamptz, even of one that is Unreadable."""
     if isinstance(time, Unreadable):
         return Micros(time.micros)
     assert time is not None, "the column has a value in every row"
@@ -47,15 +50,15 @@ def micros(time: datetime | Unreadable | None) -> Micros:
 
 
 def micros_from(text: str) -> Micros:
-    """Returns what was written into a page token. Raises ValueError for what is no timestamptz."""
+    """Parses the number in a page token. Raises ValueError for one that is no timestamptz."""
     value = int(text)
-    if not -(2**63) <= value < 2**63:
-        raise ValueError("more than a timestamptz holds")
+    if not _FIRST <= value < _END and value not in _INFINITIES:
+        raise ValueError("out of the range of a timestamptz")
     return Micros(value)
 
 
-def checked(row: R, resource: str, id: str) -> R:
-    """Returns a row that is about to be changed. Raises DataLoss if something in it cannot be read."""
+def check_readable(row: R, resource: str, id: str) -> R:
+    """Returns a row that is to be changed. Raises DataLoss if one of its values cannot be read."""
     for value in row:
         if isinstance(value, Unreadable):
             raise DataLoss(resource, id, value.why)
@@ -84,13 +87,13 @@ class _MicrosDumper(Dumper):
 
 
 def _tolerant(loader: Any) -> type[Loader]:
-    """Returns a loader that returns Unreadable instead of failing. In Python: what is built in C never calls `load`."""
+    """Returns a loader that returns Unreadable instead of failing. In Python: loaders built in C do not call `load`."""
 
     class Tolerant(loader):  # type: ignore[misc]
         def load(self, data: Any) -> Any:
             try:
                 return super().load(data)
-            # json: half a million digits, or as many brackets.
+            # Also json with half a million digits or brackets.
             except (psycopg.DataError, ValueError, OverflowError, RecursionError) as error:
                 return Unreadable(str(error).splitlines()[0] if isinstance(error, psycopg.DataError) else type(error).__name__)
 
@@ -98,7 +101,7 @@ def _tolerant(loader: Any) -> type[Loader]:
 
 
 TYPES = AdaptersMap(psycopg.adapters)
-"What connections adapt values by."
+"The conversions that connections use."
 TYPES.register_loader("timestamptz", _Timestamptz)
 for _name, _loader in {
     "timestamp": TimestampBinaryLoader,

@@ -1,21 +1,21 @@
-"""The versions of rows, without the rows; for whoever compares caches with PostgreSQL. SQL only."""
+"""The versions of rows, without the rows, for comparing caches with PostgreSQL. SQL only."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cache_sidecar.store.pool import Database
+from cache_sidecar.store.database import Database
 
 
 class Table(NamedTuple):
-    """Where the rows of a dataset are."""
+    """The table of a dataset."""
 
     name: str
     id: str
-    "The column that caches know a row by."
+    "The column with the ids that caches use."
 
 
 async def versions(database: Database, table: Table, ids: Sequence[str]) -> dict[str, int]:
-    """Returns the versions of those ids that have a row."""
+    """Returns the versions of the ids that have a row."""
     rows = await database.fetch(
         f"SELECT {table.id}, version FROM cache_sidecar.{table.name} WHERE {table.id} = ANY(%s)", [list(ids)]
     )

@@ -1,4 +1,4 @@
-"""What the tiers exchange, and what each of them offers."""
+"""What the tiers exchange, and the interface of each of them."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from zlib import crc32
 from cache_sidecar.core.errors import TierFailed
 
 PARTITIONS = 256
-# Seconds that an answer takes to its caller.
+# Seconds that an answer needs to reach its caller.
 IN_TIME = 0.02
 
 
@@ -20,7 +20,7 @@ def partition_of(id: str) -> int:
 
 
 class Source(IntEnum):
-    """The tier that answered a read, the nearest first; numbered as in cache.proto."""
+    """The tier that answered a read, nearest first; numbered as in cache.proto."""
 
     L1 = 1
     L2 = 2
@@ -28,22 +28,22 @@ class Source(IntEnum):
 
 
 class Expiry(NamedTuple):
-    """What says when a record is over that every read puts off; in seconds since the epoch.
+    """When a record expires that slides, that is, whose life every read extends; moments in seconds since the epoch.
 
-    It is over the policy's `l2_ttl` after its last use: as the policy says now, not as it said then.
+    It expires `l2_ttl` seconds after its last use, by the policy in effect now, not then.
     """
 
     used: float
     "When it was last used."
     end: float | None = None
-    "The resource itself is over then, and this at the latest; None when only the cached copy is."
+    "When the resource itself ends, however much it is used; None if only the cached copy expires."
     stored: float = 0.0
-    "The use that PostgreSQL knows of."
+    "The last use that PostgreSQL knows of."
     history: str = ""
-    "The history of the node that counted the last use, 8 hexadecimal digits. Under another one later uses may be lost."
+    "The history of the node that counted the last use, 8 hexadecimal digits. A node that now has another may have lost uses."
 
     def until(self, ttl: float) -> float:
-        """Returns when it is over, if it is not used again for `ttl` seconds."""
+        """Returns when it expires, if it is not used again for `ttl` seconds."""
         until = self.used + ttl
         return until if self.end is None else min(until, self.end)
 
@@ -52,13 +52,15 @@ class Record(NamedTuple):
     """What a tier holds of an id."""
 
     version: int
-    "Grows with every change of the id. 0 for `there is none` when nobody deleted it."
+    "Grows with every change of the id. 0 for `not found`, unless it was deleted, and for a value without a row."
     read_at: float
-    "When this was last known to be what PostgreSQL holds, in seconds since the epoch."
+    "When PostgreSQL was last known to hold this, in seconds since the epoch."
     value: bytes | None
-    "The serialized reply; None when there is none."
+    "The serialized reply; None if there is no such resource."
     expiry: Expiry | None = None
-    "None for what expires by its age."
+    "None for records that expire at a fixed age."
+    degraded: bool = False
+    "Whether it was made without something that failed: it answers reads, and no cache keeps it."
 
 
 class Answer(NamedTuple):
@@ -70,21 +72,21 @@ class Answer(NamedTuple):
     age: float
     stale: bool
     expiry: Expiry | None = None
-    "As this read left it; but `stored` is what was there before."
+    "As this read left it, except for `stored`, which is as before."
 
 
 class Freshness(NamedTuple):
-    """What a caller asks of a read."""
+    """What a caller requires of a read."""
 
     max_age: float | None = None
-    "Content older than this, in seconds, must not come from a cache."
+    "Maximum age, in seconds, of content from a cache."
     bypass: bool = False
-    "Read from the store, whatever the caches hold."
+    "Read from PostgreSQL, whatever the caches hold."
     until: float | None = None
     "When the caller stops waiting, in the event loop's time."
 
     def half(self, now: float, *, longest: float = inf) -> float | None:
-        """Returns when half of the caller's time is over; None when that takes `longest` seconds, or for ever."""
+        """Returns when half of the caller's time is over; None if that is `longest` seconds or more away, or never."""
         if self.until is None:
             return None
         half = max(0.0, self.until - now) / 2
@@ -92,7 +94,7 @@ class Freshness(NamedTuple):
 
     @property
     def in_time(self) -> float | None:
-        """The moment at which the caller still gets what there is, even if it is stale."""
+        """The latest moment at which a reply still reaches the caller, even if only a stale one."""
         return None if self.until is None else self.until - IN_TIME
 
 
@@ -102,40 +104,40 @@ ANY = Freshness()
 class Partition:
     """The state of one of the 256 partitions of an L1."""
 
-    __slots__ = ("behind", "epoch", "generation", "heard", "suspect_since", "tombstones", "trusted")
+    __slots__ = ("epoch", "generation", "heard", "lagging", "suspect_since", "tombstones", "trusted")
 
     def __init__(self) -> None:
         self.epoch = 0
-        "Moves when every entry is dropped; entries of an earlier epoch are dead."
+        "Incremented when every entry is dropped; entries of an earlier epoch are dead."
         self.generation = 0
-        "Moves when fills that began earlier must not be stored."
+        "Incremented when fills that began earlier must not be stored."
         self.heard = False
         "Whether every invalidation is known to arrive."
         self.suspect_since = 0.0
         "When that ended, in seconds since the epoch."
-        self.behind = False
-        "Whether Redis itself is known to be told too late."
+        self.lagging = False
+        "Whether the relay publishes changes too late."
         self.trusted = False
-        "Whether entries are served without a mark: heard, and not behind."
+        "Whether entries are served without being marked stale: heard, and not lagging."
         self.tombstones: dict[str, int] = {}
-        "The version below which an id must not be stored."
+        "By id, the version below which nothing must be stored."
 
 
 class Entry:
     """What an L1 holds of an id."""
 
-    __slots__ = ("cost", "epoch", "partition", "record", "timer", "was_read")
+    __slots__ = ("cost", "epoch", "expires_from", "partition", "record", "was_read")
 
-    def __init__(self, record: Record, *, timer: float, partition: Partition, cost: int) -> None:
+    def __init__(self, record: Record, *, expires_from: float, partition: Partition, cost: int) -> None:
         self.record = record
-        self.timer = timer
-        "The moment from which soft and hard expiry count: when it was stored, moved by jitter."
+        self.expires_from = expires_from
+        "The moment from which soft and hard expiry count: when it was stored, shifted by jitter."
         self.partition = partition
         self.epoch = partition.epoch
         self.cost = cost
-        "Bytes it takes, id and overhead included."
+        "Size in bytes, with id and overhead."
         self.was_read = False
-        "Whether it was read since its turn to be evicted came last."
+        "Whether it was read since it was last considered for eviction."
 
 
 @dataclass(slots=True)
@@ -148,26 +150,34 @@ class L1Stats:
     refused: int = 0
     evictions: int = 0
     hits: int = 0
-    "Reads that were served without asking the port."
+    "Reads that the native engine answered from this memory by itself."
 
 
 class L1(Protocol):
-    """Memory of one dataset. Every method returns at once."""
+    """The memory of one dataset. No method waits."""
 
     def get(self, id: str) -> Entry | None:
         """Returns the live entry of an id, however old."""
         ...
 
     def generation(self, id: str) -> int:
-        """Returns what to remember before a load, for `put`."""
+        """Returns the generation of an id's partition: to be read before a load, and passed to `put`."""
         ...
 
-    def put(self, id: str, record: Record, *, generation: int, timer: float) -> bool:
-        """Stores, unless something newer is known, the partition is not trusted, or its generation moved since the load."""
+    def put(self, id: str, record: Record, *, generation: int, expires_from: float) -> bool:
+        """Stores, unless something newer is known, the partition is not trusted, or the generation has changed since."""
         ...
 
     def drop(self, id: str, version: int) -> None:
-        """Drops what is older than `version` and refuses it from now on; version 0 drops whatever there is."""
+        """Drops what is older than `version`, and refuses it from now on; version 0 drops whatever there is."""
+        ...
+
+    def newest(self, id: str) -> int:
+        """Returns the highest version that is known of an id, from its entry or an invalidation; 0 if none is."""
+        ...
+
+    def retract(self, id: str, version: int, *, newest: int) -> None:
+        """PostgreSQL, read after `newest` was known, holds `version`: forgets what claims to be newer, up to `newest`."""
         ...
 
     def drop_partition(self, partition: int) -> None:
@@ -179,15 +189,15 @@ class L1(Protocol):
         ...
 
     def set_trusted(self, partition: int, trusted: bool, *, now: float) -> None:
-        """Says whether every invalidation of a partition is known to arrive."""
+        """Sets whether every invalidation of a partition is known to arrive, since `now`, in seconds since the epoch."""
         ...
 
-    def set_behind(self, partition: int, behind: bool) -> None:
-        """Says whether Redis is told of changes too late: then what is held is served as it is, but marked stale."""
+    def set_lagging(self, partition: int, lagging: bool) -> None:
+        """Sets whether the relay publishes a partition's changes too late: then entries are served marked stale."""
         ...
 
     def resize(self, *, max_bytes: int, max_entries: int) -> None:
-        """Changes the bounds, evicting what is over them."""
+        """Changes the bounds, and evicts what exceeds them."""
         ...
 
     def stats(self) -> L1Stats:
@@ -196,22 +206,50 @@ class L1(Protocol):
 
 
 class Leased(NamedTuple):
-    """What a read found, and what allows to fill in what it did not find."""
+    """What a read of Redis found, and the leases under which the rest may be filled in."""
 
     records: Mapping[str, Record]
     "The readable records."
     leases: Mapping[str, bytes]
-    "For ids of which there is nothing: good for a fill as long as nothing happens to them meanwhile."
+    "For absent ids: each is good for one fill, unless the id is changed or dropped meanwhile."
     elsewhere: Collection[str] = ()
-    "Ids of which there is nothing, and that another sidecar has the lease of: it is reading them from PostgreSQL."
+    "Absent ids whose lease another sidecar holds, which is reading them from PostgreSQL."
+
+
+class Newer(NamedTuple):
+    """A version in Redis that PostgreSQL, read after it had been found, does not have."""
+
+    held: int
+    "The version in Redis."
+    current: int | None
+    "PostgreSQL's version; None if it has no such row."
+
+
+class Published(NamedTuple):
+    """The result of publishing changes of many ids."""
+
+    failed: Mapping[int, TierFailed]
+    "The partitions in which that failed, each with the reason."
+    newer: Mapping[str, int]
+    "The ids of which Redis holds a newer version, which it has kept; with that version."
 
 
 class L2(Protocol):
     """The shared cache. Methods raise TierFailed."""
 
     @property
+    def signs(self) -> bool:
+        """Whether records have MACs: then only those are read."""
+        ...
+
+    @property
     def unreadable(self) -> Mapping[str, int]:
-        """Values found that were no records, by dataset."""
+        """Counts of values found that were no records, by dataset."""
+        ...
+
+    @property
+    def unsigned(self) -> Mapping[str, int]:
+        """Counts of values found whose MAC was missing or wrong, by dataset."""
         ...
 
     async def read(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
@@ -219,11 +257,11 @@ class L2(Protocol):
         ...
 
     async def read_leased(self, dataset: str, ids: Sequence[str]) -> Leased:
-        """Reads, and takes leases for what is not there, unless others have them."""
+        """Reads, and takes exclusive leases on what is absent, unless other sidecars hold them."""
         ...
 
     async def read_quarantined(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Record]:
-        """Returns the readable records that `read_leased` leaves out, as they may be out of date and nobody knows."""
+        """Returns the readable records that `read_leased` leaves out because they may be out of date."""
         ...
 
     async def fill(
@@ -233,12 +271,15 @@ class L2(Protocol):
         leases: Mapping[str, bytes],
         *,
         ttl: float,
-    ) -> None:
-        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease."""
+    ) -> Mapping[str, int]:
+        """Stores what was read from PostgreSQL, unless something newer is there, or nothing, not even the lease.
+
+        Returns the ids of which Redis holds a newer version, with that version.
+        """
         ...
 
     async def release(self, dataset: str, leases: Mapping[str, bytes]) -> None:
-        """Gives leases back, so that others need not wait for them to end."""
+        """Gives leases back, so that other sidecars need not wait for them to expire."""
         ...
 
     async def claim(self, dataset: str, id: str, *, ttl: float) -> bool:
@@ -246,146 +287,155 @@ class L2(Protocol):
         ...
 
     async def extend_ttl(self, dataset: str, *, ttl: float, now: float) -> None:
-        """Keeps every record until it is so old, if it would go earlier; not those whose expiry every read puts off."""
+        """Keeps every record until it is `ttl` seconds old, if it would go earlier; records that slide are left alone."""
         ...
 
-    async def change(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> None:
+    async def put_if_newer(self, dataset: str, changes: Mapping[str, Record | int], *, ttl: float) -> Mapping[str, int]:
         """Writes each record if it is newer, and publishes the invalidation.
 
-        A bare version instead of a record marks what is older as out of date.
+        A bare version instead of a record marks what is older as out of date. Returns the ids of which Redis holds a newer
+        version, with that version.
         """
         ...
 
+    async def retract(self, dataset: str, newer: Mapping[str, Newer], *, ttl: float) -> None:
+        """Replaces versions that PostgreSQL does not have by marks, and has every sidecar drop them."""
+        ...
+
+    async def touch(
+        self, dataset: str, ids: Sequence[str], times: "Times", histories: Mapping[str, str] | None = None
+    ) -> Leased:
+        """Reads records that slide, and extends the life of those that have not expired.
+
+        The leases on what is absent only guard fills, they keep no other sidecar from loading. `histories` are those of the
+        nodes that hold the ids, and are stored with the use, see `Expiry`.
+        """
+        ...
+
+    def history(self, id: str) -> str:
+        """Returns the history of the node that holds an id, 8 hexadecimal digits; empty if it is not known."""
+        ...
+
     async def drop(self, dataset: str, ids: Sequence[str]) -> None:
-        """Removes ids, and tells every sidecar to."""
+        """Removes ids, and has every sidecar drop them."""
         ...
 
     async def drop_all(self, dataset: str) -> int:
-        """Removes a dataset, and tells every sidecar to; returns how many keys were held."""
+        """Removes a dataset, and has every sidecar drop it; returns how many keys were held."""
         ...
 
     def footing(self, ids: Iterable[str]) -> Sequence[object]:
-        """Returns what a change of those ids rests on; None among it where that is nothing.
+        """Returns what a change of each id rests on, None where that is nothing.
 
-        When it is the same before and after the change, the nodes that were told are those where the ids are read.
+        If it is the same before and after a change, the change was published on the nodes from which the ids are read.
         """
         ...
 
 
 class RelayL2(Protocol):
-    """The shared cache, as a relay needs it."""
+    """The part of the shared cache that a relay needs."""
 
-    async def mark(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> Mapping[int, TierFailed]:
-        """Marks what is older than a version as out of date, and tells every sidecar: in few messages, of many ids.
+    async def invalidate_many(self, dataset: str, versions: Mapping[str, int], *, ttl: float) -> Published:
+        """Marks what is older than a version as out of date, and publishes that: few messages for many ids."""
+        ...
 
-        Returns the partitions that could not be told, each with the reason.
-        """
+    async def retract(self, dataset: str, newer: Mapping[str, Newer], *, ttl: float) -> None:
+        """Replaces versions that PostgreSQL does not have by marks, and has every sidecar drop them. Raises TierFailed."""
         ...
 
 
 class Primary(NamedTuple):
-    """A primary as a relay's look found it."""
+    """A primary as a relay found it."""
 
     address: tuple[str, int]
     history: str | None
-    "What names its history: another one after a failover, or a restart. None when it does not say."
+    "Its replication id, which changes with a failover or a restart. None if it did not answer."
     partitions: frozenset[int]
-    "What it holds."
+    "The partitions it holds."
 
 
 class Watermark(NamedTuple):
-    """What a relay writes into a partition once it was told of everything."""
+    """What a relay writes into a partition once everything has been published there."""
 
     moment: float
-    "What was committed before that is told, in seconds since the epoch."
+    "Everything committed before that has been published, in seconds since the epoch."
     by: str
-    "Names the relay."
+    "Identifies the relay."
     number: int
-    "Grows with its looks."
+    "Grows with each pass of that relay."
 
 
 class RelayWatermarks(Protocol):
-    """What a relay and the sidecars of its region tell each other through Redis, in each partition of its own."""
+    """The watermarks that a relay writes into each partition, and the sidecars of its region read."""
 
     async def primaries(self) -> Sequence[Primary]:
-        """Looks at every primary. Raises TierFailed when none answers."""
+        """Returns every primary. Raises TierFailed when none answers."""
         ...
 
-    async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
-        """Says in partitions, on the nodes given, that they were told of what was committed before a moment.
+    async def write_watermarks(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
+        """Writes into the partitions of primaries that everything committed before a moment has been published there.
 
-        `roles` are those of the databases. A node that does not take it is left out.
+        `roles` are those of the databases. A node that refuses is left out.
         """
         ...
 
-    async def marks(self, roles: Sequence[str]) -> Mapping[str, Mapping[int, Watermark]]:
-        """Returns the mark of each partition, by role; those without one, or that cannot be asked, are left out.
+    async def read_watermarks(self, roles: Sequence[str], *, shared: bool = False) -> Mapping[str, Mapping[int, Watermark]]:
+        """Returns the watermark of each partition, by role, without those that have none or do not answer.
 
-        Raises TierFailed when none can.
+        With `shared`, those that another sidecar may have read just before. Raises TierFailed when none can.
         """
-        ...
-
-
-class SlidingL2(L2, Protocol):
-    """The shared cache, for records whose expiry every read puts off. Methods raise TierFailed."""
-
-    async def slide(
-        self, dataset: str, ids: Sequence[str], times: "Times", histories: Mapping[str, str] | None = None
-    ) -> Leased:
-        """Reads, and puts off the expiry of what is not over yet.
-
-        `histories` are those of the nodes that hold the ids, which are kept beside the use, see `Expiry`.
-        """
-        ...
-
-    def history(self, id: str) -> str:
-        """Returns what names the history of the node that holds an id, 8 hexadecimal digits; nothing when it is not known."""
         ...
 
 
 class Times(NamedTuple):
-    """What sliding a record does to it; moments in seconds since the epoch."""
+    """What a read does to a record that slides; moments in seconds since the epoch."""
 
     now: float
-    "The new use."
-    over: float
-    "What was not used after this is over."
-    overdue: float
-    "A use that PostgreSQL knows of and that is not after this is to be brought up to date: the reader is to do it."
+    "The use to be counted."
+    expired_before: float
+    "A record that was last used at or before this has expired."
+    flush_before: float
+    "If the last use that PostgreSQL knows of is at or before this, the reader has to write the new one there."
     ttl: float
-    "Seconds that Redis keeps it from now on; longer than it is served."
+    "Seconds for which Redis keeps the record from now on: longer than it is served."
 
 
 class Row(NamedTuple):
-    """What PostgreSQL holds of an id, as a cache keeps it."""
+    """What PostgreSQL holds of an id, in the form in which caches keep it."""
 
     version: int
+    "0 for a value that was made for an id without a row: a row that appears has a greater one."
     value: bytes | None
-    "None when it was deleted."
+    "None if it was deleted."
     expiry: Expiry | None = None
+    degraded: bool = False
+    "Whether it was made without something that failed: what caches still hold is the better answer, even if it has expired."
 
 
 class UnreadableRow(NamedTuple):
-    """Stands for a row that PostgreSQL holds, with something in it that nobody can be told."""
+    """Stands for a row whose content cannot be read."""
 
     why: str
 
 
 Load = Callable[[Sequence[str]], Awaitable[Mapping[str, Row | UnreadableRow]]]
-"""Reads ids from PostgreSQL; those without a row are left out. Raises TierFailed."""
+"""Reads ids from PostgreSQL, without those that have no row. Raises TierFailed."""
 
 
 class InvalidationListener(Protocol):
-    """Whoever has to know of changes made elsewhere."""
+    """What has to know of changes made elsewhere."""
 
-    def changed(self, id: str, version: int) -> None:
-        """An id has a new version; 0 when it is only to be read again."""
+    def on_invalidate(self, id: str, version: int) -> None:
+        """An id has a new version; 0 if it is only to be read again."""
         ...
 
     def on_partition_reset(self, partition: int) -> None:
         """Anything in a partition may have changed."""
         ...
 
-    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
-        """Says whether every change in a partition is known to be told, and for how many seconds that has been so."""
+    def on_lease_change(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
+        """Starts or ends the trust in what is held of a partition; `late` is for how many seconds that has been so.
+
+        It is trusted while every change in the partition is known to be received.
+        """
         ...

@@ -28,7 +28,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cache_sidecar/v1/admin_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x01\n\x11InvalidateRequest\x12\x18\n\x07\x64\x61taset\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1f\n\x03ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01\x18\x80\x01\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08:\x80\x01\xbaH}\x1a{\n\x11invalidate.target\x12\x31give ids, or all = true, not both and not neither\x1a\x33this.all ? size(this.ids) == 0 : size(this.ids) > 0\")\n\x12InvalidateResponse\x12\x13\n\x0binvalidated\x18\x01 \x01(\x03\"\"\n\x0fGetStatsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xd2\x02\n\x10GetStatsResponse\x12*\n\x05tiers\x18\x01 \x03(\x0b\x32\x1b.cache_sidecar.v1.TierStats\x12.\n\x07shadows\x18\x02 \x03(\x0b\x32\x1d.cache_sidecar.v1.ShadowStats\x12.\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\x12\x36\n\x0binspections\x18\x04 \x03(\x0b\x32!.cache_sidecar.v1.InspectionStats\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.cache_sidecar.v1.Degradation\x12\r\n\x05tasks\x18\x06 \x01(\x03\x12\x36\n\x0b\x63ollections\x18\n \x03(\x0b\x32!.cache_sidecar.v1.CollectionStats\"f\n\x0f\x43ollectionStats\x12\x12\n\ngeneration\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x30\n\rlongest_pause\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"z\n\x0b\x44\x65gradation\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\r\n\x05which\x18\x02 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x0fInspectionStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x66resh\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x03\x12\x12\n\nviolations\x18\x04 \x01(\x03\"\xd0\x01\n\tTierStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0c\n\x04hits\x18\x03 \x01(\x03\x12\x0e\n\x06misses\x18\x04 \x01(\x03\x12\r\n\x05\x66ills\x18\x05 \x01(\x03\x12\x11\n\tevictions\x18\x06 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x07 \x01(\x03\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\r\n\x05loads\x18\t \x01(\x03\x12\x11\n\tcoalesced\x18\n \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x0b \x01(\x03\x12\x12\n\nunreadable\x18\x0c \x01(\x03\"V\n\x0bShadowStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\x12\x12\n\nmismatches\x18\x03 \x01(\x03\x12\x10\n\x08left_out\x18\x04 \x01(\x03\"\x12\n\x10GetPolicyRequest\"v\n\x11GetPolicyResponse\x12\x31\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xb6\x01\n\x0cPolicyStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12-\n\tload_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07refused\x18\x04 \x01(\x03\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcf\x02\n\x13UpdatePolicyRequest\x12\x37\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicyB\x06\xbaH\x03\xc8\x01\x01\x12\x7f\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\x12~\n\nreset_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\"w\n\x14UpdatePolicyResponse\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xe3\x05\n\rDatasetPolicy\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12.\n\x0bl1_soft_ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bl1_hard_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06l2_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\x12/\n\x0cnegative_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bstale_limit\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fstaleness_bound\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rinspect_every\x18\n \x01(\x03\x12\x14\n\x07rollout\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06shadow\x18\x0c \x01(\x08H\x01\x88\x01\x01\x12\x17\n\nl1_enabled\x18\r \x01(\x08H\x02\x88\x01\x01\x12\x17\n\nl2_enabled\x18\x0e \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x0bnative_hits\x18\x10 \x01(\x08H\x04\x88\x01\x01\x12=\n\x07origins\x18\x0f \x03(\x0b\x32,.cache_sidecar.v1.DatasetPolicy.OriginsEntry\x1aN\n\x0cOriginsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0e\x32\x1e.cache_sidecar.v1.PolicyOrigin:\x02\x38\x01\x42\n\n\x08_rolloutB\t\n\x07_shadowB\r\n\x0b_l1_enabledB\r\n\x0b_l2_enabledB\x0e\n\x0c_native_hits*}\n\x0cPolicyOrigin\x12\x1d\n\x19POLICY_ORIGIN_UNSPECIFIED\x10\x00\x12\x1a\n\x16POLICY_ORIGIN_BUILT_IN\x10\x01\x12\x16\n\x12POLICY_ORIGIN_FILE\x10\x02\x12\x1a\n\x16POLICY_ORIGIN_OVERRIDE\x10\x03\x32\xef\x02\n\x0c\x41\x64minService\x12W\n\nInvalidate\x12#.cache_sidecar.v1.InvalidateRequest\x1a$.cache_sidecar.v1.InvalidateResponse\x12Q\n\x08GetStats\x12!.cache_sidecar.v1.GetStatsRequest\x1a\".cache_sidecar.v1.GetStatsResponse\x12T\n\tGetPolicy\x12\".cache_sidecar.v1.GetPolicyRequest\x1a#.cache_sidecar.v1.GetPolicyResponse\x12]\n\x0cUpdatePolicy\x12%.cache_sidecar.v1.UpdatePolicyRequest\x1a&.cache_sidecar.v1.UpdatePolicyResponseBh\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cache_sidecar/v1/admin_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n\x11InvalidateRequest\x12\x18\n\x07\x64\x61taset\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1f\n\x03ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01\x18\x80\x01\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08:n\xbaHk\x1ai\n\x11invalidate.target\x12\x1fset either ids or all, not both\x1a\x33this.all ? size(this.ids) == 0 : size(this.ids) > 0\")\n\x12InvalidateResponse\x12\x13\n\x0binvalidated\x18\x01 \x01(\x03\"E\n\x11InspectKeyRequest\x12\x18\n\x07\x64\x61taset\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x16\n\x02id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\">\n\x12InspectKeyResponse\x12(\n\x05tiers\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.HeldKey\"\xde\x01\n\x07HeldKey\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.cache_sidecar.v1.KeyState\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12&\n\x03\x61ge\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06served\x18\x06 \x01(\x08\x12\r\n\x05stale\x18\x07 \x01(\x08\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\x15\n\rknown_version\x18\t \x01(\x03\x12\x0f\n\x07problem\x18\n \x01(\t\"\x8b\x01\n\x15UpdateLogLevelRequest\x12\x33\n\x05level\x18\x01 \x01(\x0e\x32\x1a.cache_sidecar.v1.LogLevelB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12=\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\"B\n\x16UpdateLogLevelResponse\x12(\n\x03log\x18\x01 \x01(\x0b\x32\x1b.cache_sidecar.v1.LogStatus\"\x9c\x01\n\tLogStatus\x12)\n\x05level\x18\x01 \x01(\x0e\x32\x1a.cache_sidecar.v1.LogLevel\x12\x34\n\x10\x63onfigured_level\x18\x02 \x01(\x0e\x32\x1a.cache_sidecar.v1.LogLevel\x12.\n\nreset_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\x0fGetStatsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xba\x03\n\x10GetStatsResponse\x12*\n\x05tiers\x18\x01 \x03(\x0b\x32\x1b.cache_sidecar.v1.TierStats\x12.\n\x07shadows\x18\x02 \x03(\x0b\x32\x1d.cache_sidecar.v1.ShadowStats\x12.\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\x12\x36\n\x0binspections\x18\x04 \x03(\x0b\x32!.cache_sidecar.v1.InspectionStats\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.cache_sidecar.v1.Degradation\x12\r\n\x05tasks\x18\x06 \x01(\x03\x12\x36\n\x0b\x63ollections\x18\n \x03(\x0b\x32!.cache_sidecar.v1.CollectionStats\x12\x35\n\x0buser_events\x18\x0b \x01(\x0b\x32 .cache_sidecar.v1.UserEventStats\x12/\n\x07sidecar\x18\x0c \x01(\x0b\x32\x1e.cache_sidecar.v1.SidecarStats\"\xfb\x02\n\x0cSidecarStats\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12)\n\x06uptime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cl1_max_bytes\x18\x04 \x01(\x03\x12\x18\n\x10partitions_fresh\x18\x05 \x01(\x05\x12\x35\n\x12invalidation_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x41\n\nrelay_lags\x18\x07 \x03(\x0b\x32-.cache_sidecar.v1.SidecarStats.RelayLagsEntry\x12(\n\x03log\x18\x08 \x01(\x0b\x32\x1b.cache_sidecar.v1.LogStatus\x1aK\n\x0eRelayLagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration:\x02\x38\x01\"\x95\x01\n\x0eUserEventStats\x12\x0e\n\x06stored\x18\x01 \x01(\x03\x12\x0e\n\x06\x64irect\x18\x02 \x01(\x03\x12\x0f\n\x07refused\x18\x03 \x01(\x03\x12\x11\n\topted_out\x18\x04 \x01(\x03\x12\x0f\n\x07\x62\x61\x63klog\x18\x05 \x01(\x03\x12.\n\x0b\x62\x61\x63klog_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x0f\x43ollectionStats\x12\x12\n\ngeneration\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x30\n\rlongest_pause\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"z\n\x0b\x44\x65gradation\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\r\n\x05which\x18\x02 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x0fInspectionStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x66resh\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x03\x12\x12\n\nviolations\x18\x04 \x01(\x03\x12\r\n\x05newer\x18\x05 \x01(\x03\"\xf1\x01\n\tTierStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0c\n\x04hits\x18\x03 \x01(\x03\x12\x0e\n\x06misses\x18\x04 \x01(\x03\x12\r\n\x05\x66ills\x18\x05 \x01(\x03\x12\x11\n\tevictions\x18\x06 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x07 \x01(\x03\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\r\n\x05loads\x18\t \x01(\x03\x12\x11\n\tcoalesced\x18\n \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x0b \x01(\x03\x12\x12\n\nunreadable\x18\x0c \x01(\x03\x12\r\n\x05newer\x18\r \x01(\x03\x12\x10\n\x08unsigned\x18\x0e \x01(\x03\"V\n\x0bShadowStats\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\x12\x12\n\nmismatches\x18\x03 \x01(\x03\x12\x10\n\x08left_out\x18\x04 \x01(\x03\"\x12\n\x10GetPolicyRequest\"v\n\x11GetPolicyResponse\x12\x31\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xb6\x01\n\x0cPolicyStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12-\n\tload_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07refused\x18\x04 \x01(\x03\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcf\x02\n\x13UpdatePolicyRequest\x12\x37\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicyB\x06\xbaH\x03\xc8\x01\x01\x12\x7f\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\x12~\n\nreset_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\"w\n\x14UpdatePolicyResponse\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x1f.cache_sidecar.v1.DatasetPolicy\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.cache_sidecar.v1.PolicyStatus\"\xb7\x07\n\rDatasetPolicy\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12.\n\x0bl1_soft_ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bl1_hard_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06l2_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\x12/\n\x0cnegative_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bstale_limit\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fstaleness_bound\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rinspect_every\x18\n \x01(\x03\x12\x14\n\x07rollout\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06shadow\x18\x0c \x01(\x08H\x01\x88\x01\x01\x12\x17\n\nl1_enabled\x18\r \x01(\x08H\x02\x88\x01\x01\x12\x17\n\nl2_enabled\x18\x0e \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x0bnative_hits\x18\x10 \x01(\x08H\x04\x88\x01\x01\x12\x1a\n\rhide_sold_out\x18\x11 \x01(\x08H\x05\x88\x01\x01\x12\x15\n\rexperiment_id\x18\x12 \x01(\t\x12\x17\n\x0f\x65xperiment_salt\x18\x13 \x01(\t\x12\x1b\n\x13\x65xperiment_variants\x18\x14 \x01(\t\x12\"\n\x15\x63ommits_are_purchases\x18\x15 \x01(\x08H\x06\x88\x01\x01\x12\x19\n\x11renew_after_views\x18\x16 \x01(\x03\x12=\n\x07origins\x18\x0f \x03(\x0b\x32,.cache_sidecar.v1.DatasetPolicy.OriginsEntry\x1aN\n\x0cOriginsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0e\x32\x1e.cache_sidecar.v1.PolicyOrigin:\x02\x38\x01\x42\n\n\x08_rolloutB\t\n\x07_shadowB\r\n\x0b_l1_enabledB\r\n\x0b_l2_enabledB\x0e\n\x0c_native_hitsB\x10\n\x0e_hide_sold_outB\x18\n\x16_commits_are_purchases*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ABSENT\x10\x01\x12\x13\n\x0fKEY_STATE_VALUE\x10\x02\x12\x17\n\x13KEY_STATE_NOT_FOUND\x10\x03*z\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04*}\n\x0cPolicyOrigin\x12\x1d\n\x19POLICY_ORIGIN_UNSPECIFIED\x10\x00\x12\x1a\n\x16POLICY_ORIGIN_BUILT_IN\x10\x01\x12\x16\n\x12POLICY_ORIGIN_FILE\x10\x02\x12\x1a\n\x16POLICY_ORIGIN_OVERRIDE\x10\x03\x32\xad\x04\n\x0c\x41\x64minService\x12W\n\nInvalidate\x12#.cache_sidecar.v1.InvalidateRequest\x1a$.cache_sidecar.v1.InvalidateResponse\x12Q\n\x08GetStats\x12!.cache_sidecar.v1.GetStatsRequest\x1a\".cache_sidecar.v1.GetStatsResponse\x12W\n\nInspectKey\x12#.cache_sidecar.v1.InspectKeyRequest\x1a$.cache_sidecar.v1.InspectKeyResponse\x12T\n\tGetPolicy\x12\".cache_sidecar.v1.GetPolicyRequest\x1a#.cache_sidecar.v1.GetPolicyResponse\x12]\n\x0cUpdatePolicy\x12%.cache_sidecar.v1.UpdatePolicyRequest\x1a&.cache_sidecar.v1.UpdatePolicyResponse\x12\x63\n\x0eUpdateLogLevel\x12\'.cache_sidecar.v1.UpdateLogLevelRequest\x1a(.cache_sidecar.v1.UpdateLogLevelResponseBh\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVALIDATEREQUEST'].fields_by_name['ids']._loaded_options = None
   _globals['_INVALIDATEREQUEST'].fields_by_name['ids']._serialized_options = b'\272H\017\222\001\014\020\220N\"\007r\005\020\001\030\200\001'
   _globals['_INVALIDATEREQUEST']._loaded_options = None
-  _globals['_INVALIDATEREQUEST']._serialized_options = b'\272H}\032{\n\021invalidate.target\0221give ids, or all = true, not both and not neither\0323this.all ? size(this.ids) == 0 : size(this.ids) > 0'
+  _globals['_INVALIDATEREQUEST']._serialized_options = b'\272Hk\032i\n\021invalidate.target\022\037set either ids or all, not both\0323this.all ? size(this.ids) == 0 : size(this.ids) > 0'
+  _globals['_INSPECTKEYREQUEST'].fields_by_name['dataset']._loaded_options = None
+  _globals['_INSPECTKEYREQUEST'].fields_by_name['dataset']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_INSPECTKEYREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_INSPECTKEYREQUEST'].fields_by_name['id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_UPDATELOGLEVELREQUEST'].fields_by_name['level']._loaded_options = None
+  _globals['_UPDATELOGLEVELREQUEST'].fields_by_name['level']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_UPDATELOGLEVELREQUEST'].fields_by_name['duration']._loaded_options = None
+  _globals['_UPDATELOGLEVELREQUEST'].fields_by_name['duration']._serialized_options = b'\272H\r\252\001\n\"\004\010\200\243\0052\002\010\001'
+  _globals['_SIDECARSTATS_RELAYLAGSENTRY']._loaded_options = None
+  _globals['_SIDECARSTATS_RELAYLAGSENTRY']._serialized_options = b'8\001'
   _globals['_UPDATEPOLICYREQUEST'].fields_by_name['policy']._loaded_options = None
   _globals['_UPDATEPOLICYREQUEST'].fields_by_name['policy']._serialized_options = b'\272H\003\310\001\001'
   _globals['_UPDATEPOLICYREQUEST'].fields_by_name['update_mask']._loaded_options = None
@@ -50,40 +60,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPOLICYREQUEST'].fields_by_name['reset_mask']._serialized_options = b'\272HK\272\001H\n\020field_mask.paths\022\033must have at most 100 paths\032\027size(this.paths) <= 100'
   _globals['_DATASETPOLICY_ORIGINSENTRY']._loaded_options = None
   _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_options = b'8\001'
-  _globals['_POLICYORIGIN']._serialized_start=2970
-  _globals['_POLICYORIGIN']._serialized_end=3095
+  _globals['_KEYSTATE']._serialized_start=4578
+  _globals['_KEYSTATE']._serialized_end=4683
+  _globals['_LOGLEVEL']._serialized_start=4685
+  _globals['_LOGLEVEL']._serialized_end=4807
+  _globals['_POLICYORIGIN']._serialized_start=4809
+  _globals['_POLICYORIGIN']._serialized_end=4934
   _globals['_INVALIDATEREQUEST']._serialized_start=187
-  _globals['_INVALIDATEREQUEST']._serialized_end=409
-  _globals['_INVALIDATERESPONSE']._serialized_start=411
-  _globals['_INVALIDATERESPONSE']._serialized_end=452
-  _globals['_GETSTATSREQUEST']._serialized_start=454
-  _globals['_GETSTATSREQUEST']._serialized_end=488
-  _globals['_GETSTATSRESPONSE']._serialized_start=491
-  _globals['_GETSTATSRESPONSE']._serialized_end=829
-  _globals['_COLLECTIONSTATS']._serialized_start=831
-  _globals['_COLLECTIONSTATS']._serialized_end=933
-  _globals['_DEGRADATION']._serialized_start=935
-  _globals['_DEGRADATION']._serialized_end=1057
-  _globals['_INSPECTIONSTATS']._serialized_start=1059
-  _globals['_INSPECTIONSTATS']._serialized_end=1143
-  _globals['_TIERSTATS']._serialized_start=1146
-  _globals['_TIERSTATS']._serialized_end=1354
-  _globals['_SHADOWSTATS']._serialized_start=1356
-  _globals['_SHADOWSTATS']._serialized_end=1442
-  _globals['_GETPOLICYREQUEST']._serialized_start=1444
-  _globals['_GETPOLICYREQUEST']._serialized_end=1462
-  _globals['_GETPOLICYRESPONSE']._serialized_start=1464
-  _globals['_GETPOLICYRESPONSE']._serialized_end=1582
-  _globals['_POLICYSTATUS']._serialized_start=1585
-  _globals['_POLICYSTATUS']._serialized_end=1767
-  _globals['_UPDATEPOLICYREQUEST']._serialized_start=1770
-  _globals['_UPDATEPOLICYREQUEST']._serialized_end=2105
-  _globals['_UPDATEPOLICYRESPONSE']._serialized_start=2107
-  _globals['_UPDATEPOLICYRESPONSE']._serialized_end=2226
-  _globals['_DATASETPOLICY']._serialized_start=2229
-  _globals['_DATASETPOLICY']._serialized_end=2968
-  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_start=2821
-  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_end=2899
-  _globals['_ADMINSERVICE']._serialized_start=3098
-  _globals['_ADMINSERVICE']._serialized_end=3465
+  _globals['_INVALIDATEREQUEST']._serialized_end=390
+  _globals['_INVALIDATERESPONSE']._serialized_start=392
+  _globals['_INVALIDATERESPONSE']._serialized_end=433
+  _globals['_INSPECTKEYREQUEST']._serialized_start=435
+  _globals['_INSPECTKEYREQUEST']._serialized_end=504
+  _globals['_INSPECTKEYRESPONSE']._serialized_start=506
+  _globals['_INSPECTKEYRESPONSE']._serialized_end=568
+  _globals['_HELDKEY']._serialized_start=571
+  _globals['_HELDKEY']._serialized_end=793
+  _globals['_UPDATELOGLEVELREQUEST']._serialized_start=796
+  _globals['_UPDATELOGLEVELREQUEST']._serialized_end=935
+  _globals['_UPDATELOGLEVELRESPONSE']._serialized_start=937
+  _globals['_UPDATELOGLEVELRESPONSE']._serialized_end=1003
+  _globals['_LOGSTATUS']._serialized_start=1006
+  _globals['_LOGSTATUS']._serialized_end=1162
+  _globals['_GETSTATSREQUEST']._serialized_start=1164
+  _globals['_GETSTATSREQUEST']._serialized_end=1198
+  _globals['_GETSTATSRESPONSE']._serialized_start=1201
+  _globals['_GETSTATSRESPONSE']._serialized_end=1643
+  _globals['_SIDECARSTATS']._serialized_start=1646
+  _globals['_SIDECARSTATS']._serialized_end=2025
+  _globals['_SIDECARSTATS_RELAYLAGSENTRY']._serialized_start=1950
+  _globals['_SIDECARSTATS_RELAYLAGSENTRY']._serialized_end=2025
+  _globals['_USEREVENTSTATS']._serialized_start=2028
+  _globals['_USEREVENTSTATS']._serialized_end=2177
+  _globals['_COLLECTIONSTATS']._serialized_start=2179
+  _globals['_COLLECTIONSTATS']._serialized_end=2281
+  _globals['_DEGRADATION']._serialized_start=2283
+  _globals['_DEGRADATION']._serialized_end=2405
+  _globals['_INSPECTIONSTATS']._serialized_start=2407
+  _globals['_INSPECTIONSTATS']._serialized_end=2506
+  _globals['_TIERSTATS']._serialized_start=2509
+  _globals['_TIERSTATS']._serialized_end=2750
+  _globals['_SHADOWSTATS']._serialized_start=2752
+  _globals['_SHADOWSTATS']._serialized_end=2838
+  _globals['_GETPOLICYREQUEST']._serialized_start=2840
+  _globals['_GETPOLICYREQUEST']._serialized_end=2858
+  _globals['_GETPOLICYRESPONSE']._serialized_start=2860
+  _globals['_GETPOLICYRESPONSE']._serialized_end=2978
+  _globals['_POLICYSTATUS']._serialized_start=2981
+  _globals['_POLICYSTATUS']._serialized_end=3163
+  _globals['_UPDATEPOLICYREQUEST']._serialized_start=3166
+  _globals['_UPDATEPOLICYREQUEST']._serialized_end=3501
+  _globals['_UPDATEPOLICYRESPONSE']._serialized_start=3503
+  _globals['_UPDATEPOLICYRESPONSE']._serialized_end=3622
+  _globals['_DATASETPOLICY']._serialized_start=3625
+  _globals['_DATASETPOLICY']._serialized_end=4576
+  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_start=4385
+  _globals['_DATASETPOLICY_ORIGINSENTRY']._serialized_end=4463
+  _globals['_ADMINSERVICE']._serialized_start=4937
+  _globals['_ADMINSERVICE']._serialized_end=5494
 # @@protoc_insertion_point(module_scope)

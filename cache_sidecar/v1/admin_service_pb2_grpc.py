@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """For the people who operate the sidecar.
+    """Operates a sidecar. Methods that change something need the role `admin`, the others `read` or `admin`. Callers whose token and
+    certificate name have no roles may only read, over the loopback interface and the Unix socket, unless the setting
+    `local_admin` lets them change things there, too. Others get PERMISSION_DENIED (`ROLE_MISSING`).
     """
 
     def __init__(self, channel):
@@ -45,6 +47,11 @@ class AdminServiceStub:
                 request_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.InspectKey = channel.unary_unary(
+                '/cache_sidecar.v1.AdminService/InspectKey',
+                request_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.InspectKeyRequest.SerializeToString,
+                response_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.InspectKeyResponse.FromString,
+                _registered_method=True)
         self.GetPolicy = channel.unary_unary(
                 '/cache_sidecar.v1.AdminService/GetPolicy',
                 request_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyRequest.SerializeToString,
@@ -55,39 +62,63 @@ class AdminServiceStub:
                 request_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyRequest.SerializeToString,
                 response_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyResponse.FromString,
                 _registered_method=True)
+        self.UpdateLogLevel = channel.unary_unary(
+                '/cache_sidecar.v1.AdminService/UpdateLogLevel',
+                request_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdateLogLevelRequest.SerializeToString,
+                response_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdateLogLevelResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
-    """For the people who operate the sidecar.
+    """Operates a sidecar. Methods that change something need the role `admin`, the others `read` or `admin`. Callers whose token and
+    certificate name have no roles may only read, over the loopback interface and the Unix socket, unless the setting
+    `local_admin` lets them change things there, too. Others get PERMISSION_DENIED (`ROLE_MISSING`).
     """
 
     def Invalidate(self, request, context):
-        """Drops ids, or all of a dataset, from Redis and from the memory of every sidecar. PostgreSQL is not touched; the next
-        read fills again. UNAVAILABLE when Redis could not be told: then only this sidecar's memory was emptied.
+        """Drops some IDs, or a whole dataset, from Redis and from the memory of every sidecar. PostgreSQL is not changed; the
+        next read fills the caches again. Idempotent. Fails with UNAVAILABLE if Redis cannot be reached: then only the memory
+        of this sidecar was emptied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Returns counters since the start of this sidecar, per dataset and tier.
+        """Returns the counters of this sidecar since it started, by dataset and tier, and what is degraded now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectKey(self, request, context):
+        """Returns what each tier holds of one ID now. Reads PostgreSQL, and changes, fills and counts nothing; in sidecars with
+        Python's memory, the entry counts as used lately. A tier that does not answer has a row that says why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPolicy(self, request, context):
-        """Returns the policy in force, and where each value comes from.
+        """Returns the policy in effect and the origin of each value.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePolicy(self, request, context):
-        """Puts values over those of the policy file, or gives them back to it, at once and of this sidecar only. They lie over the
-        file also when that changes, and are gone when the sidecar ends: what is to last belongs into the file. A repeat changes
-        nothing more.
-        INVALID_ARGUMENT, and nothing is changed, when a value is out of range or makes no sense together with the others.
+        """Overrides values of the policy file in this sidecar, or resets them to those of the file. Takes effect at once.
+        Overrides stay in effect when the file changes, and are lost when the sidecar stops: to change a policy permanently,
+        change the file. Idempotent. Fails with INVALID_ARGUMENT, without changing anything, if a value is out of range or
+        inconsistent with the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateLogLevel(self, request, context):
+        """Changes the level of this sidecar's log for a while. Takes effect at once; afterwards, and when the sidecar restarts, the
+        setting `log_level` applies again. Lines of the audit log are written at every level. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +137,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetStatsRequest.FromString,
                     response_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetStatsResponse.SerializeToString,
             ),
+            'InspectKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectKey,
+                    request_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.InspectKeyRequest.FromString,
+                    response_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.InspectKeyResponse.SerializeToString,
+            ),
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPolicy,
                     request_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.GetPolicyRequest.FromString,
@@ -116,6 +152,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyRequest.FromString,
                     response_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyResponse.SerializeToString,
             ),
+            'UpdateLogLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateLogLevel,
+                    request_deserializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdateLogLevelRequest.FromString,
+                    response_serializer=cache__sidecar_dot_v1_dot_admin__service__pb2.UpdateLogLevelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'cache_sidecar.v1.AdminService', rpc_method_handlers)
@@ -125,7 +166,9 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """For the people who operate the sidecar.
+    """Operates a sidecar. Methods that change something need the role `admin`, the others `read` or `admin`. Callers whose token and
+    certificate name have no roles may only read, over the loopback interface and the Unix socket, unless the setting
+    `local_admin` lets them change things there, too. Others get PERMISSION_DENIED (`ROLE_MISSING`).
     """
 
     @staticmethod
@@ -183,6 +226,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def InspectKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cache_sidecar.v1.AdminService/InspectKey',
+            cache__sidecar_dot_v1_dot_admin__service__pb2.InspectKeyRequest.SerializeToString,
+            cache__sidecar_dot_v1_dot_admin__service__pb2.InspectKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetPolicy(request,
             target,
             options=(),
@@ -226,6 +296,33 @@ class AdminService:
             '/cache_sidecar.v1.AdminService/UpdatePolicy',
             cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyRequest.SerializeToString,
             cache__sidecar_dot_v1_dot_admin__service__pb2.UpdatePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateLogLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cache_sidecar.v1.AdminService/UpdateLogLevel',
+            cache__sidecar_dot_v1_dot_admin__service__pb2.UpdateLogLevelRequest.SerializeToString,
+            cache__sidecar_dot_v1_dot_admin__service__pb2.UpdateLogLevelResponse.FromString,
             options,
             channel_credentials,
             insecure,

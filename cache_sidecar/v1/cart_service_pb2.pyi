@@ -23,17 +23,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetCartRequest(_message.Message):
-    """Asks for a cart."""
+    """Request for GetCart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart."""
+    """The owner of the cart."""
     @_builtins.property
     def options(self) -> _cache_pb2.ReadOptions:
-        """How fresh it has to be."""
+        """How fresh the cart must be."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ Global___GetCartRequest: _TypeAlias = GetCartRequest  # noqa: Y015
 
 @_typing.final
 class GetCartResponse(_message.Message):
-    """A cart."""
+    """Reply of GetCart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -63,7 +63,7 @@ class GetCartResponse(_message.Message):
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Where it came from."""
+        """Where the cart was read from and how old it is."""
 
     def __init__(
         self,
@@ -81,18 +81,18 @@ Global___GetCartResponse: _TypeAlias = GetCartResponse  # noqa: Y015
 
 @_typing.final
 class ReplaceCartRequest(_message.Message):
-    """Replaces a cart."""
+    """Request for ReplaceCart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """The user_id says which one, the items are its lines from now on; an etag, if given, has to be the current one. Totals
-        and times are ignored.
+        """The cart to replace, identified by `user_id`, and its new items. If the etag is set, it must be the current one. The
+        totals and times are ignored.
         """
 
     def __init__(
@@ -111,14 +111,14 @@ Global___ReplaceCartRequest: _TypeAlias = ReplaceCartRequest  # noqa: Y015
 
 @_typing.final
 class ReplaceCartResponse(_message.Message):
-    """The cart as replaced."""
+    """Reply of ReplaceCart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """As it is now."""
+        """The cart after the change."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ Global___ReplaceCartResponse: _TypeAlias = ReplaceCartResponse  # noqa: Y015
 
 @_typing.final
 class AddCartItemRequest(_message.Message):
-    """Adds to a cart."""
+    """Request for AddCartItem."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -143,14 +143,14 @@ class AddCartItemRequest(_message.Message):
     ITEM_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart."""
+    """The owner of the cart."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, changes nothing and returns the first reply.
-    A UUID; required, since a repeat without it would add twice.
+    """Makes the call idempotent: for 24 hours, retries with the same request_id change nothing and return the original
+    reply. A UUID; required, because a retry without it would add the item twice.
     """
     @_builtins.property
     def item(self) -> _cart_pb2.CartItem:
-        """What to add."""
+        """The item to add."""
 
     def __init__(
         self,
@@ -169,14 +169,14 @@ Global___AddCartItemRequest: _TypeAlias = AddCartItemRequest  # noqa: Y015
 
 @_typing.final
 class AddCartItemResponse(_message.Message):
-    """The cart with the item."""
+    """Reply of AddCartItem."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """As it is now."""
+        """The cart after the change."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ Global___AddCartItemResponse: _TypeAlias = AddCartItemResponse  # noqa: Y015
 
 @_typing.final
 class SetCartItemQuantityRequest(_message.Message):
-    """Sets a quantity."""
+    """Request for SetCartItemQuantity."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,16 +223,16 @@ class SetCartItemQuantityRequest(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart."""
+    """The owner of the cart."""
     product_id: _builtins.str
-    """The product of the line."""
+    """The product of the item."""
     quantity: _builtins.int
-    """The new quantity; 0 removes the line."""
+    """The new quantity; 0 removes the item."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The options of the line."""
+        """The options of the item."""
 
     def __init__(
         self,
@@ -253,14 +253,14 @@ Global___SetCartItemQuantityRequest: _TypeAlias = SetCartItemQuantityRequest  # 
 
 @_typing.final
 class SetCartItemQuantityResponse(_message.Message):
-    """The cart with the new quantity."""
+    """Reply of SetCartItemQuantity."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """As it is now."""
+        """The cart after the change."""
 
     def __init__(
         self,
@@ -277,7 +277,7 @@ Global___SetCartItemQuantityResponse: _TypeAlias = SetCartItemQuantityResponse  
 
 @_typing.final
 class RemoveCartItemRequest(_message.Message):
-    """Removes a line."""
+    """Request for RemoveCartItem."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -306,14 +306,14 @@ class RemoveCartItemRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart."""
+    """The owner of the cart."""
     product_id: _builtins.str
-    """The product of the line."""
+    """The product of the item."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The options of the line."""
+        """The options of the item."""
 
     def __init__(
         self,
@@ -333,14 +333,14 @@ Global___RemoveCartItemRequest: _TypeAlias = RemoveCartItemRequest  # noqa: Y015
 
 @_typing.final
 class RemoveCartItemResponse(_message.Message):
-    """The cart without the line."""
+    """Reply of RemoveCartItem."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """As it is now."""
+        """The cart after the change."""
 
     def __init__(
         self,
@@ -357,25 +357,29 @@ Global___RemoveCartItemResponse: _TypeAlias = RemoveCartItemResponse  # noqa: Y0
 
 @_typing.final
 class ClearCartRequest(_message.Message):
-    """Empties a cart."""
+    """Request for ClearCart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart."""
+    """The owner of the cart."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
+    etag: _builtins.str
+    """If set, must be the current etag of the cart."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,14 +387,14 @@ Global___ClearCartRequest: _TypeAlias = ClearCartRequest  # noqa: Y015
 
 @_typing.final
 class ClearCartResponse(_message.Message):
-    """The empty cart."""
+    """Reply of ClearCart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """As it is now."""
+        """The empty cart."""
 
     def __init__(
         self,
@@ -407,7 +411,7 @@ Global___ClearCartResponse: _TypeAlias = ClearCartResponse  # noqa: Y015
 
 @_typing.final
 class MergeCartsRequest(_message.Message):
-    """Merges a guest's cart into a user's."""
+    """Request for MergeCarts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -415,12 +419,12 @@ class MergeCartsRequest(_message.Message):
     GUEST_USER_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart takes the lines."""
+    """The owner of the cart that receives the items."""
     guest_user_id: _builtins.str
-    """Whose cart gives them; another id than user_id."""
+    """The owner of the cart whose items are moved; must differ from `user_id`."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, changes nothing and returns the first reply.
-    A UUID; required, since a repeat without it would add twice.
+    """Makes the call idempotent: for 24 hours, retries with the same request_id change nothing and return the original
+    reply. A UUID; required, because a retry without it could add items twice.
     """
     def __init__(
         self,
@@ -439,14 +443,14 @@ Global___MergeCartsRequest: _TypeAlias = MergeCartsRequest  # noqa: Y015
 
 @_typing.final
 class MergeCartsResponse(_message.Message):
-    """The user's cart with the guest's lines."""
+    """Reply of MergeCarts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """As it is now."""
+        """The user's cart after the merge."""
 
     def __init__(
         self,
@@ -463,7 +467,7 @@ Global___MergeCartsResponse: _TypeAlias = MergeCartsResponse  # noqa: Y015
 
 @_typing.final
 class ApplyCartChangesRequest(_message.Message):
-    """Changes a cart in several ways at once."""
+    """Request for ApplyCartChanges."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -471,14 +475,14 @@ class ApplyCartChangesRequest(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart."""
+    """The owner of the cart."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, changes nothing and returns the first reply.
-    A UUID; required, since a repeat without it would add twice.
+    """Makes the call idempotent: for 24 hours, retries with the same request_id change nothing and return the original
+    reply. A UUID; required, because a retry without it could add items twice.
     """
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[_cart_pb2.CartChange]:
-        """What to do, in this order: 1 to 100 changes."""
+        """The changes to make, in this order: 1 to 100."""
 
     def __init__(
         self,
@@ -497,14 +501,14 @@ Global___ApplyCartChangesRequest: _TypeAlias = ApplyCartChangesRequest  # noqa: 
 
 @_typing.final
 class ApplyCartChangesResponse(_message.Message):
-    """The cart after all changes."""
+    """Reply of ApplyCartChanges."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
-        """As it is now."""
+        """The cart after all changes."""
 
     def __init__(
         self,
@@ -521,7 +525,7 @@ Global___ApplyCartChangesResponse: _TypeAlias = ApplyCartChangesResponse  # noqa
 
 @_typing.final
 class ListAbandonedCartsRequest(_message.Message):
-    """Asks for carts that were left."""
+    """Request for ListAbandonedCarts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -529,12 +533,14 @@ class ListAbandonedCartsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many. 0 means 50; more than 1,000 is taken as 1,000; negative is refused."""
+    """The maximum number of carts to return. The default, for 0, is 50; values above 1,000 are reduced to 1,000; negative
+    values are rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before, of the same listing; empty for the first page."""
+    """The `next_page_token` of the previous page of the same list; empty for the first page."""
     @_builtins.property
     def idle_for(self) -> _duration_pb2.Duration:
-        """Only carts that were not changed for so long: 1 second to 400 days. Reading is no change."""
+        """Only carts that have not been changed for this long are returned: 1 second to 400 days. Reads do not count as changes."""
 
     def __init__(
         self,
@@ -553,7 +559,7 @@ Global___ListAbandonedCartsRequest: _TypeAlias = ListAbandonedCartsRequest  # no
 
 @_typing.final
 class ListAbandonedCartsResponse(_message.Message):
-    """A page of carts that were left."""
+    """Reply of ListAbandonedCarts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,14 +567,14 @@ class ListAbandonedCartsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last."""
+    """The `page_token` of the next page; empty on the last page."""
     @_builtins.property
     def carts(self) -> _containers.RepeatedCompositeFieldContainer[_cart_pb2.Cart]:
         """The carts."""
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Always from PostgreSQL; its version is the newest of the page."""
+        """The source is always PostgreSQL; the version is the newest on the page."""
 
     def __init__(
         self,
@@ -587,13 +593,13 @@ Global___ListAbandonedCartsResponse: _TypeAlias = ListAbandonedCartsResponse  # 
 
 @_typing.final
 class WatchCartRequest(_message.Message):
-    """Watches a cart."""
+    """Request for WatchCart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose cart."""
+    """The owner of the cart."""
     def __init__(
         self,
         *,
@@ -609,7 +615,7 @@ Global___WatchCartRequest: _TypeAlias = WatchCartRequest  # noqa: Y015
 
 @_typing.final
 class WatchCartResponse(_message.Message):
-    """A cart, as it is now."""
+    """The current state of the cart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -621,7 +627,7 @@ class WatchCartResponse(_message.Message):
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Where it came from."""
+        """Where the cart was read from and how old it is."""
 
     def __init__(
         self,

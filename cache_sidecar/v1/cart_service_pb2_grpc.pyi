@@ -27,30 +27,34 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CartServiceStub:
-    """Carts: read from Redis, then PostgreSQL; every change is committed in PostgreSQL before its reply.
+    """Manages shopping carts. Reads go to Redis, then PostgreSQL; every change is committed to PostgreSQL before the reply.
 
-    PostgreSQL puts the changes of a cart in an order, and the cart is what they make of it in that order, whatever any cache
-    held. A change of lines needs no etag: of two tabs that add different products at once, both are heard.
+    Consistency: PostgreSQL orders the changes of a cart and applies them in that order, whatever the caches hold. Changes
+    of single items need no etag: if two browser tabs add different products at the same time, the cart has both.
 
-    A read on the sidecar that acknowledged a change never returns an older cart. Another sidecar reads the change from Redis; when
-    Redis could not be told, it may return the older cart until the relay has told Redis, which takes about a second once
-    Redis answers. `options.bypass` reads from PostgreSQL. In a failover of Redis PostgreSQL answers for what a new or an old
-    primary may not know: an older cart is not returned unmarked later than 0.25 s + redis_timeout + 0.1 s (0.6 s by default)
-    after Redis was told; without a relay for `staleness_bound` (10 s) it may be, with cache.stale set. No cart ends with its copy
-    in Redis.
+    After a sidecar has acknowledged a change, it never returns an older cart. Other sidecars read the change from Redis.
+    If the change could not be published to Redis, they may return the older cart until the relay has published it, which
+    takes about a second once Redis answers. Set `options.bypass` to read from PostgreSQL. During a failover of Redis,
+    reads go to PostgreSQL where the old or the new primary may have missed a change: an older cart that is not marked
+    stale is returned for at most 0.25 s + `redis_timeout` + 0.1 s (0.6 s by default) after the change was published to
+    Redis. If no relay has been running for `staleness_bound` (10 s by default), an older cart may be returned later than
+    that, with `cache.stale` set. The expiry of a cart's copy in Redis does not delete the cart.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
-    google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
-    too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
-    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
-    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below, or
+    would make a total larger than google.type.Money can hold; FAILED_PRECONDITION with reason LIMIT_REACHED if an item
+    would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
+    with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
-    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
-    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+    Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
+    lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
+    `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings leave it out.
+    Idempotency: the scope of a request_id is the user_id. Reusing it for a different request with the same user_id fails
+    with INVALID_ARGUMENT and reason REQUEST_ID_REUSED; requests of other users with the same request_id are unrelated. A
+    request_id is not case-sensitive.
+
+    If a cart's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1 to
+    9999, reads of this cart fail with DATA_LOSS and reason UNREADABLE_ROW. Lists omit it.
     """
 
     @_typing.overload
@@ -58,123 +62,131 @@ class CartServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CartServiceAsyncStub: ...
     GetCart: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.GetCartRequest, _cart_service_pb2.GetCartResponse]
-    """Returns a cart; an empty one for a user who has none."""
+    """Returns the cart of a user; an empty one if the user has none."""
     ReplaceCart: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.ReplaceCartRequest, _cart_service_pb2.ReplaceCartResponse]
-    """Replaces all lines. ABORTED when `cart.etag` is given and no longer the current one; the current Cart is in the status
-    details, unless it is larger than 3,000 bytes.
+    """Replaces all items of a cart. Fails with ABORTED if `cart.etag` is set and is not the current etag; the status details
+    then contain the current Cart, unless it is larger than 3,000 bytes.
     """
     AddCartItem: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.AddCartItemRequest, _cart_service_pb2.AddCartItemResponse]
-    """Adds pieces of a product: to its line, if there is one with the same options, whose price becomes the one given; or as a
-    new line.
+    """Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
+    price replaced by the given one; otherwise a new item is added.
     """
     SetCartItemQuantity: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.SetCartItemQuantityRequest, _cart_service_pb2.SetCartItemQuantityResponse]
-    """Sets the quantity of a line; 0 removes it. NOT_FOUND when there is no such line."""
+    """Sets the quantity of an item; 0 removes it. Fails with NOT_FOUND if the cart has no such item."""
     RemoveCartItem: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.RemoveCartItemRequest, _cart_service_pb2.RemoveCartItemResponse]
-    """Removes a line, if it is there."""
+    """Removes an item. Succeeds if the cart has no such item."""
     ClearCart: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.ClearCartRequest, _cart_service_pb2.ClearCartResponse]
-    """Removes all lines."""
+    """Removes all items. Fails with ABORTED if `etag` is set and is not the current etag, as ReplaceCart does."""
     MergeCarts: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.MergeCartsRequest, _cart_service_pb2.MergeCartsResponse]
-    """Moves every line of a guest's cart into a user's, as if it was added there, but a quantity stops at its limit rather
-    than be refused; the guest's cart is empty then. To be called at a login.
+    """Moves every item of a guest's cart to a user's cart, as AddCartItem does, except that a quantity above the limit is
+    reduced to the limit instead of rejected. Afterwards the guest's cart is empty. Call this at login.
     """
     ApplyCartChanges: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.ApplyCartChangesRequest, _cart_service_pb2.ApplyCartChangesResponse]
-    """Makes several changes, in their order, all or none."""
+    """Makes several changes in the given order, atomically."""
     ListAbandonedCarts: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.ListAbandonedCartsRequest, _cart_service_pb2.ListAbandonedCartsResponse]
-    """Returns a page of the carts that have lines and were not changed for some time, the longest unchanged first; always
-    from PostgreSQL. A page has fewer than asked for when more would not fit into a reply.
+    """Returns a page of carts that have items and have not been changed for some time, the least recently changed first;
+    always from PostgreSQL. A page may hold fewer carts than requested if more would not fit into one reply.
     """
     WatchCart: _grpc.UnaryStreamMultiCallable[_cart_service_pb2.WatchCartRequest, _cart_service_pb2.WatchCartResponse]
-    """Streams a cart: as it is, then again after each change. The watch starts at the `cache.version` of the first message, and
-    misses no change after it, so nothing has to be read beside. A reader who is slow gets the newest cart next, and not those
-    between.
+    """Streams a cart: first its current state, then its state after each change. The watch starts at the `cache.version` of
+    the first message and misses no later change, so no separate read is needed. A slow reader receives the latest state
+    next and skips those in between.
     """
 
 @_typing.type_check_only
 class CartServiceAsyncStub(CartServiceStub):
-    """Carts: read from Redis, then PostgreSQL; every change is committed in PostgreSQL before its reply.
+    """Manages shopping carts. Reads go to Redis, then PostgreSQL; every change is committed to PostgreSQL before the reply.
 
-    PostgreSQL puts the changes of a cart in an order, and the cart is what they make of it in that order, whatever any cache
-    held. A change of lines needs no etag: of two tabs that add different products at once, both are heard.
+    Consistency: PostgreSQL orders the changes of a cart and applies them in that order, whatever the caches hold. Changes
+    of single items need no etag: if two browser tabs add different products at the same time, the cart has both.
 
-    A read on the sidecar that acknowledged a change never returns an older cart. Another sidecar reads the change from Redis; when
-    Redis could not be told, it may return the older cart until the relay has told Redis, which takes about a second once
-    Redis answers. `options.bypass` reads from PostgreSQL. In a failover of Redis PostgreSQL answers for what a new or an old
-    primary may not know: an older cart is not returned unmarked later than 0.25 s + redis_timeout + 0.1 s (0.6 s by default)
-    after Redis was told; without a relay for `staleness_bound` (10 s) it may be, with cache.stale set. No cart ends with its copy
-    in Redis.
+    After a sidecar has acknowledged a change, it never returns an older cart. Other sidecars read the change from Redis.
+    If the change could not be published to Redis, they may return the older cart until the relay has published it, which
+    takes about a second once Redis answers. Set `options.bypass` to read from PostgreSQL. During a failover of Redis,
+    reads go to PostgreSQL where the old or the new primary may have missed a change: an older cart that is not marked
+    stale is returned for at most 0.25 s + `redis_timeout` + 0.1 s (0.6 s by default) after the change was published to
+    Redis. If no relay has been running for `staleness_bound` (10 s by default), an older cart may be returned later than
+    that, with `cache.stale` set. The expiry of a cart's copy in Redis does not delete the cart.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
-    google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
-    too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
-    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
-    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below, or
+    would make a total larger than google.type.Money can hold; FAILED_PRECONDITION with reason LIMIT_REACHED if an item
+    would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
+    with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
-    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
-    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+    Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
+    lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
+    `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings leave it out.
+    Idempotency: the scope of a request_id is the user_id. Reusing it for a different request with the same user_id fails
+    with INVALID_ARGUMENT and reason REQUEST_ID_REUSED; requests of other users with the same request_id are unrelated. A
+    request_id is not case-sensitive.
+
+    If a cart's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1 to
+    9999, reads of this cart fail with DATA_LOSS and reason UNREADABLE_ROW. Lists omit it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCart: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.GetCartRequest, _cart_service_pb2.GetCartResponse]  # type: ignore[assignment]
-    """Returns a cart; an empty one for a user who has none."""
+    """Returns the cart of a user; an empty one if the user has none."""
     ReplaceCart: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.ReplaceCartRequest, _cart_service_pb2.ReplaceCartResponse]  # type: ignore[assignment]
-    """Replaces all lines. ABORTED when `cart.etag` is given and no longer the current one; the current Cart is in the status
-    details, unless it is larger than 3,000 bytes.
+    """Replaces all items of a cart. Fails with ABORTED if `cart.etag` is set and is not the current etag; the status details
+    then contain the current Cart, unless it is larger than 3,000 bytes.
     """
     AddCartItem: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.AddCartItemRequest, _cart_service_pb2.AddCartItemResponse]  # type: ignore[assignment]
-    """Adds pieces of a product: to its line, if there is one with the same options, whose price becomes the one given; or as a
-    new line.
+    """Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
+    price replaced by the given one; otherwise a new item is added.
     """
     SetCartItemQuantity: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.SetCartItemQuantityRequest, _cart_service_pb2.SetCartItemQuantityResponse]  # type: ignore[assignment]
-    """Sets the quantity of a line; 0 removes it. NOT_FOUND when there is no such line."""
+    """Sets the quantity of an item; 0 removes it. Fails with NOT_FOUND if the cart has no such item."""
     RemoveCartItem: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.RemoveCartItemRequest, _cart_service_pb2.RemoveCartItemResponse]  # type: ignore[assignment]
-    """Removes a line, if it is there."""
+    """Removes an item. Succeeds if the cart has no such item."""
     ClearCart: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.ClearCartRequest, _cart_service_pb2.ClearCartResponse]  # type: ignore[assignment]
-    """Removes all lines."""
+    """Removes all items. Fails with ABORTED if `etag` is set and is not the current etag, as ReplaceCart does."""
     MergeCarts: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.MergeCartsRequest, _cart_service_pb2.MergeCartsResponse]  # type: ignore[assignment]
-    """Moves every line of a guest's cart into a user's, as if it was added there, but a quantity stops at its limit rather
-    than be refused; the guest's cart is empty then. To be called at a login.
+    """Moves every item of a guest's cart to a user's cart, as AddCartItem does, except that a quantity above the limit is
+    reduced to the limit instead of rejected. Afterwards the guest's cart is empty. Call this at login.
     """
     ApplyCartChanges: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.ApplyCartChangesRequest, _cart_service_pb2.ApplyCartChangesResponse]  # type: ignore[assignment]
-    """Makes several changes, in their order, all or none."""
+    """Makes several changes in the given order, atomically."""
     ListAbandonedCarts: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.ListAbandonedCartsRequest, _cart_service_pb2.ListAbandonedCartsResponse]  # type: ignore[assignment]
-    """Returns a page of the carts that have lines and were not changed for some time, the longest unchanged first; always
-    from PostgreSQL. A page has fewer than asked for when more would not fit into a reply.
+    """Returns a page of carts that have items and have not been changed for some time, the least recently changed first;
+    always from PostgreSQL. A page may hold fewer carts than requested if more would not fit into one reply.
     """
     WatchCart: _aio.UnaryStreamMultiCallable[_cart_service_pb2.WatchCartRequest, _cart_service_pb2.WatchCartResponse]  # type: ignore[assignment]
-    """Streams a cart: as it is, then again after each change. The watch starts at the `cache.version` of the first message, and
-    misses no change after it, so nothing has to be read beside. A reader who is slow gets the newest cart next, and not those
-    between.
+    """Streams a cart: first its current state, then its state after each change. The watch starts at the `cache.version` of
+    the first message and misses no later change, so no separate read is needed. A slow reader receives the latest state
+    next and skips those in between.
     """
 
 class CartServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Carts: read from Redis, then PostgreSQL; every change is committed in PostgreSQL before its reply.
+    """Manages shopping carts. Reads go to Redis, then PostgreSQL; every change is committed to PostgreSQL before the reply.
 
-    PostgreSQL puts the changes of a cart in an order, and the cart is what they make of it in that order, whatever any cache
-    held. A change of lines needs no etag: of two tabs that add different products at once, both are heard.
+    Consistency: PostgreSQL orders the changes of a cart and applies them in that order, whatever the caches hold. Changes
+    of single items need no etag: if two browser tabs add different products at the same time, the cart has both.
 
-    A read on the sidecar that acknowledged a change never returns an older cart. Another sidecar reads the change from Redis; when
-    Redis could not be told, it may return the older cart until the relay has told Redis, which takes about a second once
-    Redis answers. `options.bypass` reads from PostgreSQL. In a failover of Redis PostgreSQL answers for what a new or an old
-    primary may not know: an older cart is not returned unmarked later than 0.25 s + redis_timeout + 0.1 s (0.6 s by default)
-    after Redis was told; without a relay for `staleness_bound` (10 s) it may be, with cache.stale set. No cart ends with its copy
-    in Redis.
+    After a sidecar has acknowledged a change, it never returns an older cart. Other sidecars read the change from Redis.
+    If the change could not be published to Redis, they may return the older cart until the relay has published it, which
+    takes about a second once Redis answers. Set `options.bypass` to read from PostgreSQL. During a failover of Redis,
+    reads go to PostgreSQL where the old or the new primary may have missed a change: an older cart that is not marked
+    stale is returned for at most 0.25 s + `redis_timeout` + 0.1 s (0.6 s by default) after the change was published to
+    Redis. If no relay has been running for `staleness_bound` (10 s by default), an older cart may be returned later than
+    that, with `cache.stale` set. The expiry of a cart's copy in Redis does not delete the cart.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below, or makes a total larger than
-    google.type.Money holds; FAILED_PRECONDITION with reason LIMIT_REACHED when a line would have too many pieces, or the cart
-    too many lines; RESOURCE_EXHAUSTED when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier
-    could answer. A change that is refused changes nothing. FAILED_PRECONDITION with reason REPLY_TOO_LARGE, and `size` and
-    `limit` in the error's metadata, when a cart is, or would become, larger than the setting max_message_bytes lets a reply be,
-    4 MiB unless it says otherwise; ClearCart and ReplaceCart make such a cart smaller.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below, or
+    would make a total larger than google.type.Money can hold; FAILED_PRECONDITION with reason LIMIT_REACHED if an item
+    would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
+    with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
-    A request_id is one of the user's: with another request of the same user_id it is refused, INVALID_ARGUMENT with reason
-    REQUEST_ID_REUSED. The same id of another user is another request. Upper and lower case are one id.
+    Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
+    lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
+    `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a cart whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings leave it out.
+    Idempotency: the scope of a request_id is the user_id. Reusing it for a different request with the same user_id fails
+    with INVALID_ARGUMENT and reason REQUEST_ID_REUSED; requests of other users with the same request_id are unrelated. A
+    request_id is not case-sensitive.
+
+    If a cart's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1 to
+    9999, reads of this cart fail with DATA_LOSS and reason UNREADABLE_ROW. Lists omit it.
     """
 
     @_abc_1.abstractmethod
@@ -183,7 +195,7 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.GetCartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.GetCartResponse, _abc.Awaitable[_cart_service_pb2.GetCartResponse]]:
-        """Returns a cart; an empty one for a user who has none."""
+        """Returns the cart of a user; an empty one if the user has none."""
 
     @_abc_1.abstractmethod
     def ReplaceCart(
@@ -191,8 +203,8 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.ReplaceCartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.ReplaceCartResponse, _abc.Awaitable[_cart_service_pb2.ReplaceCartResponse]]:
-        """Replaces all lines. ABORTED when `cart.etag` is given and no longer the current one; the current Cart is in the status
-        details, unless it is larger than 3,000 bytes.
+        """Replaces all items of a cart. Fails with ABORTED if `cart.etag` is set and is not the current etag; the status details
+        then contain the current Cart, unless it is larger than 3,000 bytes.
         """
 
     @_abc_1.abstractmethod
@@ -201,8 +213,8 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.AddCartItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.AddCartItemResponse, _abc.Awaitable[_cart_service_pb2.AddCartItemResponse]]:
-        """Adds pieces of a product: to its line, if there is one with the same options, whose price becomes the one given; or as a
-        new line.
+        """Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
+        price replaced by the given one; otherwise a new item is added.
         """
 
     @_abc_1.abstractmethod
@@ -211,7 +223,7 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.SetCartItemQuantityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.SetCartItemQuantityResponse, _abc.Awaitable[_cart_service_pb2.SetCartItemQuantityResponse]]:
-        """Sets the quantity of a line; 0 removes it. NOT_FOUND when there is no such line."""
+        """Sets the quantity of an item; 0 removes it. Fails with NOT_FOUND if the cart has no such item."""
 
     @_abc_1.abstractmethod
     def RemoveCartItem(
@@ -219,7 +231,7 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.RemoveCartItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.RemoveCartItemResponse, _abc.Awaitable[_cart_service_pb2.RemoveCartItemResponse]]:
-        """Removes a line, if it is there."""
+        """Removes an item. Succeeds if the cart has no such item."""
 
     @_abc_1.abstractmethod
     def ClearCart(
@@ -227,7 +239,7 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.ClearCartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.ClearCartResponse, _abc.Awaitable[_cart_service_pb2.ClearCartResponse]]:
-        """Removes all lines."""
+        """Removes all items. Fails with ABORTED if `etag` is set and is not the current etag, as ReplaceCart does."""
 
     @_abc_1.abstractmethod
     def MergeCarts(
@@ -235,8 +247,8 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.MergeCartsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.MergeCartsResponse, _abc.Awaitable[_cart_service_pb2.MergeCartsResponse]]:
-        """Moves every line of a guest's cart into a user's, as if it was added there, but a quantity stops at its limit rather
-        than be refused; the guest's cart is empty then. To be called at a login.
+        """Moves every item of a guest's cart to a user's cart, as AddCartItem does, except that a quantity above the limit is
+        reduced to the limit instead of rejected. Afterwards the guest's cart is empty. Call this at login.
         """
 
     @_abc_1.abstractmethod
@@ -245,7 +257,7 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.ApplyCartChangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.ApplyCartChangesResponse, _abc.Awaitable[_cart_service_pb2.ApplyCartChangesResponse]]:
-        """Makes several changes, in their order, all or none."""
+        """Makes several changes in the given order, atomically."""
 
     @_abc_1.abstractmethod
     def ListAbandonedCarts(
@@ -253,8 +265,8 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.ListAbandonedCartsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.ListAbandonedCartsResponse, _abc.Awaitable[_cart_service_pb2.ListAbandonedCartsResponse]]:
-        """Returns a page of the carts that have lines and were not changed for some time, the longest unchanged first; always
-        from PostgreSQL. A page has fewer than asked for when more would not fit into a reply.
+        """Returns a page of carts that have items and have not been changed for some time, the least recently changed first;
+        always from PostgreSQL. A page may hold fewer carts than requested if more would not fit into one reply.
         """
 
     @_abc_1.abstractmethod
@@ -263,9 +275,9 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cart_service_pb2.WatchCartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cart_service_pb2.WatchCartResponse], _abc.AsyncIterator[_cart_service_pb2.WatchCartResponse]]:
-        """Streams a cart: as it is, then again after each change. The watch starts at the `cache.version` of the first message, and
-        misses no change after it, so nothing has to be read beside. A reader who is slow gets the newest cart next, and not those
-        between.
+        """Streams a cart: first its current state, then its state after each change. The watch starts at the `cache.version` of
+        the first message and misses no later change, so no separate read is needed. A slow reader receives the latest state
+        next and skips those in between.
         """
 
 def add_CartServiceServicer_to_server(servicer: CartServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,26 +26,30 @@ if _version_not_supported:
 
 
 class InventoryServiceStub:
-    """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
-    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
-    (10 s) Redis does, with cache.stale set.
+    """Manages stock and reservations. Stock is never oversold: only PostgreSQL grants a reservation. Redis is used to reject
+    reservations of products known to be sold out without a query to PostgreSQL; every committed change is published to
+    Redis, so a rejection is outdated for no longer than that publication takes. During a failover of Redis, reads go to
+    PostgreSQL where the old or the new primary may have missed a change. If no relay has been running for
+    `staleness_bound` (10 s by default), Redis answers them with `cache.stale` set.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
-    when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
-    with reason REPLY_TOO_LARGE as in ProductService.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer;
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE as in ProductService. After UNAVAILABLE or DEADLINE_EXCEEDED, a change
+    may or may not have been made: retry with the same request_id to find out.
 
-    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
-    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
-    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
+    Consistency: a stock in several buckets is one stock. `version` in CacheMetadata grows with every change of any
+    bucket, and a reply always covers all buckets. If a bucket is missing in Redis, all of them are read from PostgreSQL;
+    if PostgreSQL does not answer either, the call fails with UNAVAILABLE. While several buckets change concurrently, a
+    reply may reflect some of these changes and not others.
 
-    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
-    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
-    another user is another request. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the user_id in ReserveInventory, the reservation in requests that name one,
+    and otherwise the whole shop. Reusing it for a different request in the same scope fails with INVALID_ARGUMENT and
+    reason REQUEST_ID_REUSED; requests in another scope with the same request_id are unrelated. A request_id is not
+    case-sensitive.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings, batches and watches leave it out.
+    If the row of a stock or reservation in PostgreSQL holds a value that the message cannot represent, such as a time
+    outside the years 1 to 9999, reads of it fail with DATA_LOSS and reason UNREADABLE_ROW. Lists, batches and watches
+    omit it.
     """
 
     def __init__(self, channel):
@@ -112,115 +116,123 @@ class InventoryServiceStub:
 
 
 class InventoryServiceServicer:
-    """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
-    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
-    (10 s) Redis does, with cache.stale set.
+    """Manages stock and reservations. Stock is never oversold: only PostgreSQL grants a reservation. Redis is used to reject
+    reservations of products known to be sold out without a query to PostgreSQL; every committed change is published to
+    Redis, so a rejection is outdated for no longer than that publication takes. During a failover of Redis, reads go to
+    PostgreSQL where the old or the new primary may have missed a change. If no relay has been running for
+    `staleness_bound` (10 s by default), Redis answers them with `cache.stale` set.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
-    when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
-    with reason REPLY_TOO_LARGE as in ProductService.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer;
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE as in ProductService. After UNAVAILABLE or DEADLINE_EXCEEDED, a change
+    may or may not have been made: retry with the same request_id to find out.
 
-    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
-    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
-    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
+    Consistency: a stock in several buckets is one stock. `version` in CacheMetadata grows with every change of any
+    bucket, and a reply always covers all buckets. If a bucket is missing in Redis, all of them are read from PostgreSQL;
+    if PostgreSQL does not answer either, the call fails with UNAVAILABLE. While several buckets change concurrently, a
+    reply may reflect some of these changes and not others.
 
-    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
-    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
-    another user is another request. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the user_id in ReserveInventory, the reservation in requests that name one,
+    and otherwise the whole shop. Reusing it for a different request in the same scope fails with INVALID_ARGUMENT and
+    reason REQUEST_ID_REUSED; requests in another scope with the same request_id are unrelated. A request_id is not
+    case-sensitive.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings, batches and watches leave it out.
+    If the row of a stock or reservation in PostgreSQL holds a value that the message cannot represent, such as a time
+    outside the years 1 to 9999, reads of it fail with DATA_LOSS and reason UNREADABLE_ROW. Lists, batches and watches
+    omit it.
     """
 
     def GetInventory(self, request, context):
-        """Returns the stock of one product. NOT_FOUND when the product has none, not even an empty one.
+        """Returns the stock of a product. Fails with NOT_FOUND if none was ever set for it; a stock of 0 pieces is found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetInventory(self, request, context):
-        """Returns the stock of up to 500 products, in the order asked for; products without are listed in `missing`,
-        and those whose rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when that is more than
-        fits into a reply: ask for fewer.
+        """Returns the stock of up to 500 products in the order of the request. Products without a stock are listed in `missing`;
+        products whose rows cannot be read are omitted from both lists. Fails with FAILED_PRECONDITION and reason
+        REPLY_TOO_LARGE if the stocks do not fit into one reply; request fewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetInventory(self, request, context):
-        """Sets how many pieces can be reserved, whatever it was before; what is reserved stays so. Makes the stock of a product
-        that has none. ABORTED when `etag` is given and no longer the current one. FAILED_PRECONDITION with reason
-        BUCKETS_IN_USE when `bucket_count` takes buckets away in which pieces are reserved.
+        """Sets the number of pieces that can be reserved, regardless of its current value; pieces already reserved stay
+        reserved. Creates the stock if the product has none. Fails with ABORTED if `etag` is set and is not the current etag,
+        and with FAILED_PRECONDITION and reason BUCKETS_IN_USE if `bucket_count` would remove buckets that hold reserved
+        pieces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdjustInventory(self, request, context):
-        """Adds pieces, or takes them away. NOT_FOUND when the product has no stock, FAILED_PRECONDITION with reason
-        OUT_OF_STOCK when fewer pieces than are to be taken away are available.
+        """Adds or removes pieces. Fails with NOT_FOUND if the product has no stock, and with FAILED_PRECONDITION and reason
+        OUT_OF_STOCK if fewer pieces are available than are to be removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReserveInventory(self, request, context):
-        """Reserves pieces of one or more products: all of them, or none. FAILED_PRECONDITION with reason OUT_OF_STOCK, and
-        `product_id` and `available` of the first product there are too few of in the error's metadata. NOT_FOUND when a
-        product has no stock.
+        """Reserves pieces of one or more products, atomically. Fails with FAILED_PRECONDITION and reason OUT_OF_STOCK if there
+        are too few pieces of a product; the error metadata has `product_id` and `available` of the first such product. Fails
+        with NOT_FOUND if a product has no stock.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExtendReservation(self, request, context):
-        """Lets a reservation expire later: `hold_duration` from now, unless that is earlier than it would be anyway. NOT_FOUND;
-        FAILED_PRECONDITION with reason RESERVATION_ENDED, and its `state` in the metadata, when it is no longer held.
+        """Extends a reservation to `hold_duration` from now, unless it would expire later anyway. Fails with NOT_FOUND if there
+        is no such reservation, and with FAILED_PRECONDITION and reason RESERVATION_ENDED if it is no longer held; the error
+        metadata has its `state`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CommitReservation(self, request, context):
-        """Sells what a reservation holds. Does nothing when that was done before. NOT_FOUND; FAILED_PRECONDITION with reason
-        RESERVATION_ENDED when it was released or expired.
+        """Commits a reservation: its pieces are sold. Has no effect if it is committed already. Fails with NOT_FOUND if there is
+        no such reservation, and with FAILED_PRECONDITION and reason RESERVATION_ENDED if it was released or has expired. The
+        policy's `commits_are_purchases` decides whether it is also recorded as a purchase of its user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseReservation(self, request, context):
-        """Gives back what a reservation holds. Does nothing when it was released, or expired, before. NOT_FOUND;
-        FAILED_PRECONDITION with reason RESERVATION_ENDED when it was committed.
+        """Releases a reservation: its pieces are available again. Has no effect if it was released or has expired already. Fails
+        with NOT_FOUND if there is no such reservation, and with FAILED_PRECONDITION and reason RESERVATION_ENDED if it was
+        committed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetReservation(self, request, context):
-        """Returns a reservation, always from PostgreSQL. NOT_FOUND when there is none.
+        """Returns a reservation, always from PostgreSQL. Fails with NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListReservations(self, request, context):
-        """Returns a page of reservations, the newest first, always from PostgreSQL. A page has fewer than asked for when more
-        would not fit into a reply.
+        """Returns a page of reservations, the newest first, always from PostgreSQL. A page may hold fewer reservations than
+        requested if more would not fit into one reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchInventory(self, request, context):
-        """Streams the stock of products: first as it is, then as it changes. Before that comes one message without a product_id: the
-        watch has started, and its `cache.version` is the newest version among the states that follow it and say how things are;
-        0 when there are none. No change that is committed after it is missed, so nothing has to be read beside. The states of one
-        product come in the order of their versions, each greater than the one before; a caller that reads slowly gets the newest
-        state and not those between.
+        """Streams the stock of products: first the current states, then every change. A message without a product_id comes
+        first: it says that the watch has started, and its `cache.version` is the newest version among the current states that
+        follow it, or 0 if there are none. The stream misses no change committed after that message, so no separate read is
+        needed. The states of one product arrive in the order of their versions, each greater than the one before. A slow
+        reader receives the latest state next and skips those in between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,26 +305,30 @@ def add_InventoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InventoryService:
-    """Stock is never oversold: only PostgreSQL grants a reservation. Redis refuses what is known to be sold out, without asking
-    PostgreSQL; it learns of every change when that is committed, so a refusal is never older than that news takes. In a failover
-    of Redis PostgreSQL answers reads for what a new or an old primary may not know; without a relay for `staleness_bound`
-    (10 s) Redis does, with cache.stale set.
+    """Manages stock and reservations. Stock is never oversold: only PostgreSQL grants a reservation. Redis is used to reject
+    reservations of products known to be sold out without a query to PostgreSQL; every committed change is published to
+    Redis, so a rejection is outdated for no longer than that publication takes. During a failover of Redis, reads go to
+    PostgreSQL where the old or the new primary may have missed a change. If no relay has been running for
+    `staleness_bound` (10 s by default), Redis answers them with `cache.stale` set.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
-    when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer. After UNAVAILABLE
-    or DEADLINE_EXCEEDED a change may have been made: repeat the call with the same request_id, and it tells. FAILED_PRECONDITION
-    with reason REPLY_TOO_LARGE as in ProductService.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer;
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE as in ProductService. After UNAVAILABLE or DEADLINE_EXCEEDED, a change
+    may or may not have been made: retry with the same request_id to find out.
 
-    A stock in several buckets is one stock: `version` in CacheMetadata grows with every change of any of them, and a reply is never
-    made of fewer buckets than there are. When a bucket is missing in Redis, all are read from PostgreSQL; UNAVAILABLE when that is
-    away, too. While buckets change at the same time, a reply may know of some of these changes and not yet of others.
+    Consistency: a stock in several buckets is one stock. `version` in CacheMetadata grows with every change of any
+    bucket, and a reply always covers all buckets. If a bucket is missing in Redis, all of them are read from PostgreSQL;
+    if PostgreSQL does not answer either, the call fails with UNAVAILABLE. While several buckets change concurrently, a
+    reply may reflect some of these changes and not others.
 
-    A request_id is one of the user's in ReserveInventory, of the reservation's where a request names one, and else one of the
-    shop's: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED. The same id of
-    another user is another request. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the user_id in ReserveInventory, the reservation in requests that name one,
+    and otherwise the whole shop. Reusing it for a different request in the same scope fails with INVALID_ARGUMENT and
+    reason REQUEST_ID_REUSED; requests in another scope with the same request_id are unrelated. A request_id is not
+    case-sensitive.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a stock or reservation whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings, batches and watches leave it out.
+    If the row of a stock or reservation in PostgreSQL holds a value that the message cannot represent, such as a time
+    outside the years 1 to 9999, reads of it fail with DATA_LOSS and reason UNREADABLE_ROW. Lists, batches and watches
+    omit it.
     """
 
     @staticmethod

@@ -29,7 +29,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cache_sidecar/v1/product_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63\x61\x63he_sidecar/v1/cache.proto\x1a\x1e\x63\x61\x63he_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x11GetProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"p\n\x12GetProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x89\x01\n\x17\x42\x61tchGetProductsRequest\x12>\n\x0bproduct_ids\x18\x01 \x03(\tB)\xbaH&\x92\x01#\x08\x01\x10\xf4\x03\"\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\xc1\x01\n\x18\x42\x61tchGetProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x37\n\x0eproduct_caches\x18\x0e \x03(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"w\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12&\n\x08\x63\x61tegory\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x01\x32\n^[^\\x00]*$\"\x8c\x01\n\x14ListProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"k\n\x14\x43reateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15\x43reateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\xec\x01\n\x14UpdateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xd8\x01\x03\x12\x7f\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15UpdateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\x83\x01\n\x14\x44\x65leteProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteProductResponse\"6\n\x14WatchProductsRequest\x12\x1e\n\rafter_version\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x99\x01\n\x15WatchProductsResponse\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.cache_sidecar.v1.ChangeKind\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x93\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x12\x1d\n\x19\x43HANGE_KIND_WATCH_STARTED\x10\x04\x32\xbd\x05\n\x0eProductService\x12W\n\nGetProduct\x12#.cache_sidecar.v1.GetProductRequest\x1a$.cache_sidecar.v1.GetProductResponse\x12i\n\x10\x42\x61tchGetProducts\x12).cache_sidecar.v1.BatchGetProductsRequest\x1a*.cache_sidecar.v1.BatchGetProductsResponse\x12]\n\x0cListProducts\x12%.cache_sidecar.v1.ListProductsRequest\x1a&.cache_sidecar.v1.ListProductsResponse\x12`\n\rCreateProduct\x12&.cache_sidecar.v1.CreateProductRequest\x1a\'.cache_sidecar.v1.CreateProductResponse\x12`\n\rUpdateProduct\x12&.cache_sidecar.v1.UpdateProductRequest\x1a\'.cache_sidecar.v1.UpdateProductResponse\x12`\n\rDeleteProduct\x12&.cache_sidecar.v1.DeleteProductRequest\x1a\'.cache_sidecar.v1.DeleteProductResponse\x12\x62\n\rWatchProducts\x12&.cache_sidecar.v1.WatchProductsRequest\x1a\'.cache_sidecar.v1.WatchProductsResponse0\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cache_sidecar/v1/product_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63\x61\x63he_sidecar/v1/cache.proto\x1a\x1e\x63\x61\x63he_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x11GetProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"p\n\x12GetProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x89\x01\n\x17\x42\x61tchGetProductsRequest\x12>\n\x0bproduct_ids\x18\x01 \x03(\tB)\xbaH&\x92\x01#\x08\x01\x10\xf4\x03\"\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\xc1\x01\n\x18\x42\x61tchGetProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x37\n\x0eproduct_caches\x18\x0e \x03(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\xfa\x01\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12&\n\x08\x63\x61tegory\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x01\x32\n^[^\\x00]*$\x12\x37\n\x05order\x18\x04 \x01(\x0e\x32\x1e.cache_sidecar.v1.ProductOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x10include_inactive\x18\x05 \x01(\x08\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\x8c\x01\n\x14ListProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"F\n\x14GetCategoriesRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"w\n\x15GetCategoriesResponse\x12.\n\ncategories\x18\x01 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x83\x01\n\x08\x43\x61tegory\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x15\n\rproduct_count\x18\x02 \x01(\x03\x12\x1b\n\x13total_product_count\x18\x03 \x01(\x03\x12\x31\n\rsubcategories\x18\x04 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\"k\n\x14\x43reateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15\x43reateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\xec\x01\n\x14UpdateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xd8\x01\x03\x12\x7f\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15UpdateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\x83\x01\n\x14\x44\x65leteProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteProductResponse\"6\n\x14WatchProductsRequest\x12\x1e\n\rafter_version\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x99\x01\n\x15WatchProductsResponse\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.cache_sidecar.v1.ChangeKind\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xaf\x01\n\x0cProductOrder\x12\x1d\n\x19PRODUCT_ORDER_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRODUCT_ORDER_PRODUCT_ID\x10\x01\x12\x17\n\x13PRODUCT_ORDER_TITLE\x10\x02\x12\x17\n\x13PRODUCT_ORDER_PRICE\x10\x03\x12\x18\n\x14PRODUCT_ORDER_NEWEST\x10\x04\x12\x16\n\x12PRODUCT_ORDER_RANK\x10\x05*\x93\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x12\x1d\n\x19\x43HANGE_KIND_WATCH_STARTED\x10\x04\x32\x9f\x06\n\x0eProductService\x12W\n\nGetProduct\x12#.cache_sidecar.v1.GetProductRequest\x1a$.cache_sidecar.v1.GetProductResponse\x12i\n\x10\x42\x61tchGetProducts\x12).cache_sidecar.v1.BatchGetProductsRequest\x1a*.cache_sidecar.v1.BatchGetProductsResponse\x12]\n\x0cListProducts\x12%.cache_sidecar.v1.ListProductsRequest\x1a&.cache_sidecar.v1.ListProductsResponse\x12`\n\rGetCategories\x12&.cache_sidecar.v1.GetCategoriesRequest\x1a\'.cache_sidecar.v1.GetCategoriesResponse\x12`\n\rCreateProduct\x12&.cache_sidecar.v1.CreateProductRequest\x1a\'.cache_sidecar.v1.CreateProductResponse\x12`\n\rUpdateProduct\x12&.cache_sidecar.v1.UpdateProductRequest\x1a\'.cache_sidecar.v1.UpdateProductResponse\x12`\n\rDeleteProduct\x12&.cache_sidecar.v1.DeleteProductRequest\x1a\'.cache_sidecar.v1.DeleteProductResponse\x12\x62\n\rWatchProducts\x12&.cache_sidecar.v1.WatchProductsRequest\x1a\'.cache_sidecar.v1.WatchProductsResponse0\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,9 +44,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['category']._loaded_options = None
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['category']._serialized_options = b'\272H\021r\017\030\200\0012\n^[^\\x00]*$'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['order']._loaded_options = None
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['order']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product']._loaded_options = None
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -65,8 +67,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEPRODUCTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_WATCHPRODUCTSREQUEST'].fields_by_name['after_version']._loaded_options = None
   _globals['_WATCHPRODUCTSREQUEST'].fields_by_name['after_version']._serialized_options = b'\272H\004\"\002(\000'
-  _globals['_CHANGEKIND']._serialized_start=1912
-  _globals['_CHANGEKIND']._serialized_end=2059
+  _globals['_PRODUCTORDER']._serialized_start=2371
+  _globals['_PRODUCTORDER']._serialized_end=2546
+  _globals['_CHANGEKIND']._serialized_start=2549
+  _globals['_CHANGEKIND']._serialized_end=2696
   _globals['_GETPRODUCTREQUEST']._serialized_start=218
   _globals['_GETPRODUCTREQUEST']._serialized_end=338
   _globals['_GETPRODUCTRESPONSE']._serialized_start=340
@@ -75,26 +79,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=592
   _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=595
   _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=788
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=790
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=909
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=912
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1052
-  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1054
-  _globals['_CREATEPRODUCTREQUEST']._serialized_end=1161
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=1163
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=1230
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=1233
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=1469
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=1471
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=1538
-  _globals['_DELETEPRODUCTREQUEST']._serialized_start=1541
-  _globals['_DELETEPRODUCTREQUEST']._serialized_end=1672
-  _globals['_DELETEPRODUCTRESPONSE']._serialized_start=1674
-  _globals['_DELETEPRODUCTRESPONSE']._serialized_end=1697
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=1699
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=1753
-  _globals['_WATCHPRODUCTSRESPONSE']._serialized_start=1756
-  _globals['_WATCHPRODUCTSRESPONSE']._serialized_end=1909
-  _globals['_PRODUCTSERVICE']._serialized_start=2062
-  _globals['_PRODUCTSERVICE']._serialized_end=2763
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=791
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1041
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1044
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1184
+  _globals['_GETCATEGORIESREQUEST']._serialized_start=1186
+  _globals['_GETCATEGORIESREQUEST']._serialized_end=1256
+  _globals['_GETCATEGORIESRESPONSE']._serialized_start=1258
+  _globals['_GETCATEGORIESRESPONSE']._serialized_end=1377
+  _globals['_CATEGORY']._serialized_start=1380
+  _globals['_CATEGORY']._serialized_end=1511
+  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1513
+  _globals['_CREATEPRODUCTREQUEST']._serialized_end=1620
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=1622
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=1689
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=1692
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=1928
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=1930
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=1997
+  _globals['_DELETEPRODUCTREQUEST']._serialized_start=2000
+  _globals['_DELETEPRODUCTREQUEST']._serialized_end=2131
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_start=2133
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_end=2156
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=2158
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=2212
+  _globals['_WATCHPRODUCTSRESPONSE']._serialized_start=2215
+  _globals['_WATCHPRODUCTSRESPONSE']._serialized_end=2368
+  _globals['_PRODUCTSERVICE']._serialized_start=2699
+  _globals['_PRODUCTSERVICE']._serialized_end=3498
 # @@protoc_insertion_point(module_scope)

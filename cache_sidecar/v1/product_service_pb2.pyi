@@ -23,6 +23,46 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ProductOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProductOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRODUCT_ORDER_UNSPECIFIED: _ProductOrder.ValueType  # 0
+    """The default: by product_id."""
+    PRODUCT_ORDER_PRODUCT_ID: _ProductOrder.ValueType  # 1
+    """By the bytes of the product_id."""
+    PRODUCT_ORDER_TITLE: _ProductOrder.ValueType  # 2
+    """By the first 100 characters of the title, in the order of the database's collation."""
+    PRODUCT_ORDER_PRICE: _ProductOrder.ValueType  # 3
+    """By price, the lowest first. Amounts are compared whatever their currency."""
+    PRODUCT_ORDER_NEWEST: _ProductOrder.ValueType  # 4
+    """By `create_time`, the newest first."""
+    PRODUCT_ORDER_RANK: _ProductOrder.ValueType  # 5
+    """By the column `rank` of the products in PostgreSQL, the lowest first: an order that the shop defines. Products without
+    a rank come last.
+    """
+
+class ProductOrder(_ProductOrder, metaclass=_ProductOrderEnumTypeWrapper):
+    """What a list of products is ordered by. Products for which that is equal are ordered by product_id."""
+
+PRODUCT_ORDER_UNSPECIFIED: ProductOrder.ValueType  # 0
+"""The default: by product_id."""
+PRODUCT_ORDER_PRODUCT_ID: ProductOrder.ValueType  # 1
+"""By the bytes of the product_id."""
+PRODUCT_ORDER_TITLE: ProductOrder.ValueType  # 2
+"""By the first 100 characters of the title, in the order of the database's collation."""
+PRODUCT_ORDER_PRICE: ProductOrder.ValueType  # 3
+"""By price, the lowest first. Amounts are compared whatever their currency."""
+PRODUCT_ORDER_NEWEST: ProductOrder.ValueType  # 4
+"""By `create_time`, the newest first."""
+PRODUCT_ORDER_RANK: ProductOrder.ValueType  # 5
+"""By the column `rank` of the products in PostgreSQL, the lowest first: an order that the shop defines. Products without
+a rank come last.
+"""
+Global___ProductOrder: _TypeAlias = ProductOrder  # noqa: Y015
+
 class _ChangeKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -32,42 +72,42 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
     """Not set; never sent."""
     CHANGE_KIND_CREATED: _ChangeKind.ValueType  # 1
-    """It was created."""
+    """The resource was created."""
     CHANGE_KIND_UPDATED: _ChangeKind.ValueType  # 2
-    """It was changed."""
+    """The resource was updated."""
     CHANGE_KIND_DELETED: _ChangeKind.ValueType  # 3
-    """It was deleted."""
+    """The resource was deleted."""
     CHANGE_KIND_WATCH_STARTED: _ChangeKind.ValueType  # 4
-    """Nothing was changed: a watch starts here."""
+    """Not a change: the watch starts here."""
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
-    """What happened to a resource."""
+    """The kind of a change."""
 
 CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
 """Not set; never sent."""
 CHANGE_KIND_CREATED: ChangeKind.ValueType  # 1
-"""It was created."""
+"""The resource was created."""
 CHANGE_KIND_UPDATED: ChangeKind.ValueType  # 2
-"""It was changed."""
+"""The resource was updated."""
 CHANGE_KIND_DELETED: ChangeKind.ValueType  # 3
-"""It was deleted."""
+"""The resource was deleted."""
 CHANGE_KIND_WATCH_STARTED: ChangeKind.ValueType  # 4
-"""Nothing was changed: a watch starts here."""
+"""Not a change: the watch starts here."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 @_typing.final
 class GetProductRequest(_message.Message):
-    """Asks for one product."""
+    """Request for GetProduct."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
-    """Which one."""
+    """The ID of the product to return."""
     @_builtins.property
     def options(self) -> _cache_pb2.ReadOptions:
-        """How fresh it has to be."""
+        """How fresh the product must be."""
 
     def __init__(
         self,
@@ -85,7 +125,7 @@ Global___GetProductRequest: _TypeAlias = GetProductRequest  # noqa: Y015
 
 @_typing.final
 class GetProductResponse(_message.Message):
-    """One product."""
+    """Reply of GetProduct."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -97,7 +137,7 @@ class GetProductResponse(_message.Message):
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Where it came from."""
+        """Where the product was read from and how old it is."""
 
     def __init__(
         self,
@@ -115,7 +155,7 @@ Global___GetProductResponse: _TypeAlias = GetProductResponse  # noqa: Y015
 
 @_typing.final
 class BatchGetProductsRequest(_message.Message):
-    """Asks for several products."""
+    """Request for BatchGetProducts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,11 +163,13 @@ class BatchGetProductsRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which ones: 1 to 500. One that is named several times is returned once, where it is named first."""
+        """The IDs of the products to return: 1 to 500. An ID that is given more than once is returned once, at its first
+        position.
+        """
 
     @_builtins.property
     def options(self) -> _cache_pb2.ReadOptions:
-        """How fresh they have to be."""
+        """How fresh the products must be."""
 
     def __init__(
         self,
@@ -145,7 +187,7 @@ Global___BatchGetProductsRequest: _TypeAlias = BatchGetProductsRequest  # noqa: 
 
 @_typing.final
 class BatchGetProductsResponse(_message.Message):
-    """Several products."""
+    """Reply of BatchGetProducts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -155,20 +197,20 @@ class BatchGetProductsResponse(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[_product_pb2.Product]:
-        """Those that exist, in the order of the request."""
+        """The products that exist, in the order of the request."""
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The product_ids that don't exist, in the order of the request."""
+        """The IDs of products that do not exist, in the order of the request."""
 
     @_builtins.property
     def product_caches(self) -> _containers.RepeatedCompositeFieldContainer[_cache_pb2.CacheMetadata]:
-        """Where each of `products` came from, in the same order."""
+        """Where each element of `products` was read from and how old it is, in the same order."""
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """The batch as a whole, `missing` included: the furthest tier that was read, the newest version, the greatest age,
-        stale if any part is.
+        """The metadata of the batch as a whole, including `missing`: the slowest tier that was read, the newest version, and the
+        greatest age. Stale if any element is stale.
         """
 
     def __init__(
@@ -189,29 +231,49 @@ Global___BatchGetProductsResponse: _TypeAlias = BatchGetProductsResponse  # noqa
 
 @_typing.final
 class ListProductsRequest(_message.Message):
-    """Asks for a page of the catalogue."""
+    """Request for ListProducts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    INCLUDE_INACTIVE_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many products. 0 means 50; more than 1,000 is taken as 1,000; negative is refused."""
+    """The maximum number of products to return. The default, for 0, is 50; values above 1,000 are reduced to 1,000; negative
+    values are rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before, with the same `category`; empty for the first page."""
+    """The `next_page_token` of the previous page; empty for the first page. `category` and `order` must be the same as in the
+    call that returned the token.
+    """
     category: _builtins.str
-    """Only products of this category, exactly; empty for all."""
+    """If set, only products in exactly this category are returned."""
+    order: Global___ProductOrder.ValueType
+    """The order of the products."""
+    include_inactive: _builtins.bool
+    """If true, products that are not active are included. Such a list is ordered by product_id and always read from
+    PostgreSQL; it is for programs that maintain or copy the catalogue. Any other `order` is rejected.
+    """
+    @_builtins.property
+    def options(self) -> _cache_pb2.ReadOptions:
+        """How fresh the list and its products must be."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         category: _builtins.str = ...,
+        order: Global___ProductOrder.ValueType = ...,
+        include_inactive: _builtins.bool = ...,
+        options: _cache_pb2.ReadOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "include_inactive", b"include_inactive", "options", b"options", "order", b"order", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,7 +281,7 @@ Global___ListProductsRequest: _TypeAlias = ListProductsRequest  # noqa: Y015
 
 @_typing.final
 class ListProductsResponse(_message.Message):
-    """A page of the catalogue."""
+    """Reply of ListProducts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -227,14 +289,16 @@ class ListProductsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last."""
+    """The `page_token` of the next page; empty on the last page."""
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[_product_pb2.Product]:
         """The products."""
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Always from PostgreSQL; its version is the newest of the page."""
+        """The metadata of the page as a whole: the slowest tier that was read, for the list or one of its products, the newest
+        version of a product on the page, and the greatest age. Stale if any part of it is.
+        """
 
     def __init__(
         self,
@@ -252,18 +316,110 @@ class ListProductsResponse(_message.Message):
 Global___ListProductsResponse: _TypeAlias = ListProductsResponse  # noqa: Y015
 
 @_typing.final
+class GetCategoriesRequest(_message.Message):
+    """Request for GetCategories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> _cache_pb2.ReadOptions:
+        """How fresh the reply must be."""
+
+    def __init__(
+        self,
+        *,
+        options: _cache_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCategoriesRequest: _TypeAlias = GetCategoriesRequest  # noqa: Y015
+
+@_typing.final
+class GetCategoriesResponse(_message.Message):
+    """Reply of GetCategories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]:
+        """The categories that are below no other one, ordered by their bytes."""
+
+    @_builtins.property
+    def cache(self) -> _cache_pb2.CacheMetadata:
+        """Where the reply was read from and how old it is."""
+
+    def __init__(
+        self,
+        *,
+        categories: _abc.Iterable[Global___Category] | None = ...,
+        cache: _cache_pb2.CacheMetadata | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "categories", b"categories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCategoriesResponse: _TypeAlias = GetCategoriesResponse  # noqa: Y015
+
+@_typing.final
+class Category(_message.Message):
+    """A category of products."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    PRODUCT_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_PRODUCT_COUNT_FIELD_NUMBER: _builtins.int
+    SUBCATEGORIES_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """The name, as in `Product.categories` and ListProductsRequest. `home/kitchen` is below `home`, which is returned even if
+    no product names it.
+    """
+    product_count: _builtins.int
+    """The number of active products in exactly this category, which ListProducts returns."""
+    total_product_count: _builtins.int
+    """The number of active products in this category or in any below it; one that is in several of them counts once."""
+    @_builtins.property
+    def subcategories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]:
+        """The categories directly below this one, ordered by their bytes."""
+
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        product_count: _builtins.int = ...,
+        total_product_count: _builtins.int = ...,
+        subcategories: _abc.Iterable[Global___Category] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "product_count", b"product_count", "subcategories", b"subcategories", "total_product_count", b"total_product_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Category: _TypeAlias = Category  # noqa: Y015
+
+@_typing.final
 class CreateProductRequest(_message.Message):
-    """Creates a product."""
+    """Request for CreateProduct."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     @_builtins.property
     def product(self) -> _product_pb2.Product:
-        """The product; etag and times are ignored."""
+        """The product to create. Its etag and times are ignored."""
 
     def __init__(
         self,
@@ -281,14 +437,14 @@ Global___CreateProductRequest: _TypeAlias = CreateProductRequest  # noqa: Y015
 
 @_typing.final
 class CreateProductResponse(_message.Message):
-    """The product as created."""
+    """Reply of CreateProduct."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def product(self) -> _product_pb2.Product:
-        """With etag and times."""
+        """The product as created, with its etag and times."""
 
     def __init__(
         self,
@@ -305,7 +461,7 @@ Global___CreateProductResponse: _TypeAlias = CreateProductResponse  # noqa: Y015
 
 @_typing.final
 class UpdateProductRequest(_message.Message):
-    """Changes a product."""
+    """Request for UpdateProduct."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -313,18 +469,19 @@ class UpdateProductRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     @_builtins.property
     def product(self) -> _product_pb2.Product:
-        """The product_id says which one; the fields named in update_mask are the new values. An etag, if given, has to be the
-        current one.
-        Only what the mask names has to be valid: the server checks the product that results.
+        """The product to update, identified by `product_id`, and the new values of the fields in `update_mask`. If the etag is
+        set, it must be the current one. Only the fields named in the mask must be valid; the server validates the resulting
+        product.
         """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: title, description, price, categories, brand, image_uris, attributes, active; or `*` alone for all of
-        them, which clears what is not set in `product`. Empty means every field that is set in `product`. At most 100 paths.
+        """The fields to update: title, description, price, categories, brand, image_uris, attributes, active. `*` alone updates
+        all of them and clears those that are not set in `product`. If empty, every field that is set in `product` is updated.
+        At most 100 paths.
         """
 
     def __init__(
@@ -344,14 +501,14 @@ Global___UpdateProductRequest: _TypeAlias = UpdateProductRequest  # noqa: Y015
 
 @_typing.final
 class UpdateProductResponse(_message.Message):
-    """The product as changed."""
+    """Reply of UpdateProduct."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def product(self) -> _product_pb2.Product:
-        """With its new etag."""
+        """The product as updated, with its new etag."""
 
     def __init__(
         self,
@@ -368,7 +525,7 @@ Global___UpdateProductResponse: _TypeAlias = UpdateProductResponse  # noqa: Y015
 
 @_typing.final
 class DeleteProductRequest(_message.Message):
-    """Deletes a product."""
+    """Request for DeleteProduct."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -376,11 +533,11 @@ class DeleteProductRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
-    """Which one."""
+    """The ID of the product to delete."""
     etag: _builtins.str
-    """If given, has to be the product's current one."""
+    """If set, must be the current etag of the product."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     def __init__(
         self,
         *,
@@ -398,7 +555,7 @@ Global___DeleteProductRequest: _TypeAlias = DeleteProductRequest  # noqa: Y015
 
 @_typing.final
 class DeleteProductResponse(_message.Message):
-    """The product is gone."""
+    """Reply of DeleteProduct. The product no longer exists."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -415,14 +572,14 @@ Global___DeleteProductResponse: _TypeAlias = DeleteProductResponse  # noqa: Y015
 
 @_typing.final
 class WatchProductsRequest(_message.Message):
-    """Watches the catalogue."""
+    """Request for WatchProducts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_VERSION_FIELD_NUMBER: _builtins.int
     after_version: _builtins.int
-    """Resume after the change with this version, as received from an earlier watch. 0 starts with the present: what happened
-    before the first message has to be read.
+    """Resumes after the change with this version, as received from an earlier watch. 0 starts with the present: to learn of
+    anything that happened before the first message, read it.
     """
     def __init__(
         self,
@@ -439,7 +596,7 @@ Global___WatchProductsRequest: _TypeAlias = WatchProductsRequest  # noqa: Y015
 
 @_typing.final
 class WatchProductsResponse(_message.Message):
-    """The start of the watch, or one committed change. Changes of one product arrive in the order of their versions."""
+    """The start of the watch, or one committed change. The changes of one product arrive in the order of their versions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -448,16 +605,17 @@ class WatchProductsResponse(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
-    """Which product; empty at the start."""
+    """The ID of the product that changed; empty in the first message."""
     version: _builtins.int
-    """The version the change made; resume after it with `after_version`. At the start, `after_version`, or the version of the
-    last change before the present, of a product or of anything else; 0 when that change is no longer kept.
+    """The version that the change created; pass it as `after_version` to resume after this change. In the first message: the
+    `after_version` of the request, or else the version of the latest change, to a product or to anything else; 0 if that
+    change is no longer retained.
     """
     kind: Global___ChangeKind.ValueType
-    """What happened."""
+    """The kind of the change."""
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was committed, as PostgreSQL saw it; not set at the start."""
+        """The commit time of the change according to PostgreSQL; not set in the first message."""
 
     def __init__(
         self,

@@ -27,24 +27,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProductServiceStub:
-    """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
+    """Manages the product catalogue. Reads go to memory, then Redis, then PostgreSQL; writes are committed to PostgreSQL
+    first.
 
-    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
-    the new primary holds nothing old. If PostgreSQL does not answer either, Redis does, with cache.stale set, however old that is:
-    cache.age bounds it. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+    Failover: while Redis fails over, reads are served from memory with `cache.stale` set for up to `stale_limit` (2 s by
+    default). After that they go to PostgreSQL, until the new primary is known to hold nothing outdated. If PostgreSQL
+    does not answer either, Redis does, with `cache.stale` set; the age of such a reply is bounded only by `cache.age`. If
+    no relay has been running for `staleness_bound` (10 s by default), cached replies have `cache.stale` set.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
-    when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer.
 
-    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
-    REQUEST_ID_REUSED. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the whole shop. Reusing it for a different request, even for another
+    product, fails with INVALID_ARGUMENT and reason REQUEST_ID_REUSED. A request_id is not case-sensitive.
 
-    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
-    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
-    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+    Size limit: no reply is larger than the sidecar's setting `max_message_bytes`. The default is 4 MiB, which is the
+    default limit of gRPC clients. A reply that exceeds the limit and cannot be split fails with FAILED_PRECONDITION and
+    reason REPLY_TOO_LARGE; the error metadata has `size` and `limit` in bytes. A write that would make a product too
+    large to be read fails the same way. Retrying does not help.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings and batches leave it out.
+    If a product's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1
+    to 9999, reads of this product fail with DATA_LOSS and reason UNREADABLE_ROW. Lists and batches omit it.
     """
 
     @_typing.overload
@@ -52,113 +55,135 @@ class ProductServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProductServiceAsyncStub: ...
     GetProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]
-    """Returns one product. NOT_FOUND when there is none."""
+    """Returns a product. Fails with NOT_FOUND if it does not exist."""
     BatchGetProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, and those whose
-    rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when they are more than fits into a reply:
-    ask for fewer.
+    """Returns up to 500 products in the order of the request. Products that do not exist are listed in `missing`; products
+    whose rows cannot be read are omitted from both lists. Fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE if
+    the products do not fit into one reply; request fewer.
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]
-    """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
-    would not fit into a reply.
+    """Returns a page of the active products of a category, or of all, in one of several orders. Pages are cached, and their
+    products like those of GetProduct. When a product enters, leaves or moves in a list, its pages are invalidated as soon
+    as the product is; other changes leave them valid. A page may hold fewer products than requested, even none, although
+    it is not the last: `next_page_token` says that. If PostgreSQL does not answer, products that are in no cache are
+    omitted, and `cache.stale` is set.
     """
+    GetCategories: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetCategoriesRequest, _product_service_pb2.GetCategoriesResponse]
+    """Returns the categories of the active products as trees, with the number of products in each. Cached as lists are."""
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]
-    """Creates a product. ALREADY_EXISTS when the product_id is taken."""
+    """Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use."""
     UpdateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.UpdateProductRequest, _product_service_pb2.UpdateProductResponse]
-    """Changes the fields named in update_mask. NOT_FOUND when there is no such product, ABORTED when `product.etag` is
-    given and no longer the current one.
+    """Updates the fields named in `update_mask`. Fails with NOT_FOUND if the product does not exist, and with ABORTED if
+    `product.etag` is set and is not the current etag.
     """
     DeleteProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _product_service_pb2.DeleteProductResponse]
-    """Deletes a product. NOT_FOUND when there is none, ABORTED when `etag` is given and no longer the current one."""
+    """Deletes a product. Fails with NOT_FOUND if it does not exist, and with ABORTED if `etag` is set and is not the current
+    etag.
+    """
     WatchProducts: _grpc.UnaryStreamMultiCallable[_product_service_pb2.WatchProductsRequest, _product_service_pb2.WatchProductsResponse]
-    """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and says where the
-    watch starts; every change that is committed after it was sent is told.
+    """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and the version
+    at which the watch starts; the stream delivers every change committed after that message was sent.
 
-    To hold a copy of the catalogue without a gap: watch, wait for the first message, read all pages of ListProducts, then
-    apply the changes that the watch tells, except those whose version is not above the one that was read (the `etag` is the
-    version in hexadecimal). When the stream ends, watch again with `after_version` set to the last version received, that of
-    the first message included, and go on; where that is 0, or the reply is CHANGES_EXPIRED, begin anew.
+    To maintain a complete copy of the catalogue: start a watch, wait for the first message, read all pages of
+    ListProducts with `include_inactive`, and then apply the watch's changes, ignoring each one whose version is not
+    greater than the version that was read (the etag of a product is its version in hexadecimal). When the stream ends, start another watch with
+    `after_version` set to the last version received, including that of the first message. If that version is 0, or the
+    call fails with CHANGES_EXPIRED, start over.
 
-    OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
-    `after_version` are no longer kept: read the catalogue again and watch from the present. ABORTED with reason
-    WATCH_TOO_SLOW when the caller reads too slowly; resume from the last version received.
+    Fails with OUT_OF_RANGE and reason CHANGES_EXPIRED if the changes after `after_version` are no longer retained: read
+    the catalogue again and start a watch without `after_version`. Fails with ABORTED and reason WATCH_TOO_SLOW if the
+    caller reads too slowly: resume from the last version received.
     """
 
 @_typing.type_check_only
 class ProductServiceAsyncStub(ProductServiceStub):
-    """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
+    """Manages the product catalogue. Reads go to memory, then Redis, then PostgreSQL; writes are committed to PostgreSQL
+    first.
 
-    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
-    the new primary holds nothing old. If PostgreSQL does not answer either, Redis does, with cache.stale set, however old that is:
-    cache.age bounds it. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+    Failover: while Redis fails over, reads are served from memory with `cache.stale` set for up to `stale_limit` (2 s by
+    default). After that they go to PostgreSQL, until the new primary is known to hold nothing outdated. If PostgreSQL
+    does not answer either, Redis does, with `cache.stale` set; the age of such a reply is bounded only by `cache.age`. If
+    no relay has been running for `staleness_bound` (10 s by default), cached replies have `cache.stale` set.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
-    when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer.
 
-    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
-    REQUEST_ID_REUSED. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the whole shop. Reusing it for a different request, even for another
+    product, fails with INVALID_ARGUMENT and reason REQUEST_ID_REUSED. A request_id is not case-sensitive.
 
-    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
-    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
-    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+    Size limit: no reply is larger than the sidecar's setting `max_message_bytes`. The default is 4 MiB, which is the
+    default limit of gRPC clients. A reply that exceeds the limit and cannot be split fails with FAILED_PRECONDITION and
+    reason REPLY_TOO_LARGE; the error metadata has `size` and `limit` in bytes. A write that would make a product too
+    large to be read fails the same way. Retrying does not help.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings and batches leave it out.
+    If a product's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1
+    to 9999, reads of this product fail with DATA_LOSS and reason UNREADABLE_ROW. Lists and batches omit it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_service_pb2.GetProductResponse]  # type: ignore[assignment]
-    """Returns one product. NOT_FOUND when there is none."""
+    """Returns a product. Fails with NOT_FOUND if it does not exist."""
     BatchGetProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.BatchGetProductsRequest, _product_service_pb2.BatchGetProductsResponse]  # type: ignore[assignment]
-    """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, and those whose
-    rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when they are more than fits into a reply:
-    ask for fewer.
+    """Returns up to 500 products in the order of the request. Products that do not exist are listed in `missing`; products
+    whose rows cannot be read are omitted from both lists. Fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE if
+    the products do not fit into one reply; request fewer.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]  # type: ignore[assignment]
-    """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
-    would not fit into a reply.
+    """Returns a page of the active products of a category, or of all, in one of several orders. Pages are cached, and their
+    products like those of GetProduct. When a product enters, leaves or moves in a list, its pages are invalidated as soon
+    as the product is; other changes leave them valid. A page may hold fewer products than requested, even none, although
+    it is not the last: `next_page_token` says that. If PostgreSQL does not answer, products that are in no cache are
+    omitted, and `cache.stale` is set.
     """
+    GetCategories: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetCategoriesRequest, _product_service_pb2.GetCategoriesResponse]  # type: ignore[assignment]
+    """Returns the categories of the active products as trees, with the number of products in each. Cached as lists are."""
     CreateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]  # type: ignore[assignment]
-    """Creates a product. ALREADY_EXISTS when the product_id is taken."""
+    """Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use."""
     UpdateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.UpdateProductRequest, _product_service_pb2.UpdateProductResponse]  # type: ignore[assignment]
-    """Changes the fields named in update_mask. NOT_FOUND when there is no such product, ABORTED when `product.etag` is
-    given and no longer the current one.
+    """Updates the fields named in `update_mask`. Fails with NOT_FOUND if the product does not exist, and with ABORTED if
+    `product.etag` is set and is not the current etag.
     """
     DeleteProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _product_service_pb2.DeleteProductResponse]  # type: ignore[assignment]
-    """Deletes a product. NOT_FOUND when there is none, ABORTED when `etag` is given and no longer the current one."""
+    """Deletes a product. Fails with NOT_FOUND if it does not exist, and with ABORTED if `etag` is set and is not the current
+    etag.
+    """
     WatchProducts: _aio.UnaryStreamMultiCallable[_product_service_pb2.WatchProductsRequest, _product_service_pb2.WatchProductsResponse]  # type: ignore[assignment]
-    """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and says where the
-    watch starts; every change that is committed after it was sent is told.
+    """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and the version
+    at which the watch starts; the stream delivers every change committed after that message was sent.
 
-    To hold a copy of the catalogue without a gap: watch, wait for the first message, read all pages of ListProducts, then
-    apply the changes that the watch tells, except those whose version is not above the one that was read (the `etag` is the
-    version in hexadecimal). When the stream ends, watch again with `after_version` set to the last version received, that of
-    the first message included, and go on; where that is 0, or the reply is CHANGES_EXPIRED, begin anew.
+    To maintain a complete copy of the catalogue: start a watch, wait for the first message, read all pages of
+    ListProducts with `include_inactive`, and then apply the watch's changes, ignoring each one whose version is not
+    greater than the version that was read (the etag of a product is its version in hexadecimal). When the stream ends, start another watch with
+    `after_version` set to the last version received, including that of the first message. If that version is 0, or the
+    call fails with CHANGES_EXPIRED, start over.
 
-    OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
-    `after_version` are no longer kept: read the catalogue again and watch from the present. ABORTED with reason
-    WATCH_TOO_SLOW when the caller reads too slowly; resume from the last version received.
+    Fails with OUT_OF_RANGE and reason CHANGES_EXPIRED if the changes after `after_version` are no longer retained: read
+    the catalogue again and start a watch without `after_version`. Fails with ABORTED and reason WATCH_TOO_SLOW if the
+    caller reads too slowly: resume from the last version received.
     """
 
 class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The product catalogue: read from memory, then Redis, then PostgreSQL; written to PostgreSQL first.
+    """Manages the product catalogue. Reads go to memory, then Redis, then PostgreSQL; writes are committed to PostgreSQL
+    first.
 
-    In a failover of Redis memory answers, with cache.stale set, for `stale_limit` (2 s); then PostgreSQL, until it is known that
-    the new primary holds nothing old. If PostgreSQL does not answer either, Redis does, with cache.stale set, however old that is:
-    cache.age bounds it. Without a relay for `staleness_bound` (10 s) what is cached is answered, with cache.stale set.
+    Failover: while Redis fails over, reads are served from memory with `cache.stale` set for up to `stale_limit` (2 s by
+    default). After that they go to PostgreSQL, until the new primary is known to hold nothing outdated. If PostgreSQL
+    does not answer either, Redis does, with `cache.stale` set; the age of such a reply is bounded only by `cache.age`. If
+    no relay has been running for `staleness_bound` (10 s by default), cached replies have `cache.stale` set.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED
-    when the sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer.
 
-    A request_id is one of the shop's: with another request, of whatever product, it is refused, INVALID_ARGUMENT with reason
-    REQUEST_ID_REUSED. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the whole shop. Reusing it for a different request, even for another
+    product, fails with INVALID_ARGUMENT and reason REQUEST_ID_REUSED. A request_id is not case-sensitive.
 
-    No reply is larger than the sidecar's setting max_message_bytes, 4 MiB unless it says otherwise, which is what every client
-    accepts. What cannot be split is refused with FAILED_PRECONDITION, reason REPLY_TOO_LARGE, and `size` and `limit` in the
-    error's metadata; so is a change that would leave a product which could not be read. Trying again does not help.
+    Size limit: no reply is larger than the sidecar's setting `max_message_bytes`. The default is 4 MiB, which is the
+    default limit of gRPC clients. A reply that exceeds the limit and cannot be split fails with FAILED_PRECONDITION and
+    reason REPLY_TOO_LARGE; the error metadata has `size` and `limit` in bytes. A write that would make a product too
+    large to be read fails the same way. Retrying does not help.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a product whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings and batches leave it out.
+    If a product's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1
+    to 9999, reads of this product fail with DATA_LOSS and reason UNREADABLE_ROW. Lists and batches omit it.
     """
 
     @_abc_1.abstractmethod
@@ -167,7 +192,7 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.GetProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.GetProductResponse, _abc.Awaitable[_product_service_pb2.GetProductResponse]]:
-        """Returns one product. NOT_FOUND when there is none."""
+        """Returns a product. Fails with NOT_FOUND if it does not exist."""
 
     @_abc_1.abstractmethod
     def BatchGetProducts(
@@ -175,9 +200,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.BatchGetProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.BatchGetProductsResponse, _abc.Awaitable[_product_service_pb2.BatchGetProductsResponse]]:
-        """Returns up to 500 products, in the order asked for; those that don't exist are listed in `missing`, and those whose
-        rows cannot be read are in neither. FAILED_PRECONDITION with reason REPLY_TOO_LARGE when they are more than fits into a reply:
-        ask for fewer.
+        """Returns up to 500 products in the order of the request. Products that do not exist are listed in `missing`; products
+        whose rows cannot be read are omitted from both lists. Fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE if
+        the products do not fit into one reply; request fewer.
         """
 
     @_abc_1.abstractmethod
@@ -186,9 +211,20 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.ListProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.ListProductsResponse, _abc.Awaitable[_product_service_pb2.ListProductsResponse]]:
-        """Returns a page of products, ordered by product_id, always from PostgreSQL. A page has fewer than asked for when more
-        would not fit into a reply.
+        """Returns a page of the active products of a category, or of all, in one of several orders. Pages are cached, and their
+        products like those of GetProduct. When a product enters, leaves or moves in a list, its pages are invalidated as soon
+        as the product is; other changes leave them valid. A page may hold fewer products than requested, even none, although
+        it is not the last: `next_page_token` says that. If PostgreSQL does not answer, products that are in no cache are
+        omitted, and `cache.stale` is set.
         """
+
+    @_abc_1.abstractmethod
+    def GetCategories(
+        self,
+        request: _product_service_pb2.GetCategoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_product_service_pb2.GetCategoriesResponse, _abc.Awaitable[_product_service_pb2.GetCategoriesResponse]]:
+        """Returns the categories of the active products as trees, with the number of products in each. Cached as lists are."""
 
     @_abc_1.abstractmethod
     def CreateProduct(
@@ -196,7 +232,7 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.CreateProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.CreateProductResponse, _abc.Awaitable[_product_service_pb2.CreateProductResponse]]:
-        """Creates a product. ALREADY_EXISTS when the product_id is taken."""
+        """Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use."""
 
     @_abc_1.abstractmethod
     def UpdateProduct(
@@ -204,8 +240,8 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.UpdateProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.UpdateProductResponse, _abc.Awaitable[_product_service_pb2.UpdateProductResponse]]:
-        """Changes the fields named in update_mask. NOT_FOUND when there is no such product, ABORTED when `product.etag` is
-        given and no longer the current one.
+        """Updates the fields named in `update_mask`. Fails with NOT_FOUND if the product does not exist, and with ABORTED if
+        `product.etag` is set and is not the current etag.
         """
 
     @_abc_1.abstractmethod
@@ -214,7 +250,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.DeleteProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.DeleteProductResponse, _abc.Awaitable[_product_service_pb2.DeleteProductResponse]]:
-        """Deletes a product. NOT_FOUND when there is none, ABORTED when `etag` is given and no longer the current one."""
+        """Deletes a product. Fails with NOT_FOUND if it does not exist, and with ABORTED if `etag` is set and is not the current
+        etag.
+        """
 
     @_abc_1.abstractmethod
     def WatchProducts(
@@ -222,17 +260,18 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.WatchProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_product_service_pb2.WatchProductsResponse], _abc.AsyncIterator[_product_service_pb2.WatchProductsResponse]]:
-        """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and says where the
-        watch starts; every change that is committed after it was sent is told.
+        """Streams every committed change of the catalogue. The first message has kind CHANGE_KIND_WATCH_STARTED and the version
+        at which the watch starts; the stream delivers every change committed after that message was sent.
 
-        To hold a copy of the catalogue without a gap: watch, wait for the first message, read all pages of ListProducts, then
-        apply the changes that the watch tells, except those whose version is not above the one that was read (the `etag` is the
-        version in hexadecimal). When the stream ends, watch again with `after_version` set to the last version received, that of
-        the first message included, and go on; where that is 0, or the reply is CHANGES_EXPIRED, begin anew.
+        To maintain a complete copy of the catalogue: start a watch, wait for the first message, read all pages of
+        ListProducts with `include_inactive`, and then apply the watch's changes, ignoring each one whose version is not
+        greater than the version that was read (the etag of a product is its version in hexadecimal). When the stream ends, start another watch with
+        `after_version` set to the last version received, including that of the first message. If that version is 0, or the
+        call fails with CHANGES_EXPIRED, start over.
 
-        OUT_OF_RANGE with reason CHANGES_EXPIRED when the changes after
-        `after_version` are no longer kept: read the catalogue again and watch from the present. ABORTED with reason
-        WATCH_TOO_SLOW when the caller reads too slowly; resume from the last version received.
+        Fails with OUT_OF_RANGE and reason CHANGES_EXPIRED if the changes after `after_version` are no longer retained: read
+        the catalogue again and start a watch without `after_version`. Fails with ABORTED and reason WATCH_TOO_SLOW if the
+        caller reads too slowly: resume from the last version received.
         """
 
 def add_ProductServiceServicer_to_server(servicer: ProductServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

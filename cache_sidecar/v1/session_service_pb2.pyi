@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateSessionRequest(_message.Message):
-    """Creates a session."""
+    """Request for CreateSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -53,16 +53,16 @@ class CreateSessionRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose it is; empty before a login."""
+    """The user of the session; empty before login."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, within 24 hours: a repeat creates no second session. A UUID."""
+    """Makes the call idempotent: for 24 hours, a retry with the same request_id does not create a second session. A UUID."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What to remember: at most 64 keys of 1 to 64 characters, values of at most 1,024."""
+        """Data to keep in the session: at most 64 attributes, with keys of 1 to 64 characters and values of at most 1,024."""
 
     @_builtins.property
     def client(self) -> _session_pb2.SessionClient:
-        """What it is used from."""
+        """The client that uses the session."""
 
     def __init__(
         self,
@@ -82,17 +82,17 @@ Global___CreateSessionRequest: _TypeAlias = CreateSessionRequest  # noqa: Y015
 
 @_typing.final
 class CreateSessionResponse(_message.Message):
-    """The session as created."""
+    """Reply of CreateSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """256 random bits, in 43 characters that fit into a cookie. Shown this once."""
+    """The ID of the session: 256 random bits as 43 characters that are safe in a cookie. Not returned again."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session, without its session_id."""
+        """The session as created, without its session_id."""
 
     def __init__(
         self,
@@ -110,13 +110,13 @@ Global___CreateSessionResponse: _TypeAlias = CreateSessionResponse  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
-    """Asks for a session."""
+    """Request for GetSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The secret that names it. 1 to 256 characters, no control characters."""
+    """The secret ID of the session: 1 to 256 characters, no control characters."""
     def __init__(
         self,
         *,
@@ -132,7 +132,7 @@ Global___GetSessionRequest: _TypeAlias = GetSessionRequest  # noqa: Y015
 
 @_typing.final
 class GetSessionResponse(_message.Message):
-    """A session."""
+    """Reply of GetSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -140,11 +140,11 @@ class GetSessionResponse(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """Without its session_id; expire_time as this call left it."""
+        """The session, without its session_id, and with the expire_time that results from this call."""
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Where it came from."""
+        """Where the session was read from and how old it is."""
 
     def __init__(
         self,
@@ -162,13 +162,13 @@ Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 
 @_typing.final
 class TouchSessionRequest(_message.Message):
-    """Says that a session is used."""
+    """Request for TouchSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The secret that names it. 1 to 256 characters, no control characters."""
+    """The secret ID of the session: 1 to 256 characters, no control characters."""
     def __init__(
         self,
         *,
@@ -184,7 +184,7 @@ Global___TouchSessionRequest: _TypeAlias = TouchSessionRequest  # noqa: Y015
 
 @_typing.final
 class TouchSessionResponse(_message.Message):
-    """The session goes on."""
+    """Reply of TouchSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -192,11 +192,11 @@ class TouchSessionResponse(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it is over unless it is used before."""
+        """The time at which the session now expires if it is not used before."""
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Where the session was found."""
+        """Where the session was read from and how old it is."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ Global___TouchSessionResponse: _TypeAlias = TouchSessionResponse  # noqa: Y015
 
 @_typing.final
 class UpdateSessionRequest(_message.Message):
-    """Changes a session."""
+    """Request for UpdateSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -222,19 +222,20 @@ class UpdateSessionRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session_id says which one; the fields named in update_mask are the new values. An etag, if given, has to be the
-        current one. Only what the mask names has to be valid: the server checks the session that results.
+        """The session to update, identified by `session_id`, and the new values of the fields in `update_mask`. If the etag is
+        set, it must be the current one. Only the fields named in the mask must be valid; the server validates the resulting
+        session.
         """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: `user_id`, `client`, `attributes`, `attributes.KEY`. Attributes are merged key by key: `attributes`
-        sets every key given, and leaves the others; `attributes.KEY` sets one, or removes it when it is not given. `*` alone
-        replaces all of it: it clears what is not set in `session`, and removes every attribute that is not given. Empty means
-        every field that is set in `session`. At most 100 paths.
+        """The fields to update: `user_id`, `client`, `attributes`, `attributes.KEY`. `attributes` sets every attribute given and
+        keeps the others; `attributes.KEY` sets one attribute, or removes it if it is not given. `*` alone replaces the whole
+        session: it clears the fields that are not set in `session` and removes every attribute that is not given. If empty,
+        every field that is set in `session` is updated. At most 100 paths.
         """
 
     def __init__(
@@ -254,14 +255,14 @@ Global___UpdateSessionRequest: _TypeAlias = UpdateSessionRequest  # noqa: Y015
 
 @_typing.final
 class UpdateSessionResponse(_message.Message):
-    """The session as changed."""
+    """Reply of UpdateSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """With its new etag, without its session_id."""
+        """The session as updated, with its new etag and without its session_id."""
 
     def __init__(
         self,
@@ -278,16 +279,16 @@ Global___UpdateSessionResponse: _TypeAlias = UpdateSessionResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSessionRequest(_message.Message):
-    """Ends a session."""
+    """Request for DeleteSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The secret that names it. 1 to 256 characters, no control characters."""
+    """The secret ID of the session: 1 to 256 characters, no control characters."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     def __init__(
         self,
         *,
@@ -304,15 +305,15 @@ Global___DeleteSessionRequest: _TypeAlias = DeleteSessionRequest  # noqa: Y015
 
 @_typing.final
 class DeleteSessionResponse(_message.Message):
-    """The session is over."""
+    """Reply of DeleteSession. The session has ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVOCATION_PENDING_FIELD_NUMBER: _builtins.int
     revocation_pending: _builtins.bool
-    """True when Redis did not confirm in time that it was told, or it is not known that the node that was told is the one that
-    others read: the session is ended in PostgreSQL and on this sidecar, others may accept it until the relay tells Redis. A
-    repeat tells Redis again and says how that went.
+    """True if Redis did not confirm the revocation in time, or if the node that confirmed it may not be the one that other
+    sidecars read. The session has ended in PostgreSQL and on this sidecar; others may accept it until the relay publishes
+    the revocation. A retry publishes it again and reports the new result.
     """
     def __init__(
         self,
@@ -329,16 +330,16 @@ Global___DeleteSessionResponse: _TypeAlias = DeleteSessionResponse  # noqa: Y015
 
 @_typing.final
 class RotateSessionRequest(_message.Message):
-    """Gives a session another id."""
+    """Request for RotateSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The secret that names it. 1 to 256 characters, no control characters."""
+    """The secret ID of the session: 1 to 256 characters, no control characters."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, within 24 hours. A UUID."""
+    """Makes the call idempotent for 24 hours, except that each retry returns a new session_id. A UUID."""
     def __init__(
         self,
         *,
@@ -355,7 +356,7 @@ Global___RotateSessionRequest: _TypeAlias = RotateSessionRequest  # noqa: Y015
 
 @_typing.final
 class RotateSessionResponse(_message.Message):
-    """The session under its new id."""
+    """Reply of RotateSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -363,9 +364,9 @@ class RotateSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     REVOCATION_PENDING_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The new one, shown this once."""
+    """The new ID of the session. Not returned again."""
     revocation_pending: _builtins.bool
-    """True when Redis did not confirm that it was told that the old id is over; as in DeleteSessionResponse."""
+    """True if Redis did not confirm that the old ID was revoked; see DeleteSessionResponse."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """The session, without its session_id."""
@@ -387,7 +388,7 @@ Global___RotateSessionResponse: _TypeAlias = RotateSessionResponse  # noqa: Y015
 
 @_typing.final
 class ListUserSessionsRequest(_message.Message):
-    """Asks for a user's sessions."""
+    """Request for ListUserSessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,11 +396,13 @@ class ListUserSessionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose."""
+    """The user whose sessions to return."""
     page_size: _builtins.int
-    """At most this many. 0 means 50; more than 1,000 is taken as 1,000; negative is refused."""
+    """The maximum number of sessions to return. The default, for 0, is 50; values above 1,000 are reduced to 1,000; negative
+    values are rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before, of the same listing; empty for the first page."""
+    """The `next_page_token` of the previous page of the same list; empty for the first page."""
     def __init__(
         self,
         *,
@@ -417,7 +420,7 @@ Global___ListUserSessionsRequest: _TypeAlias = ListUserSessionsRequest  # noqa: 
 
 @_typing.final
 class ListUserSessionsResponse(_message.Message):
-    """A page of a user's sessions."""
+    """Reply of ListUserSessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,14 +428,14 @@ class ListUserSessionsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last."""
+    """The `page_token` of the next page; empty on the last page."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
-        """Without their session_ids."""
+        """The sessions, without their session_ids."""
 
     @_builtins.property
     def cache(self) -> _cache_pb2.CacheMetadata:
-        """Always from PostgreSQL; its version is the newest of the page."""
+        """The source is always PostgreSQL; the version is the newest on the page."""
 
     def __init__(
         self,
@@ -451,16 +454,16 @@ Global___ListUserSessionsResponse: _TypeAlias = ListUserSessionsResponse  # noqa
 
 @_typing.final
 class DeleteUserSessionsRequest(_message.Message):
-    """Ends all sessions of a user."""
+    """Request for DeleteUserSessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose."""
+    """The user whose sessions to end."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: a repeat with the same id, within 24 hours, returns the first reply. A UUID."""
+    """Makes the call idempotent: for 24 hours, retries with the same request_id return the original reply. A UUID."""
     def __init__(
         self,
         *,
@@ -477,13 +480,13 @@ Global___DeleteUserSessionsRequest: _TypeAlias = DeleteUserSessionsRequest  # no
 
 @_typing.final
 class DeleteUserSessionsResponse(_message.Message):
-    """No sidecar accepts any of them."""
+    """Reply of DeleteUserSessions. No sidecar accepts any of the sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
-    """How many this call ended."""
+    """The number of sessions that this call ended."""
     def __init__(
         self,
         *,

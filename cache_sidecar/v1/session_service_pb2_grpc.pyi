@@ -27,33 +27,38 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionServiceStub:
-    """Sessions: used through Redis, kept in PostgreSQL, so that no Redis takes them with it.
+    """Manages sessions. They are read through Redis and stored in PostgreSQL, so that no loss of Redis loses them.
 
-    What is created, changed or ended is in PostgreSQL before the reply. Use is written there at most once per session in 5
-    minutes (a sixth of the expiry, if that is less), and when a sidecar stops. When Redis loses everything, every session that
-    was valid is valid, and one that was ended stays ended; one that merely expired less than those 5 minutes ago may be valid
-    again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
-    lost: NOT_FOUND is never said by Redis alone for want of use.
+    Durability: creations, changes and ends of sessions are committed to PostgreSQL before the reply. Uses are written
+    there at most once per session in 5 minutes (or a sixth of the expiry time, if that is less), and when a sidecar
+    stops. If Redis loses all data, every valid session stays valid and every ended one stays ended; only a session that
+    expired less than those 5 minutes ago may become valid again, because PostgreSQL cannot know that it was not used. The
+    same holds after a failover of Redis, which may lose the latest uses: Redis alone never decides that a session has
+    expired, PostgreSQL is asked before NOT_FOUND is returned.
 
-    Once DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called accepts it no more. Nor
-    does any other one, if Redis confirmed that it was told; in a failover of Redis, 0.25 s + redis_timeout + 0.1 s (0.6 s by
-    default) after the reply at the latest, as PostgreSQL answers for what a new or an old primary may not know. If Redis did not
-    confirm it, which revocation_pending or the error REVOCATION_PENDING says, others may accept it until the relay has told Redis,
-    mostly within a second. A reply that may be older than `staleness_bound` (10 s) in this, as there is no relay or it is behind,
-    has cache.stale set: whoever must be sure refuses that.
+    Revocation: after DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called
+    no longer accepts it. If Redis confirmed the revocation, neither does any other sidecar; during a failover of Redis
+    this holds 0.25 s + `redis_timeout` + 0.1 s (0.6 s by default) after the reply at the latest, because PostgreSQL
+    answers where the old or the new primary may have missed it. If Redis did not confirm the revocation, which is
+    reported by `revocation_pending` or by the error REVOCATION_PENDING, other sidecars may accept the session until the
+    relay has published the revocation to Redis, usually within a second. A reply that may be outdated in this respect by
+    more than `staleness_bound` (10 s by default), because no relay is running or the relay lags, has `cache.stale` set:
+    reject it if you must be certain.
 
-    A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
+    Secrecy: only the caller knows a session_id. Redis, PostgreSQL, logs and metrics contain its SHA-256.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
-    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer;
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE if a session would be larger than the sidecar's setting
+    `max_message_bytes` lets a reply be.
 
-    A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
-    is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
-    The same id of anybody else is another request. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the user, or the session in requests that name a session_id, or the value of
+    `client` if a session is created without a user. Reusing it for a different request in the same scope fails with
+    INVALID_ARGUMENT and reason REQUEST_ID_REUSED; requests in another scope with the same request_id are unrelated. A
+    request_id is not case-sensitive.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings leave it out.
+    If a session's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1
+    to 9999, reads of this session fail with DATA_LOSS and reason UNREADABLE_ROW. Lists omit it.
     """
 
     @_typing.overload
@@ -61,131 +66,153 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
-    """Creates a session and returns its session_id, this once. A repeat with the same request_id returns another session_id
-    for the same session, and ends the first one: nobody keeps what it would take to return that again.
+    """Creates a session and returns its session_id, which is not returned again. A retry with the same request_id returns a
+    new session_id for the same session and invalidates the first one: the server does not store what it would need to
+    return the first one again.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
-    """Returns a session, and puts off its expiry. NOT_FOUND when there is none, or it is over."""
+    """Returns a session and extends its expiry. Fails with NOT_FOUND if it does not exist or has ended."""
     TouchSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_service_pb2.TouchSessionResponse]
-    """Puts off the expiry of a session. NOT_FOUND when there is none, or it is over."""
+    """Extends the expiry of a session. Fails with NOT_FOUND if it does not exist or has ended."""
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_service_pb2.UpdateSessionResponse]
-    """Changes the fields named in update_mask, and puts off the expiry. NOT_FOUND when there is no such session, ABORTED when
-    `session.etag` is given and no longer the current one.
+    """Updates the fields named in `update_mask` and extends the expiry. Fails with NOT_FOUND if the session does not exist
+    or has ended, and with ABORTED if `session.etag` is set and is not the current etag.
     """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
-    """Ends a session. NOT_FOUND when there is none."""
+    """Ends a session. Fails with NOT_FOUND if it does not exist."""
     RotateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RotateSessionRequest, _session_service_pb2.RotateSessionResponse]
-    """Gives a session another session_id, and ends the old one; content and end_time stay. To be called at every login, so
-    that an id somebody planted before is worth nothing after. NOT_FOUND when there is none. A repeat with the same
-    request_id returns yet another session_id, and ends the one before.
+    """Replaces the session_id of a session and invalidates the old one; the content and the end_time stay. Call this at
+    every login, so that an ID planted by an attacker before the login becomes worthless (session fixation). Fails with
+    NOT_FOUND if the session does not exist. A retry with the same request_id returns yet another session_id and
+    invalidates the one before.
     """
     ListUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListUserSessionsRequest, _session_service_pb2.ListUserSessionsResponse]
-    """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-    may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
+    """Returns a page of a user's sessions, the newest first, from PostgreSQL. The sessions have no session_id, and their
+    expire_time may be up to 5 minutes too early. A page may hold fewer sessions than requested if more would not fit into
+    one reply.
     """
     DeleteUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]
-    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, but for what is said
-    above of a failover, nor one that a rotation or a repeated creation made of one of them meanwhile. What adds a session to
-    the user's, which is CreateSession, RotateSession, an UpdateSession that changes user_id, or an import, comes before or
-    after as a whole: before, it is ended and counted; after, CreateSession makes one that is alive, and RotateSession is
-    NOT_FOUND. UNAVAILABLE with reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told:
-    other sidecars may accept them until it is, by a repeat of this call (with or without the same request_id), or by the
-    relay.
+    """Ends every session of a user: logs the user out everywhere. When the call returns, no sidecar accepts any of these
+    sessions, nor a session derived from one of them by a concurrent rotation or retried creation, except for the delay
+    during a failover described above. A call that adds a session to the user's (CreateSession, RotateSession, an
+    UpdateSession that changes user_id, or an import) takes effect either entirely before this one or entirely after it.
+    Before: the session is ended and counted. After: a session from CreateSession is valid, and RotateSession fails with
+    NOT_FOUND.
+
+    Fails with UNAVAILABLE and reason REVOCATION_PENDING if the sessions have ended in PostgreSQL but the revocation could
+    not be published to Redis. Other sidecars may accept the sessions until it is published, by the relay or by a retry of
+    this call (with or without the same request_id).
     """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
-    """Sessions: used through Redis, kept in PostgreSQL, so that no Redis takes them with it.
+    """Manages sessions. They are read through Redis and stored in PostgreSQL, so that no loss of Redis loses them.
 
-    What is created, changed or ended is in PostgreSQL before the reply. Use is written there at most once per session in 5
-    minutes (a sixth of the expiry, if that is less), and when a sidecar stops. When Redis loses everything, every session that
-    was valid is valid, and one that was ended stays ended; one that merely expired less than those 5 minutes ago may be valid
-    again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
-    lost: NOT_FOUND is never said by Redis alone for want of use.
+    Durability: creations, changes and ends of sessions are committed to PostgreSQL before the reply. Uses are written
+    there at most once per session in 5 minutes (or a sixth of the expiry time, if that is less), and when a sidecar
+    stops. If Redis loses all data, every valid session stays valid and every ended one stays ended; only a session that
+    expired less than those 5 minutes ago may become valid again, because PostgreSQL cannot know that it was not used. The
+    same holds after a failover of Redis, which may lose the latest uses: Redis alone never decides that a session has
+    expired, PostgreSQL is asked before NOT_FOUND is returned.
 
-    Once DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called accepts it no more. Nor
-    does any other one, if Redis confirmed that it was told; in a failover of Redis, 0.25 s + redis_timeout + 0.1 s (0.6 s by
-    default) after the reply at the latest, as PostgreSQL answers for what a new or an old primary may not know. If Redis did not
-    confirm it, which revocation_pending or the error REVOCATION_PENDING says, others may accept it until the relay has told Redis,
-    mostly within a second. A reply that may be older than `staleness_bound` (10 s) in this, as there is no relay or it is behind,
-    has cache.stale set: whoever must be sure refuses that.
+    Revocation: after DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called
+    no longer accepts it. If Redis confirmed the revocation, neither does any other sidecar; during a failover of Redis
+    this holds 0.25 s + `redis_timeout` + 0.1 s (0.6 s by default) after the reply at the latest, because PostgreSQL
+    answers where the old or the new primary may have missed it. If Redis did not confirm the revocation, which is
+    reported by `revocation_pending` or by the error REVOCATION_PENDING, other sidecars may accept the session until the
+    relay has published the revocation to Redis, usually within a second. A reply that may be outdated in this respect by
+    more than `staleness_bound` (10 s by default), because no relay is running or the relay lags, has `cache.stale` set:
+    reject it if you must be certain.
 
-    A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
+    Secrecy: only the caller knows a session_id. Redis, PostgreSQL, logs and metrics contain its SHA-256.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
-    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer;
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE if a session would be larger than the sidecar's setting
+    `max_message_bytes` lets a reply be.
 
-    A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
-    is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
-    The same id of anybody else is another request. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the user, or the session in requests that name a session_id, or the value of
+    `client` if a session is created without a user. Reusing it for a different request in the same scope fails with
+    INVALID_ARGUMENT and reason REQUEST_ID_REUSED; requests in another scope with the same request_id are unrelated. A
+    request_id is not case-sensitive.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings leave it out.
+    If a session's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1
+    to 9999, reads of this session fail with DATA_LOSS and reason UNREADABLE_ROW. Lists omit it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
-    """Creates a session and returns its session_id, this once. A repeat with the same request_id returns another session_id
-    for the same session, and ends the first one: nobody keeps what it would take to return that again.
+    """Creates a session and returns its session_id, which is not returned again. A retry with the same request_id returns a
+    new session_id for the same session and invalidates the first one: the server does not store what it would need to
+    return the first one again.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
-    """Returns a session, and puts off its expiry. NOT_FOUND when there is none, or it is over."""
+    """Returns a session and extends its expiry. Fails with NOT_FOUND if it does not exist or has ended."""
     TouchSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_service_pb2.TouchSessionResponse]  # type: ignore[assignment]
-    """Puts off the expiry of a session. NOT_FOUND when there is none, or it is over."""
+    """Extends the expiry of a session. Fails with NOT_FOUND if it does not exist or has ended."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
-    """Changes the fields named in update_mask, and puts off the expiry. NOT_FOUND when there is no such session, ABORTED when
-    `session.etag` is given and no longer the current one.
+    """Updates the fields named in `update_mask` and extends the expiry. Fails with NOT_FOUND if the session does not exist
+    or has ended, and with ABORTED if `session.etag` is set and is not the current etag.
     """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Ends a session. NOT_FOUND when there is none."""
+    """Ends a session. Fails with NOT_FOUND if it does not exist."""
     RotateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RotateSessionRequest, _session_service_pb2.RotateSessionResponse]  # type: ignore[assignment]
-    """Gives a session another session_id, and ends the old one; content and end_time stay. To be called at every login, so
-    that an id somebody planted before is worth nothing after. NOT_FOUND when there is none. A repeat with the same
-    request_id returns yet another session_id, and ends the one before.
+    """Replaces the session_id of a session and invalidates the old one; the content and the end_time stay. Call this at
+    every login, so that an ID planted by an attacker before the login becomes worthless (session fixation). Fails with
+    NOT_FOUND if the session does not exist. A retry with the same request_id returns yet another session_id and
+    invalidates the one before.
     """
     ListUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListUserSessionsRequest, _session_service_pb2.ListUserSessionsResponse]  # type: ignore[assignment]
-    """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-    may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
+    """Returns a page of a user's sessions, the newest first, from PostgreSQL. The sessions have no session_id, and their
+    expire_time may be up to 5 minutes too early. A page may hold fewer sessions than requested if more would not fit into
+    one reply.
     """
     DeleteUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteUserSessionsRequest, _session_service_pb2.DeleteUserSessionsResponse]  # type: ignore[assignment]
-    """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, but for what is said
-    above of a failover, nor one that a rotation or a repeated creation made of one of them meanwhile. What adds a session to
-    the user's, which is CreateSession, RotateSession, an UpdateSession that changes user_id, or an import, comes before or
-    after as a whole: before, it is ended and counted; after, CreateSession makes one that is alive, and RotateSession is
-    NOT_FOUND. UNAVAILABLE with reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told:
-    other sidecars may accept them until it is, by a repeat of this call (with or without the same request_id), or by the
-    relay.
+    """Ends every session of a user: logs the user out everywhere. When the call returns, no sidecar accepts any of these
+    sessions, nor a session derived from one of them by a concurrent rotation or retried creation, except for the delay
+    during a failover described above. A call that adds a session to the user's (CreateSession, RotateSession, an
+    UpdateSession that changes user_id, or an import) takes effect either entirely before this one or entirely after it.
+    Before: the session is ended and counted. After: a session from CreateSession is valid, and RotateSession fails with
+    NOT_FOUND.
+
+    Fails with UNAVAILABLE and reason REVOCATION_PENDING if the sessions have ended in PostgreSQL but the revocation could
+    not be published to Redis. Other sidecars may accept the sessions until it is published, by the relay or by a retry of
+    this call (with or without the same request_id).
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sessions: used through Redis, kept in PostgreSQL, so that no Redis takes them with it.
+    """Manages sessions. They are read through Redis and stored in PostgreSQL, so that no loss of Redis loses them.
 
-    What is created, changed or ended is in PostgreSQL before the reply. Use is written there at most once per session in 5
-    minutes (a sixth of the expiry, if that is less), and when a sidecar stops. When Redis loses everything, every session that
-    was valid is valid, and one that was ended stays ended; one that merely expired less than those 5 minutes ago may be valid
-    again, since PostgreSQL cannot know that it was not used. After a failover of Redis the same holds, as its last uses may be
-    lost: NOT_FOUND is never said by Redis alone for want of use.
+    Durability: creations, changes and ends of sessions are committed to PostgreSQL before the reply. Uses are written
+    there at most once per session in 5 minutes (or a sixth of the expiry time, if that is less), and when a sidecar
+    stops. If Redis loses all data, every valid session stays valid and every ended one stays ended; only a session that
+    expired less than those 5 minutes ago may become valid again, because PostgreSQL cannot know that it was not used. The
+    same holds after a failover of Redis, which may lose the latest uses: Redis alone never decides that a session has
+    expired, PostgreSQL is asked before NOT_FOUND is returned.
 
-    Once DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called accepts it no more. Nor
-    does any other one, if Redis confirmed that it was told; in a failover of Redis, 0.25 s + redis_timeout + 0.1 s (0.6 s by
-    default) after the reply at the latest, as PostgreSQL answers for what a new or an old primary may not know. If Redis did not
-    confirm it, which revocation_pending or the error REVOCATION_PENDING says, others may accept it until the relay has told Redis,
-    mostly within a second. A reply that may be older than `staleness_bound` (10 s) in this, as there is no relay or it is behind,
-    has cache.stale set: whoever must be sure refuses that.
+    Revocation: after DeleteSession, DeleteUserSessions or RotateSession has ended a session, the sidecar that was called
+    no longer accepts it. If Redis confirmed the revocation, neither does any other sidecar; during a failover of Redis
+    this holds 0.25 s + `redis_timeout` + 0.1 s (0.6 s by default) after the reply at the latest, because PostgreSQL
+    answers where the old or the new primary may have missed it. If Redis did not confirm the revocation, which is
+    reported by `revocation_pending` or by the error REVOCATION_PENDING, other sidecars may accept the session until the
+    relay has published the revocation to Redis, usually within a second. A reply that may be outdated in this respect by
+    more than `staleness_bound` (10 s by default), because no relay is running or the relay lags, has `cache.stale` set:
+    reject it if you must be certain.
 
-    A session_id is known to the caller alone. Redis, PostgreSQL, logs and metrics hold its SHA-256.
+    Secrecy: only the caller knows a session_id. Redis, PostgreSQL, logs and metrics contain its SHA-256.
 
-    Errors of every method: INVALID_ARGUMENT with BadRequest for a request that breaks a rule below; RESOURCE_EXHAUSTED when the
-    sidecar has more work than it accepts; UNAVAILABLE with RetryInfo when no tier could answer; FAILED_PRECONDITION with reason
-    REPLY_TOO_LARGE when a session would be larger than the setting max_message_bytes lets a reply be.
+    Errors of every method: INVALID_ARGUMENT with BadRequest details if the request violates one of the rules below;
+    RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE with RetryInfo if no tier could answer;
+    FAILED_PRECONDITION with reason REPLY_TOO_LARGE if a session would be larger than the sidecar's setting
+    `max_message_bytes` lets a reply be.
 
-    A request_id is one of the user's, of the session's where a request names a session_id, and of the client's where a session
-    is created for nobody: with another request of the same one it is refused, INVALID_ARGUMENT with reason REQUEST_ID_REUSED.
-    The same id of anybody else is another request. Upper and lower case are one id.
+    Idempotency: the scope of a request_id is the user, or the session in requests that name a session_id, or the value of
+    `client` if a session is created without a user. Reusing it for a different request in the same scope fails with
+    INVALID_ARGUMENT and reason REQUEST_ID_REUSED; requests in another scope with the same request_id are unrelated. A
+    request_id is not case-sensitive.
 
-    DATA_LOSS with reason UNREADABLE_ROW for a session whose row in PostgreSQL holds what no message can, such as a time outside of
-    the years 1 to 9999. Listings leave it out.
+    If a session's row in PostgreSQL holds a value that the message cannot represent, such as a time outside the years 1
+    to 9999, reads of this session fail with DATA_LOSS and reason UNREADABLE_ROW. Lists omit it.
     """
 
     @_abc_1.abstractmethod
@@ -194,8 +221,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.CreateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
-        """Creates a session and returns its session_id, this once. A repeat with the same request_id returns another session_id
-        for the same session, and ends the first one: nobody keeps what it would take to return that again.
+        """Creates a session and returns its session_id, which is not returned again. A retry with the same request_id returns a
+        new session_id for the same session and invalidates the first one: the server does not store what it would need to
+        return the first one again.
         """
 
     @_abc_1.abstractmethod
@@ -204,7 +232,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
-        """Returns a session, and puts off its expiry. NOT_FOUND when there is none, or it is over."""
+        """Returns a session and extends its expiry. Fails with NOT_FOUND if it does not exist or has ended."""
 
     @_abc_1.abstractmethod
     def TouchSession(
@@ -212,7 +240,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.TouchSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.TouchSessionResponse, _abc.Awaitable[_session_service_pb2.TouchSessionResponse]]:
-        """Puts off the expiry of a session. NOT_FOUND when there is none, or it is over."""
+        """Extends the expiry of a session. Fails with NOT_FOUND if it does not exist or has ended."""
 
     @_abc_1.abstractmethod
     def UpdateSession(
@@ -220,8 +248,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.UpdateSessionResponse, _abc.Awaitable[_session_service_pb2.UpdateSessionResponse]]:
-        """Changes the fields named in update_mask, and puts off the expiry. NOT_FOUND when there is no such session, ABORTED when
-        `session.etag` is given and no longer the current one.
+        """Updates the fields named in `update_mask` and extends the expiry. Fails with NOT_FOUND if the session does not exist
+        or has ended, and with ABORTED if `session.etag` is set and is not the current etag.
         """
 
     @_abc_1.abstractmethod
@@ -230,7 +258,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteSessionResponse, _abc.Awaitable[_session_service_pb2.DeleteSessionResponse]]:
-        """Ends a session. NOT_FOUND when there is none."""
+        """Ends a session. Fails with NOT_FOUND if it does not exist."""
 
     @_abc_1.abstractmethod
     def RotateSession(
@@ -238,9 +266,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RotateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RotateSessionResponse, _abc.Awaitable[_session_service_pb2.RotateSessionResponse]]:
-        """Gives a session another session_id, and ends the old one; content and end_time stay. To be called at every login, so
-        that an id somebody planted before is worth nothing after. NOT_FOUND when there is none. A repeat with the same
-        request_id returns yet another session_id, and ends the one before.
+        """Replaces the session_id of a session and invalidates the old one; the content and the end_time stay. Call this at
+        every login, so that an ID planted by an attacker before the login becomes worthless (session fixation). Fails with
+        NOT_FOUND if the session does not exist. A retry with the same request_id returns yet another session_id and
+        invalidates the one before.
         """
 
     @_abc_1.abstractmethod
@@ -249,8 +278,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListUserSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListUserSessionsResponse, _abc.Awaitable[_session_service_pb2.ListUserSessionsResponse]]:
-        """Returns a page of a user's sessions, the newest first, from PostgreSQL; without session_ids, and with expire_times that
-        may be up to 5 minutes early. A page has fewer than asked for when more would not fit into a reply.
+        """Returns a page of a user's sessions, the newest first, from PostgreSQL. The sessions have no session_id, and their
+        expire_time may be up to 5 minutes too early. A page may hold fewer sessions than requested if more would not fit into
+        one reply.
         """
 
     @_abc_1.abstractmethod
@@ -259,13 +289,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteUserSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteUserSessionsResponse, _abc.Awaitable[_session_service_pb2.DeleteUserSessionsResponse]]:
-        """Ends every session of a user: logs out everywhere. Once it returns, no sidecar accepts any of them, but for what is said
-        above of a failover, nor one that a rotation or a repeated creation made of one of them meanwhile. What adds a session to
-        the user's, which is CreateSession, RotateSession, an UpdateSession that changes user_id, or an import, comes before or
-        after as a whole: before, it is ended and counted; after, CreateSession makes one that is alive, and RotateSession is
-        NOT_FOUND. UNAVAILABLE with reason REVOCATION_PENDING when they are ended in PostgreSQL, but Redis could not be told:
-        other sidecars may accept them until it is, by a repeat of this call (with or without the same request_id), or by the
-        relay.
+        """Ends every session of a user: logs the user out everywhere. When the call returns, no sidecar accepts any of these
+        sessions, nor a session derived from one of them by a concurrent rotation or retried creation, except for the delay
+        during a failover described above. A call that adds a session to the user's (CreateSession, RotateSession, an
+        UpdateSession that changes user_id, or an import) takes effect either entirely before this one or entirely after it.
+        Before: the session is ended and counted. After: a session from CreateSession is valid, and RotateSession fails with
+        NOT_FOUND.
+
+        Fails with UNAVAILABLE and reason REVOCATION_PENDING if the sessions have ended in PostgreSQL but the revocation could
+        not be published to Redis. Other sidecars may accept the sessions until it is published, by the relay or by a retry of
+        this call (with or without the same request_id).
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

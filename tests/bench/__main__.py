@@ -10,7 +10,21 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import admissions, carts, cold_start, engines, inventory, overload, products, report, versions
+from tests.bench import (
+    admissions,
+    carts,
+    clients,
+    cold_start,
+    engines,
+    inventory,
+    metadata,
+    observing,
+    overload,
+    products,
+    report,
+    scrape,
+    versions,
+)
 from tests.bench.comparison import Comparison, Result, Unmeasured, attempt, versus
 from tests.bench.connection import LoadError
 from tests.bench.machine import Cores, choose_cores, on_core
@@ -23,15 +37,19 @@ _QUICK_ROUNDS, _QUICK_SECONDS = 3, 0.7
 
 
 def _comparisons(stack: Stack) -> list[Comparison]:
-    """Every comparison there is: a line per file."""
+    """Every comparison, by module."""
     return [
         *products.comparisons(stack),
         *engines.comparisons(stack),
+        *metadata.comparisons(stack),
         *carts.comparisons(stack),
         *inventory.comparisons(stack),
         *overload.comparisons(stack),
         *admissions.comparisons(stack),
         *cold_start.comparisons(stack),
+        *observing.comparisons(stack),
+        *scrape.comparisons(stack),
+        *clients.comparisons(stack),
     ]
 
 
@@ -40,14 +58,14 @@ def _comparisons(stack: Stack) -> list[Comparison]:
 @click.option("--quick", is_flag=True, help="Few and short rounds: to see that it works, not for figures.")
 @click.option("--base", metavar="REF", help="Compare with the same of another commit, instead of with the references.")
 def main(*, only: str | None, quick: bool, base: str | None) -> None:
-    """Compare the sidecar with what could answer in its place, or with what it was."""
+    """Compare the sidecar with alternatives, or with another commit."""
     rounds, seconds = (_QUICK_ROUNDS, _QUICK_SECONDS) if quick else (_ROUNDS, _SECONDS)
-    console = Console(width=max(Console().width, 110))  # narrower, the figures would be cut
+    console = Console(width=max(Console().width, 110))  # a narrower table would truncate figures
     cores = choose_cores()
     file = _BUILD / ("bench-compare.json" if base else "bench.json")
     results: list[Result | Unmeasured] = []
     with on_core(cores.load if cores else None), _chosen(only, base, cores) as chosen:
-        # What was measured until then is kept and shown, whatever ends the run.
+        # Results so far are kept and printed, whatever ends the run.
         try:
             with console.status("starting the servers") as status:
                 for comparison in chosen:
@@ -58,15 +76,15 @@ def main(*, only: str | None, quick: bool, base: str | None) -> None:
         finally:
             report.show(results, console, reference=base or "reference")
     console.print(f"written to {file}")
-    if any(isinstance(result, Unmeasured) for result in results):
+    if any(isinstance(result, Unmeasured) and not result.is_skipped for result in results):
         raise BenchError("not everything could be measured")
 
 
 @contextmanager
 def _chosen(only: str | None, base: str | None, cores: Cores | None) -> Iterator[list[Comparison]]:
-    """Gives the comparisons to make; with `base`, each is of this version with that one, which has servers of its own."""
+    """Yields the comparisons to make; with `base`, each compares this version with that one, which has its own servers."""
     with ExitStack() as running:
-        ours = _choose(_comparisons(running.enter_context(Stack(cores=cores, state=_BUILD / "bench-state"))), only)
+        ours = choose(_comparisons(running.enter_context(Stack(cores=cores, state=_BUILD / "bench-state"))), only)
         if base is None:
             yield ours
             return
@@ -76,7 +94,7 @@ def _chosen(only: str | None, base: str | None, cores: Cores | None) -> Iterator
         yield [versus(comparison, theirs[comparison.name]) for comparison in ours]
 
 
-def _choose(comparisons: Sequence[Comparison], only: str | None) -> list[Comparison]:
+def choose(comparisons: Sequence[Comparison], only: str | None) -> list[Comparison]:
     patterns = (only or "*").split(",")
     chosen = [comparison for comparison in comparisons if any(fnmatchcase(comparison.name, pattern) for pattern in patterns)]
     if not chosen:
@@ -105,6 +123,6 @@ def _end(_signal: int, _frame: object) -> None:
 
 
 if __name__ == "__main__":
-    # So that what was started is stopped.
+    # So that started servers are stopped.
     signal.signal(signal.SIGTERM, _end)
     sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The injector's webhook against a bare aiohttp handler behind the same TLS: as fast as they can, and 500 reviews a second."""
+"""The injector's webhook against a bare aiohttp handler with the same TLS: at full speed, and at 500 reviews a second."""
 
 import asyncio
 import base64
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from cache_sidecar.injector.certificates import renewed
+from cache_sidecar.injector.certificates import renew
 from tests.bench.comparison import Comparison, Measure, Measured, measured
 from tests.bench.processes import BenchError, Process, running
 from tests.bench.stack import Stack, free_port
@@ -21,14 +21,14 @@ from tests.injector.reviews import review
 
 NAME = "injector.bench.svc"
 _CONNECTIONS = 16
-# A pod as shops have them.
+# A typical pod.
 _VARIABLES = [{"name": f"SETTING_{number}", "value": "x" * 40} for number in range(20)]
 _CONTAINERS = [{"name": name, "image": f"shop/{name}:1", "env": _VARIABLES} for name in ("web", "worker", "log-shipper")]
 _POD = {"metadata": {"generateName": "web-", "labels": {"app": "web"}}, "spec": {"containers": _CONTAINERS}}
 
 
 def comparisons(stack: Stack) -> list[Comparison]:
-    """Returns those of this file."""
+    """Returns the comparisons of this file."""
     return [
         Comparison(name="admission", goal=0.2, unit="reviews/s", sides=partial(_sides, stack, None)),
         Comparison(name="admission_500", goal=0.99, unit="reviews/s", sides=partial(_sides, stack, 500)),
@@ -42,14 +42,14 @@ class _Load:
     latencies: list[float]
 
     def percentile_us(self, percent: float) -> float:
-        """Returns the latency that so many per cent did not exceed."""
+        """Returns a percentile of the latency."""
         rank = min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))
         return self.latencies[rank] * 1e6
 
 
 @contextmanager
 def _sides(stack: Stack, rate: int | None) -> Iterator[tuple[Measure, Measure]]:
-    material = renewed(None, [NAME], now=time.time(), lifetime=86400.0)
+    material = renew(None, [NAME], now=time.time(), lifetime=86400.0)
     for name, value in material.to_secret().items():
         (stack.directory / name).write_bytes(value)
     with _injector(stack) as (ours, port):

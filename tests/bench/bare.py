@@ -1,4 +1,4 @@
-"""The reference for a hit: a grpcio aio server that does nothing but return one constant reply.
+"""The reference for a hit: a grpcio aio server that only returns one constant reply.
 
 Runs as a process of its own, `python -m tests.bench.bare METHOD_PATH REPLY_FILE ADDRESS`, on the same grpcio, event loop and
 flags as the sidecar, and prints the port it chose; on `unix:PATH` it prints 1.

@@ -1,4 +1,4 @@
-"""CartService against what could keep carts in its place: redis-py for reads, a psycopg transaction for changes."""
+"""CartService against its alternatives: redis-py for reads, a psycopg transaction for changes."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,12 +29,12 @@ _SERVICE = "/cache_sidecar.v1.CartService/"
 _SHAPE = Shape(connections=1, in_flight=direct.WORKERS)
 PRODUCTS = [f"SKU-{number:06}" for number in range(1, 6)]
 _PRICE = Money(currency_code="EUR", units=29, nanos=990_000_000)
-# More than a machine adds in a second: a request_id that came twice would be a read of the ledger.
+# More than a machine adds in a second: a repeated request_id would only read the ledger.
 _ADDS_PER_SECOND = 10_000
 
 
 def comparisons(stack: Stack) -> list[Comparison]:
-    """Returns those of this file."""
+    """Returns the comparisons of this file."""
     return [
         Comparison(name="cart_l2_hit", goal=0.15, sides=partial(_l2_hit, stack)),
         Comparison(name="cart_add", goal=0.7, sides=partial(_add, stack)),
@@ -44,7 +44,7 @@ def comparisons(stack: Stack) -> list[Comparison]:
 @contextmanager
 def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """Carts of three lines, read in turn."""
-    users = _users("hit", 5000)
+    users = users_of("hit", 5000)
     names = KeyNames(NAMESPACE)
     job = {"addresses": stack.redis, "keys": [names.key("cart", user) for user in users]}
     with stack.sidecar() as sidecar:
@@ -59,13 +59,14 @@ def _l2_hit(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
 @contextmanager
 def _add(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
     """One more piece of one of five products, into 2,000 carts in turn; each with a request_id of its own."""
-    keys = [(user, product) for product in PRODUCTS for user in _users("add", 2000)]
+    keys = [(user, product) for product in PRODUCTS for user in users_of("add", 2000)]
     job = {"dsn": stack.dsn, "keys": [f"direct-{user} {product}" for user, product in keys]}
     with stack.sidecar() as sidecar, _direct(stack, "postgres", job) as reference:
-        yield partial(_measure_adds, sidecar, cycle(keys)), reference
+        yield partial(measure_adds, sidecar, cycle(keys)), reference
 
 
-def _measure_adds(sidecar: Server, keys: Iterator[tuple[str, str]], seconds: float) -> Measured:
+def measure_adds(sidecar: Server, keys: Iterator[tuple[str, str]], seconds: float) -> Measured:
+    """Adds a piece of a product to a user's cart for each of the keys, (user, product), for so many seconds."""
     asked = list(islice(keys, int(seconds * _ADDS_PER_SECOND)))
     payloads = [
         AddCartItemRequest(user_id=user, item=item(product), request_id=str(uuid4())).SerializeToString()
@@ -96,7 +97,7 @@ def _direct(stack: Stack, kind: str, job: Mapping[str, object]) -> Iterator[Meas
 
 
 def until_from_redis(sidecar: Server, payloads: Sequence[bytes]) -> None:
-    """Returns when every cart asked for comes from Redis: a sidecar that just started doubts what that says."""
+    """Waits until every cart is read from Redis: a sidecar that just started has all partitions in quarantine."""
 
     def are_from_redis() -> bool:
         replies = fetch(sidecar.address, _SERVICE + "GetCart", payloads)
@@ -105,12 +106,13 @@ def until_from_redis(sidecar: Server, payloads: Sequence[bytes]) -> None:
     sidecar.process.wait_until(are_from_redis)
 
 
-def _users(kind: str, count: int) -> list[str]:
+def users_of(kind: str, count: int) -> list[str]:
+    """Returns the ids of so many users for one comparison."""
     return [f"bench-{kind}-{number}" for number in range(count)]
 
 
 def item(product_id: str) -> CartItem:
-    """Returns one piece of a product in a cart."""
+    """Returns a cart's line with one piece of a product."""
     return CartItem(product_id=product_id, quantity=1, unit_price=_PRICE)
 
 

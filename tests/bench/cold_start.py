@@ -1,4 +1,4 @@
-"""From the start of a sidecar's process to its word that it serves, against the second that this may take."""
+"""The time from the start of a sidecar's process until it serves, against a limit of one second."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from cache_sidecar.probe import Way, ask
+from cache_sidecar.probe import Target, ask
 from tests.bench.comparison import Comparison, Measure, Measured
 from tests.bench.machine import BusyMeter
 from tests.bench.processes import running
@@ -17,7 +17,7 @@ _LOOK_EVERY = 0.002
 
 
 def comparisons(stack: Stack) -> list[Comparison]:
-    """Returns those of this file."""
+    """Returns the comparisons of this file."""
     return [
         Comparison(name="cold_start", goal=1.0, unit="starts/s", sides=partial(_sides, stack, away=False)),
         Comparison(name="cold_start_away", goal=1.0, unit="starts/s", sides=partial(_sides, stack, away=True)),
@@ -41,13 +41,13 @@ def _start(stack: Stack, servers: Mapping[str, str | Sequence[str]]) -> Measured
     settings = {"namespace": NAMESPACE, "listen_address": address, "log_level": "warning", **servers}
     file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     core = stack.cores.server if stack.cores else None
-    way, busy, began = Way(address), BusyMeter(), time.perf_counter()
+    target, busy, began = Target(address), BusyMeter(), time.perf_counter()
     arguments = ["cache_sidecar", "serve", "--config", str(file)]
     with running("cold_start", arguments, core=core, directory=stack.directory, code=stack.code) as started:
-        while ask(way):
+        while ask(target):
             time.sleep(_LOOK_EVERY)
             if time.perf_counter() - began > 1:
-                started.wait_until(lambda: not ask(way))
+                started.wait_until(lambda: not ask(target))
         seconds, used, shares = time.perf_counter() - began, started.cpu_seconds(), busy.read()
     return Measured(
         calls_per_second=1 / seconds,

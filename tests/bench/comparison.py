@@ -1,4 +1,4 @@
-"""A comparison: two sides measured in turns, and what is said of them."""
+"""A comparison: two sides measured alternately, and the verdict."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -8,16 +8,16 @@ from typing import Literal, Protocol
 
 from tests.bench.connection import LoadError
 from tests.bench.machine import BusyMeter, Cores
-from tests.bench.processes import BenchError, Process
+from tests.bench.processes import BenchError, Process, Skipped
 
 TRIES = 2
-"How often a comparison is tried that cannot be measured."
+"Attempts for a comparison whose measurement fails."
 NO_WORSE = 0.95
-"The ratio of two versions of the same to reach: anything from here on may be noise."
+"The goal for two versions: a ratio from here on may be noise."
 
 
 class Served(Protocol):
-    """What a load gives: served calls only, latencies in microseconds."""
+    """The result of a load: served calls only, latencies in microseconds."""
 
     @property
     def calls(self) -> int: ...
@@ -34,20 +34,20 @@ class Measured:
     p50_us: float
     p99_us: float
     cpu_s_per_1000: float
-    "CPU seconds that the process under test took for 1,000 calls; or milliseconds for one."
+    "CPU seconds of the process under test for 1,000 calls, or milliseconds for one."
     own: float
-    "Share of a core that the process under test used, 0 to 1; over 1 when it ran on several."
+    "Share of a core that the process under test used; more than 1 if it ran on several."
     load_busy: float
-    "Share of the load's core that anybody used, 0 to 1: near 1, with `own` lower, it was the load that was measured."
+    "Utilization of the load generator's core, 0 to 1: near 1, with `own` lower, the load generator was the bottleneck."
     foreign: float
-    "Share of the core under test that others used, 0 to 1."
+    "Share of the core under test that other programs used, 0 to 1."
 
 
 Measure = Callable[[float], Measured]
-"""Runs one side for so many seconds."""
+"""Runs one side for that many seconds."""
 
-By = Literal["calls", "cpu", "p99"]
-"""What is compared: calls per second, CPU per call, or the latency that 99 of 100 calls keep to."""
+By = Literal["calls", "cpu", "p50", "p99"]
+"""The unit: calls per second, CPU per call, or the median or 99th percentile of the latency."""
 
 
 def ratio(ours: Measured, reference: Measured, by: By) -> float:
@@ -57,19 +57,21 @@ def ratio(ours: Measured, reference: Measured, by: By) -> float:
             return ours.calls_per_second / reference.calls_per_second
         case "cpu":
             return reference.cpu_s_per_1000 / ours.cpu_s_per_1000
+        case "p50":
+            return reference.p50_us / ours.p50_us
         case "p99":
             return reference.p99_us / ours.p99_us
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Something of ours, and what it is compared with."""
+    """One of our operations and its reference."""
 
     name: str
     goal: float
     "The ratio, ours / reference, to reach."
     sides: Callable[[], AbstractContextManager[tuple[Measure, Measure]]]
-    "Starts what both sides need; gives ours, then the reference."
+    "Starts what both sides need; yields ours, then the reference."
     unit: str = "calls/s"
     by: By = "calls"
     "What the ratio is of."
@@ -89,12 +91,12 @@ class Result:
 
     @property
     def ratios(self) -> list[float]:
-        """Returns each round's ratio: both halves of a round see the same machine, two rounds may not."""
+        """Returns each round's ratio: both halves of a round run in the same conditions, two rounds may not."""
         return self._ratios(self.by)
 
     @property
     def cpu_ratio(self) -> float:
-        """Returns the same by CPU per call: what the ratio would be if nothing but our own code took time."""
+        """Returns the same by CPU per call: the ratio if only our own code took time."""
         return statistics.median(self._ratios("cpu"))
 
     def _ratios(self, by: By) -> list[float]:
@@ -107,7 +109,7 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """Says whether the goal is reached."""
+        """Returns whether the goal is reached."""
         return self.ratio >= self.goal
 
     def entry(self) -> dict[str, object]:
@@ -132,16 +134,18 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Unmeasured:
-    """A comparison that could not be measured, however often it was tried."""
+    """A comparison that cannot be made here, or whose measurement failed in every attempt."""
 
     name: str
     unit: str
     goal: float
     by: By
     reason: str
+    is_skipped: bool = False
+    "Whether what it needs is not installed."
 
     def entry(self) -> dict[str, object]:
-        """Returns the entry in bench.json: no figures, and why."""
+        """Returns the entry in bench.json: no figures, and the reason."""
         nothing = {"ours": None, "reference": None, "ratio": None, "rounds": 0, "met": False}
         return {"name": self.name, "unit": self.unit, "by": self.by, "goal": self.goal, **nothing, "error": self.reason}
 
@@ -157,15 +161,18 @@ def median(rounds: Sequence[Measured], name: str) -> float:
 def attempt(
     comparison: Comparison, *, rounds: int, seconds: float, pinned: bool, tell: Callable[[str], None]
 ) -> Result | Unmeasured:
-    """Does as `compare`; what goes wrong is tried again with everything started anew, and then said in place of figures.
+    """Does as `compare`; a failure is retried with restarted servers, and then reported in place of figures.
 
-    On a busy machine a sidecar may stop trusting its memory for a moment, and the reply that was to come from there comes from
-    the store. That says nothing of the other comparisons, and must not end them.
+    On a busy machine the freshness lease of a sidecar's memory may expire for a moment, so that a reply comes from the store
+    instead. That has no bearing on the other comparisons, and must not end them.
     """
     reason = ""
     for _ in range(TRIES):
         try:
             return compare(comparison, rounds=rounds, seconds=seconds, pinned=pinned, tell=tell)
+        except Skipped as error:
+            how = {"name": comparison.name, "unit": comparison.unit, "goal": comparison.goal, "by": comparison.by}
+            return Unmeasured(**how, reason=str(error), is_skipped=True)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this comparison's
             reason = str(error) if isinstance(error, BenchError | LoadError) else f"{type(error).__name__}: {error}"
             tell(f"{comparison.name}: {reason}")
@@ -173,7 +180,7 @@ def attempt(
 
 
 def versus(ours: Comparison, base: Comparison) -> Comparison:
-    """Returns a comparison of what two of them measure as ours, which leaves their references alone."""
+    """Returns a comparison of our sides of two comparisons, without their references."""
 
     @contextmanager
     def sides() -> Iterator[tuple[Measure, Measure]]:
@@ -184,7 +191,7 @@ def versus(ours: Comparison, base: Comparison) -> Comparison:
 
 
 def compare(comparison: Comparison, *, rounds: int, seconds: float, pinned: bool, tell: Callable[[str], None]) -> Result:
-    """Measures both sides in turns, in changing order, after one short round that does not count."""
+    """Measures both sides alternately, in changing order, after a short warm-up round."""
     ours: list[Measured] = []
     reference: list[Measured] = []
     with comparison.sides() as (measure_ours, measure_reference):
@@ -208,7 +215,7 @@ def compare(comparison: Comparison, *, rounds: int, seconds: float, pinned: bool
 
 
 def measured(load: Callable[[], Served], *, process: Process, cores: Cores | None) -> Measured:
-    """Runs a load against a process, or inside it, and says what that cost."""
+    """Runs a load against a process, or inside it, and measures its cost."""
     busy, cpu = BusyMeter(), process.cpu_seconds()
     served = load()
     used, shares = process.cpu_seconds() - cpu, busy.read()

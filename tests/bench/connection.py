@@ -1,7 +1,7 @@
 """The client's side of one HTTP/2 connection that makes unary gRPC calls, without its socket.
 
-Made for load: one pass over what arrives, no objects per frame, and still no call counts as served unless its trailers
-say `grpc-status: 0` and exactly one whole message came with it.
+Made for load: one pass over received bytes and no objects per frame. Still, a call counts as served only if its trailers
+contain `grpc-status: 0` and it has exactly one complete message.
 """
 
 from array import array
@@ -11,25 +11,25 @@ from collections.abc import Sequence
 from tests.bench import frames
 from tests.bench.hpack import Decoder, HpackError
 
-# What the headers of a reply say: nothing yet, or the outcome of the call.
+# What a header block means: nothing yet, or the outcome of the call.
 _OPEN = ""
 _SERVED = "served"
-# What is known of a call's message, beside its length.
+# The state of a call's message, where it is not a length.
 _NOTHING, _INVALID = -1, -2
 
 
 class LoadError(Exception):
-    """The load cannot be made; the text says why."""
+    """The load cannot be generated; the text says why."""
 
 
 class Tally:
-    """What came of the calls of a run. Times are in nanoseconds."""
+    """The outcomes of the calls of a run. Times are in nanoseconds."""
 
     def __init__(self, *, sample_every: int, refusal: str = "") -> None:
         if sample_every < 1:
             raise ValueError("sample_every counts replies: 1 or more")
         self.refusal = refusal
-        "How the outcome begins, such as `grpc-status 9`, of calls that are to be refused: then those count as served."
+        "The prefix of the expected refusal, such as `grpc-status 9`: calls refused like that count as served."
         self.latencies = array("q")
         "One per served call."
         self.errors: Counter[str] = Counter()
@@ -38,7 +38,7 @@ class Tally:
         "Some replies: index of the payload, and the message."
         self.sample_every = sample_every
         self.closed = 0
-        "Connections that the server closed, or said it would."
+        "Connections that the server closed or announced to close."
 
 
 class _Call:
@@ -61,7 +61,7 @@ class Connection:
         self.open: dict[int, _Call] = {}
         "Calls in flight, by stream."
         self.closing = False
-        "Set when the server takes no more calls."
+        "Set when the server accepts no more calls."
         self.unsent: list[bytes] = [frames.PREFACE, _SETTINGS, frames.window_update(_FULL_WINDOW)]
         "Bytes to send next."
         self.max_streams = frames.MAX_WINDOW
@@ -72,7 +72,7 @@ class Connection:
         self._first, self._later = _head(headers.first), _head(headers.later)
         self._next_stream = 1
         self._send_window = frames.DEFAULT_WINDOW
-        self._received = 0
+        self.received = 0
         self._rest = b""
         self._decoder = Decoder()
         self._known: dict[bytes, str] = {}
@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def active(self) -> int:
-        """Calls in flight, those that wait for the server's window included."""
+        """Calls in flight, including those waiting for the server's window."""
         return len(self.open) + len(self._parked)
 
     def request(self, payload: int, now: int) -> None:
@@ -103,7 +103,7 @@ class Connection:
         self.open[stream] = call
 
     def feed(self, data: bytes, now: int) -> None:
-        """Takes what arrived at `now`. Raises LoadError when it is no gRPC over HTTP/2."""
+        """Processes bytes received at `now`. Raises LoadError if they are not gRPC over HTTP/2."""
         if self._rest:
             data = self._rest + data
         position, end = 0, len(data)
@@ -124,7 +124,7 @@ class Connection:
         self._rest = data[position:]
 
     def lost(self, reason: str) -> None:
-        """Counts every call in flight as failed, and takes no more."""
+        """Counts every call in flight as failed and accepts no more."""
         self._tally.errors[reason] += self.active
         self.open.clear()
         self._parked.clear()
@@ -173,10 +173,10 @@ class Connection:
         return outcome
 
     def _on_data(self, stream: int, flags: int, payload: bytes) -> None:
-        self._received += len(payload)
-        if self._received > _FULL_WINDOW // 2:
-            self.unsent.append(frames.window_update(self._received))
-            self._received = 0
+        self.received += len(payload)
+        if self.received > _FULL_WINDOW // 2:
+            self.unsent.append(frames.window_update(self.received))
+            self.received = 0
         call = self.open.get(stream)
         if call is None:
             return
@@ -194,7 +194,7 @@ class Connection:
             self._tally.samples.append((call.payload, text[5:]))
 
     def _on_part(self, call: _Call, payload: bytes) -> None:
-        """Takes a frame that is not one whole message."""
+        """Processes a frame that is not one whole message."""
         if call.size != _NOTHING:
             call.size = call.size if not payload else _INVALID
             return
@@ -257,24 +257,24 @@ _SETTINGS = frames.settings({frames.ENABLE_PUSH: 0, frames.INITIAL_WINDOW_SIZE: 
 
 
 def _head(block: bytes) -> tuple[bytes, bytes]:
-    """Returns what stands before the stream's number in HEADERS, and what stands behind it."""
+    """Returns the bytes before and after the stream's number in HEADERS."""
     whole = frames.frame(frames.HEADERS, frames.END_HEADERS, 0, block)
     return whole[:5], block
 
 
 def _tail(text: bytes) -> tuple[bytes, bytes]:
-    """Returns what stands before the stream's number in the only DATA frame of a call, and what stands behind it."""
+    """Returns the bytes before and after the stream's number in the only DATA frame of a call."""
     whole = frames.frame(frames.DATA, frames.END_STREAM, 0, text)
     return whole[:5], text
 
 
 def _is_message(payload: bytes) -> bool:
-    """Says whether a frame's payload is one whole message."""
+    """Returns whether a frame's payload is one whole message."""
     return len(payload) >= 5 and frames.MESSAGE.unpack_from(payload) == (0, len(payload) - 5)
 
 
 def _outcome(headers: dict[bytes, bytes]) -> str:
-    """Returns what a block of headers or trailers says of its call."""
+    """Returns the outcome in a block of headers or trailers."""
     if headers.get(b":status", b"200") != b"200":
         return f"HTTP status {headers[b':status'].decode(errors='replace')}"
     status = headers.get(b"grpc-status")

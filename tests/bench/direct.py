@@ -1,7 +1,7 @@
-"""The references for reads below L1: a program that asks the server itself, with no sidecar between.
+"""The references for reads below L1: a program that calls the server directly, without a sidecar.
 
-Runs as a process of its own, `python -m tests.bench.direct redis|postgres JOB.json`. It says `ready`, then for each
-number of seconds on its input it reads round the keys with 32 workers and prints what that measured, as JSON.
+Runs as a process, `python -m tests.bench.direct redis|postgres JOB.json`. It prints `ready`; then, for each number of seconds
+on its input, it reads the keys in turn with 32 workers, or as many as the job says, and prints the measurement as JSON.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ WORKERS = 32
 _SELECT = "SELECT * FROM cache_sidecar.products WHERE product_id = %s"
 
 Read = Callable[[str], Awaitable[object]]
-"""Reads one key and decodes what it finds; raises when there is nothing."""
+"""Reads and decodes one key; raises if it does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class DirectResult:
 
 
 def ask(process: Process, seconds: float) -> DirectResult:
-    """Has a process of this program measure."""
+    """Makes a process of this program measure."""
     return DirectResult(**json.loads(process.ask(str(seconds))))
 
 
-async def _measure(reads: Sequence[Read], keys: Sequence[str], seconds: float) -> DirectResult:
+async def measure(reads: Sequence[Read], keys: Sequence[str], seconds: float) -> DirectResult:
     source = cycle(keys)
     latencies: list[int] = []
     start = time.perf_counter()
@@ -67,7 +67,8 @@ async def _measure(reads: Sequence[Read], keys: Sequence[str], seconds: float) -
     return DirectResult(calls=len(latencies), seconds=elapsed, percentiles_us=at)
 
 
-async def _redis_reads(addresses: Sequence[str]) -> list[Read]:
+async def redis_reads(addresses: Sequence[str]) -> list[Read]:
+    """Returns reads of products by redis-py, with their decoding."""
     client = await RedisCluster(startup_nodes=[ClusterNode(*split_address(address)) for address in addresses])
 
     async def read(key: str) -> object:
@@ -78,7 +79,7 @@ async def _redis_reads(addresses: Sequence[str]) -> list[Read]:
     return [read] * WORKERS
 
 
-async def _postgres_reads(dsn: str) -> list[Read]:
+async def _postgres_reads(dsn: str, workers: int) -> list[Read]:
     async def reader() -> Read:
         connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
 
@@ -88,15 +89,16 @@ async def _postgres_reads(dsn: str) -> list[Read]:
 
         return read
 
-    return [await reader() for _ in range(WORKERS)]
+    return [await reader() for _ in range(workers)]
 
 
 def _main(kind: str, job: dict[str, Any]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        reads = runner.run(_redis_reads(job["addresses"]) if kind == "redis" else _postgres_reads(job["dsn"]))
+        reading = redis_reads(job["addresses"]) if kind == "redis" else _postgres_reads(job["dsn"], job["workers"])
+        reads = runner.run(reading)
         print("ready", flush=True)
         for line in sys.stdin:
-            result = runner.run(_measure(reads, job["keys"], float(line)))
+            result = runner.run(measure(reads, job["keys"], float(line)))
             print(json.dumps(asdict(result)), flush=True)
 
 

@@ -1,6 +1,6 @@
-"""The references for carts: a program that keeps carts itself, with no sidecar between.
+"""The references for carts: a program that stores carts directly, without a sidecar.
 
-Runs as a process of its own, `python -m tests.bench.direct_carts redis|postgres JOB.json`; it is talked to as direct.py is.
+Runs as a process, `python -m tests.bench.direct_carts redis|postgres JOB.json`, with the protocol of direct.py.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ async def _redis_reads(addresses: Sequence[str]) -> list[Read]:
 
 
 async def _postgres_adds(dsn: str) -> list[Read]:
-    """Returns what does the writes of AddCartItem: the cart with its version, the outbox row (by the trigger), the ledger."""
+    """Returns a function with the writes of AddCartItem: the cart with its version, the outbox row (by trigger), the ledger."""
 
     async def adder() -> Read:
         connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
@@ -97,7 +97,7 @@ def _main(kind: str, job: dict[str, Any]) -> None:
         works = runner.run(_redis_reads(job["addresses"]) if kind == "redis" else _postgres_adds(job["dsn"]))
         print("ready", flush=True)
         for line in sys.stdin:
-            result = runner.run(direct._measure(works, job["keys"], float(line)))
+            result = runner.run(direct.measure(works, job["keys"], float(line)))
             print(json.dumps(asdict(result)), flush=True)
 
 

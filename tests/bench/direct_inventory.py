@@ -13,8 +13,7 @@ from pathlib import Path
 import psycopg
 import uvloop
 
-from tests.bench.direct import WORKERS, Read
-from tests.bench.direct import _measure as measure
+from tests.bench.direct import WORKERS, Read, measure
 
 _UPDATE = """UPDATE cache_sidecar.inventory SET available = available - 1, reserved = reserved + 1
     WHERE product_id = %s AND bucket = 0 AND available >= 1 RETURNING available"""

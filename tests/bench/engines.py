@@ -1,10 +1,10 @@
-"""The native engine against other servers, against grpc.aio under the same sidecar, and against itself when there is more to do."""
+"""The native engine against other servers, against grpc.aio under the same sidecar, and against itself with more data."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from cache_sidecar.server.engines.selection import choose
+from cache_sidecar.server.engines.selection import select
 from cache_sidecar.v1.cache_pb2 import Source
 from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest, BatchGetProductsResponse
 from tests.bench import direct, go
@@ -16,16 +16,16 @@ from tests.bench.stack import Server, Shape, Stack
 _SHAPE = Shape(connections=1, in_flight=32)
 _BELOW_L1 = Shape(connections=1, in_flight=direct.WORKERS)
 _PACED = Shape(connections=4, rate=1000.0)
-# p99 is to stay under 3 ms where the one that waits for the GIL takes the 50 ms for which it is held.
+# The goal is a p99 of 3 ms, where the engine that waits for the GIL takes the 50 ms for which it is held.
 _HELD_GOAL = 50 / 3
 _PER_BATCH = 500
-# Room for the whole catalogue.
+# Room for the entire catalogue.
 _ROOMY = {"l1_max_bytes": 1 << 30}
 
 
 def comparisons(stack: Stack) -> list[Comparison]:
     """Returns those of this file: none without the native engine, and one less without Go."""
-    if not choose("auto").is_native:
+    if not select("auto").is_native:
         return []
     against_go = Comparison(name="l1_hit_32_go", goal=1.0, sides=partial(_against_go, stack), by="cpu")
     return [
@@ -58,7 +58,7 @@ def _many_entries(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
 
 @contextmanager
 def _gil_held(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
-    """Both hold the GIL 50 ms in every 250; the calls come at a rate, so that those that wait hold none of the others back."""
+    """Both hold the GIL 50 ms in every 250; calls start at a fixed rate, so that waiting ones do not delay others."""
     ids = stack.product_ids[:HOT]
     with (
         stack.sidecar(program="tests.bench.held") as native,
@@ -84,7 +84,7 @@ def _hits(sidecar: Server, ids: Sequence[str], shape: Shape = _SHAPE, source: "S
 
 
 def _fill(sidecar: Server, ids: Sequence[str]) -> None:
-    """Brings products into memory, many at a time."""
+    """Loads products into memory, many at a time."""
     batches = [ids[first : first + _PER_BATCH] for first in range(0, len(ids), _PER_BATCH)]
     payloads = [BatchGetProductsRequest(product_ids=batch).SerializeToString() for batch in batches]
 

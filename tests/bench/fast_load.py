@@ -1,10 +1,11 @@
-"""The load generator in Rust, where there is cargo: `native/examples/load.rs`.
+"""The load generator in Rust, available with cargo: `native/examples/load.rs`.
 
-The one in Python, `load.py`, takes more of its core for a call than the native engine takes for a hit: the load would be measured.
-Both give the same `LoadResult`, and check every reply.
+The one in Python, `load.py`, uses more CPU per call than the native engine for a hit, so it would be the bottleneck. Both
+return the same `LoadResult` and check every reply.
 """
 
 import functools
+import gzip
 import json
 import os
 import resource
@@ -20,18 +21,18 @@ from tests.bench.load import LoadResult
 
 _CRATE = Path(__file__).parents[2] / "cache_sidecar" / "native"
 _SAMPLE_EVERY = 64
-# What it may take beside the load itself: to connect, and to print.
+# Seconds in addition to the load itself, to connect and to print.
 _MARGIN_SECONDS = 60
 
 
 def can_be_built() -> bool:
-    """Says whether there is cargo, without building anything."""
+    """Returns whether cargo is installed, without building anything."""
     return shutil.which("cargo") is not None
 
 
 @functools.cache
 def program() -> Path | None:
-    """Returns the program, built when that was not done yet; None where it cannot be built."""
+    """Returns the program, which is built if necessary; None if it cannot be built."""
     if not can_be_built():
         return None
     target = Path(os.environ.get("CARGO_TARGET_DIR") or _CRATE / "target")
@@ -50,16 +51,23 @@ def run(
     in_flight: int,
     seconds: float,
     rate: float = 0.0,
+    metadata: Sequence[tuple[str, str]] = (),
+    is_packed: bool = False,
 ) -> LoadResult:
-    """Does as `load.run_load`; with a rate, so many calls begin each second, and latency counts from when a call was due."""
+    """Does as `load.run_load`; with a rate, that many calls start each second, and latency counts from when a call was due.
+
+    With `is_packed`, requests are compressed by gzip.
+    """
     load = program()
     if load is None:
         raise LoadError("this load needs cargo")
     with tempfile.NamedTemporaryFile() as file:
-        file.write(b"".join(struct.pack(">BI", 0, len(payload)) + payload for payload in payloads))
+        messages = map(gzip.compress, payloads) if is_packed else payloads
+        file.write(b"".join(struct.pack(">BI", is_packed, len(message)) + message for message in messages))
         file.flush()
         arguments = (address, path, file.name, connections, in_flight, seconds, rate, _SAMPLE_EVERY)
-        command = [load, *map(str, arguments)]
+        added = [*metadata, ("grpc-encoding", "gzip")] if is_packed else metadata
+        command = [load, *map(str, arguments), *(text for pair in added for text in pair)]
         before = _cpu_seconds()
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + _MARGIN_SECONDS)
         took = _cpu_seconds() - before
@@ -80,6 +88,6 @@ def run(
 
 
 def _cpu_seconds() -> float:
-    """Returns the CPU that programs which have ended took."""
+    """Returns the CPU time of ended child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

@@ -51,7 +51,7 @@ def word(payload: bytes, offset: int = 0) -> int:
 
 
 def message(payload: bytes) -> bytes:
-    """Returns a gRPC message as it is in DATA frames."""
+    """Returns a gRPC message as framed in DATA frames."""
     return MESSAGE.pack(0, len(payload)) + payload
 
 

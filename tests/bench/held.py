@@ -12,7 +12,7 @@ _FREE_SECONDS, _HELD_MICROSECONDS = 0.2, 50_000
 
 
 def _hold() -> NoReturn:
-    sleep = ctypes.PyDLL(None).usleep  # unlike CDLL, it keeps the GIL meanwhile
+    sleep = ctypes.PyDLL(None).usleep  # unlike CDLL, it keeps the GIL during calls
     while True:
         time.sleep(_FREE_SECONDS)
         sleep(_HELD_MICROSECONDS)

@@ -1,6 +1,6 @@
 """Header compression of HTTP/2 (RFC 7541): a whole decoder, and the literals an encoder needs.
 
-The load generator decodes what a server sends as trailers, so that a refused call is never counted as served.
+The load generator decodes a server's trailers, so that a refused call is never counted as served.
 """
 
 from collections import deque
@@ -46,7 +46,7 @@ class Decoder:
 
     def __init__(self, *, max_size: int = 4096) -> None:
         self.revision = 0
-        "Moves when the dynamic table changes: until then, equal blocks mean equal headers."
+        "Changes with the dynamic table: until then, equal blocks mean equal headers."
         self._max_size = self._limit = max_size
         self._size = 0
         self._table: deque[Header] = deque()
@@ -151,7 +151,7 @@ def literal(header: Header, *, name_index: int = 0) -> bytes:
     """Returns a header in full, to be added to the dynamic table; its name may be in a table."""
     name, value = header
     start = _integer(name_index, 6, 0x40)
-    return start + (b"" if name_index else _string(name)) + _string(value)
+    return start + (b"" if name_index else string(name)) + string(value)
 
 
 def _integer(value: int, prefix: int, pattern: int) -> bytes:
@@ -167,7 +167,7 @@ def _integer(value: int, prefix: int, pattern: int) -> bytes:
     return bytes(octets)
 
 
-def _string(text: bytes) -> bytes:
+def string(text: bytes) -> bytes:
     return _integer(len(text), 7, 0) + text
 
 

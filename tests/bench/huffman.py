@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 # The code is canonical, so the lengths in bits of the codes of octets 0 to 255 and of the end mark say it all.
-_LENGTHS = """
+LENGTHS = """
     13 23 28 28 28 28 28 28 28 24 30 28 28 30 28 28 28 28 28 28 28 28 30 28 28 28 28 28 28 28 28 28 6 10 10 12
     13 6 8 11 10 10 8 11 8 6 6 6 5 5 5 6 6 6 6 6 6 6 7 8 15 6 12 10 13 6 7 7 7 7 7 7
     7 7 7 7 7 7 7 7 7 7 7 7 7 7 7 7 8 7 8 13 19 13 14 6 15 5 6 5 6 5 6 6 6 5 7 7
@@ -64,5 +64,5 @@ def _canonical(lengths: list[int]) -> dict[tuple[int, int], int]:
     return symbols
 
 
-_SYMBOLS = _canonical([int(length) for length in _LENGTHS.split()])
+_SYMBOLS = _canonical([int(length) for length in LENGTHS.split()])
 _CODES = {symbol: code for code, symbol in _SYMBOLS.items()}

@@ -1,6 +1,6 @@
 """ReserveInventory against the conditional UPDATE alone, by psycopg: granted and refused.
 
-A reservation is that UPDATE and more: its own row and its items, the ledger of requests, and the news to Redis.
+A reservation is that UPDATE and more: its own row and its items, the ledger of requests, and the publication to Redis.
 """
 
 import json
@@ -20,14 +20,14 @@ from tests.bench.stack import Server, Shape, Stack
 _SERVICE = "/cache_sidecar.v1.InventoryService/"
 _RESERVE = _SERVICE + "ReserveInventory"
 _SHAPE = Shape(connections=1, in_flight=direct.WORKERS)
-# More than a machine grants in a second: a request_id that came twice would be a read of the ledger.
+# More than a machine grants in a second: a repeated request_id would only read the ledger.
 _GRANTS_PER_SECOND = 10_000
 _PLENTY = 10**12
 _OUT_OF_STOCK, _NOT_FOUND = "grpc-status 9", "grpc-status 5"
 
 
 def comparisons(stack: Stack) -> list[Comparison]:
-    """Returns those of this file."""
+    """Returns the comparisons of this file."""
     return [
         Comparison(name="reserve_granted", goal=0.3, sides=partial(_granted, stack, "many", products=2000)),
         Comparison(name="reserve_granted_hot", goal=0.3, sides=partial(_granted, stack, "hot", products=1)),
@@ -39,7 +39,7 @@ def comparisons(stack: Stack) -> list[Comparison]:
 
 @contextmanager
 def _granted(stack: Stack, kind: str, *, products: int, buckets: int = 1) -> Iterator[tuple[Measure, Measure]]:
-    """One piece each of some products in turn; each side has its own. The reference never has buckets."""
+    """One piece each of some products in turn; each side has its own products. The reference never has buckets."""
     ours = [f"bench-{kind}-{number}" for number in range(products)]
     theirs = [f"direct-{id}" for id in ours]
     with stack.sidecar() as sidecar:
@@ -61,7 +61,7 @@ def _refused(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
 
 @contextmanager
 def _refused_by_gate(stack: Stack) -> Iterator[tuple[Measure, Measure]]:
-    """The reference is the same sidecar where only PostgreSQL can refuse: of products it never heard of."""
+    """The reference is the same sidecar where only PostgreSQL can refuse: products that do not exist."""
     ids = _sold_out_ids()
     with stack.sidecar() as sidecar:
         _sell_out(sidecar, ids)
@@ -89,12 +89,12 @@ def _refusals(sidecar: Server, ids: Sequence[str], refusal: str) -> Measure:
 
 
 def _sold_out_ids() -> list[str]:
-    """A flash sale is one of few products."""
+    """A flash sale has few products."""
     return [f"bench-sold-out-{number}" for number in range(10)]
 
 
 def _sell_out(sidecar: Server, ids: Sequence[str]) -> None:
-    """Sells one piece of each, so that the gate has requests to remember."""
+    """Sells one piece of each, so that admission has granted requests to remember."""
     _set(sidecar, ids, 1)
     fetch(sidecar.address, _RESERVE, [_reserving(id) for id in ids])
 

@@ -1,7 +1,7 @@
 """A load generator for unary gRPC calls that costs its core a few microseconds per call.
 
-A grpc.aio client costs more than the server it should measure. This one sends prebuilt frames over plain sockets, keeps
-a number of calls in flight on each connection, and reads only what it needs of the replies; see connection.py.
+A grpc.aio client uses more CPU than the server it should measure. This one sends prebuilt frames over plain sockets, keeps a
+number of calls in flight on each connection, and reads only what it needs of the replies; see connection.py.
 """
 
 import gc
@@ -18,7 +18,7 @@ from tests.bench.connection import Connection, LoadError, Tally
 from tests.bench.frames import RequestHeaders
 
 STALL_SECONDS = 20
-"A run in which nothing arrives for so long has failed."
+"A run that receives nothing for that many seconds has failed."
 _RECEIVE_BYTES = 1 << 17
 
 
@@ -31,7 +31,7 @@ class LoadResult:
     errors: dict[str, int]
     "All other calls, by reason."
     closed: int
-    "Connections that the server closed, or said it would."
+    "Connections that the server closed or announced to close."
     seconds: float
     "From the first request to the last reply."
     latencies: list[int]
@@ -43,7 +43,7 @@ class LoadResult:
     samples: list[tuple[int, bytes]]
     "Some replies: index of the payload, serialized reply."
     client_cpu_seconds: float
-    "CPU this generator took."
+    "CPU seconds of this generator."
 
     @property
     def calls_per_second(self) -> float:
@@ -51,7 +51,7 @@ class LoadResult:
         return self.calls / self.seconds
 
     def percentile_us(self, percent: float) -> float:
-        """Returns the latency in microseconds that so many per cent of the calls did not exceed."""
+        """Returns a percentile of the latency in microseconds."""
         if not self.latencies:
             raise LoadError("no call was served")
         rank = min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))
@@ -81,11 +81,11 @@ def run_load(
     sample_every: int = 64,
     refusal: str = "",
 ) -> LoadResult:
-    """Calls a method for some seconds, with `in_flight` calls on each of `connections`, going round the payloads.
+    """Calls a method for some seconds, with `in_flight` calls on each of `connections`, and the payloads in turn.
 
     `address` is host:port or unix:PATH, `path` is /package.Service/Method, payloads are serialized requests under
-    16 KiB. Calls that fail are counted in the result; with `refusal` those are the ones that were not refused so, see
-    `Tally`. Raises LoadError when the load itself cannot be made.
+    16 KiB. Failed calls are counted in the result; with `refusal` all calls that were not refused like that, see `Tally`.
+    Raises LoadError if the load itself cannot be generated.
     """
     if connections < 1 or in_flight < 1 or seconds <= 0:
         raise ValueError("connections, in_flight and seconds have to be positive")
@@ -129,7 +129,7 @@ class _Peer:
             self.connection.lost("connection closed by the server")
 
     def send(self) -> None:
-        """Sends what there is to send, in one write."""
+        """Sends all pending bytes in one write."""
         unsent = self.connection.unsent
         if not unsent:
             return
@@ -198,7 +198,7 @@ def _refill(connection: Connection, source: Iterator[int], in_flight: int) -> No
 @contextmanager
 def _connected(address: str, headers: RequestHeaders, payloads: Sequence[bytes], tally: Tally) -> Iterator[_Peer]:
     with _open(address) as sock:
-        # A limit in the kernel: a time-out of Python's would cost a system call per send.
+        # A timeout in the kernel: Python's would cost a system call per send.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALL_SECONDS, 0))
         yield _Peer(sock, Connection(headers, payloads, tally))
 
@@ -223,7 +223,7 @@ def _authority(address: str) -> str:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Keeps the collector, which would find nothing, from walking the latencies."""
+    """Disables the garbage collector, which would only traverse the latencies."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Which core does what, and how busy each was."""
+"""The use of cores, and how busy each was."""
 
 import os
 import time
@@ -18,11 +18,11 @@ class Cores:
 
 
 def choose_cores() -> Cores | None:
-    """Returns two cores this process may use; None where the machine has one, or does not pin."""
+    """Returns two cores this process may use; None if there is only one, or pinning is not supported."""
     if not hasattr(os, "sched_setaffinity"):
         return None
     allowed = sorted(os.sched_getaffinity(0))
-    # The first core also takes most interrupts: it gets the load.
+    # The first core also handles most interrupts: it runs the load generator.
     return Cores(server=allowed[-1], load=allowed[0]) if len(allowed) > 1 else None
 
 
@@ -41,7 +41,7 @@ def on_core(core: int | None) -> Iterator[None]:
 
 
 class BusyMeter:
-    """Seconds that cores were busy since it was made, with work of anybody, stolen time included."""
+    """Busy seconds of cores since its creation, by any program, including stolen time."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()

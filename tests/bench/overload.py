@@ -1,7 +1,7 @@
-"""GetCart asked for faster than a sidecar can answer: what is still answered in time, and how fast the rest is refused.
+"""GetCart at more than a sidecar's capacity: calls still answered in time, and how fast the others are refused.
 
-The load is open: calls begin at their rate whether or not earlier ones were answered, as those of customers do, and latency
-counts from when a call was due. What the sidecar can answer is measured in the same minutes, with 8 x 16 calls in flight.
+The load is open: calls start at their rate independently of replies, as those of customers do, and latency counts from when a
+call was due. The capacity is measured within the same minutes, with 8 x 16 calls in flight.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +20,12 @@ from tests.bench.stack import Server, Stack
 _GET_CART, _REPLACE_CART = (f"/cache_sidecar.v1.CartService/{name}" for name in ("GetCart", "ReplaceCart"))
 _CARTS = 5000
 _CLOSED: dict[str, Any] = {"connections": 8, "in_flight": 16}
-# No connection has more calls in flight than the server takes on one.
+# No connection has more calls in flight than the server accepts on one.
 _CONNECTIONS = 30
-# Nanoseconds in which an answer is of use, and what 99 of 100 answers and refusals are to keep to, in microseconds.
+# Nanoseconds in which a reply is useful, and the goals for the p99 of replies and refusals, in microseconds.
 _IN_TIME = 200_000_000
 _ANSWERED_US, _REFUSED_US = 250_000, 10_000
-# Of what a sidecar can answer, the part that it still answers when it is asked for more.
+# The share of its capacity that a sidecar still answers under overload.
 _GOAL = 0.8
 
 
@@ -38,7 +38,7 @@ class _Part:
     seconds: float
 
     def percentile_us(self, percent: float) -> float:
-        """Returns the latency in microseconds that so many per cent did not exceed; 0 when there were none."""
+        """Returns a percentile of the latency in microseconds; 0 without calls."""
         return self.latencies[int((len(self.latencies) - 1) * percent / 100)] / 1000 if self.latencies else 0.0
 
 
@@ -75,7 +75,7 @@ def comparisons(stack: Stack) -> list[Comparison]:
 def _sides(
     stack: Stack, *, times: float, part: Callable[[LoadResult, float], _Part], bound_us: float
 ) -> Iterator[tuple[Measure, Measure]]:
-    """The reference is what the sidecar can answer; its p99 stands for the bound that is to be kept to."""
+    """The reference is the sidecar's capacity; its p99 stands for the bound."""
     users = [f"overload-{number}" for number in range(_CARTS)]
     with stack.sidecar() as sidecar:
         filled = [Cart(user_id=user, items=[carts.item(product) for product in carts.PRODUCTS[:3]]) for user in users]

@@ -1,4 +1,4 @@
-"""What the benchmark prints and writes."""
+"""The benchmark's output."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _NOISY = 0.1
 
 
 def write(results: Sequence[Result | Unmeasured], file: Path) -> None:
-    """Writes the results as JSON, over those of an earlier run. Whoever reads meanwhile sees the old file, or the new one."""
+    """Writes the results as JSON, replacing those of an earlier run atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     entries = [result.entry() | {"doubts": doubts(result)} for result in results]
     unfinished = file.with_suffix(".unfinished")
@@ -26,25 +26,31 @@ def write(results: Sequence[Result | Unmeasured], file: Path) -> None:
 
 
 def line(result: Result | Unmeasured) -> str:
-    """Returns what is said of a comparison as soon as it was made."""
+    """Returns the line that is printed after each comparison."""
     if isinstance(result, Unmeasured):
-        return f"{result.name}: not measured: {escape(result.reason)}"
+        return f"{result.name}: {_why(result)}: {escape(result.reason)}"
     return f"{result.name}: {result.ratio:.2f}, goal {result.goal:.2f} {_verdict(result)}"
 
 
 def show(results: Sequence[Result | Unmeasured], console: Console, *, reference: str = "reference") -> None:
-    """Prints the results as a table per unit, and below them what makes one doubtful, and how many met their goals."""
+    """Prints the results as a table per unit, then reasons for doubt and the number of goals that were met."""
     for unit in dict.fromkeys(result.unit for result in results):
         console.print(_table(unit, [result for result in results if result.unit == unit], reference))
     for result in results:
         for doubt in doubts(result):
             console.print(f"{result.name}: {escape(doubt)}", highlight=False, soft_wrap=True)
     missed = [result.name for result in results if isinstance(result, Result) and not result.is_met]
-    unmeasured = [result.name for result in results if isinstance(result, Unmeasured)]
-    parts = [f"{len(results) - len(missed) - len(unmeasured)} of {len(results)} met their goals"]
+    unmeasured = [result.name for result in results if isinstance(result, Unmeasured) and not result.is_skipped]
+    skipped = [result.name for result in results if isinstance(result, Unmeasured) and result.is_skipped]
+    parts = [f"{len(results) - len(missed) - len(unmeasured) - len(skipped)} of {len(results)} met their goals"]
     parts += [f"missed: {', '.join(missed)}"] if missed else []
     parts += [f"not measured: {', '.join(unmeasured)}"] if unmeasured else []
+    parts += [f"skipped: {', '.join(skipped)}"] if skipped else []
     console.print("; ".join(parts), highlight=False, soft_wrap=True)
+
+
+def _why(result: Unmeasured) -> str:
+    return "skipped" if result.is_skipped else "not measured"
 
 
 def _verdict(result: Result) -> str:
@@ -59,7 +65,7 @@ def _table(unit: str, results: Sequence[Result | Unmeasured], reference: str) ->
     for result in results:
         name = result.name if result.by == "calls" else f"{result.name} ({result.by})"
         if isinstance(result, Unmeasured):
-            table.add_row(name, *[""] * 6, f"{result.goal:.2f} [red]not measured[/]", end_section=True)
+            table.add_row(name, *[""] * 6, f"{result.goal:.2f} [red]{_why(result)}[/]", end_section=True)
             continue
         ratios = (f"{result.cpu_ratio:.2f}", f"[bold]{result.ratio:.2f}[/]", f"{result.goal:.2f} {_verdict(result)}")
         spread = f"{min(result.ratios):.2f}-{max(result.ratios):.2f}"
@@ -74,7 +80,7 @@ def _figures(rounds: Sequence[Measured]) -> list[str]:
 
 
 def doubts(result: Result | Unmeasured) -> list[str]:
-    """Returns what a reader has to know before believing a result, or why there is none."""
+    """Returns reasons to doubt a result, or why there is none."""
     if isinstance(result, Unmeasured):
         return [result.reason]
     found = [] if result.pinned else ["not pinned: one core, or no way to pin; the ratio says little"]

@@ -3,6 +3,7 @@
 import json
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tests.bench.processes import Process, running
 
 NAMESPACE = "bench"
 CATALOGUE, PRODUCTS = 100_000, 10_000
+_PAGE_TRIES = 30
 _LIST_PRODUCTS = "/cache_sidecar.v1.ProductService/ListProducts"
 _HEALTH = "/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"
@@ -33,7 +35,7 @@ class Shape:
     in_flight: int = 0
     "Calls on each connection."
     rate: float = 0.0
-    "Calls that begin each second, whatever is in flight, over all connections; 0 for as many as can be."
+    "Calls started each second over all connections, independently of replies; 0 for as many as possible."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,14 @@ class Server:
         shape: Shape,
         accept: Callable[[LoadResult], None],
         refusal: str = "",
+        **sent: Any,
     ) -> Measure:
         """Returns what measures one method; `accept` raises if the replies are not those that were to be measured.
 
-        With `refusal` all calls are to be refused, with a status as in `grpc-status 9`.
+        With `refusal` all calls are to be refused, with a status as in `grpc-status 9`. `sent` is what only `fast_load.run` can
+        send, and needs cargo.
         """
-        how: dict[str, Any] = {"connections": shape.connections, "in_flight": shape.in_flight}
+        how: dict[str, Any] = {"connections": shape.connections, "in_flight": shape.in_flight} | sent
         generate: Callable[..., LoadResult] = fast_load.run
         if shape.rate:
             how["rate"] = shape.rate
@@ -76,12 +80,12 @@ class Server:
 
 
 class Stack:
-    """Redis Cluster, PostgreSQL and a demo catalogue, started when first asked for and stopped at the end."""
+    """Redis Cluster, PostgreSQL and a demo catalogue, started when first used and stopped at the end."""
 
     def __init__(self, *, cores: Cores | None, state: Path, code: Path | None = None) -> None:
         self.cores = cores
         self.code = code
-        "The folder of another version, whose servers these are."
+        "The folder of another version, which these servers run."
         self._state = state.absolute()
         self._running = ExitStack()
 
@@ -94,7 +98,7 @@ class Stack:
 
     @cached_property
     def servers(self) -> Mapping[str, Any]:
-        """What runs and where, as `cache-sidecar dev` writes it."""
+        """The servers and their addresses, as `cache-sidecar dev` writes them."""
         ready = self._state / "dev.json"
         ready.unlink(missing_ok=True)
         options = {"--state": self._state, "--sidecars": 1, "--products": CATALOGUE, "--listen": "127.0.0.1:0"}
@@ -103,14 +107,14 @@ class Stack:
         with ExitStack() as starting:
             process = starting.enter_context(running("dev", arguments, core=core, directory=self.directory, code=self.code))
             process.wait_until(ready.exists)
-            # Servers that are not ready in time are stopped, or they would hold the folder when it is tried again.
+            # Servers that are not ready in time are stopped: they would block the folder for the next attempt.
             self._running.enter_context(starting.pop_all())
         found: dict[str, Any] = json.loads(ready.read_text())
         self._relay(found)
         return found
 
     def _relay(self, servers: Mapping[str, Any]) -> None:
-        """Runs a relay for the sidecars under test: without one they doubt what Redis says, and then say stale."""
+        """Runs a relay for the sidecars under test: without one they keep partitions in quarantine and mark replies stale."""
         own = {
             "namespace": NAMESPACE,
             "region": NAMESPACE,
@@ -124,7 +128,7 @@ class Stack:
 
     def _settings(self, name: str, settings: Mapping[str, object]) -> Path:
         file = self.directory / f"{name}.toml"
-        # What TOML needs of these values, JSON writes the same way.
+        # For these values TOML and JSON are the same.
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
         return file
 
@@ -151,7 +155,7 @@ class Stack:
         token = ""
         while len(ids) < CATALOGUE:
             request = ListProductsRequest(page_size=1000, page_token=token).SerializeToString()
-            page = ListProductsResponse.FromString(fetch(address, _LIST_PRODUCTS, [request])[0])
+            page = ListProductsResponse.FromString(_page(address, request))
             ids += [product.product_id for product in page.products]
             token = page.next_page_token
             if not token:
@@ -197,20 +201,53 @@ class Stack:
         return str(file)
 
     @contextmanager
-    def direct(self, kind: str, job: Mapping[str, object]) -> Iterator[Process]:
-        """Runs tests/bench/direct.py on the core under test."""
+    def direct(
+        self, kind: str, job: Mapping[str, object], *, module: str = "tests.bench.direct", beside: bool = False
+    ) -> Iterator[Process]:
+        """Runs tests/bench/direct.py, or a program like it, on the core under test; `beside` a sidecar, on the other one."""
         file = self.directory / f"{kind}.json"
         file.write_text(json.dumps(job))
-        with self.helper("direct", ["tests.bench.direct", kind, str(file)]) as (process, _):
+        with self.helper("direct", [module, kind, str(file)], beside=beside) as (process, _):
             yield process
 
     @contextmanager
-    def helper(self, name: str, arguments: Sequence[str], *, is_python: bool = True) -> Iterator[tuple[Process, str]]:
-        """Runs a program of the benchmark on the core under test; gives it and the first line it prints."""
-        core = self.cores.server if self.cores else None
+    def program(self, command: Sequence[str], kind: str, job: Mapping[str, object]) -> Iterator[Process]:
+        """Runs a program of another language that speaks as tests/bench/direct.py does, beside a sidecar."""
+        file = self.directory / f"{kind}.json"
+        file.write_text(json.dumps(job))
+        with self.helper(kind, [*command, kind, str(file)], is_python=False, beside=True) as (process, _):
+            yield process
+
+    @contextmanager
+    def redis_behind(self, round_trip: float) -> Iterator[list[str]]:
+        """Gives the nodes of the cluster as they are reached over a network with a round trip in seconds; 0 for none."""
+        if not round_trip:
+            yield self.redis
+            return
+        file = self.directory / "network.json"
+        file.write_text(json.dumps({"targets": self.redis, "delay": round_trip / 2}))
+        with self.helper("network", ["tests.bench.network", str(file)], beside=True) as (_, ports):
+            yield [f"127.0.0.1:{port}" for port in ports.split()]
+
+    @contextmanager
+    def helper(
+        self, name: str, arguments: Sequence[str], *, is_python: bool = True, beside: bool = False
+    ) -> Iterator[tuple[Process, str]]:
+        """Runs a program of the benchmark on the core under test, or on the other one; gives it and the first line it prints."""
+        core = (self.cores.load if beside else self.cores.server) if self.cores else None
         own = {"directory": self.directory, "code": self.code if is_python else None}
         with running(name, arguments, core=core, answers=True, is_python=is_python, **own) as process:
             yield process, process.ask("")
+
+
+def _page(address: str, request: bytes) -> bytes:
+    """Returns a page of the catalogue; on a busy machine, a PostgreSQL that has just started may not answer at first."""
+    for _ in range(_PAGE_TRIES - 1):
+        try:
+            return fetch(address, _LIST_PRODUCTS, [request])[0]
+        except LoadError:
+            time.sleep(1.0)
+    return fetch(address, _LIST_PRODUCTS, [request])[0]
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Another version of the project in a folder of its own, to be measured beside this one."""
+"""Another version of the project in a folder of its own, to be compared with this one."""
 
 import io
 import os
@@ -26,7 +26,7 @@ def unpacked(ref: str, into: Path) -> Path:
     folder = into.absolute() / commit[:12]
     if folder.exists():
         return folder
-    # Under another name until it is whole.
+    # Under another name until it is complete.
     with (
         tempfile.TemporaryDirectory(dir=into) as unfinished,
         tarfile.open(fileobj=io.BytesIO(_git("archive", commit))) as archive,
@@ -40,7 +40,7 @@ def unpacked(ref: str, into: Path) -> Path:
 
 
 def _built(commit: str, code: Path, into: Path) -> Path | None:
-    """Returns the native engine of a commit; None where it is the one that stands here."""
+    """Returns the native engine of a commit; None if it is the same as this version's."""
     if subprocess.run(["git", "diff", "--quiet", commit, "--", _NATIVE], cwd=ROOT, check=False).returncode == 0:
         return None
     target = into.absolute() / "cargo"

@@ -1,6 +1,6 @@
-"""A proxy in front of a sidecar that lies: errors that a run has to find, whatever the sidecar is made of.
+"""A proxy in front of a sidecar that returns wrong replies: errors that a run must find, however the sidecar is built.
 
-It passes on every call as bytes, but for the methods it has a lie for.
+It forwards every call as bytes, except for the methods that it has a lie for.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from cache_sidecar.v1.inventory_pb2 import Reservation
 
 Forward = Callable[[bytes], Awaitable[bytes]]
 Lie = Callable[[bytes, Forward], Awaitable[bytes]]
-"""Gets a request and what passes it on; returns the reply, or raises Refused."""
+"""Receives a request and a function that forwards it; returns the reply, or raises Refused."""
 StreamLie = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 """Gets the messages of a stream."""
 
@@ -94,7 +94,7 @@ async def _abort(context: Any, error: grpc.aio.AioRpcError) -> None:
 
 
 def remembers() -> Lie:
-    """Gives the first reply to a request for ever."""
+    """Repeats the first reply to a request for ever."""
     first: dict[bytes, bytes] = {}
 
     async def lie(request: bytes, forward: Forward) -> bytes:
@@ -108,7 +108,7 @@ def remembers() -> Lie:
 
 
 def is_late(seconds: float) -> Lie:
-    """Gives each reply so many seconds late to who asks next, with the age it had."""
+    """Delays each reply by some seconds and returns it to the next caller, with its old age."""
     last: dict[bytes, tuple[float, bytes]] = {}
 
     async def lie(request: bytes, forward: Forward) -> bytes:
@@ -121,7 +121,7 @@ def is_late(seconds: float) -> Lie:
 
 
 def refuses(code: grpc.StatusCode, *, every: int) -> Lie:
-    """Refuses every so-manieth call."""
+    """Refuses every nth call."""
     calls = 0
 
     async def lie(request: bytes, forward: Forward) -> bytes:
@@ -135,7 +135,7 @@ def refuses(code: grpc.StatusCode, *, every: int) -> Lie:
 
 
 def adds_twice() -> Lie:
-    """Adds to a cart, and once more."""
+    """Adds to a cart twice."""
 
     async def lie(request: bytes, forward: Forward) -> bytes:
         await forward(request)
@@ -175,7 +175,7 @@ def grants_everything() -> Lie:
 
 
 def does_nothing(reply: Any) -> Lie:
-    """Acknowledges, and does nothing."""
+    """Acknowledges without doing anything."""
 
     async def lie(_request: bytes, _forward: Forward) -> bytes:
         return bytes(reply.SerializeToString())
@@ -184,7 +184,7 @@ def does_nothing(reply: Any) -> Lie:
 
 
 def counts_wrong() -> Lie:
-    """Says of every second batch of stocks that there is a piece more."""
+    """Adds a piece to the stocks of every second batch."""
     calls = 0
 
     async def lie(request: bytes, forward: Forward) -> bytes:
@@ -210,7 +210,7 @@ def repeats_itself() -> StreamLie:
 
 
 def leaves_out(every: int) -> StreamLie:
-    """Leaves out every so-manieth message."""
+    """Drops every nth message."""
 
     async def lie(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         number = 0
@@ -223,7 +223,7 @@ def leaves_out(every: int) -> StreamLie:
 
 
 def falls_silent(after: int) -> StreamLie:
-    """Sends so many messages, and then none."""
+    """Sends that many messages, and then none."""
 
     async def lie(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         number = 0

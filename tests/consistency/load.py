@@ -1,4 +1,4 @@
-"""What the clients of a consistency run have in common: how they call, how they count, and how they repeat what they don't know."""
+"""What the clients of a consistency run share: calling, counting, and repeating calls of unknown outcome."""
 
 import asyncio
 import random
@@ -14,13 +14,13 @@ import grpc
 from cache_sidecar.v1.cache_pb2 import Source
 from tests.consistency.rulebook import Rulebook
 from tests.consistency.rules.versions import Read
-from tests.sidecars import without_retries
+from tests.support.launch import without_retries
 
 CALM = "calm"
 READ_SECONDS, WRITE_SECONDS = 2.0, 5.0
-# Seconds between two attempts of a client that wants to know; and after which the whole run is given up, as nothing heals.
+# Seconds between two attempts of a client; and after which the whole run is aborted, as nothing recovers.
 AGAIN, GIVEN_UP = 0.2, 180.0
-# After these a call may have done what it was to do.
+# Statuses after which a call may have taken effect.
 UNKNOWN = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -35,7 +35,7 @@ UNKNOWN = frozenset(
 
 @dataclass(kw_only=True)
 class Tally:
-    """What happened to the calls for one dataset while one fault lasted, or none."""
+    """The outcomes of the calls for one dataset during one fault, or none."""
 
     calls: int = 0
     failed: int = 0
@@ -55,7 +55,7 @@ class Tally:
     "Calls that failed, by status."
 
     def add(self, other: "Tally") -> None:
-        """Takes what another one counted, too."""
+        """Adds the counts of another one."""
         for name in ("calls", "failed", "reads", "stale", "writes", "failed_writes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.behind = max(self.behind, other.behind)
@@ -73,7 +73,7 @@ class Tally:
 
 
 class Outcome(NamedTuple):
-    """What came of a call."""
+    """The outcome of a call."""
 
     reply: Any
     "None when it failed."
@@ -81,9 +81,9 @@ class Outcome(NamedTuple):
     called: float
     replied: float
     process: int
-    "Which one answered: a number that no other one had. Negative when it is not known which of two it was."
+    "The process that replied: a unique number. Negative if it is not known which of two it was."
     tally: Tally
-    "Where to count what it says."
+    "Where to count it."
     attempts: int = 1
 
     def acknowledged(self) -> dict[str, Any]:
@@ -129,14 +129,14 @@ class Load:
         return self._stopping.is_set()
 
     async def pause(self, seconds: float) -> bool:
-        """Waits, and returns whether clients are to go on."""
+        """Waits, and returns whether clients should continue."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
         return not self.is_stopping
 
     @contextmanager
     def during(self, fault: str) -> Iterator[None]:
-        """Counts what is called from now on under the name of a fault."""
+        """Counts calls from now on under the name of a fault."""
         log = self.rules.log
         before, self._tally = (self._tally, log.during), self.tallies.setdefault(fault, defaultdict(Tally))
         log.during = fault
@@ -148,7 +148,7 @@ class Load:
             self._tally, log.during = before
 
     async def run(self, clients: Sequence[Callable[[], Coroutine[Any, Any, None]]], body: Awaitable[None]) -> None:
-        """Has clients call as long as the body runs, and returns when each of them knows what became of its calls."""
+        """Runs the clients while the body runs, and waits until each knows the outcome of its calls."""
         async with asyncio.TaskGroup() as group:
             for client in clients:
                 group.create_task(client())

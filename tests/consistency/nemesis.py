@@ -1,4 +1,4 @@
-"""What breaks while the clients call. Every fault is over, and what it broke works again, when its function returns."""
+"""Faults that are injected while the clients call. When a fault's function returns, everything works again."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from typing import Any
 from cache_sidecar.devstack.valkey import ValkeyServer
 from tests.consistency.rulebook import Rulebook
 from tests.consistency.stack import Stack
-from tests.sidecars import until
+from tests.support.until import until
 
 # Seconds that something is paused, from and to: a primary that is paused shortly keeps its slots, one that is paused for long
 # does not.
@@ -25,7 +25,7 @@ MOVED = 2000
 
 
 class Nemesis:
-    """What faults need to know: what they break, what it is judged by, and their chance."""
+    """What faults need: the servers they break, the rules, and a random generator."""
 
     def __init__(self, stack: Stack, rules: Rulebook, chance: random.Random, visits: asyncio.Event) -> None:
         """`visits` has the idle sidecars called while it is set."""
@@ -58,7 +58,7 @@ async def primary_paused(nemesis: Nemesis) -> None:
 
 
 async def primary_paused_shortly(nemesis: Nemesis) -> None:
-    """SIGSTOP of a primary, which goes on as if nothing had happened."""
+    """SIGSTOP of a primary, which resumes before a failover."""
     await _paused(nemesis, SHORTLY)
 
 
@@ -71,7 +71,7 @@ async def _paused(nemesis: Nemesis, seconds: tuple[float, float]) -> None:
 
 
 async def old_primary_wakes(nemesis: Nemesis) -> None:
-    """SIGSTOP of a primary; its replica takes over, and takes writes, when it goes on: it answers who still asks it."""
+    """SIGSTOP of a primary, which resumes after its replica accepted writes: it answers clients that still call it."""
     node = nemesis.chance.choice(await nemesis.cluster.primaries())
     node.pause()
     await until(lambda: _has_lost_its_slots(nemesis, node))
@@ -85,7 +85,7 @@ async def _has_lost_its_slots(nemesis: Nemesis, node: ValkeyServer) -> bool:
 
 
 async def tail_lost(nemesis: Nemesis) -> None:
-    """A replica hears nothing for a while of what its primary acknowledges, and takes over when that is killed."""
+    """A replica receives nothing of what its primary acknowledges for a while, and takes over when that is killed."""
     node = nemesis.chance.choice(await nemesis.cluster.primaries())
     replica = await _replica_of(nemesis, node)
     replica.pause()
@@ -111,7 +111,7 @@ async def _replica_of(nemesis: Nemesis, node: ValkeyServer) -> ValkeyServer:
 
 
 async def failed_over(nemesis: Nemesis) -> None:
-    """CLUSTER FAILOVER: a replica takes over from a primary that is well."""
+    """CLUSTER FAILOVER: a replica takes over from a healthy primary."""
     await _fail_over(nemesis, (await nemesis.cluster.primaries())[1])
 
 
@@ -174,7 +174,7 @@ async def sidecar_killed(nemesis: Nemesis) -> None:
 
 
 async def sidecar_paused(nemesis: Nemesis) -> None:
-    """SIGSTOP of a sidecar: what changes meanwhile, it has not heard of when it goes on and finds calls waiting."""
+    """SIGSTOP of a sidecar: when it resumes, calls are waiting, and it has not received the changes made meanwhile."""
     sidecar = nemesis.stack.sidecars[1].child
     sidecar.pause()
     await nemesis.pause(PAUSED)
@@ -182,7 +182,7 @@ async def sidecar_paused(nemesis: Nemesis) -> None:
 
 
 async def idle_sidecar_wakes(nemesis: Nemesis) -> None:
-    """A sidecar that nobody calls is stopped while slots move and a replica takes over, and is called the moment it goes on."""
+    """An idle sidecar is stopped while slots move and a replica takes over, and is called the moment it resumes."""
     stack = nemesis.stack
     idle = stack.sidecars[-1].child
     source, target, third = await nemesis.cluster.primaries()
@@ -207,7 +207,7 @@ async def sidecar_cut_off(nemesis: Nemesis) -> None:
 
 
 async def sidecar_not_heard(nemesis: Nemesis) -> None:
-    """A sidecar's connections to Redis stay open, and nothing goes through."""
+    """A sidecar's connections to Redis stay open without passing data."""
     nemesis.stack.line.stall()
     await asyncio.sleep(CUT)
     await nemesis.stack.line.heal()

@@ -1,6 +1,6 @@
-"""`python -m tests.consistency.off_clock SECONDS serve|relay ...`: the program, with a clock that is so many seconds ahead.
+"""`python -m tests.consistency.off_clock SECONDS serve|relay ...`: the program, with a clock that is that many seconds ahead.
 
-There is no such setting: what is built with the machine's clock is given another one before it is imported.
+There is no such setting: the system clock is replaced before the modules that use it are imported.
 """
 
 import sys
@@ -10,16 +10,16 @@ from collections.abc import Callable
 
 from cache_sidecar.__main__ import main
 from cache_sidecar.core import clock
+from tests.support.clocks import ManualClock
 
 # Seconds between two moments that are told to who cannot ask: the native engine.
 _TELL_EVERY = 0.002
 
 
-class OffClock(clock.ManualClock):
+class OffClock(ManualClock):
     """The machine's clock, and so many seconds; negative ones are behind."""
 
     def __init__(self, ahead: float) -> None:
-        super().__init__()
         self._ahead = ahead
 
     def now(self) -> float:
@@ -27,7 +27,7 @@ class OffClock(clock.ManualClock):
         return time.time() + self._ahead
 
     def follow(self, follower: Callable[[float], None]) -> None:
-        """Tells the time for ever."""
+        """Reports the time for ever."""
 
         def tell() -> None:
             while True:

@@ -1,4 +1,4 @@
-"""What a consistency run prints and writes."""
+"""The output of a consistency run."""
 
 import json
 from collections.abc import Iterable

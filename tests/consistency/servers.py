@@ -14,7 +14,7 @@ from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.state import StateDirectory
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.store.migrate import migrate
-from tests.ports import later_ports
+from tests.support.free_ports import later_ports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Servers:
 async def servers(*, keep: bool = False) -> AsyncIterator[Servers]:
     """Runs a Redis Cluster and a migrated PostgreSQL, and ends them and all else that `processes` runs; may keep the logs."""
     state = StateDirectory(Path(tempfile.mkdtemp(prefix="cache-sidecar-consistency-")))
-    state.path.chmod(0o711)  # as root, PostgreSQL is another user who has to pass
+    state.path.chmod(0o711)  # as root, PostgreSQL runs as another user, who has to get through
     state.claim()
     processes = Processes(state)
     try:

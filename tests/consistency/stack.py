@@ -12,12 +12,12 @@ from pathlib import Path
 
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Child, Processes
-from cache_sidecar.devstack.sidecars import Sidecar, as_toml, serving, start_relay, start_sidecar
+from cache_sidecar.devstack.sidecars import Sidecar, as_toml, start_relay, start_sidecar, wait_until_serving
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.tiers.redis.keys import KeyNames
 from tests.consistency.rulebook import SESSION_EXPIRY
-from tests.cut_off import Line, line_to
-from tests.ports import later_ports
+from tests.support.cluster_proxies import Line, line_to
+from tests.support.free_ports import later_ports
 
 # Those that are installed.
 ENGINES = ("native", "aio") if find_spec("cache_sidecar._native") else ("aio",)
@@ -67,7 +67,7 @@ class Stack:
             self.sidecars.append(self._sidecar(number, f"127.0.0.1:{port}"))
             self.incarnations.append(number)
         self.relays = [self._relay(number) for number in range(relays)]
-        await asyncio.gather(*map(serving, self.sidecars))
+        await asyncio.gather(*map(wait_until_serving, self.sidecars))
 
     async def stop(self) -> None:
         """Ends sidecars and relays."""
@@ -95,7 +95,7 @@ class Stack:
     async def restart_sidecar(self, number: int, *, ahead: float = 0.0) -> None:
         """Starts another one in its place, whose clock may be ahead, and returns when it serves."""
         self.sidecars[number] = self._sidecar(number, self.sidecars[number].grpc, ahead=ahead)
-        await serving(self.sidecars[number])
+        await wait_until_serving(self.sidecars[number])
 
     def restart_relay(self, number: int, *, ahead: float = 0.0) -> None:
         """Starts another one in the place of one that was killed; its clock may be ahead."""

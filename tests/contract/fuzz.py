@@ -1,14 +1,15 @@
-"""Requests that Hypothesis makes from the descriptors: valid, nearly valid, and bytes that were such messages once."""
+"""Requests that Hypothesis generates from the descriptors: valid, nearly valid, and mutated bytes of such messages."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-# How many a plain run makes, and from which seed; see conftest.py.
+# The number of requests in a normal run, and its seed; see conftest.py.
 FUZZ, FUZZ_SEED = 1000, 1
 
 TEXTS = [
@@ -21,9 +22,9 @@ TEXTS = [
 NUMBERS = [0, 1, -1, 2, 50, 999, 1000, 1001, 10**9 - 1, 10**9, 2**31 - 1, 2**31, -(2**31), 2**53, 2**63 - 1, -(2**63)]
 # How often the same few values are repeated; less within what is repeated itself.
 COUNTS, FEW = [0, 1, 1, 1, 2, 3, 33, 65, 501], [0, 1, 1, 1, 2, 3]
-# Bytes of a request, the rest is cut off: what is longer than a message may be is refused unread.
+# Requests are truncated to this many bytes: longer messages are refused unread.
 LONGEST = 2**21
-# Bytes that every method gets: nothing, no message, a length that is not there, and messages in messages without an end.
+# Sent to every method: nothing, not a message, a length without data, and endlessly nested messages.
 SEEDS = [b"", b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"\x00", b"\x7b" * 2000, b"\x0a\x02\xc3\x28", b"\xff" * 300]
 
 Draw = st.DrawFn
@@ -121,7 +122,7 @@ class Fuzzer:
     def _element(self, draw: Draw, field: FieldDescriptor) -> Any:
         if field.message_type is None:
             return self._scalar(draw, field)
-        return self._message(draw, field.message_type._concrete_class(), self._few)
+        return self._message(draw, message_factory.GetMessageClass(field.message_type)(), self._few)
 
     def _scalar(self, draw: Draw, field: FieldDescriptor) -> Any:
         if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:

@@ -16,15 +16,17 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.v1 import cart_service_pb2, cart_service_pb2_grpc
 from cache_sidecar.v1 import product_service_pb2 as pb
-from tests.certificates import listen
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, message
-from tests.contract.shop import L1, Refusal, Shop, product, refusal, refused
 from tests.contract.test_listeners import start_fails
 from tests.contract.test_tls import AUTHORITY, SERVER, credentials
-from tests.sidecars import Sidecar, until
+from tests.support import inside
+from tests.support.authority import listen
+from tests.support.launch import Sidecar
+from tests.support.raw import RawConnection, message
+from tests.support.shop import L1, Open, Refusal, Shop, product, refusal, refused
+from tests.support.tokens import secret_file, token
+from tests.support.until import until
 
-FIRST, SECOND = "first-token", "second-token"
+FIRST, SECOND = token("first"), token("second")
 GET = "/cache_sidecar.v1.ProductService/GetProduct"
 
 
@@ -34,9 +36,7 @@ def bearing(token: str) -> dict[str, Any]:
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
-    file = tmp_path / "tokens"
-    file.write_text(f"# of this month\n{FIRST}\n\n")
-    return file
+    return secret_file(tmp_path / "tokens", f"# of this month\n{FIRST}\n\n")
 
 
 def get(shop: Shop, id: str, **more: Any) -> Any:
@@ -89,7 +89,9 @@ async def test_every_call_needs_a_token(open_shop: Open, tokens: Path, wrong: di
 
 async def test_the_message_says_what_to_do(open_shop: Open, tokens: Path) -> None:
     async with open_shop(access_tokens_file=str(tokens)) as shop:
-        assert (await refused(get(shop, "p"))).message == ("a token is needed: send the metadata `authorization: Bearer TOKEN`")
+        assert (await refused(get(shop, "p"))).message == (
+            "a token is required: send the metadata `authorization: Bearer TOKEN`"
+        )
         said = await refused(get(shop, "p", **bearing("no-token")))
         assert said.message == "invalid token"
 
@@ -121,7 +123,7 @@ async def test_a_hit_with_a_token_is_still_a_hit(open_shop: Open, tokens: Path, 
         await until(lambda: is_hit(shop, id, **bearing(FIRST)))
         if engine == "aio":
             return
-        counters = shop.app.server._engine.counters
+        counters = inside.engine_of(shop.app.server).counters
         before = counters()
         for scheme in ("Bearer", "bearer"):
             assert await is_hit(shop, id, metadata=[("authorization", f"{scheme} {FIRST}")])
@@ -157,7 +159,12 @@ async def is_locked_out(shop: Shop, id: str, token: str) -> bool:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("", "holds no token, so nobody could call"), ("fine\nnot fine\n", "line 2 of"), (None, "cannot read")],
+    [
+        ("", "has no token, so every call would be refused"),
+        ("short", "has a token of at most 0 random bits"),
+        (f"{FIRST}\nnot fine\n", "line 2 of"),
+        (None, "cannot read"),
+    ],
 )
 async def test_a_file_that_cannot_be_used_changes_nothing(
     open_shop: Open, tokens: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, said: str
@@ -166,18 +173,43 @@ async def test_a_file_that_cannot_be_used_changes_nothing(
     monkeypatch.setattr("cache_sidecar.server.auth.telemetry.log.error", lambda _, **more: lines.append(more["error"]))
     async with open_shop(access_tokens_file=str(tokens)) as shop:
         id = await create(shop, **bearing(FIRST))
-        tokens.unlink() if content is None else tokens.write_text(content)
+        if content is None:
+            tokens.unlink()
+        else:
+            tokens.write_text(content)
         await until(lambda: lines)
         assert said in lines[0]
         assert await may_call(shop, id, FIRST)
-        tokens.write_text(SECOND)
+        secret_file(tokens, SECOND)
         await until(lambda: may_call(shop, id, SECOND))
         assert len(lines) == 1
 
 
+async def test_a_file_that_others_can_read_changes_nothing_until_they_cannot(
+    open_shop: Open, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("cache_sidecar.server.auth.telemetry.log.error", lambda _, **more: lines.append(more["error"]))
+    async with open_shop(access_tokens_file=str(tokens)) as shop:
+        id = await create(shop, **bearing(FIRST))
+        tokens.chmod(0o644)
+        tokens.write_text(SECOND)
+        await until(lambda: lines)
+        assert lines == [
+            f"access_tokens_file: cannot read {tokens}: its mode 0644 gives all users access; chmod 600 removes it"
+        ]
+        assert await may_call(shop, id, FIRST)
+        tokens.chmod(0o600)
+        await until(lambda: may_call(shop, id, SECOND))
+        assert await is_locked_out(shop, id, FIRST)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("# none\n", "holds no token, so nobody could call"), ("a token\n", "line 1 of {} must be a token: letters")],
+    [
+        ("# none\n", "has no token, so every call would be refused"),
+        ("a token\n", "line 1 of {} must be TOKEN, or NAME ROLE[,ROLE] TOKEN"),
+    ],
 )
 async def test_at_the_start_it_is_one_line(tokens: Path, content: str, said: str) -> None:
     tokens.write_text(content)
@@ -194,7 +226,7 @@ async def test_only_the_clients_allowed_may_call(open_shop: Open, tmp_path: Path
         id = (await shop.create()).product_id
         await until(lambda: is_hit(shop, id))
         if engine == "native":
-            counters = shop.app.server._engine.counters
+            counters = inside.engine_of(shop.app.server).counters
             before = counters()
             assert await is_hit(shop, id)
             assert counters()["handed"] == before["handed"], "it was answered without Python"

@@ -11,8 +11,8 @@ from grpc.aio import AioRpcError
 
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart, CartChange, CartItem
-from tests.contract.shop import Shop, refused
-from tests.customers import L2, STORE, Customer, amounts, item, lines, new_request, new_user
+from tests.support.customers import L2, STORE, Customer, amounts, item, lines, new_request, new_user
+from tests.support.shop import refused
 
 STRANGE_IDS = [
     "{07}",
@@ -31,16 +31,6 @@ STRANGE_IDS = [
     "\u200b",
     "a" * 128,
 ]
-
-
-@pytest.fixture(scope="package")
-def customers(shops: tuple[Shop, Shop]) -> tuple[Customer, Customer]:
-    return Customer(shops[0].sidecar), Customer(shops[1].sidecar)
-
-
-@pytest.fixture(scope="package")
-def customer(customers: tuple[Customer, Customer]) -> Customer:
-    return customers[0]
 
 
 async def test_the_cart_of_an_unknown_user_is_empty(customers: tuple[Customer, Customer]) -> None:
@@ -206,6 +196,21 @@ async def test_a_cart_replaced_with_an_etag_that_lost_comes_back(customers: tupl
     assert refusal.metadata["etag"] == theirs.etag
     assert await _cart_in_details(first, user, mine.etag) == theirs
     assert lines(await first.replace(user, item("c"), etag=theirs.etag)) == {"c": 1}
+
+
+async def test_a_cart_is_cleared_only_as_the_caller_knows_it(customers: tuple[Customer, Customer]) -> None:
+    first, second = customers
+    user = new_user()
+    read = await first.add(user, item("a"))
+    theirs = await second.add(user, item("b"))
+    for request_id in ("", new_request()):
+        request = pb.ClearCartRequest(user_id=user, etag=read.etag, request_id=request_id)
+        refusal = await refused(first.carts.ClearCart(request))
+        assert (refusal.code, refusal.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
+        assert refusal.metadata["etag"] == theirs.etag
+    assert lines(await first.cart(user)) == {"a": 1, "b": 1}
+    cleared = (await first.carts.ClearCart(pb.ClearCartRequest(user_id=user, etag=theirs.etag))).cart
+    assert (lines(cleared), lines(await second.cart(user))) == ({}, {})
 
 
 async def _cart_in_details(customer: Customer, user: str, etag: str) -> Cart | None:

@@ -5,22 +5,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
-import pytest
 from google.protobuf.duration_pb2 import Duration
 from psycopg import sql
 
 from cache_sidecar.store.outbox import Change
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart
-from tests.contract.conftest import Open
-from tests.contract.shop import Shop
-from tests.customers import STORE, Customer, item, lines, new_request, new_user
-from tests.sidecars import until
-
-
-@pytest.fixture(scope="package")
-def customers(shops: tuple[Shop, Shop]) -> tuple[Customer, Customer]:
-    return Customer(shops[0].sidecar), Customer(shops[1].sidecar)
+from tests.support import inside
+from tests.support.customers import STORE, Customer, item, lines, new_request, new_user
+from tests.support.shop import Open
+from tests.support.until import until
 
 
 async def _next(stream: AsyncIterator[pb.WatchCartResponse]) -> Cart:
@@ -75,12 +69,12 @@ async def test_a_slow_reader_gets_the_newest_cart(open_shop: Open) -> None:
         for quantity in range(1, 21):
             cart = await customer.replace(user, item("a", quantity))
         newest = int(cart.etag, 16)
-        (watcher,) = changes._watchers
+        (watcher,) = inside.watchers_of(changes)
         await until(lambda: getattr(watcher, "version", 0) == newest)
         assert await anext(versions) == newest
-        assert not watcher.changed.is_set()  # type: ignore[union-attr]
+        assert not watcher.has_news.is_set()  # type: ignore[union-attr]
         await versions.aclose()  # type: ignore[attr-defined]
-        assert not changes._watchers
+        assert not inside.watchers_of(changes)
 
 
 async def test_a_watcher_of_carts_holds_nothing_of_other_changes(open_shop: Open) -> None:
@@ -90,9 +84,9 @@ async def test_a_watcher_of_carts_holds_nothing_of_other_changes(open_shop: Open
         versions = changes.versions("cart", "mine")
         await anext(versions)
         for number in range(5000):
-            changes._tell(Change(number, number, "cart", f"other-{number}", "updated", None))  # type: ignore[arg-type]
-        changes._tell(Change(1, 7, "product", "mine", "updated", None))  # type: ignore[arg-type]
-        changes._tell(Change(2, 8, "cart", "mine", "updated", None))  # type: ignore[arg-type]
+            inside.pass_on(changes, Change(number, number, "cart", f"other-{number}", "updated", None))  # type: ignore[arg-type]
+        inside.pass_on(changes, Change(1, 7, "product", "mine", "updated", None))  # type: ignore[arg-type]
+        inside.pass_on(changes, Change(2, 8, "cart", "mine", "updated", None))  # type: ignore[arg-type]
         assert await anext(versions) == 8
         await versions.aclose()  # type: ignore[attr-defined]
 
@@ -131,7 +125,7 @@ async def test_a_page_of_abandoned_carts_may_end_between_carts_of_one_moment(ope
 
 
 async def test_a_token_of_another_listing_is_refused(customers: tuple[Customer, Customer]) -> None:
-    from tests.contract.shop import refused  # noqa: PLC0415
+    from tests.support.shop import refused  # noqa: PLC0415
 
     customer = customers[0]
     for _ in range(2):

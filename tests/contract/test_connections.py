@@ -5,13 +5,13 @@ import asyncio
 import psutil
 
 from cache_sidecar.v1 import product_service_pb2 as pb
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, message
-from tests.contract.shop import Shop
-from tests.contract.test_errors import locked
 from tests.contract.test_product_watch import METHOD as WATCH
-from tests.proxy import Proxy
-from tests.sidecars import DEADLINE, until
+from tests.support import inside
+from tests.support.databases import locked
+from tests.support.proxy import Proxy
+from tests.support.raw import RawConnection, message
+from tests.support.shop import Open, Shop
+from tests.support.until import DEADLINE, until
 
 GET = "/cache_sidecar.v1.ProductService/GetProduct"
 OK = 0
@@ -45,10 +45,10 @@ async def test_a_watch_on_an_old_connection_ends_after_the_grace(open_shop: Open
         async with RawConnection.open(shop.address) as raw:
             stream = await raw.begin(WATCH)
             await raw.send(stream, message(b""), end=True)
-            await until(lambda: shop.app.store("catalog").changes._watchers)
+            await until(lambda: inside.watchers_of(shop.app.store("catalog").changes))
             await raw.reply(stream)
             assert raw.told_to_go
-        await until(lambda: not shop.app.store("catalog").changes._watchers)
+        await until(lambda: not inside.watchers_of(shop.app.store("catalog").changes))
 
 
 async def test_callers_notice_nothing_of_the_age(open_shop: Open) -> None:
@@ -63,7 +63,7 @@ async def test_an_idle_connection_ends_and_one_with_a_call_stays(open_shop: Open
     async with open_shop(max_connection_idle=0.4) as shop, RawConnection.open(shop.address) as busy:
         stream = await busy.begin(WATCH)
         await busy.send(stream, message(b""), end=True)
-        await until(lambda: shop.app.store("catalog").changes._watchers)
+        await until(lambda: inside.watchers_of(shop.app.store("catalog").changes))
         for _ in range(2):
             async with RawConnection.open(shop.address) as idle:
                 assert (await idle.call(GET, message(b""))).status is not None
@@ -82,9 +82,9 @@ async def test_the_calls_of_a_client_that_vanished_end(open_shop: Open) -> None:
     ):
         for raw in (gone, here):
             await raw.send(await raw.begin(WATCH), message(b""), end=True)
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == 2)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == 2)
         proxy.stall()  # its packets are lost: there is no FIN, and no answer
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == 1)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == 1)
         assert not here.closed.is_set(), "who answers stays"
 
 

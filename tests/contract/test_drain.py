@@ -10,15 +10,15 @@ import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.v1 import product_service_pb2 as pb
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, message
-from tests.contract.shop import Shop, refusal
-from tests.contract.test_errors import locked
 from tests.contract.test_product_watch import METHOD, insert, watching
-from tests.customers import Customer
-from tests.sidecars import DEADLINE, until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.customers import Customer
+from tests.support.databases import locked
+from tests.support.raw import RawConnection, message
+from tests.support.shop import Open, Shop, refusal
+from tests.support.until import DEADLINE, until
 
 
 async def test_a_call_in_progress_finishes_and_no_other_begins(open_shop: Open, database: str) -> None:
@@ -27,9 +27,9 @@ async def test_a_call_in_progress_finishes_and_no_other_begins(open_shop: Open, 
         async with locked(database):
             read = asyncio.ensure_future(shop.get(id, bypass=True))
             write = asyncio.ensure_future(shop.update(id, title="written while draining"))
-            await until(lambda: shop.app.server._stack.admission.inside == 2)
+            await until(lambda: inside.stack_of(shop.app.server).admission.inside == 2)
             draining = asyncio.ensure_future(shop.app.server.drain())
-            await until(lambda: shop.app.server._stack._draining)
+            await until(lambda: inside.stack_of(shop.app.server).is_draining)
             async with grpc.aio.insecure_channel(shop.address) as channel:
                 await until(lambda: is_refused(Shop(type(shop.sidecar)(shop.address, channel)), id))
             assert not read.done()
@@ -52,7 +52,7 @@ async def test_a_call_that_takes_longer_than_the_grace_is_cut_off(open_shop: Ope
         id = (await shop.create()).product_id
         async with locked(database):
             read = asyncio.ensure_future(shop.get(id, bypass=True))
-            await until(lambda: shop.app.server._stack.admission.inside == 1)
+            await until(lambda: inside.stack_of(shop.app.server).admission.inside == 1)
             await asyncio.wait_for(shop.app.server.drain(), DEADLINE)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await read
@@ -77,14 +77,14 @@ async def test_a_stream_whose_reader_is_stuck_holds_the_sidecar_up_no_longer_tha
     async with open_shop(drain_seconds=0.5) as shop, RawConnection.open(shop.address, stream_window=100) as raw:
         stream = await raw.begin(METHOD)
         await raw.send(stream, message(b""), end=True)
-        await until(lambda: shop.app.store("catalog").changes._watchers)
+        await until(lambda: inside.watchers_of(shop.app.store("catalog").changes))
         async with watching(shop) as watch:
             await insert(database, 100, "p")
             await until(lambda: len(raw.received(stream).body) >= 100)
             await asyncio.wait_for(shop.app.server.drain(), DEADLINE)
             told = refusal(await watch.ended())
             assert (told.code, told.reason) == (StatusCode.UNAVAILABLE, "DRAINING")
-        await until(lambda: not shop.app.store("catalog").changes._watchers)
+        await until(lambda: not inside.watchers_of(shop.app.store("catalog").changes))
 
 
 async def test_a_stream_asked_for_while_draining_is_refused(open_shop: Open, database: str) -> None:
@@ -92,8 +92,8 @@ async def test_a_stream_asked_for_while_draining_is_refused(open_shop: Open, dat
         id = (await shop.create()).product_id
         async with locked(database):
             read = asyncio.ensure_future(shop.get(id, bypass=True))
-            await until(lambda: shop.app.server._stack.admission.inside == 1)
-            shop.app.server._stack.drain()  # as draining begins, before the server refuses calls by itself
+            await until(lambda: inside.stack_of(shop.app.server).admission.inside == 1)
+            inside.stack_of(shop.app.server).drain()  # as draining begins, before the server refuses calls by itself
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await shop.products.WatchProducts(pb.WatchProductsRequest()).read()
             assert refusal(caught.value).reason == "DRAINING"
@@ -103,7 +103,7 @@ async def test_a_stream_asked_for_while_draining_is_refused(open_shop: Open, dat
 async def test_a_health_check_on_an_open_connection_says_so(open_shop: Open, database: str) -> None:
     async with open_shop(drain_seconds=20, postgres_timeout=30) as shop:
         health = health_pb2_grpc.HealthStub(shop.channel)
-        shop.app.server._health.drain()
+        inside.health_of(shop.app.server).drain()
         reply = await health.Check(health_pb2.HealthCheckRequest(service="cache_sidecar.v1.ProductService"))
         assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -3,7 +3,6 @@
 import asyncio
 
 import grpc
-import psycopg
 import pytest
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -12,12 +11,13 @@ from grpc_health.v1 import health_pb2
 from cache_sidecar.v1 import admin_service_pb2 as admin
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, message
-from tests.contract.shop import AROUND_A_TENTH, Shop, new_id, product, refused
-from tests.customers import Customer, item, lines, new_user
-from tests.sidecars import until
-from tests.stockroom import Stockroom
+from tests.support import inside
+from tests.support.customers import Customer, item, lines, new_user
+from tests.support.databases import locked
+from tests.support.raw import RawConnection, message
+from tests.support.shop import AROUND_A_TENTH, Open, Shop, new_id, product, refused
+from tests.support.stockroom import Stockroom
+from tests.support.until import until
 
 LIMIT = 8192
 LONGEST = ["x" * 128, "\U0001f600" * 128, "\U000e0001" * 128, "'\"\\" * 42, "é" * 128]
@@ -136,7 +136,7 @@ async def test_too_many_calls_are_refused_at_once_and_told_when_to_come_back(ope
         id = (await shop.create()).product_id
         async with locked(database):
             waiting = [asyncio.ensure_future(shop.get(id, bypass=True)) for _ in range(5)]
-            await until(lambda: shop.app._datasets["product"]._store.loads >= 1)
+            await until(lambda: inside.dataset(shop.app, "product").loader.store_batch.loads >= 1)
             await until(lambda: _calls(shop) == 5)
             refusal = await refused(shop.get(id))
             assert refusal.code == StatusCode.RESOURCE_EXHAUSTED
@@ -168,20 +168,7 @@ async def test_a_flood_of_reads_of_products_leaves_carts_sessions_and_stock_serv
 
 
 def _calls(shop: Shop) -> int:
-    return shop.app.server._stack.admission.inside
-
-
-def locked(database: str):
-    """Holds every reader of products up, as a migration would."""
-    import contextlib  # noqa: PLC0415
-
-    @contextlib.asynccontextmanager
-    async def held():
-        async with await psycopg.AsyncConnection.connect(database) as connection:
-            await connection.execute("LOCK TABLE cache_sidecar.products IN ACCESS EXCLUSIVE MODE")
-            yield
-
-    return held()
+    return inside.stack_of(shop.app.server).admission.inside
 
 
 async def test_postgresql_away_is_unavailable_with_a_time_to_retry(open_shop: Open) -> None:

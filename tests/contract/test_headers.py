@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, message
-from tests.contract.shop import Shop
 from tests.contract.test_hostile import EXHAUSTED, GET, NOBODY, NOT_FOUND
+from tests.support.raw import RawConnection, message
+from tests.support.shop import Open, Shop
 
 UNIMPLEMENTED = 12
 KIB = 1024

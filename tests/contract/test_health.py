@@ -7,9 +7,9 @@ import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.contract.conftest import Open
-from tests.contract.shop import Shop, refusal, refused
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.shop import Open, Shop, refusal, refused
+from tests.support.until import until
 
 SERVICES = ["", "cache_sidecar.v1.ProductService", "cache_sidecar.v1.AdminService"]
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -43,8 +43,11 @@ async def test_who_watches_is_told_of_draining_and_then_let_go(open_shop: Open, 
     async with open_shop() as shop:
         call = health(shop).Watch(health_pb2.HealthCheckRequest(service=service))
         assert (await call.read()).status == SERVING
+        # It waits by then: of a call that has ended meanwhile, grpc.aio's `read` says nothing but how it ended.
+        reading = asyncio.ensure_future(call.read())
+        await asyncio.sleep(0)
         draining = asyncio.ensure_future(shop.app.server.drain())
-        assert (await call.read()).status == NOT_SERVING
+        assert (await reading).status == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
         assert refusal(caught.value).reason == "DRAINING"
@@ -62,4 +65,4 @@ async def test_watches_count_as_streams_and_leave_nothing_behind(open_shop: Open
             assert caught.value.code() == StatusCode.RESOURCE_EXHAUSTED
             for call in calls:
                 call.cancel()
-            await until(lambda: not shop.app.server._stack._streams)
+            await until(lambda: not inside.streams_of(inside.stack_of(shop.app.server)))

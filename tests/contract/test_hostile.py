@@ -11,10 +11,10 @@ from grpc import StatusCode
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
 from tests.bench import frames
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, message
-from tests.contract.shop import Shop, new_id, product, refused
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.raw import RawConnection, message
+from tests.support.shop import Open, Shop, new_id, product, refused
+from tests.support.until import until
 
 GET = "/cache_sidecar.v1.ProductService/GetProduct"
 NOBODY = pb.GetProductRequest(product_id="nobody").SerializeToString()
@@ -28,7 +28,7 @@ UNARY = {
         "UpdateProduct",
         "DeleteProduct",
     ],
-    "cache_sidecar.v1.AdminService": ["Invalidate", "GetStats", "GetPolicy"],
+    "cache_sidecar.v1.AdminService": ["Invalidate", "GetStats", "InspectKey", "GetPolicy"],
     "grpc.health.v1.Health": ["Check"],
 }
 
@@ -262,7 +262,7 @@ async def test_a_call_without_a_whole_message_leaves_nothing_behind(shop: Shop, 
             stream = await raw.begin(GET)
             await raw.send(stream, body, end=True)
         assert (await raw.call(GET, message(NOBODY))).status == NOT_FOUND
-    await until(lambda: shop.app.server._stack.admission.inside == 0)
+    await until(lambda: inside.stack_of(shop.app.server).admission.inside == 0)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ async def test_calls_that_are_reset_at_once_hold_nothing(shop: Shop) -> None:
             raw.cancel(stream)
     async with RawConnection.open(shop.address) as raw:
         assert (await raw.call(GET, message(NOBODY))).status == NOT_FOUND
-    await until(lambda: shop.app.server._stack.admission.inside == 0)
+    await until(lambda: inside.stack_of(shop.app.server).admission.inside == 0)
 
 
 async def test_a_caller_who_gives_up_many_calls_at_once_keeps_the_connection(shop: Shop) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.v1 import product_service_pb2 as pb
-from tests.conftest import ChoosePorts
-from tests.contract.raw import RawConnection, message
-from tests.sidecars import process, serving
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import process, serving
+from tests.support.raw import RawConnection, message
 
 GET = "/cache_sidecar.v1.ProductService/GetProduct"
 EXHAUSTED = 8

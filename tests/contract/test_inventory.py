@@ -6,20 +6,10 @@ import pytest
 from grpc import StatusCode
 
 from cache_sidecar.v1 import inventory_service_pb2 as pb
-from tests.contract.shop import L2, STORE, Shop, new_id, refused
-from tests.stockroom import Stockroom, query, request_id
+from tests.support.shop import L2, STORE, new_id, refused
+from tests.support.stockroom import Stockroom, query, request_id
 
 MAX = 10**15
-
-
-@pytest.fixture
-def stock(shop: Shop) -> Stockroom:
-    return Stockroom(shop.channel)
-
-
-@pytest.fixture
-def other(shops: tuple[Shop, Shop]) -> Stockroom:
-    return Stockroom(shops[1].channel)
 
 
 async def test_stock_is_as_it_was_set(stock: Stockroom) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from cache_sidecar.v1 import admin_service_pb2
-from tests.contract.conftest import Open
-from tests.contract.shop import Shop, refused
-from tests.stockroom import Stockroom, query, request_id
+from tests.support.shop import Open, Shop, refused
+from tests.support.stockroom import Stockroom, query, request_id
 
 PIECES = 8
 

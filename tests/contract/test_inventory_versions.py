@@ -15,13 +15,13 @@ from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.store.inventory import row_ids
 from cache_sidecar.v1 import admin_service_pb2
 from cache_sidecar.v1 import inventory_service_pb2 as pb
-from tests.conftest import ChoosePorts
-from tests.contract.conftest import Open
-from tests.contract.shop import STORE, Shop
 from tests.contract.test_inventory_watch import watching
-from tests.sidecars import until
-from tests.stockroom import Stockroom, query
-from tests.tiers import Direct
+from tests.support import inside
+from tests.support.dataset_case import Direct
+from tests.support.free_ports import ChoosePorts
+from tests.support.shop import STORE, Open, Shop
+from tests.support.stockroom import Stockroom, query
+from tests.support.until import until
 
 TAKE = "UPDATE cache_sidecar.inventory SET available = available - %s WHERE product_id = 'a' AND bucket = %s"
 
@@ -29,8 +29,8 @@ TAKE = "UPDATE cache_sidecar.inventory SET available = available - %s WHERE prod
 async def tell(shop: Shop, dsn: str, ids: Sequence[str]) -> None:
     """Tells Redis, and this sidecar, that rows have changed; of those that are gone, some later version than any."""
     versions = dict(await query(dsn, "SELECT id, version FROM cache_sidecar.inventory"))
-    rows = shop.app._datasets["inventory"]
-    assert await rows.told({id: versions.get(id, max(versions.values()) + 1) for id in ids})
+    rows = inside.dataset(shop.app, "inventory")
+    assert await rows.publish({id: versions.get(id, max(versions.values()) + 1) for id in ids})
 
 
 async def test_the_version_grows_in_whatever_order_changes_of_buckets_commit(open_shop: Open, database: str) -> None:
@@ -128,7 +128,7 @@ CHOICES = {"none": slice(0), "first": slice(1), "others": slice(1, None), "last"
 async def test_no_half_of_a_change_passes_for_a_stock(open_shop: Open, database: str, buckets: int) -> None:
     """Redis holds 6 buckets of 60 pieces, which another program spreads anew; it is told of some, and evicts some."""
     async with open_shop() as shop:
-        room, direct = Stockroom(shop.channel), Direct(shop.app._l2)
+        room, direct = Stockroom(shop.channel), Direct(inside.l2_of(shop.app))
         for told, lost in itertools.product(CHOICES, CHOICES):
             id = f"{told} told, {lost} lost"
             await room.set(id, 60, bucket_count=6)
@@ -137,7 +137,7 @@ async def test_no_half_of_a_change_passes_for_a_stock(open_shop: Open, database:
             ids = row_ids(id, max(6, buckets))
             await tell(shop, database, ids[CHOICES[told]])
             for row_id in ids[CHOICES[lost]]:
-                await direct.unlink(shop.app._l2._names.key("inventory", row_id))
+                await direct.unlink(inside.names_of(inside.l2_of(shop.app)).key("inventory", row_id))
             batch = await room.calls.BatchGetInventory(pb.BatchGetInventoryRequest(product_ids=[id]))
             replies = [await room.get(id), *batch.inventories]
             async with watching(room, product_ids=[id]) as watch:

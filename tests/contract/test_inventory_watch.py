@@ -11,24 +11,14 @@ from grpc import StatusCode
 from cache_sidecar.inventory import watch as inventory_watch
 from cache_sidecar.inventory.stock import ProductStock, StockReader
 from cache_sidecar.inventory.watch import Started, Watcher, Watches
-from cache_sidecar.services.stock import whole_loader
+from cache_sidecar.services.inventory_messages import whole_loader
 from cache_sidecar.store.inventory import InventoryStore, row_ids
 from cache_sidecar.tiers.ports import PARTITIONS, Answer, Source
 from cache_sidecar.v1 import inventory_service_pb2 as pb
-from tests.contract.conftest import Open
-from tests.contract.shop import Shop, new_id, refused
-from tests.sidecars import until
-from tests.stockroom import Stockroom, database_of, query
-
-
-@pytest.fixture
-def stock(shop: Shop) -> Stockroom:
-    return Stockroom(shop.channel)
-
-
-@pytest.fixture
-def other(shops: tuple[Shop, Shop]) -> Stockroom:
-    return Stockroom(shops[1].channel)
+from tests.support import inside
+from tests.support.shop import Open, Shop, new_id, refused
+from tests.support.stockroom import Stockroom, database_of, query
+from tests.support.until import until
 
 
 class Watching:
@@ -113,7 +103,7 @@ async def test_a_slow_reader_gets_the_newest_state(open_shop: Open, database: st
             await room.set(id, 0)
         assert shop.sidecar.app is not None
         store = InventoryStore(shop.sidecar.app.store("catalog").database)
-        dataset = shop.sidecar.app._datasets["inventory"]
+        dataset = inside.dataset(shop.sidecar.app, "inventory")
         stocks = StockReader(dataset, row_ids=row_ids, load_whole=whole_loader(store))
         watches = Watches(stocks, store)
         states = watches.watch(ids, ())
@@ -124,7 +114,7 @@ async def test_a_slow_reader_gets_the_newest_state(open_shop: Open, database: st
             for id in ids:
                 await room.set(id, available)
                 ((version,),) = await query(database, "SELECT version FROM cache_sidecar.inventory WHERE id = %s", id)
-                watches.changed(id, version)
+                watches.on_invalidate(id, version)
         assert {(id, total.available) for id, total in [await anext(states) for _ in ids]} == {(id, 20) for id in ids}
         await states.aclose()  # type: ignore[attr-defined]  # a generator
 
@@ -214,33 +204,33 @@ def _total(version: int, *numbers: int) -> ProductStock:
     ],
 )
 def test_what_is_news(sent: ProductStock | None, found: ProductStock, wanted: bool) -> None:
-    assert inventory_watch._is_news(found, sent) is wanted
+    assert inside.is_news(inventory_watch, found, sent) is wanted
 
 
 async def test_too_much_news_to_remember_means_looking_at_everything(monkeypatch: pytest.MonkeyPatch, database: str) -> None:
     monkeypatch.setattr(inventory_watch, "MAX_PENDING", 2)
     async with database_of(database) as opened:
         store = InventoryStore(opened)
-        watcher = Watcher((), ["c"], stocks=StockReader(None, row_ids=lambda *_: [], load_whole=None), store=store)  # type: ignore[arg-type]
-        assert [state async for state in watcher.look()] == []
+        watcher = Watcher((), ["c"], reader=StockReader(None, row_ids=lambda *_: [], load_whole=None), store=store)  # type: ignore[arg-type]
+        assert [state async for state in watcher.read_news()] == []
         for id in ("a", "a", "b"):
-            watcher.changed(id, 1)
-        assert (watcher._pending, watcher._all) == ({"a": 1, "b": 1}, False)
-        watcher.changed("c", 1)
-        assert (watcher._pending, watcher._all) == ({}, True)
+            watcher.add(id, 1)
+        assert (inside.pending_of(watcher), inside.all_of(watcher)) == ({"a": 1, "b": 1}, False)
+        watcher.add("c", 1)
+        assert (inside.pending_of(watcher), inside.all_of(watcher)) == ({}, True)
 
 
 async def test_trust_that_ends_makes_every_watcher_look(database: str) -> None:
     async with database_of(database) as opened:
         watches = Watches(StockReader(None, row_ids=lambda *_: [], load_whole=None), InventoryStore(opened))  # type: ignore[arg-type]
-        assert len(watches._untrusted) == PARTITIONS
-        watcher = Watcher(["a"], (), stocks=watches._stocks, store=watches._store)
-        watches._watchers.add(watcher)
-        watches.set_trusted(7, True)
-        assert len(watches._untrusted) == PARTITIONS - 1
-        watcher._all = False
-        watches.set_trusted(7, False)
-        assert watcher._all
-        watcher._all = False
+        assert len(inside.untrusted_of(watches)) == PARTITIONS
+        watcher = Watcher(["a"], (), reader=watches._reader, store=inside.store_of(watches))
+        inside.watchers_of(watches).add(watcher)
+        watches.on_lease_change(7, True)
+        assert len(inside.untrusted_of(watches)) == PARTITIONS - 1
+        inside.set_all(watcher, False)
+        watches.on_lease_change(7, False)
+        assert inside.all_of(watcher)
+        inside.set_all(watcher, False)
         watches.on_partition_reset(3)
-        assert watcher._all
+        assert inside.all_of(watcher)

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.v1 import admin_service_pb2 as admin
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import CacheMetadata
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, RawReply, message
-from tests.contract.shop import L1, Shop, refused
-from tests.engines import needs_native
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.engine_params import needs_native
+from tests.support.raw import RawConnection, RawReply, message
+from tests.support.shop import L1, Open, Shop, refused
+from tests.support.until import until
 
 pytestmark = [needs_native, pytest.mark.parametrize("engine", ["native"], indirect=True, scope="package")]
 SERVICE = "/cache_sidecar.v1.ProductService"
@@ -84,7 +84,7 @@ async def answers(shop: Shop) -> bool:
 
 async def test_trust_that_ended_by_itself_marks_hits_until_python_says_what_it_concerns(shop: Shop) -> None:
     (id,) = await remembered(shop)
-    freshness_lease = shop.app._freshness_lease
+    freshness_lease = inside.freshness_lease_of(shop.app)
 
     class Holder:
         late = -1.0
@@ -111,12 +111,12 @@ async def is_from_memory(shop: Shop, id: str) -> bool:
 
 async def test_a_switch_has_python_answer_the_hits(shop: Shop) -> None:
     (id,) = await remembered(shop)
-    memory = shop.app._datasets["product"]._l1
+    memory = inside.l1_of(inside.dataset(shop.app, "product"))
 
     async def without_python() -> bool:
-        before, python = memory.stats().hits, shop.app._datasets["product"].l1_hits
+        before, python = memory.stats().hits, inside.dataset(shop.app, "product").l1_hits
         assert await shop.source(id) == L1
-        found = memory.stats().hits - before, shop.app._datasets["product"].l1_hits - python
+        found = memory.stats().hits - before, inside.dataset(shop.app, "product").l1_hits - python
         assert found in {(1, 0), (0, 1)}
         return found == (1, 0)
 
@@ -132,7 +132,7 @@ async def test_what_was_served_without_python_is_refreshed_in_time_and_sampled(o
     file.write_text("[product]\nl1_soft_ttl = 100\nl1_hard_ttl = 200\njitter = 0\ninspect_every = 1\n")
     async with open_shop(clock=clock, policy_file=str(file)) as shop:
         (id,) = await remembered(shop)
-        memory = shop.app._datasets["product"]._l1
+        memory = inside.l1_of(inside.dataset(shop.app, "product"))
         fills = memory.stats().fills
 
         async def read_until(condition: Callable[[], Any]) -> None:
@@ -142,7 +142,7 @@ async def test_what_was_served_without_python_is_refreshed_in_time_and_sampled(o
             assert memory.stats().hits == before + 1, "without Python"
 
         clock.advance(99)
-        await read_until(lambda: shop.app._served["product"].inspector.counts.fresh)
+        await read_until(lambda: inside.served_of(shop.app)["product"].inspector.counts.fresh)
         assert memory.stats().fills == fills, "it was not due"
         clock.advance(1)
         await read_until(lambda: memory.stats().fills > fills)

@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 
-from tests.contract.raw import RawConnection, message
-from tests.engines import create, needs_native
+from tests.support.engine_params import create, needs_native
+from tests.support.raw import RawConnection, message
 
 pytestmark = needs_native
 CROWD = 500

@@ -6,20 +6,21 @@ In which order calls are taken and refused is tested with a clock of the test's 
 import asyncio
 import base64
 from collections import Counter
+from functools import partial
 from typing import Any, Self
 
 import grpc
 from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
+from cache_sidecar.server.engine import Refusals
 from cache_sidecar.server.limiter import Priority
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, RawReply, message
-from tests.contract.shop import L1, new_id, refused
-from tests.contract.test_errors import locked
-from tests.engines import create, needs_native
-from tests.gates import Gate
-from tests.sidecars import until
+from tests.support.databases import locked
+from tests.support.engine_params import create, needs_native
+from tests.support.gates import Gate
+from tests.support.raw import RawConnection, RawReply, message
+from tests.support.shop import L1, Open, new_id, refused
+from tests.support.until import until
 
 # Calls of a service that may be in progress here, and that may wait in a line that stands (`LEAST_LINE`).
 MOST, LEAST_LINE = 3, 128
@@ -49,11 +50,16 @@ class Server:
     def __init__(self) -> None:
         self.gate = Gate()
         self.seen: Counter[bytes] = Counter()
+        self.reported: Counter[str] = Counter()
         self.native = create("native", max_dataset_calls=MOST, max_concurrent_calls=100)
         for service, priority in (("test.Vital", Priority.VITAL), ("test.Low", Priority.LOW)):
             self.native.prioritize(service, priority)
+            self.native.follow_refusals(f"/{service}/Call", partial(self._report, service))
             self.native.add_registered_method_handlers(service, {"Call": grpc.unary_unary_rpc_method_handler(self._answer)})
         self.address = f"127.0.0.1:{self.native.add_insecure_port('127.0.0.1:0')}"
+
+    def _report(self, service: str, count: int) -> None:
+        self.reported[service] += count
 
     async def _answer(self, request: bytes, _context: Any) -> bytes:
         self.seen[request] += 1
@@ -77,6 +83,21 @@ class Server:
         calls = asyncio.create_task(raw.burst(f"/{service}/Call", [b"first"] * (MOST + 5)))
         await until(lambda: self.count("overloaded") == before + 5)
         return calls
+
+
+@needs_native
+async def test_refusals_are_reported_by_method() -> None:
+    async with Server() as server, RawConnection.open(server.address) as raw:
+        server.gate.close()
+        calls = [await server.stands(raw, "test.Vital")]
+        # While calls are refused, those of a busy connection are before HTTP/2 sees them.
+        crowd = asyncio.create_task(raw.burst("/test.Vital/Call", [b"crowd"] * 500))
+        await until(lambda: server.reported == {"test.Vital": 5 + 500})
+        server.gate.open()
+        await asyncio.gather(*calls, crowd)
+        assert server.reported == {"test.Vital": server.count("overloaded")}
+        # Metrics have them since the start, however often they were reported.
+        assert server.native.refusals() == {"/test.Vital/Call": Refusals(server.count("overloaded"), 0, 0)}
 
 
 @needs_native
@@ -143,7 +164,8 @@ async def test_a_deadline_that_passes_in_the_line_is_answered_without_python() -
         server.gate.close()
         first = asyncio.create_task(raw.burst("/test.Vital/Call", [b"first"] * MOST))
         await until(lambda: server.seen[b"first"] == MOST)
-        late = await raw.call("/test.Vital/Call", message(b"late"), metadata=[(b"grpc-timeout", b"1m")])
+        # With its body at once: a deadline that passes before the body has come is another case.
+        (late,) = await raw.burst("/test.Vital/Call", [b"late"], metadata=[(b"grpc-timeout", b"20m")])
         assert (late.status, detail(late, ErrorInfo).reason) == (LATE, "DEADLINE_EXCEEDED")
         server.gate.open()
         assert [reply.status for reply in await first] == [OK] * MOST

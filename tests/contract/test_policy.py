@@ -8,17 +8,17 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.tiers.path import shadow
 from cache_sidecar.tiers.path.rollout import is_in
 from cache_sidecar.v1 import admin_service_pb2 as pb
 from cache_sidecar.v1.product_service_pb2 import BatchGetProductsRequest
-from tests.config_map import ConfigMap
-from tests.contract.conftest import Open
-from tests.contract.shop import L1, L2, STORE, Shop, refused
-from tests.customers import Customer, item
-from tests.sidecars import until
-from tests.stockroom import Stockroom
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.config_map import ConfigMap
+from tests.support.customers import Customer, item
+from tests.support.shop import L1, L2, STORE, Open, Shop, refused
+from tests.support.stockroom import Stockroom
+from tests.support.until import until
 
 EXACT = "[product]\nl1_soft_ttl = 100\nl1_hard_ttl = 200\nl2_ttl = 1000\njitter = 0\nnegative_ttl = 10\nstale_limit = 5\n"
 IN = [id for number in range(200) if is_in(id := f"p{number}", 10)]
@@ -68,10 +68,10 @@ async def test_a_swapped_config_map_is_in_force_also_for_what_is_cached(open_sho
         clock.advance(50)
         assert await shop.source(id) == L1
         config.swap(EXACT.replace("= 100\n", "= 20\n").replace("= 200\n", "= 20\n"))
-        await until(lambda: shop.app._policy.version == 2)
+        await until(lambda: inside.policy_of(shop.app).version == 2)
         assert await shop.source(id) == L2
         config.swap(EXACT.replace("= 1000\n", "= 49\n"))
-        await until(lambda: shop.app._policy.version == 3)
+        await until(lambda: inside.policy_of(shop.app).version == 3)
         clock.advance(30)
         await change(shop, l1_enabled=False)
         assert await shop.source(id) == STORE
@@ -84,7 +84,7 @@ async def test_a_wrong_file_changes_nothing_and_is_told(open_shop: Open, config:
     clock = ManualClock()
     async with open_shop(clock=clock, policy_file=str(config.file)) as shop:
         config.swap("[product]\nl2_tll = 5\n")
-        await until(lambda: shop.app._policy.refused)
+        await until(lambda: inside.policy_of(shop.app).refused)
         found, status = await get_policy(shop)
         assert (found.l2_ttl.seconds, status.version, status.refused) == (1000, 1, 1)
         assert status.last_error.startswith(f"{config.file}: product.l2_tll is not a policy key; the keys are: l1_soft_ttl,")
@@ -92,7 +92,7 @@ async def test_a_wrong_file_changes_nothing_and_is_told(open_shop: Open, config:
         stats = await shop.admin.GetStats(pb.GetStatsRequest(dataset="product"))
         assert stats.policy == status
         config.swap(EXACT.replace("1000", "900"))
-        await until(lambda: shop.app._policy.version == 2)
+        await until(lambda: inside.policy_of(shop.app).version == 2)
         _, status = await get_policy(shop)
         assert (status.refused, status.last_error, status.HasField("last_error_time")) == (1, "", False)
 
@@ -117,7 +117,7 @@ async def test_a_change_is_in_force_with_its_reply_and_tells_its_origin(open_sho
             "shadow": "POLICY_ORIGIN_BUILT_IN",
         }
         config.swap(EXACT.replace("1000", "900").replace("stale_limit = 5", "stale_limit = 6"))
-        await until(lambda: shop.app._policy.version == 3)
+        await until(lambda: inside.policy_of(shop.app).version == 3)
         found, _ = await get_policy(shop)
         assert (found.rollout, found.l2_ttl.seconds, found.stale_limit.seconds) == (0, 7, 6), "it lies over the new file, too"
         back = await change(shop, reset=["*"])
@@ -193,7 +193,7 @@ async def test_a_migration_in_steps_and_back(open_shop: Open, database: str, mon
         await change(shop, shadow=True)
         await in_sql(database, "UPDATE cache_sidecar.products SET title = 'planted' WHERE product_id = %s", ids[0])
         assert await through_caches() == set()
-        await until(lambda: not shop.app._datasets["product"].rollout.shadow._tasks)
+        await until(lambda: not inside.dataset(shop.app, "product").rollout.shadow.comparing.running)
         found = await shadow_of(shop)
         assert found.compared >= len(ids)
         assert found.mismatches > 0
@@ -236,12 +236,12 @@ async def test_a_product_as_it_was_written_is_no_mismatch(
         id = (await shop.create(attributes=attributes)).product_id
         await change(shop, shadow=True)
         await shop.get(id)
-        await until(lambda: not shop.app._datasets["product"].rollout.shadow._tasks)
+        await until(lambda: not inside.dataset(shop.app, "product").rollout.shadow.comparing.running)
         found = await shadow_of(shop)
         assert (found.compared, found.mismatches) == (1, 0)
         await in_sql(database, """UPDATE cache_sidecar.products SET attributes = attributes || '{"a": "2"}'""")
         await shop.get(id)
-        await until(lambda: not shop.app._datasets["product"].rollout.shadow._tasks)
+        await until(lambda: not inside.dataset(shop.app, "product").rollout.shadow.comparing.running)
         assert (await shadow_of(shop)).mismatches == 1
 
 
@@ -262,7 +262,7 @@ async def test_a_cart_can_be_migrated_too(open_shop: Open, monkeypatch: pytest.M
             assert (await customer.cart("u")).items[0].quantity == (await other.cart("u")).items[0].quantity
             await other.add("u", item("mug"))
             assert (await customer.cart("u")).items[0].quantity == (await other.cart("u")).items[0].quantity
-            await until(lambda: not shop.app._datasets["cart"].rollout.shadow._tasks)
+            await until(lambda: not inside.dataset(shop.app, "cart").rollout.shadow.comparing.running)
             await change(shop, "cart", reset=["*"])
             reply = await customer.read("u")
             assert (reply.cart.items[0].quantity, reply.cache.source) == ((await other.cart("u")).items[0].quantity, L2)

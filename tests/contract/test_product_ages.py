@@ -4,10 +4,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
-from cache_sidecar.core.clock import ManualClock
-from tests.contract.conftest import Open
-from tests.contract.shop import L1, L2, STORE, Shop, new_id, refused
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.shop import L1, L2, STORE, Open, Shop, new_id, refused
+from tests.support.until import until
 
 
 def seconds(duration: Duration) -> float:
@@ -16,8 +16,8 @@ def seconds(duration: Duration) -> float:
 
 async def settled(shop: Shop) -> None:
     """Waits until nothing goes on behind the replies: fills of Redis are done then."""
-    dataset = shop.app._datasets["product"]
-    await until(lambda: not dataset._behind.running)
+    dataset = inside.dataset(shop.app, "product")
+    await until(lambda: not dataset.loader.background.running)
 
 
 async def read_into_memory(shop: Shop) -> str:
@@ -106,8 +106,8 @@ async def test_there_is_none_is_remembered_for_its_own_time(open_shop: Open, exa
         async def loads() -> int:
             assert (await refused(shop.get(id))).code == StatusCode.NOT_FOUND
             await settled(shop)
-            dataset = shop.app._datasets["product"]
-            return dataset._store.loads
+            dataset = inside.dataset(shop.app, "product")
+            return dataset.loader.store_batch.loads
 
         assert await loads() == 1
         clock.advance(9.0)
@@ -123,7 +123,7 @@ async def test_a_policy_without_negative_caching_asks_each_time(open_shop: Open,
         id = new_id()
         for loads in (1, 2, 3):
             assert (await refused(shop.get(id))).code == StatusCode.NOT_FOUND
-            assert shop.app._datasets["product"]._store.loads == loads
+            assert inside.dataset(shop.app, "product").loader.store_batch.loads == loads
 
 
 async def test_a_policy_without_memory_keeps_nothing_in_it(open_shop: Open, tmp_path) -> None:

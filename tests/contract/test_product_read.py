@@ -7,8 +7,8 @@ from grpc import StatusCode
 
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2 import InvalidateRequest
-from tests.contract.shop import L1, L2, STORE, Shop, new_id, product, refused
-from tests.sidecars import until
+from tests.support.shop import L1, L2, STORE, Shop, new_id, product, refused
+from tests.support.until import until
 
 STRANGE_IDS = [
     "{07}",

@@ -9,8 +9,7 @@ from grpc import StatusCode
 
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
-from tests.contract.conftest import Open
-from tests.contract.shop import Shop, new_id, product, refused
+from tests.support.shop import Open, Shop, new_id, product, refused
 
 
 def request_id() -> str:

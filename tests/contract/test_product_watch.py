@@ -12,10 +12,10 @@ from grpc import StatusCode
 
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.bench import frames
-from tests.contract.conftest import Open
-from tests.contract.raw import RawConnection, message
-from tests.contract.shop import AROUND_A_TENTH, Shop, refusal
-from tests.sidecars import DEADLINE, until
+from tests.support import inside
+from tests.support.raw import RawConnection, message
+from tests.support.shop import AROUND_A_TENTH, Open, Shop, refusal
+from tests.support.until import DEADLINE, until
 
 CREATED, UPDATED, DELETED = pb.CHANGE_KIND_CREATED, pb.CHANGE_KIND_UPDATED, pb.CHANGE_KIND_DELETED
 STARTED = pb.CHANGE_KIND_WATCH_STARTED
@@ -65,11 +65,11 @@ class Watch:
 @contextlib.asynccontextmanager
 async def watching(shop: Shop, after_version: int = 0) -> AsyncIterator[Watch]:
     """Watches; from 0 on, once the sidecar has joined the stream to the present."""
-    before = len(shop.app.store("catalog").changes._watchers)
+    before = len(inside.watchers_of(shop.app.store("catalog").changes))
     call = shop.products.WatchProducts(pb.WatchProductsRequest(after_version=after_version))
     watch = Watch(call)
     if after_version == 0:
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) > before or watch.error)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) > before or watch.error)
     try:
         yield watch
     finally:
@@ -206,12 +206,12 @@ async def test_a_slow_reader_is_told_and_resumes_without_loss(open_shop: Open, d
     async with open_shop() as shop, watching(shop) as fast, RawConnection.open(shop.address, stream_window=200) as raw:
         stream = await raw.begin(METHOD)
         await raw.send(stream, message(b""), end=True)
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == 2)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == 2)
         count = 4000
         for number in range(4):
             await insert(database, count // 4, f"p{number}-")
             await fast.told(count // 4 * (number + 1))
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == 1)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == 1)
         raw.allow(stream, 2**24)
         reply = await raw.reply(stream)
         assert (reply.status, reply.message) == (
@@ -231,13 +231,13 @@ async def test_readers_don_t_slow_each_other_or_writers(open_shop: Open) -> None
     async with open_shop() as shop, watching(shop) as fast, RawConnection.open(shop.address, stream_window=0) as raw:
         stream = await raw.begin(METHOD)
         await raw.send(stream, message(b""), end=True)
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == 2)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == 2)
         for number in range(30):
             await shop.create(f"p{number}")
         await fast.told(30)
         assert not raw.received(stream).body
         raw.cancel(stream)
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == 1)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == 1)
 
 
 async def test_streams_are_limited(open_shop: Open) -> None:
@@ -248,7 +248,7 @@ async def test_streams_are_limited(open_shop: Open) -> None:
         assert refused.code == StatusCode.RESOURCE_EXHAUSTED
         assert (refused.reason, refused.retry_after) == ("OVERLOADED", AROUND_A_TENTH)
         watches[0].call.cancel()
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == 2)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == 2)
         async with watching(shop) as again:
             await shop.create("a")
             assert await again.told(1) == [("a", CREATED)]
@@ -261,7 +261,7 @@ async def test_watchers_that_leave_leave_nothing_behind(open_shop: Open, how: st
         for _ in range(3):
             await leave(shop, how, count=30)
             changes = shop.app.store("catalog").changes
-            await until(lambda changes=changes: not changes._watchers and changes._reader is None)
+            await until(lambda changes=changes: not inside.watchers_of(changes) and inside.reader_of(changes) is None)
             await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
 
 
@@ -273,7 +273,7 @@ async def leave(shop: Shop, how: str, *, count: int) -> None:
         if how == "deadline":
             assert {await call.code() for call in calls} == {StatusCode.DEADLINE_EXCEEDED}
             return
-        await until(lambda: len(shop.app.store("catalog").changes._watchers) == count)
+        await until(lambda: len(inside.watchers_of(shop.app.store("catalog").changes)) == count)
         if how == "cancel":
             for call in calls:
                 call.cancel()

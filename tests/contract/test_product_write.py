@@ -8,8 +8,9 @@ from grpc import StatusCode
 
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
-from tests.contract.shop import L1, Shop, new_id, product, refused
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.shop import L1, Shop, new_id, product, refused
+from tests.support.until import until
 
 FULL = {
     "title": "A mug",
@@ -225,7 +226,7 @@ async def test_a_caller_that_leaves_does_not_tear_its_write_apart(shops: tuple[S
         )
         await asyncio.sleep(0.001 * (number % 5))
         call.cancel()
-    await until(lambda: not shop.app.store("catalog").writer._running)
+    await until(lambda: not inside.writes_of(shop.app.store("catalog").writer).running)
     final = (await shop.get(created.product_id, bypass=True)).product
     assert final.title in {f"number {number}" for number in range(20)}, "what was sent is committed, or never began"
     for one in shops:

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from tests.contract.shop import Shop
+from tests.support.shop import Shop
 
 SERVICES = {
     "cache_sidecar.v1.AdminService",

@@ -13,15 +13,15 @@ from grpc_reflection.v1alpha import reflection_pb2  # noqa: F401
 
 from cache_sidecar.v1.cache_pb2 import ReadOptions
 from cache_sidecar.v1.cart_pb2 import CartChange
-from tests import strict
-from tests.contract.conftest import Open
-from tests.contract.shop import DETAILS, L1, L2, STORE, Shop, product
-from tests.customers import item, new_request
-from tests.sidecars import DEADLINE
+from tests.support import strict
+from tests.support.customers import item, new_request
+from tests.support.recommended import learn_baskets
+from tests.support.shop import DETAILS, L1, L2, STORE, Open, Shop, product
+from tests.support.until import DEADLINE
 
 V1 = "cache_sidecar.v1"
 SERVICES = [
-    *(f"{V1}.{noun}Service" for noun in ("Product", "Session", "Cart", "Inventory", "Admin")),
+    *(f"{V1}.{noun}Service" for noun in ("Product", "Session", "Cart", "Inventory", "UserEvent", "Recommendation", "Admin")),
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
 ]
@@ -79,7 +79,9 @@ class Strict:
         request = message_factory.GetMessageClass(found.input_type)(**fields).SerializeToString()
         path = f"/{service}/{method}"
         if found.client_streaming:
-            return self._channel.stream_stream(path), iter([request])
+            return (self._channel.stream_stream if found.server_streaming else self._channel.stream_unary)(path), iter(
+                [request]
+            )
         return (self._channel.unary_stream if found.server_streaming else self._channel.unary_unary)(path), request
 
     def _read(self, service: str, method: str, data: bytes) -> Any:
@@ -97,13 +99,16 @@ def _source(reply: Any) -> str:
     return {L1: "L1", L2: "L2", STORE: "STORE"}[reply.cache.source]
 
 
-async def test_no_reply_says_anything_twice(open_shop: Open) -> None:
+async def test_no_reply_says_anything_twice(open_shop: Open, database: str) -> None:
     async with open_shop() as shop, open_shop() as other:
         first, second = Strict(shop), Strict(other)
         await products(first, second)
         await sessions(first, second)
         await carts(first, second)
         await inventory(first, second)
+        await user_events(first)
+        await learn_baskets(database, ("u", ["a"]))
+        await recommendations(first, second)
         await the_rest(first)
     assert not first.problems | second.problems
     checked = first.checked | second.checked
@@ -112,6 +117,7 @@ async def test_no_reply_says_anything_twice(open_shop: Open) -> None:
     assert {method for method, _ in checked} == everything
     reads = {("GetProduct", "L1"), ("BatchGetProducts", "L1")}
     reads |= {(f"Get{noun}", tier) for noun in ("Product", "Session", "Cart", "Inventory") for tier in ("L2", "STORE")}
+    reads |= {("GetRecommendations", tier) for tier in ("L1", "L2", "STORE")}
     reads |= {(f"BatchGet{nouns}", tier) for nouns in ("Products", "Inventory") for tier in ("L2", "STORE")}
     assert reads <= checked
     mutations = {method.name for method in _mutations()}
@@ -155,7 +161,10 @@ async def products(first: Strict, second: Strict) -> None:
     # One that the other sidecar holds in Redis alone.
     third = (await first(service, "CreateProduct", product=product("c"))).product
     assert (await second(service, "BatchGetProducts", product_ids=["c"])).products[0] == third
-    assert len((await first(service, "ListProducts", page_size=1)).products) == 1
+    for include_inactive in (False, True):
+        listed = await first(service, "ListProducts", page_size=1, include_inactive=include_inactive)
+        assert len(listed.products) == 1
+    await first(service, "GetCategories")
     assert await first.refused(service, "GetProduct", product_id="nobody") == "NOT_FOUND"
     assert await first.refused(service, "GetProduct") == "INVALID_REQUEST"
     assert (
@@ -253,13 +262,35 @@ async def inventory(first: Strict, second: Strict) -> None:
     await first.watch(service, "WatchInventory", 3, product_ids=["a", "nobody"])
 
 
+async def user_events(first: Strict) -> None:
+    service = f"{V1}.UserEventService"
+    events = [{"user_id": "u", "event_type": 6}, {"user_id": "u", "event_type": 6, "event_time": {"seconds": 1}}]
+    assert len((await first(service, "WriteUserEvents", events=events)).refused_events) == 1
+    await first.watch(service, "StreamUserEvents", 1, events=events)
+    await first(service, "PurgeUserEvents", user_id="u")
+
+
+async def recommendations(first: Strict, second: Strict) -> None:
+    service = f"{V1}.RecommendationService"
+    for strictly in (first, first, second):
+        assert (await strictly(service, "GetRecommendations", user_id="u")).recommendations
+    asked = {"user_id": "u", "placement": 3, "context_product_ids": ["a", "nobody"], "explain": True}
+    assert (await first(service, "GetRecommendations", **asked)).missing_product_ids == ["nobody"]
+    lists = [{"user_id": "u", "recommendations": [{"product_id": "a", "score": 1.0}]}]
+    assert (await first(service, "ImportRecommendations", batch_id="b", lists=lists, commit=True)).committed
+    assert (await first(service, "DeleteRecommendations", batch_id="b")).deleted_count == 1
+
+
 async def the_rest(first: Strict) -> None:
     service = f"{V1}.AdminService"
     for dataset in ("product", "session", "cart", "inventory"):
         await everything_is_forgotten(first, dataset)
     await first(service, "GetStats")
+    for dataset in ("product", "session", "cart", "inventory"):
+        assert (await first(service, "InspectKey", dataset=dataset, id="none")).tiers
     await first(service, "GetPolicy")
     await first(service, "UpdatePolicy", policy={"dataset": "product", "rollout": 50.0})
+    await first(service, "UpdateLogLevel")
     await first("grpc.health.v1.Health", "Check")
     await first.watch("grpc.health.v1.Health", "Watch", 1)
     for ask in ({"list_services": ""}, {"file_containing_symbol": f"{V1}.CartService"}, {"file_by_filename": "none"}):

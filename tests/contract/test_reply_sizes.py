@@ -17,11 +17,10 @@ from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1 import session_service_pb2 as sessions
 from cache_sidecar.v1.cart_pb2 import Cart
 from cache_sidecar.v1.inventory_service_pb2 import BatchGetInventoryRequest, ListReservationsRequest
-from tests.contract.conftest import Open
-from tests.contract.shop import L1, STORE, Refusal, Shop, refused
-from tests.customers import Customer, item
-from tests.sidecars import DEADLINE, until
-from tests.stockroom import Stockroom
+from tests.support.customers import Customer, item
+from tests.support.shop import L1, STORE, Open, Refusal, Shop, refused
+from tests.support.stockroom import Stockroom
+from tests.support.until import DEADLINE, until
 
 LIMIT = 4 << 20
 SMALL = 20_000

@@ -17,9 +17,9 @@ from cache_sidecar.v1.cart_pb2 import Cart, CartChange
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
-from tests.contract.shop import Shop, new_id, product, refused
-from tests.customers import Customer, item, new_request, new_user
-from tests.stockroom import Stockroom, reserving
+from tests.support.customers import Customer, item, new_request, new_user
+from tests.support.shop import Shop, new_id, product, refused
+from tests.support.stockroom import Stockroom, reserving
 
 
 class Sidecar:

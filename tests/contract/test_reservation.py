@@ -10,19 +10,8 @@ from grpc import StatusCode
 from cache_sidecar.services.reservation import MAX_PAGE
 from cache_sidecar.v1 import inventory_service_pb2 as pb
 from cache_sidecar.v1.inventory_pb2 import ReservationItem
-from tests.contract.conftest import Open
-from tests.contract.shop import Shop, new_id, refused
-from tests.stockroom import COMMITTED, EXPIRED, HELD, RELEASED, Stockroom, expire, moment, query, request_id, reserving
-
-
-@pytest.fixture
-def stock(shop: Shop) -> Stockroom:
-    return Stockroom(shop.channel)
-
-
-@pytest.fixture
-def other(shops: tuple[Shop, Shop]) -> Stockroom:
-    return Stockroom(shops[1].channel)
+from tests.support.shop import Open, new_id, refused
+from tests.support.stockroom import COMMITTED, EXPIRED, HELD, RELEASED, Stockroom, expire, moment, query, request_id, reserving
 
 
 async def test_a_reservation_holds_pieces_and_says_what(stock: Stockroom, other: Stockroom) -> None:

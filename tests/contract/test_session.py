@@ -11,19 +11,8 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
-from tests.contract.conftest import Open
-from tests.contract.shop import Refusal, Shop, refused
-from tests.customers import L2, STORE, Customer, new_request, new_user
-
-
-@pytest.fixture(scope="package")
-def customers(shops: tuple[Shop, Shop]) -> tuple[Customer, Customer]:
-    return Customer(shops[0].sidecar), Customer(shops[1].sidecar)
-
-
-@pytest.fixture(scope="package")
-def customer(customers: tuple[Customer, Customer]) -> Customer:
-    return customers[0]
+from tests.support.customers import L2, STORE, Customer, new_request, new_user
+from tests.support.shop import Open, Refusal, refused
 
 
 async def gone(customer: Customer, session_id: str) -> bool:
@@ -145,6 +134,16 @@ async def test_attributes_are_bounded_also_by_what_is_there_already(customer: Cu
     assert refusal.code == StatusCode.INVALID_ARGUMENT
     assert set(refusal.violations) == {"session.attributes"}
     assert len((await customer.session(id)).session.attributes) == 64
+
+
+@pytest.mark.parametrize("user", ["a\0b", "a\nb", "u" * 129])
+async def test_who_cannot_be_a_user_is_refused_without_asking_postgresql(customer: Customer, user: str) -> None:
+    id = await customer.create("")
+    update = pb.UpdateSessionRequest(session=Session(session_id=id, user_id=user))
+    refusal = await refused(customer.sessions.UpdateSession(update))
+    assert refusal.code == StatusCode.INVALID_ARGUMENT
+    assert set(refusal.violations) == {"session.user_id"}
+    assert (await customer.session(id)).session.user_id == ""
 
 
 async def test_a_deleted_session_is_gone_on_every_sidecar(customers: tuple[Customer, Customer]) -> None:

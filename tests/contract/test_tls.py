@@ -12,10 +12,10 @@ import pytest
 from cryptography import x509
 
 from cache_sidecar.server.tls import Tls
-from tests.certificates import Authority, Pair, listen
-from tests.contract.conftest import Open
 from tests.contract.who import METHODS, ask, hosted
-from tests.sidecars import DEADLINE, until
+from tests.support.authority import Authority, Pair, listen
+from tests.support.shop import Open
+from tests.support.until import DEADLINE, until
 
 AUTHORITY = Authority()
 SERVER = AUTHORITY.server()
@@ -237,9 +237,9 @@ async def test_files_that_cannot_be_used_change_nothing(
     async with open_shop(credentials=credentials(), **settings) as shop:
         new = AUTHORITY.server("new.example")
         for file, content, error in [
-            (cert, new.cert[:100], f"listen_tls_cert: {cert} holds no certificate in PEM"),
+            (cert, new.cert[:100], f"listen_tls_cert: {cert} is not a PEM file with a certificate"),
             (cert, new.cert, f"listen_tls_key: {key} is not the key of the certificate in {cert}"),
-            (key, b"", f"listen_tls_key: {key} holds no private key in PEM without a passphrase"),
+            (key, b"", f"listen_tls_key: {key} is not a PEM file with an unencrypted private key"),
         ]:
             file.write_bytes(content)
             await until(lambda error=error: error in said)

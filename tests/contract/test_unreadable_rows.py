@@ -12,11 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.v1 import admin_service_pb2, cart_service_pb2, inventory_service_pb2, product_service_pb2
 from cache_sidecar.v1 import session_service_pb2 as sessions
-from tests.contract.conftest import Open
-from tests.contract.shop import Shop, refused
-from tests.customers import Customer, item, new_request, new_user
-from tests.stockroom import Stockroom, reserving
-from tests.stores import run
+from tests.support.customers import Customer, item, new_request, new_user
+from tests.support.databases import run
+from tests.support.shop import Open, Shop, refused
+from tests.support.stockroom import Stockroom, reserving
 
 TIMES = ["infinity", "-infinity", "10000-01-01 00:00Z", "0001-12-31 23:59Z BC", "294276-01-01Z"]
 

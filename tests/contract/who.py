@@ -1,4 +1,4 @@
-"""A service that says who calls it, on an engine of the test's own; neither Redis nor PostgreSQL is needed."""
+"""A service that returns who calls it, on an engine of its own; it needs neither Redis nor PostgreSQL."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from cache_sidecar.server.tls import Tls
-from tests import engines
+from tests.support import engine_params
 
 SERVICE = "test.Who"
 
@@ -22,6 +22,7 @@ def _describe(context: Any) -> bytes:
             "identities": identities and [name.decode() for name in identities],
             "properties": {name: [value.decode() for value in values] for name, values in properties.items()},
             "metadata": sorted(str(pair[0]) for pair in context.invocation_metadata()),
+            "values": {pair[0]: repr(pair[1]) for pair in context.invocation_metadata()},
         }
     ).encode()
 
@@ -48,14 +49,14 @@ _HANDLERS = {
 
 def create(engine: str) -> Any:
     """Returns an engine that hosts the service, with no ports yet."""
-    made = engines.create(engine)
+    made = engine_params.create(engine)
     made.add_registered_method_handlers(SERVICE, _HANDLERS)
     return made
 
 
 @contextlib.asynccontextmanager
 async def hosted(engine: str, tls: Tls | None = None) -> AsyncIterator[str]:
-    """Serves, and gives the address."""
+    """Serves it; the value is the address."""
     host = create(engine)
     try:
         port = host.add_insecure_port("127.0.0.1:0") if tls is None else host.add_secure_port("127.0.0.1:0", tls)

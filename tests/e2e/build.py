@@ -1,4 +1,4 @@
-"""Builds, once, what the end-to-end tests run: Kubernetes without its nodes, and kube-score, from Go modules.
+"""Builds, once, what the end-to-end tests run: Kubernetes without its nodes, kube-score and helm, from Go modules.
 
     python -m tests.e2e.build            # builds what is not there yet; says in a line why it cannot
     python -m tests.e2e.build --or-skip  # the same, but then the tests are left out, visibly
@@ -53,6 +53,16 @@ KUBE = Program(
     (f"{_VERSION}.gitVersion=v{KUBERNETES}", f"{_VERSION}.gitMajor={_MAJOR}", f"{_VERSION}.gitMinor={_MINOR}"),
 )
 SCORE = Program("score", "github.com/zegl/kube-score/cmd/kube-score")
+# As helm's own Makefile does: it takes itself for one of an old Kubernetes otherwise.
+HELM = Program(
+    "helm",
+    "helm.sh/helm/v3/cmd/helm",
+    tuple(
+        f"helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={number}"
+        for package in ("chartutil", "lint/rules")
+        for part, number in (("Major", _MAJOR), ("Minor", _MINOR))
+    ),
+)
 
 
 class CannotBuild(InputError):
@@ -148,7 +158,7 @@ def main() -> int:
     skips = parser.parse_args().or_skip
     deadline = time.monotonic() + _SECONDS if skips else math.inf
     try:
-        for program in (KUBE, SCORE):
+        for program in (KUBE, SCORE, HELM):
             build(program, deadline=deadline)
     except CannotBuild as error:
         print(f"NOT RUN: the tests on a real Kubernetes API server: {error}" if skips else error, file=sys.stderr)

@@ -5,7 +5,6 @@ What it stores is what any cluster would store. Nothing runs the pods: there are
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import re
@@ -21,15 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cache_sidecar.core.errors import SidecarError
 from cache_sidecar.devstack.processes import Child, Processes
 from cache_sidecar.injector.api import Api, Missing, Object
-from cache_sidecar.injector.certificates import renewed
+from cache_sidecar.injector.certificates import renew
 from cache_sidecar.injector.config import ApiConfig
-from tests import sidecars
-from tests.conftest import ChoosePorts
+from tests.support import inside
+from tests.support.authority import Authority
+from tests.support.free_ports import ChoosePorts
+from tests.support.until import until
 
-# Longer than elsewhere: every step of kubectl and of the controllers is a process of Go's that wants the machine for itself.
-until = functools.partial(sidecars.until, seconds=60.0)
-
-# Of all that it could run: what makes pods, and what namespaces need before a pod can be made.
+# Only the controllers that create pods, and those that a namespace needs before a pod can be created.
 _CONTROLLERS = [
     "cronjob-controller",
     "deployment-controller",
@@ -112,7 +110,7 @@ class Cluster:
     async def delete(self, path: str) -> None:
         """Removes an object; there need not be one."""
         with contextlib.suppress(Missing):
-            await self.api._call("DELETE", path)  # what the injector never does
+            await inside.call(self.api, "DELETE", path)  # what the injector never does
 
     async def namespace(self, name: str, labels: dict[str, str]) -> None:
         """Makes a namespace in which pods can be made."""
@@ -136,7 +134,7 @@ class Cluster:
         return await self.api.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
 
     async def start_pods(self, namespace: str) -> None:
-        """Says of the pods of a namespace what a kubelet would say, that they run and are ready."""
+        """Sets the status of the pods of a namespace to running and ready, as a kubelet would."""
         start = "2026-01-01T00:00:00Z"
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": start}
         for pod in await self.pods(namespace):
@@ -193,7 +191,7 @@ async def _answers(started: Cluster, children: list[Child]) -> bool:
 def _write_files(started: Cluster) -> None:
     """Writes certificates, keys, tokens, and a kubeconfig for the administrator, who is the controllers as well."""
     folder = started.folder
-    material = renewed(None, ["localhost"], now=time.time(), lifetime=86400.0)
+    material = renew(None, ["localhost"], now=time.time(), lifetime=86400.0)
     for name, value in material.to_secret().items():
         (folder / name).write_bytes(value)
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -211,6 +209,30 @@ def _write_files(started: Cluster) -> None:
         "current-context": "e2e",
     }
     (folder / "kubeconfig").write_text(json.dumps(kubeconfig))
+    (folder / "kubeconfig").chmod(0o600)  # helm warns of others that may read it
+    _write_webhook_client(folder)
+
+
+def _write_webhook_client(folder: Path) -> None:
+    """Writes the certificate that the API server presents to webhooks, and the configuration that makes it do so."""
+    authority = Authority("webhook clients")
+    pair = authority.client(common_name="kube-apiserver")
+    for name, content in (("webhook-ca.crt", authority.cert), ("webhook.crt", pair.cert), ("webhook.key", pair.key)):
+        (folder / name).write_bytes(content)
+    # `*` rather than the host of the Service, whose port is chosen later.
+    user = {"client-certificate": str(folder / "webhook.crt"), "client-key": str(folder / "webhook.key")}
+    kubeconfig = {"apiVersion": "v1", "kind": "Config", "users": [{"name": "*", "user": user}]}
+    (folder / "webhooks.kubeconfig").write_text(json.dumps(kubeconfig))
+    plugin = {
+        "name": "MutatingAdmissionWebhook",
+        "configuration": {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "WebhookAdmissionConfiguration",
+            "kubeConfigFile": str(folder / "webhooks.kubeconfig"),
+        },
+    }
+    admission = {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [plugin]}
+    (folder / "admission.yaml").write_text(json.dumps(admission))
 
 
 def _etcd(folder: Path, client: int, peer: int) -> dict[str, str]:
@@ -242,6 +264,7 @@ def _apiserver(folder: Path, etcd: int, port: int, version: str) -> dict[str, st
         "tls_private_key_file": str(folder / "tls.key"),
         "token_auth_file": str(folder / "tokens.csv"),
         "authorization_mode": "RBAC",
+        "admission_control_config_file": str(folder / "admission.yaml"),
         "service_account_issuer": "https://kubernetes.default.svc",
         "service_account_key_file": key,
         "service_account_signing_key_file": key,
@@ -256,6 +279,9 @@ def _controllers(folder: Path, version: str) -> dict[str, str]:
         "leader_elect": "false",
         "secure_port": "0",
         "use_service_account_credentials": "true",
+        # By default 20 requests a second: a rollout of a thousand pods would take minutes.
+        "kube_api_qps": "500",
+        "kube_api_burst": "500",
         "root_ca_file": str(folder / "ca.crt"),
         "service_account_private_key_file": str(folder / "service-accounts.key"),
         "emulated_version": version,

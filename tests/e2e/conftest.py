@@ -1,33 +1,15 @@
 """Two versions of Kubernetes, the injector's manifests on each, and the programs that were built for it."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from cache_sidecar.devstack.processes import Processes
-from tests.conftest import ChoosePorts
 from tests.e2e import build
 from tests.e2e.cluster import Cluster, cluster
 from tests.e2e.installed import TRIAL, Installed
-
-OLDEST = "1.34"
-"The oldest that a kube-apiserver of the newest version emulates."
-NEWEST = build.KUBERNETES.rpartition(".")[0]
-
-newest_only = pytest.mark.parametrize("kube", [NEWEST], indirect=True)
-"For what no version of Kubernetes does otherwise."
-
-
-def program(which: build.Program) -> Path:
-    """Returns where a program is, or skips the test."""
-    try:
-        found = build.path(which)
-    except build.CannotBuild as error:
-        pytest.skip(f"no real Kubernetes API server: {error}")
-    if not found.exists():
-        pytest.skip("no real Kubernetes API server: `make e2e` builds it, or says why it cannot")
-    return found
+from tests.e2e.versions import NEWEST, OLDEST, program
+from tests.support.free_ports import ChoosePorts
 
 
 @pytest.fixture(scope="session", params=[OLDEST, NEWEST])

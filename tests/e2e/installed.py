@@ -11,10 +11,11 @@ from uuid import uuid4
 
 from cache_sidecar.core.errors import SidecarError
 from cache_sidecar.injector.api import ApiRefused, Object
-from tests.conftest import ChoosePorts
-from tests.e2e.cluster import Cluster, until
+from tests.e2e.cluster import Cluster
 from tests.injector.manifests import K8S, configuration
 from tests.injector.webhook import Webhook, injector
+from tests.support.free_ports import ChoosePorts
+from tests.support.until import until
 
 NAMESPACE = NAME = "cache-sidecar"
 INJECTOR = "cache-sidecar-injector"

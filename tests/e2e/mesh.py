@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from cache_sidecar.injector.certificates import renewed
+from cache_sidecar.injector.certificates import renew
 from tests.e2e.cluster import Cluster
 from tests.e2e.installed import CONTAINER, WEBHOOKS
 
@@ -29,7 +29,7 @@ async def _add(request: web.Request) -> web.Response:
 @contextlib.asynccontextmanager
 async def mesh(kube: Cluster, folder: Path, labels: dict[str, str]) -> AsyncIterator[None]:
     """Runs it for pods with these labels. Its configuration's name is behind that of the injector's, and so is its turn."""
-    material = renewed(None, ["localhost"], now=time.time(), lifetime=86400.0)
+    material = renew(None, ["localhost"], now=time.time(), lifetime=86400.0)
     for name, value in material.to_secret().items():
         (folder / name).write_bytes(value)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

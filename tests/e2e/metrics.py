@@ -1,4 +1,4 @@
-"""What metrics-server tells the autoscaler, of pods that nobody runs: the CPU that a test says their containers use."""
+"""A stand-in for metrics-server: the CPU usage of containers, which no node runs, as the test sets it."""
 
 import base64
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from cache_sidecar.injector.certificates import renewed
+from cache_sidecar.injector.certificates import renew
 from tests.e2e.cluster import Cluster
 
 _GROUP = {"apiVersion": "metrics.k8s.io/v1beta1"}
@@ -34,7 +34,7 @@ async def metrics(kube: Cluster, folder: Path, port: int, usage: Mapping[str, st
             _GROUP | {"kind": "PodMetricsList", "metadata": {}, "items": [_used(each, usage) for each in found]}
         )
 
-    material = renewed(None, ["metrics.default.svc"], now=time.time(), lifetime=86400.0)
+    material = renew(None, ["metrics.default.svc"], now=time.time(), lifetime=86400.0)
     for name, value in material.to_secret().items():
         (folder / name).write_bytes(value)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

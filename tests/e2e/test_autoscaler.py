@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ChoosePorts
-from tests.e2e.cluster import Cluster, until
-from tests.e2e.conftest import newest_only
+from tests.e2e.cluster import Cluster
 from tests.e2e.installed import ENABLED, Installed
 from tests.e2e.metrics import metrics
+from tests.e2e.versions import newest_only
 from tests.injector.manifests import rendered
+from tests.support.free_ports import ChoosePorts
+from tests.support.until import until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -3,15 +3,17 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cache_sidecar.injector.api import Object
-from tests.e2e.cluster import Cluster, until
-from tests.e2e.conftest import newest_only
+from tests.e2e.cluster import Cluster
 from tests.e2e.installed import ENABLED, RESTRICTED, TRIAL, Installed, has_sidecar, pod
+from tests.e2e.versions import newest_only
 from tests.injector.manifests import read
+from tests.support.until import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -56,6 +58,78 @@ async def test_one_label_and_the_pods_of_a_restricted_namespace_have_their_cache
             variables = {variable["name"] for variable in each["spec"]["containers"][0]["env"]}
             assert {"CACHE_SIDECAR_ADDRESS", "CACHE_SIDECAR_SOCKET"} <= variables
             assert each["metadata"]["labels"]["cache-sidecar.io/injected"] == "true"
+
+
+ROLLOUT = """apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: rollouts.argoproj.io}
+spec:
+  group: argoproj.io
+  scope: Namespaced
+  names: {kind: Rollout, plural: rollouts}
+  versions:
+  - name: v1alpha1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"""
+LIMITS = """apiVersion: v1
+kind: LimitRange
+metadata: {name: limits}
+spec:
+  limits:
+  - type: Container
+    default: {cpu: 500m, memory: 256Mi, ephemeral-storage: 1Gi}
+    defaultRequest: {cpu: 100m, memory: 128Mi, ephemeral-storage: 64Mi}
+    max: {cpu: "2", memory: 1Gi, ephemeral-storage: 2Gi}
+---
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: quota}
+spec:
+  hard:
+    requests.cpu: "4"
+    requests.memory: 8Gi
+    requests.ephemeral-storage: 8Gi
+    limits.cpu: "8"
+    limits.memory: 16Gi
+    limits.ephemeral-storage: 16Gi
+"""
+
+
+@newest_only
+async def test_a_namespace_with_limits_and_a_quota_accepts_pods_and_rollouts(
+    kube: Cluster, installed: Installed, tmp_path: Path
+) -> None:
+    await kube.namespace("limited", ENABLED | RESTRICTED)
+    await kube.kubectl("apply", "-f", "-", stdin=ROLLOUT)
+    await kube.kubectl("wait", "--for=condition=Established", "crd/rollouts.argoproj.io")
+    await kube.kubectl("apply", "-n", "limited", "-f", "-", stdin=LIMITS)
+    async with installed.running():
+        await kube.make("limited", deployment("web", 2, ephemeral_storage_limit="256Mi", user_id="1000640000"))
+        for each in await stored(kube, "limited", 2, sidecars=True):
+            assert each["spec"]["initContainers"][0]["resources"]["limits"]["ephemeral-storage"] == "256Mi"
+            assert each["spec"]["initContainers"][0]["securityContext"]["runAsUser"] == 1000640000
+    template = pod("web")
+    rollout = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Rollout",
+        "metadata": {"name": "web"},
+        "spec": {"template": template},
+    }
+    path = tmp_path / "rollout.json"
+    path.write_text(json.dumps(rollout))
+    command = [sys.executable, "-m", "cache_sidecar", "inject", "-f", str(path)]
+    made = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    text, _ = await made.communicate()
+    await kube.kubectl("apply", "-n", "limited", "-f", "-", stdin=text.decode())
+    found = json.loads(await kube.kubectl("get", "-n", "limited", "rollouts.argoproj.io", "web", "-o", "json"))
+    assert found["spec"]["template"]["spec"]["initContainers"][0]["name"] == "cache-sidecar"
+    # Its pods, as its controller would make them.
+    await kube.make(
+        "limited",
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "of-rollout"}} | {"spec": found["spec"]["template"]["spec"]},
+    )
 
 
 @newest_only
@@ -116,7 +190,7 @@ async def test_what_was_made_while_the_webhook_was_away_is_told(kube: Cluster, i
         assert event["involvedObject"]["uid"] == missing["metadata"]["uid"]
 
         async def is_counted() -> bool:
-            return 'pods_without_sidecar{namespace="away"} 1.0' in (await webhook.page("/metrics"))[1]
+            return 'pods_without_sidecar{namespace="away"} 1\n' in (await webhook.page("/metrics"))[1]
 
         await until(is_counted)
         assert [each["metadata"]["uid"] for each in await kube.pods("away")] == [missing["metadata"]["uid"]], "nothing more"
@@ -205,7 +279,8 @@ async def test_jobs_and_cron_jobs(kube: Cluster, installed: Installed) -> None:
             owner = each["metadata"]["labels"]["batch.kubernetes.io/job-name"]
             (app,) = [container for container in each["spec"]["containers"] if container["name"] == "web"]
             variables = {variable["name"] for variable in app["env"]}
-            assert ("CACHE_SIDECAR_QUIT_URL" in variables) == (owner == "classic")
+            for name in ("CACHE_SIDECAR_QUIT_URL", "CACHE_SIDECAR_QUIT_TOKEN_FILE"):
+                assert (name in variables) == (owner == "classic")
             assert ("initContainers" in each["spec"]) == (owner != "classic")
 
 

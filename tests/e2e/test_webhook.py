@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import SidecarError
 from cache_sidecar.injector.api import Api
-from cache_sidecar.injector.certificates import SETTLING, renewed
+from cache_sidecar.injector.certificates import SETTLING, renew
 from cache_sidecar.injector.config import InjectorConfig
 from cache_sidecar.injector.process import Injector
-from tests.e2e.cluster import Cluster, until
-from tests.e2e.conftest import newest_only
+from tests.e2e.cluster import Cluster
 from tests.e2e.installed import ENABLED, INJECTOR, NAMESPACE, WEBHOOKS, Installed, has_sidecar, pod
 from tests.e2e.mesh import mesh
+from tests.e2e.versions import newest_only
 from tests.injector.webhook import NAME, Webhook, make_certificate
+from tests.support.clocks import ManualClock
+from tests.support.until import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -72,6 +73,34 @@ async def test_with_cert_manager_it_has_no_right_to_a_secret(kube: Cluster, inst
             assert "failures_total{" not in (await webhook.page("/metrics"))[1]
     finally:
         await installed.reset()
+
+
+@newest_only
+async def test_the_api_server_presents_the_client_certificate_that_it_was_given(kube: Cluster, installed: Installed) -> None:
+    await installed.apply("dev", "client-certificate")
+    try:
+        assert (await installed.sections())["server"]["allowed_clients"] == ("kube-apiserver",)
+        clients = {"client_ca_file": str(kube.folder / "webhook-ca.crt")}
+        async with installed.running(server=clients) as webhook:
+            assert await admissions(webhook)
+            assert 'outcome="error"' not in (await webhook.page("/metrics"))[1]
+            assert await _greet(installed) == b"", "without a certificate, the connection is closed"
+    finally:
+        await installed.reset()
+
+
+async def _greet(installed: Installed) -> bytes:
+    """Returns the answer to a request without a client certificate, nothing if the connection is closed."""
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(installed.address, installed.port, ssl=tls, server_hostname=NAME)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        return await reader.read(100)
+    except (ssl.SSLError, ConnectionError):
+        return b""
+    finally:
+        writer.transport.abort()
 
 
 async def _define(kube: Cluster, kind: str) -> None:
@@ -162,8 +191,8 @@ async def _rotate(kube: Cluster, installed: Installed) -> None:
 async def _put_an_old_authority(kube: Cluster, now: float) -> None:
     """Puts a Secret there, as an injector would have left it that has run for the whole life of an authority."""
     names = [NAME, f"{NAME}.cluster.local"]
-    material = renewed(None, names, now=now - 221 * DAY, lifetime=LIFETIME)
-    material = renewed(material, names, now=now, lifetime=LIFETIME)
+    material = renew(None, names, now=now - 221 * DAY, lifetime=LIFETIME)
+    material = renew(material, names, now=now, lifetime=LIFETIME)
     assert len(material.authorities) == 1, "it is not due yet"
     await kube.delete(f"{SECRETS}/{INJECTOR}-tls")
     data = {name: base64.b64encode(value).decode() for name, value in material.to_secret().items()}

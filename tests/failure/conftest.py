@@ -1,12 +1,12 @@
-"""What tests break."""
+"""The stack that the tests of this folder break."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from cache_sidecar.devstack.processes import Processes
-from tests.conftest import ChoosePorts
 from tests.failure.inventory_stack import InventoryStack, inventory_stack
+from tests.support.free_ports import ChoosePorts
 
 
 @pytest.fixture(scope="package")
@@ -20,6 +20,6 @@ async def running_stack(
 
 @pytest.fixture
 async def stack(running_stack: InventoryStack) -> AsyncIterator[InventoryStack]:
-    """Four sidecars and all they need; what a test breaks is healed after it, also when it failed."""
+    """Four sidecars and their servers; what a test breaks is healed after it, even if it failed."""
     yield running_stack
     await running_stack.heal()

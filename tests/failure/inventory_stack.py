@@ -1,4 +1,4 @@
-"""A stack of its own for tests that break it: Redis Cluster, PostgreSQL that logs every statement, sidecars and a relay."""
+"""A stack for tests that break it: a Redis Cluster, a PostgreSQL that logs every statement, sidecars and a relay."""
 
 import asyncio
 import re
@@ -16,11 +16,12 @@ from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.store.migrate import migrate
 from cache_sidecar.tiers.ports import partition_of
 from cache_sidecar.tiers.redis.keys import KeyNames
-from tests.sidecars import Process, process, serving, until, without_retries
-from tests.stockroom import Stockroom
+from tests.support.launch import Process, process, serving, without_retries
+from tests.support.stockroom import Stockroom
+from tests.support.until import until
 
 NAMESPACE = "inventory"
-# Five interpreters start at once, on two cores that others may use as well.
+# Five interpreters start at once, on two cores that may be busy.
 START_SECONDS = 60.0
 # What the relay does goes on all the time, whoever reserves what; and so do the checks of the database and of new connections.
 _RELAY = re.compile(r"outbox|sequence_changes|cache_sidecar\.relays|expire_hold|create_time <|LISTEN|pg_notify|^WITH gone AS")
@@ -57,7 +58,7 @@ class InventoryStack:
             await serving(self.addresses[number])
 
     async def heal(self) -> None:
-        """Starts again, or lets go on, whatever does not run, and returns when all of it serves."""
+        """Restarts or resumes whatever does not run, and returns when all of it serves."""
         for node in self.cluster.nodes:
             if not node.child.running:
                 await node.start()

@@ -19,13 +19,14 @@ from redis.asyncio import Redis
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.tiers.redis import codec
+from cache_sidecar.tiers.redis.scripts import SCRIPTS
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart
-from tests.conftest import ChoosePorts
-from tests.customers import Customer, cart_key, item, lines, new_request, new_user
-from tests.ports import later_ports
-from tests.proxy import Proxy
-from tests.sidecars import Process, Sidecar, process, serving, until
+from tests.support.customers import Customer, cart_key, item, lines, new_request, new_user
+from tests.support.free_ports import ChoosePorts, later_ports
+from tests.support.launch import Process, Sidecar, process, serving
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 LONG = 30.0
 "Seconds: longer than any step is held."
@@ -200,7 +201,7 @@ async def test_killed_after_the_commit_before_redis_heard(scene: Scene) -> None:
 async def test_killed_after_redis_heard_before_it_answered(scene: Scene) -> None:
     change = await _begin(scene)
     before = await scene.version(change.user)
-    scene.to_redis.mute(once_asked=b"_change")
+    scene.to_redis.mute(once_asked=SCRIPTS["put_if_newer"].digest.encode())
     _go(scene, change)
     newer = await until(lambda: _is_newer(scene, change.user, before))
     await until(lambda: _redis_has(scene, change.user, newer))

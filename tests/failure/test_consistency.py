@@ -19,7 +19,9 @@ from tests.consistency.load import Load
 from tests.consistency.rulebook import Rulebook
 from tests.consistency.run import call, run
 from tests.consistency.stack import ENGINES, running
-from tests.sidecars import in_process, settings_for, until
+from tests.support import inside
+from tests.support.launch import in_process, settings_for
+from tests.support.until import until
 
 # What says most in the shortest time.
 FAULTS = (
@@ -141,9 +143,9 @@ async def test_a_sidecar_that_does_not_hear_is_found(
         await asyncio.Event().wait()
 
     def trust_forever(feed: Feed, _began: float) -> None:
-        feed._freshness_lease.extend(feed, math.inf)
+        inside.freshness_lease_of(feed).extend(feed, math.inf)
 
-    monkeypatch.setattr(Feed, "_take", hear_nothing)
-    monkeypatch.setattr(Feed, "_beat", notice_nothing)
-    monkeypatch.setattr(Feed, "_confirm", trust_forever)
+    monkeypatch.setattr(Feed, inside.HANDLE, hear_nothing)
+    monkeypatch.setattr(Feed, inside.BEAT, notice_nothing)
+    monkeypatch.setattr(Feed, inside.RENEW_LEASE, trust_forever)
     await planted(valkey_cluster, database, namespace, {("product", "told")}, {}, {}, at_rest={("product", "last")})

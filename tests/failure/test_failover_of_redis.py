@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from cache_sidecar.core.clock import SystemClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.core.tasks import cancel_and_wait
+from cache_sidecar.datasets import TABLES
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.relay.outbox import Relay
@@ -29,11 +30,13 @@ from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import SOURCE_L2
-from tests.conftest import ChoosePorts
-from tests.customers import Customer, item, lines, new_user
-from tests.cut_off import away
-from tests.sidecars import in_process, settings_for, until
-from tests.stores import open_database
+from tests.support import inside
+from tests.support.cluster_proxies import away
+from tests.support.customers import Customer, item, lines, new_user
+from tests.support.databases import open_database
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import in_process, settings_for
+from tests.support.until import until
 
 COUNT = 60
 
@@ -53,8 +56,10 @@ async def healthy(cluster: ValkeyCluster) -> AsyncIterator[ValkeyCluster]:
 
 
 @contextlib.asynccontextmanager
-async def relaying(cluster: ValkeyCluster, database: str, namespace: str) -> AsyncIterator[None]:
-    """Runs a relay."""
+async def relaying(
+    cluster: ValkeyCluster, database: str, namespace: str, *, roles: Sequence[str] = ("catalog", "user")
+) -> AsyncIterator[None]:
+    """Runs a relay of some datasets."""
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25)
     connection, names = RedisClient(settings), KeyNames(namespace)
     async with open_database(database) as store:
@@ -64,10 +69,11 @@ async def relaying(cluster: ValkeyCluster, database: str, namespace: str) -> Asy
             RedisWatermarks(connection, names),
             policy.default(),
             region="eu",
-            roles=["catalog", "user"],
+            roles=list(roles),
             retention=3600.0,
             clock=SystemClock(),
             dependency=Dependencies().of("relay"),
+            tables=TABLES,
         )
         task = asyncio.create_task(relay.run(Leadership(database, region="eu")))
         try:
@@ -89,7 +95,7 @@ class Shop:
         """Has both sidecars use sessions and carts of the primary."""
         app = self.one.sidecar.app
         assert app is not None
-        owners = await app._l2.owners()
+        owners = await inside.l2_of(app).owners()
         here = {p for (_, port), held in owners.items() if port == self.primary.port for p in held}
         while len(self.sessions) < COUNT:
             id = await self.one.create(new_user())
@@ -118,10 +124,10 @@ class Shop:
         app = customer.sidecar.app
         assert app is not None
         try:
-            owners = await app._l2.owners()
+            owners = await inside.l2_of(app).owners()
         except TierFailed:
             return False
-        return self.primary.port not in {port for _, port in owners} and not away(app._connection.shards)
+        return self.primary.port not in {port for _, port in owners} and not away(inside.connection_of(app).cluster)
 
     async def accepted(self) -> list[str]:
         """Returns which of the ended sessions the other sidecar accepts, and which old carts it passes as new, in one round."""
@@ -150,7 +156,7 @@ async def open_shop(
     """Opens it; the other sidecar asks nobody who holds what, unless it has to."""
     every, again = subscriber.TOPOLOGY_EVERY, subscriber.TOPOLOGY_AGAIN
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=0.25, postgres_timeout=20.0)
-    watermarks = {key_slot(KeyNames(namespace).told(role, 0).encode()) for role in ("catalog", "user")}
+    watermarks = {key_slot(KeyNames(namespace).watermark(role, 0).encode()) for role in ("catalog", "user")}
     (primary, *_) = [node for node in await cluster.primaries() if not watermarks & await slots_of(node)]
     async with contextlib.AsyncExitStack() as stack:
         monkeypatch.setattr(subscriber, "TOPOLOGY_EVERY", 3600.0)
@@ -247,7 +253,7 @@ async def test_a_sidecar_that_starts_before_the_relay_knows_of_a_failover_brings
         assert app is not None
         for _ in range(3):
             assert await shop.accepted() == []
-            await app._region.step()
+            await inside.region_of(app).step()
 
         async def is_read_from_redis() -> bool:
             cache = (await shop.other.read(shop.carts[0])).cache

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyServer
-from tests.contract.shop import refusal
 from tests.failure.inventory_stack import InventoryStack
-from tests.sidecars import until
-from tests.stockroom import Stockroom, expire, moment, query, reserving
+from tests.support.shop import refusal
+from tests.support.stockroom import Stockroom, expire, moment, query, reserving
+from tests.support.until import until
 
 STOCK, CALLERS = 100, 10_000
 PRODUCT = "the-one-thing"

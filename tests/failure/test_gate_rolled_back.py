@@ -9,8 +9,8 @@ from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import cache_pb2
 from tests.failure.inventory_stack import NAMESPACE, InventoryStack
-from tests.sidecars import until
-from tests.stockroom import Stockroom
+from tests.support.stockroom import Stockroom
+from tests.support.until import until
 
 PRODUCT = "given-back"
 

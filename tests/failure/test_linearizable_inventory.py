@@ -13,10 +13,11 @@ import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from tests.failure.inventory_stack import InventoryStack
-from tests.linearizability import is_linearizable, staleness, widened
-from tests.sidecars import in_process, settings_for, until
-from tests.stock_model import REFUSED, Recorder, model
-from tests.stockroom import Stockroom, query
+from tests.support.launch import in_process, settings_for
+from tests.support.linearizability import is_linearizable, staleness, widened
+from tests.support.stock_model import REFUSED, Recorder, model
+from tests.support.stockroom import Stockroom, query
+from tests.support.until import until
 
 STOCK, CLIENTS = 6, 6
 # Operations before something breaks, and as many after it works again.

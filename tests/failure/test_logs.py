@@ -18,13 +18,14 @@ from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from cache_sidecar.v1.cart_service_pb2 import AddCartItemRequest
-from tests.acl import PASSWORD, rules
-from tests.conftest import ChoosePorts
-from tests.contract.shop import Shop
-from tests.customers import Customer, item
-from tests.engines import ENGINES
-from tests.proxy import Proxy
-from tests.sidecars import Process, Sidecar, process, serving, until
+from tests.support.acl import PASSWORD, rules
+from tests.support.customers import Customer, item
+from tests.support.engine_params import ENGINES
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import Process, Sidecar, process, serving
+from tests.support.proxy import Proxy
+from tests.support.shop import Shop
+from tests.support.until import until
 
 # Lines of each process: a start and an end, and of each outage one warning and one line when all is well again, of each
 # dependency that meets it. One line for each call that fails would be thousands.
@@ -33,7 +34,7 @@ MOST_LINES = 120
 CALLS = 400
 CALLERS = 40
 TIMEOUTS = (0.002, 0.01, 0.05, 2.0)
-# Seconds that may pass until something is seen, on a busy machine.
+# Limit for a condition on a busy machine, in seconds.
 PATIENCE = 60.0
 
 
@@ -147,11 +148,11 @@ async def _redis_back(ground: Ground) -> None:
 
 
 async def _redis_refuses(ground: Ground) -> None:
-    await ground.acl("-fcall")
+    await ground.acl("-evalsha")
 
 
 async def _redis_allows(ground: Ground) -> None:
-    await ground.acl("+fcall")
+    await ground.acl("+evalsha")
 
 
 async def _postgres_away(ground: Ground) -> None:
@@ -198,5 +199,7 @@ async def test_every_line_is_json_and_there_are_few(ground: Ground) -> None:
         assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
         assert not [line for line in lines if line["level"] in {"error", "critical"} or "exception" in line]
         assert {line.get("what") for line in lines if line["level"] == "warning"} >= {"redis", "postgresql"}
-        assert len(lines) < MOST_LINES, f"{len(lines)} lines"
+        # The test itself asks for statistics until all is well, and each of these calls is audited.
+        few = [line for line in lines if not line.get("audit")]
+        assert len(few) < MOST_LINES, f"{len(few)} lines"
         assert PASSWORD not in started.log.read_text()

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cache_sidecar.config import policy
-from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.config.settings import ROLES
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.tasks import cancel_and_wait
+from cache_sidecar.datasets import TABLES
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.outbox import Relay
@@ -21,12 +22,15 @@ from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.v1.product_pb2 import Product
-from tests.conftest import ChoosePorts
-from tests.contract.shop import L1, Shop, new_id
-from tests.proxy import Proxy
-from tests.sidecars import in_process, settings_for, until
-from tests.stores import open_database, run
-from tests.tiers import redis_settings, told_until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.databases import open_database, run
+from tests.support.dataset_case import redis_settings, told_until
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import in_process, settings_for
+from tests.support.proxy import Proxy
+from tests.support.shop import L1, Shop, new_id
+from tests.support.until import until
 
 BOUND = policy.default()["product"].staleness_bound
 PRODUCTS = 20
@@ -84,10 +88,11 @@ async def relaying(name: str, nodes: str, database: str, namespace: str, clock: 
             watermarks,
             known,
             region=name,
-            roles=["catalog", "user"],
+            roles=list(ROLES),
             retention=3600.0,
             clock=clock,
             dependency=Dependencies().of("relay"),
+            tables=TABLES,
         )
         task = asyncio.create_task(relay.run(Leadership(database, region=name)))
         try:
@@ -164,7 +169,7 @@ async def test_a_region_that_is_cut_off_says_so_and_catches_up_without_loss(
 async def signed(place: Place) -> bool:
     """Says whether the relay has told up to now, as the clock of its region says it."""
     app = place.shop.app
-    told = await told_until(RedisWatermarks(app._connection, app._l2._names))
+    told = await told_until(RedisWatermarks(inside.connection_of(app), inside.names_of(inside.l2_of(app))))
     return told.get("catalog", 0.0) >= place.clock.now() - 0.01
 
 

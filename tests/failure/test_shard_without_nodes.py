@@ -4,14 +4,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cache_sidecar.config.settings import ROLES
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.tiers.ports import partition_of
-from tests.conftest import ChoosePorts
-from tests.contract.shop import L1, Shop
 from tests.failure.test_failover_of_redis import relaying
-from tests.sidecars import in_process, rests_on_redis, settings_for, until
-from tests.stores import run
+from tests.support import inside
+from tests.support.databases import run
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import in_process, rests_on_redis, settings_for
+from tests.support.shop import L1, Shop
+from tests.support.until import until
 
 BOUND = 2.0
 
@@ -31,27 +34,27 @@ async def test_the_others_go_on_fresh_and_are_told_and_it_is_told_what_it_missed
     cluster: ValkeyCluster, database: str, namespace: str
 ) -> None:
     settings = settings_for(",".join(cluster.addresses), database, namespace, redis_timeout=1.0, postgres_timeout=20.0)
-    async with relaying(cluster, database, namespace), in_process(settings, relay=False) as sidecar:
+    async with relaying(cluster, database, namespace, roles=ROLES), in_process(settings, relay=False) as sidecar:
         app, shop = sidecar.app, Shop(sidecar)
         assert app is not None
-        for dataset in app._datasets:
-            app._policy.override(dataset, {"staleness_bound": BOUND})
+        for dataset in inside.datasets_of(app):
+            inside.policy_of(app).override(dataset, {"staleness_bound": BOUND})
         dead = cluster.nodes[0]
-        owners = await app._l2.owners()
+        owners = await inside.l2_of(app).owners()
         lost = {p for (_, port), held in owners.items() if port == dead.port for p in held}
         products = [await shop.create() for _ in range(12)]
         living = [product for product in products if partition_of(product.product_id) not in lost]
         dark = [product for product in products if partition_of(product.product_id) in lost]
         assert living
         assert dark
-        await until(lambda: rests_on_redis(app) and not any(app._region._behind.values()))
+        await until(lambda: rests_on_redis(app) and not any(inside.lagging_of(inside.region_of(app)).values()))
         dead.kill()
 
         async def is_judged() -> bool:
-            return any(app._region._behind.values())
+            return any(inside.lagging_of(inside.region_of(app)).values())
 
         await until(is_judged)
-        for member in app._region._behind.values():
+        for member in inside.lagging_of(inside.region_of(app)).values():
             assert member <= lost, "only what the shard holds"
         # The relay goes on: what is changed past every sidecar is heard, in the living shards.
         for product in living:
@@ -68,5 +71,5 @@ async def test_the_others_go_on_fresh_and_are_told_and_it_is_told_what_it_missed
             reply = await shop.get(product.product_id)
             assert (reply.product.title, reply.cache.stale) == ("by hand", False)
         await dead.start()
-        await until(lambda: not any(app._region._behind.values()))
+        await until(lambda: not any(inside.lagging_of(inside.region_of(app)).values()))
         await until(app.coherence.is_trusted)

@@ -28,11 +28,13 @@ from cache_sidecar.tiers.ports import partition_of
 from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
-from tests.acl import PASSWORD, rules
-from tests.conftest import ChoosePorts
-from tests.contract.shop import L1, STORE, Shop
-from tests.sidecars import in_process, settings_for, until
-from tests.tiers import say
+from tests.support import inside
+from tests.support.acl import PASSWORD, rules
+from tests.support.dataset_case import say
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import in_process, settings_for
+from tests.support.shop import L1, STORE, Shop
+from tests.support.until import until
 
 # Seconds: the staleness bound of these tests, in their policy file.
 BOUND = 1.0
@@ -103,9 +105,9 @@ def _config(words: str, *, begin: tuple[str, ...], end: tuple[str, ...]) -> Way:
     return Way(set_, reset, words)
 
 
-async def _no_function_loaded(redis: Broken) -> None:
-    await redis.acl("-function|load")
-    await redis.run("FUNCTION", "FLUSH")
+async def _no_script_loaded(redis: Broken) -> None:
+    await redis.acl("-script|load")
+    await redis.run("SCRIPT", "FLUSH")
 
 
 async def _mend_acl(redis: Broken) -> None:
@@ -216,7 +218,7 @@ def _renamed(command: str) -> Way:
         """Nothing: it was started so."""
 
     async def end(redis: Broken) -> None:
-        redis.server._options = {}
+        inside.set_options(redis.server, {})
         await redis.server.restart()
         await redis.acl("reset", *rules("cs"))
 
@@ -250,14 +252,14 @@ async def _let_writes_go_on(redis: Broken) -> None:
 
 
 WAYS: dict[str, Way] = {
-    "no fcall": _acl("-fcall", words="NOPERM"),
+    "no evalsha": _acl("-evalsha", words="NOPERM"),
     "no incr": _acl("-incr", words="incr"),
     "no spublish": _acl("-spublish", words="spublish"),
     "no set": _acl("-set", words="set"),
     "no ssubscribe": _acl("-ssubscribe", words="NOPERM", is_heard=False),
     "no keys": _acl("resetkeys", "~other:*", words="NOPERM", is_heard=False),
     "no channels": _acl("resetchannels", words="channel", is_heard=False),
-    "no functions": Way(_no_function_loaded, _mend_acl, "function|load"),
+    "no scripts": Way(_no_script_loaded, _mend_acl, "script|load"),
     "another password": Way(_change_password, _mend_acl, "WRONGPASS", is_heard=False),
     # What a replica says is no comfort: it may be behind its primary.
     "a replica": Way(_follow_other, _follow_nobody, "READONLY", is_heard=False),
@@ -274,8 +276,8 @@ WAYS: dict[str, Way] = {
     ),
     "a cluster without a slot": Way(_lose_a_slot, _find_it, "CLUSTERDOWN", {"cluster-enabled": "yes"}, is_heard=False),
     "protected": Way(_protect, _unprotect, "protected mode", {"bind": "0.0.0.0", "protected-mode": "no"}, is_heard=False),
-    "FCALL renamed": _renamed("FCALL"),
-    "FUNCTION renamed": _renamed("FUNCTION"),
+    "EVALSHA renamed": _renamed("EVALSHA"),
+    "SCRIPT renamed": _renamed("SCRIPT"),
     "busy": Way(_run_for_ever, _end_script, "BUSY", is_heard=False),
     "writes hang": Way(_hang_writes, _let_writes_go_on, "it answers reads, and no write within"),
 }
@@ -396,8 +398,8 @@ def warnings(log: Log, words: str) -> list[MutableMapping[str, Any]]:
 
 
 # Subscriptions that are there are not asked for again, and commands are renamed by a restart.
-NOT_WHILE_RUNNING = {"no ssubscribe", "FCALL renamed", "FUNCTION renamed"}
-# A server that does not have our functions yet takes every call of one for a write: then it hangs with everything.
+NOT_WHILE_RUNNING = {"no ssubscribe", "EVALSHA renamed", "SCRIPT renamed"}
+# A server that does not have our scripts yet takes every call of one for a write: then it hangs with everything.
 NOT_BEFORE = {"writes hang"}
 
 
@@ -451,7 +453,7 @@ async def test_a_change_that_is_refused_puts_what_is_held_in_doubt_at_once(
     processes: Processes, choose_ports: ChoosePorts, database: str, tmp_path: Path
 ) -> None:
     """Not only when the relay's mark does not come: so this is with the staleness bound that ships, and without a relay."""
-    async with broken(WAYS["no fcall"], processes, choose_ports, tmp_path) as redis:
+    async with broken(WAYS["no evalsha"], processes, choose_ports, tmp_path) as redis:
         access = {"redis_username": USER, "redis_password": PASSWORD, "redis_timeout": 5.0}
         settings = settings_for(redis.address, database, "cs", **access)
         async with in_process(settings, relay=False) as sidecar:
@@ -462,12 +464,12 @@ async def test_a_change_that_is_refused_puts_what_is_held_in_doubt_at_once(
                 return await shop.source(kept) == L1
 
             await until(is_in_memory)
-            await redis.acl("-fcall")
+            await redis.acl("-evalsha")
             await shop.update(changed, "title", title="new")
             reply = (await shop.get(kept)).cache
             assert reply.stale or reply.source == STORE, "Redis and memory are in doubt"
-            await redis.acl("+fcall")
-            watermarks = RedisWatermarks(shop.app._connection, KeyNames("cs"))
+            await redis.acl("+evalsha")
+            watermarks = RedisWatermarks(inside.connection_of(shop.app), KeyNames("cs"))
 
             async def is_trusted() -> bool:
                 await say(watermarks, ["catalog"], time.time())

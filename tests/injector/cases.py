@@ -1,4 +1,4 @@
-"""The pods of the golden files, and what the injector is told about each."""
+"""The pods of the golden files, and the request that the injector gets for each."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -14,7 +14,7 @@ from typing import Any
 import jsonpatch
 from aiohttp import web
 
-from cache_sidecar.injector.certificates import renewed
+from cache_sidecar.injector.certificates import renew
 from cache_sidecar.injector.config import ApiConfig
 
 Object = dict[str, Any]
@@ -30,6 +30,8 @@ class Kube:
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.calls: list[tuple[str, str]] = []
+        self.raw_paths: list[str] = []
+        "The paths of the calls as they were sent, still encoded."
         self.before: Callable[[str, str], None] = let_be
         "Called with each request's method and path before it is served; may change objects."
         self.refuse: dict[str, int] = {}
@@ -48,6 +50,7 @@ class Kube:
         """Serves a request."""
         path, method = request.path, request.method
         self.calls.append((method, path))
+        self.raw_paths.append(request.raw_path)
         self.before(method, path)
         refused = self.refuse.get(path) if request.headers.get("Authorization") == "Bearer token" else 401
         if refused:
@@ -119,7 +122,7 @@ def _status(code: int, message: str) -> web.Response:
 @contextlib.asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[Kube]:
     """Runs one; its files are in a folder."""
-    material = renewed(None, ["localhost"], now=time.time(), lifetime=86400.0)
+    material = renew(None, ["localhost"], now=time.time(), lifetime=86400.0)
     for name, value in material.to_secret().items():
         (folder / f"api-{name}").write_bytes(value)
     (folder / "token").write_text("token\n")
@@ -132,7 +135,7 @@ async def serving(folder: Path) -> AsyncIterator[Kube]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    port = runner.addresses[0][1]
     kube.config = ApiConfig(
         url=f"https://localhost:{port}", token_file=str(folder / "token"), ca_file=str(folder / "api-ca.crt")
     )

@@ -55,7 +55,8 @@ def _change(found: list[Object], kustomization: Object, folder: Path) -> None:
 
 
 def is_named(thing: Object, kind: str, name: str) -> bool:
-    return (thing["kind"], thing["metadata"]["name"]) == (kind, name)
+    """Whether a target is an object; its name is a pattern, as in kustomize."""
+    return bool(thing["kind"] == kind and re.fullmatch(name, thing["metadata"]["name"]))
 
 
 ALL = {
@@ -64,10 +65,13 @@ ALL = {
     "ha": (K8S / "overlays" / "ha", []),
     "evict": (K8S / "overlays" / "ha", [K8S / "overlays" / "evict"]),
     "cert-manager": (K8S / "overlays" / "ha", [K8S / "overlays" / "cert-manager"]),
+    "client-certificate": (K8S / "overlays" / "ha", [K8S / "overlays" / "client-certificate"]),
     "both": (K8S / "overlays" / "ha", [K8S / "overlays" / "cert-manager", K8S / "overlays" / "evict"]),
+    "openshift": (K8S / "overlays" / "ha", [K8S / "overlays" / "openshift"]),
     "redis-cluster": (K8S / "examples" / "redis-cluster", []),
     "postgres": (K8S / "examples" / "postgres", []),
     "shop": (K8S / "examples" / "shop", []),
+    "shop-autoscaling": (K8S / "examples" / "shop", [K8S / "examples" / "autoscaling"]),
 }
 
 

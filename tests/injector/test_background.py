@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
-from cache_sidecar.core.errors import ServerUnreachable, SettingsError, SidecarError
-from cache_sidecar.injector.api import Api, ApiRefused
+from cache_sidecar.core.errors import InputError, ServerUnreachable, SettingsError, SidecarError
+from cache_sidecar.injector.api import Api, ApiRefused, path_of
 from cache_sidecar.injector.config import ApiConfig, CertificateConfig, InjectorConfig, ReconcilerConfig
 from cache_sidecar.injector.events import Events
 from cache_sidecar.injector.lease import Lease
@@ -21,10 +20,14 @@ from cache_sidecar.injector.process import Injector
 from cache_sidecar.injector.reconcile import Reconciler
 from cache_sidecar.injector.review import event
 from cache_sidecar.injector.rotation import OwnSource, Served
+from cache_sidecar.metrics import definitions
+from cache_sidecar.metrics.definitions import Process
 from tests.injector import kube as kubes
 from tests.injector.kube import Kube
 from tests.injector.reviews import POD
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.until import until
 
 SECRETS = "/api/v1/namespaces/cs/secrets"
 SECRET = f"{SECRETS}/cache-sidecar-injector-tls"
@@ -81,7 +84,7 @@ async def test_replicas_that_make_one_at_the_same_time_end_with_the_same(
         if method in {"POST", "PUT"} and not other:
             other.append(None)
             names = ["injector.cs.svc", "injector.cs.svc.cluster.local"]
-            fresh = kubes.renewed(None, names, now=clock.now(), lifetime=30 * 86400.0)
+            fresh = kubes.renew(None, names, now=clock.now(), lifetime=30 * 86400.0)
             data = {name: base64.b64encode(value).decode() for name, value in fresh.to_secret().items()}
             other[0] = fresh.serving
             kube.put(SECRET, {"data": data})
@@ -139,18 +142,58 @@ async def test_the_same_event_again_is_counted(kube: Kube, api: Api) -> None:
     about = {"kind": "ReplicaSet", "name": "web", "namespace": "shop"}
     events = Events(api, Metrics())
     for now in (1_700_000_000.0, 1_700_000_060.0, 1_700_000_120.0):
-        events.tell(event(about, "Reason", "text", now))
+        events.enqueue(event(about, "Reason", "text", now))
         await events.send()
     (made,) = [thing for path, thing in kube.objects.items() if path.startswith(EVENTS)]
     assert (made["count"], made["lastTimestamp"], made["firstTimestamp"]) == (3, "2023-11-14T22:15:20Z", "2023-11-14T22:13:20Z")
+
+
+async def test_a_namespace_with_slashes_stays_one_segment_of_the_path(kube: Kube, api: Api) -> None:
+    events = Events(api, Metrics())
+    events.enqueue(event({"kind": "Pod", "name": "web", "namespace": "shop/pods/web/eviction?x"}, "Reason", "text", 0.0))
+    await events.send()
+    assert kube.raw_paths == ["/api/v1/namespaces/shop%2Fpods%2Fweb%2Feviction%3Fx/events"]
+    events.enqueue(event({"kind": "Pod", "name": "web", "namespace": ".."}, "Reason", "text", 0.0))
+    with pytest.raises(InputError, match=r"'\.\.' cannot be part of a path"):
+        await events.send()
+    assert len(kube.raw_paths) == 1
+
+
+async def test_a_listed_pod_whose_name_has_slashes_is_evicted_by_that_name_only(
+    kube: Kube, api: Api, clock: ManualClock
+) -> None:
+    put_shop(kube)
+    put_pod(kube, "web", metadata={"name": "web/../../../other/pods/db"})
+    looking, _ = reconciler(api, clock, [], mode="evict")
+    await looking.reconcile()
+    assert kube.raw_paths[-1] == "/api/v1/namespaces/shop/pods/web%2F..%2F..%2F..%2Fother%2Fpods%2Fdb/eviction"
+
+
+@pytest.mark.parametrize("segment", ["", ".", ".."])
+def test_a_segment_that_would_be_resolved_is_an_error(segment: str) -> None:
+    with pytest.raises(InputError):
+        path_of("api", segment, "pods")
 
 
 async def test_events_that_are_too_many_are_dropped_and_counted(api: Api) -> None:
     metrics = Metrics()
     events = Events(api, metrics)
     for number in range(150):
-        events.tell({"metadata": {"name": str(number)}})
-    assert 'failures_total{work="events"} 50.0' in metrics.text().decode()
+        events.enqueue({"metadata": {"name": str(number)}})
+    assert metrics.failures == {"events": 50}
+
+
+async def test_every_metric_of_the_list_has_a_value_once_all_has_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_sidecar.metrics.process.container_memory", lambda: (2, 1))
+    metrics = Metrics()
+    metrics.failures["events"] += 1
+    metrics.missing = {"shop": 1}
+    metrics.evictions["evicted"] += 1
+    metrics.certificate_expiry = 1.0
+    metrics.record_review("injected", "", 0.002)
+    served = {metric: samples for metric, samples in metrics.collect() if samples}
+    assert served.keys() == set(definitions.of(Process.INJECTOR))
+    assert served[definitions.ADMISSION_SECONDS][()].counts[2] == 1  # type: ignore[union-attr]
 
 
 def put_pod(kube: Kube, name: str, namespace: str = "shop", *, labels: dict[str, str] | None = None, **more: Any) -> None:
@@ -177,7 +220,7 @@ def reconciler(
     metrics = Metrics()
     config = ReconcilerConfig(mode=mode, evictions_per_minute=rate)  # type: ignore[arg-type]
     lease = Lease(api, namespace="cs", name="reconciler", seconds=60, clock=clock)
-    made = Reconciler(config, api, metrics, own_namespace="cs", options=Options(), tell=told.append, lease=lease, clock=clock)
+    made = Reconciler(config, api, metrics, own_namespace="cs", options=Options(), emit=told.append, lease=lease, clock=clock)
     return made, metrics
 
 
@@ -200,14 +243,12 @@ async def test_pods_without_a_sidecar_are_counted_and_told_of_once(kube: Kube, a
     )
     told: list[Any] = []
     looking, metrics = reconciler(api, clock, told)
-    await looking.look()
-    await looking.look()
+    await looking.reconcile()
+    await looking.reconcile()
     assert {one["involvedObject"]["name"] for one in told} == {"missing", "missing-by-label"}
     assert len(told) == 2
     assert {one["reason"] for one in told} == {"CacheSidecarMissing"}
-    text = metrics.text().decode()
-    assert 'pods_without_sidecar{namespace="shop"} 1.0' in text
-    assert 'pods_without_sidecar{namespace="other"} 1.0' in text
+    assert metrics.missing == {"shop": 1, "other": 1}
     assert not [call for call in kube.calls if "eviction" in call[1]]
 
 
@@ -217,7 +258,7 @@ async def test_more_pods_than_a_page_holds(kube: Kube, api: Api, clock: ManualCl
         put_pod(kube, f"web-{number}")
     told: list[Any] = []
     looking, _ = reconciler(api, clock, told)
-    await looking.look()
+    await looking.reconcile()
     assert len(told) == 1100
 
 
@@ -233,7 +274,7 @@ async def test_eviction_is_asked_for_limited_and_leaves_what_nobody_makes_anew(
 
     async def evicted() -> list[str]:
         kube.calls.clear()
-        await looking.look()
+        await looking.reconcile()
         return [path.split("/")[-2] for _, path in kube.calls if path.endswith("/eviction")]
 
     assert await evicted() == ["web-0", "web-1"]
@@ -243,9 +284,7 @@ async def test_eviction_is_asked_for_limited_and_leaves_what_nobody_makes_anew(
     clock.advance(31)
     kube.refuse.clear()
     assert await evicted() == ["web-0", "web-2"]
-    text = metrics.text().decode()
-    assert 'evictions_total{outcome="refused"} 1.0' in text
-    assert 'evictions_total{outcome="evicted"} 3.0' in text
+    assert metrics.evictions == {"refused": 1, "evicted": 3}
 
 
 async def test_a_refused_eviction_that_is_no_budget_is_an_error(kube: Kube, api: Api, clock: ManualClock) -> None:
@@ -253,11 +292,11 @@ async def test_a_refused_eviction_that_is_no_budget_is_an_error(kube: Kube, api:
     put_pod(kube, "web")
     looking, _ = reconciler(api, clock, [], mode="evict")
     kube.refuse["/api/v1/namespaces/shop/pods/web/eviction"] = 404
-    await looking.look()
+    await looking.reconcile()
     clock.advance(61)
     kube.refuse["/api/v1/namespaces/shop/pods/web/eviction"] = 403
     with pytest.raises(ApiRefused):
-        await looking.look()
+        await looking.reconcile()
 
 
 async def test_of_two_replicas_one_looks_until_it_is_gone(kube: Kube, api: Api, clock: ManualClock) -> None:
@@ -265,19 +304,19 @@ async def test_of_two_replicas_one_looks_until_it_is_gone(kube: Kube, api: Api, 
     put_pod(kube, "missing")
     told: tuple[list[Any], list[Any]] = ([], [])
     (first, _), (second, metrics) = reconciler(api, clock, told[0]), reconciler(api, clock, told[1])
-    await first.look()
-    await second.look()
+    await first.reconcile()
+    await second.reconcile()
     assert (len(told[0]), len(told[1])) == (1, 0)
-    assert "pods_without_sidecar{" not in metrics.text().decode()
+    assert metrics.missing == {}
     for _ in range(5):
         clock.advance(40)
-        await first.look()
-        await second.look()
+        await first.reconcile()
+        await second.reconcile()
     assert len(told[1]) == 0
     clock.advance(61)
-    await second.look()
+    await second.reconcile()
     assert len(told[1]) == 1
-    await first.look()
+    await first.reconcile()
     assert len(told[0]) == 1, "it noticed that it was too late"
 
 
@@ -327,13 +366,13 @@ async def test_the_whole_injector_heals_when_the_api_server_comes(
         stop = asyncio.Event()
         running = asyncio.ensure_future(injector.run(stop))
         await until(lambda: ("GET", "/version") in kube.calls and ("GET", SECRET) in kube.calls)
-        assert not injector._is_ready()
+        assert not inside.is_ready(injector)
         kube.put("/version", {"major": "1", "minor": "what"})
         del kube.refuse["/version"], kube.refuse[SECRET]
-        await until(lambda: injector._served.expiry)
-        assert not injector._is_ready()
+        await until(lambda: inside.served_of(injector).expiry)
+        assert not inside.is_ready(injector)
         kube.put("/version", {"major": "1", "minor": "34+"})
-        await until(injector._is_ready)
+        await until(inside.is_ready_of(injector))
         await until(lambda: any(path.startswith(EVENTS) for path in kube.objects))
         (lease,) = [thing for path, thing in kube.objects.items() if "/leases/" in path]
         assert lease["spec"]["holderIdentity"]

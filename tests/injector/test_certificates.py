@@ -4,7 +4,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from cache_sidecar.injector.certificates import BACKDATED, SETTLING, Material, expiry, renewed
+from cache_sidecar.injector import certificates
+from cache_sidecar.injector.certificates import BACKDATED, SETTLING, Material, expiry
 
 START = 1_700_000_000.0
 DAY = 86400.0
@@ -13,7 +14,7 @@ NAMES = ["injector.cs.svc", "injector.cs.svc.cluster.local"]
 
 
 def renew(material: Material | None, now: float, names: list[str] = NAMES) -> Material:
-    return renewed(material, names, now=now, lifetime=LIFETIME)
+    return certificates.renew(material, names, now=now, lifetime=LIFETIME)
 
 
 def trusts(bundle: bytes, material: Material, now: float) -> bool:

@@ -10,6 +10,8 @@ from ruamel.yaml import YAML
 
 from cache_sidecar.cli import cli
 
+# Ten lines that stand for four billion values.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 11))
 SHOP = Path(__file__).parent / "files" / "shop.yaml"
 
 
@@ -28,7 +30,7 @@ def test_every_workload_gets_the_sidecar() -> None:
     assert done.stderr.splitlines() == [
         "Deployment/web inject",
         "StatefulSet/search inject",
-        "DaemonSet/agent skip host_network: the pod uses the node's network, where every pod's sidecar would want the same port",
+        "DaemonSet/agent skip host_network: the pod uses the node's network, where the sidecars of several pods would need the same port",
         "Job/once inject",
         "CronJob/nightly skip opted_out: the pod has the label cache-sidecar.io/inject: disabled",
         "Pod/single inject",
@@ -47,6 +49,15 @@ def test_comments_quotes_and_indentation_stay() -> None:
         if ("#" in line or "'" in line) and "Nothing" not in line:
             assert line.strip().partition("   #")[0] in text
     assert "        - name: cache-sidecar\n" in text
+
+
+def test_comments_before_the_first_document_stay() -> None:
+    head = "# Copyright\n\n# of the shop\n---\n"
+    text = head + "kind: Pod\nmetadata: {name: x}\nspec:\n  containers: [{name: a}]\n"
+    injected = run("inject", "-f", "-", given=text).stdout
+    assert injected.startswith(head)
+    assert run("inject", "-f", "-", given=injected).stdout == injected
+    assert run("uninject", "-f", "-", given=injected).stdout == text
 
 
 def test_what_was_injected_is_taken_out_again() -> None:
@@ -105,11 +116,12 @@ def test_several_files_are_one_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("a: [", "standard input:1:5: not YAML: "),
-        ("a: 1\na: 2\n", 'standard input:2:1: not YAML: found duplicate key "a"'),
-        ("[" * 500, "standard input: not YAML: "),
-        ("kind: Service\n", "there is no workload in standard input"),
-        ("", "there is no workload in standard input"),
+        ("a: [", "standard input:1:5: invalid YAML: "),
+        ("a: 1\na: 2\n", 'standard input:2:1: invalid YAML: found duplicate key "a"'),
+        ("[" * 500, "standard input: invalid YAML: "),
+        (BOMB, "standard input: invalid YAML: with its aliases written out, it has more than 1,000,000 values"),
+        ("kind: Service\n", "no workload found in standard input"),
+        ("", "no workload found in standard input"),
         ("kind: Deployment\nmetadata: {name: x}\nspec: {}\n", "Deployment/x: spec.template is missing"),
         ("kind: CronJob\n", "CronJob/?: spec is missing"),
     ],
@@ -151,14 +163,14 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        ("x = 1", "there is no key x; there are: kubernetes_version, bad_annotations, sidecar, "),
-        ("[sidecar]\nl1-size = '1Mi'", "there is no key sidecar.l1-size; there are: image, "),
+        ("x = 1", "unknown key x; known keys: kubernetes_version, bad_annotations, sidecar, "),
+        ("[sidecar]\nl1-size = '1Mi'", "unknown key sidecar.l1-size; known keys: image, "),
         ("[sidecar]\nl1_size = 'x'", "sidecar.l1_size: 'x' must be a quantity, such as 250m or 320Mi"),
         ("bad_annotations = 'no'", "bad_annotations: must be 'deny' or 'skip'"),
         ("kubernetes_version = '1.9'", "kubernetes_version: Kubernetes 1.9 is older than 1.25"),
-        ("kubernetes_version = 'new'", "kubernetes_version: 'new' must be a version of Kubernetes, such as 1.34"),
+        ("kubernetes_version = 'new'", "kubernetes_version: 'new' must be a Kubernetes version, such as 1.34"),
         ("sidecar = 1", "sidecar: "),
-        ("x =", "not TOML"),
+        ("x =", "is not valid TOML"),
     ],
 )
 def test_a_wrong_configuration(tmp_path: Path, config: str, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Pods, and what becomes of each. `UPDATE_GOLDEN=1` writes the files anew: read the difference before it is committed."""
+"""Pods, and what becomes of each. `UPDATE_GOLDEN=1` rewrites the files: review the diff before committing."""
 
 import copy
 import json

@@ -12,11 +12,13 @@ from cache_sidecar.injector.config import NEWEST, OLDEST, InjectorConfig
 from cache_sidecar.injector.consider import consider
 from cache_sidecar.injector.decide import SYSTEM_NAMESPACES, Place
 from cache_sidecar.injector.options import Options
-from tests import acl
-from tests.injector.manifests import ALL, K8S, Object, configuration, is_named, rendered
+from cache_sidecar.metrics import definitions
+from cache_sidecar.metrics.definitions import Process
+from tests.injector.manifests import ALL, K8S, Object, configuration, is_named, read, rendered
 from tests.injector.reviews import POD
+from tests.support import acl
 
-OURS = ["base", "dev", "ha", "evict", "cert-manager", "both"]
+OURS = ["base", "dev", "ha", "evict", "cert-manager", "client-certificate", "both", "openshift"]
 
 
 def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
@@ -39,7 +41,10 @@ def test_every_pod_is_restricted_limited_and_watched(name: str) -> None:
     for owner, template in pod_specs(rendered(name)):
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True, owner
-        assert spec["securityContext"]["runAsUser"] > 0, owner
+        if name == "openshift":  # the namespace's range decides
+            assert not spec["securityContext"].keys() & {"runAsUser", "runAsGroup", "fsGroup"}, owner
+        else:
+            assert spec["securityContext"]["runAsUser"] > 0, owner
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, owner
         assert spec.get("automountServiceAccountToken") is False or owner == "Deployment/cache-sidecar-injector"
         for container in spec["containers"]:
@@ -77,6 +82,28 @@ def test_the_configuration_is_one(name: str, tmp_path: Path) -> None:
     assert loaded.bad_annotations == ("skip" if name == "dev" else "deny")
     assert loaded.certificates.source == ("files" if name in {"cert-manager", "both"} else "self")
     assert loaded.reconciler.mode == ("evict" if name in {"evict", "both"} else "report")
+    assert bool(loaded.server.client_ca_file) == (name == "client-certificate")
+    assert loaded.sidecar.user_id == ("namespace" if name == "openshift" else "65532")
+
+
+def test_the_file_of_client_cas_is_mounted() -> None:
+    spec = one("client-certificate", "Deployment", "cache-sidecar-injector")["spec"]["template"]["spec"]
+    text = one("client-certificate", "ConfigMap", "cache-sidecar-injector")["data"]["clients.toml"]
+    (mount,) = [mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] == "clients"]
+    assert f'client_ca_file = "{mount["mountPath"]}/ca.crt"' in text
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_rule_of_the_network_names_its_ports_and_all_but_the_api_servers_also_its_peers(name: str) -> None:
+    for policy in (thing for thing in rendered(name) if thing["kind"] == "NetworkPolicy"):
+        spec, called = policy["spec"], policy["metadata"]["name"]
+        for kind, peers in (("ingress", "from"), ("egress", "to")):
+            for rule in spec.get(kind, []):
+                assert rule["ports"], called
+                ports = {port["port"] for port in rule["ports"]}
+                assert rule.get(peers) or ports <= {8443, 443, 6443, 5432, 6379}, called
+    dns = one(name, "NetworkPolicy", "dns")["spec"]["egress"][0]["to"]
+    assert [peer.keys() for peer in dns] == [{"namespaceSelector", "podSelector"}]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -133,7 +160,7 @@ def test_one_webhook_at_most_is_called_and_the_pods_own_label_wins(namespace_lab
 
 
 def test_the_version_is_the_programs() -> None:
-    texts = [path.read_text() for path in K8S.rglob("*") if path.is_file()]
+    texts = [path.read_text() for path in K8S.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     versions = {version for text in texts for version in re.findall(r"cache-sidecar:(\d[\w.]*\d)", text)}
     # A dot in its name would be in the way of its pods' host names.
     jobs = {thing["metadata"]["name"] for thing in rendered("base") if thing["kind"] == "Job"}
@@ -151,3 +178,18 @@ def test_the_shop_gets_its_sidecar() -> None:
     place = Place("shop", enabled=True, own_namespace="cache-sidecar")
     verdict = consider(deployment["spec"]["template"], place, Options(), NEWEST)
     assert (verdict.reason, bool(verdict.patch)) == (None, True)
+
+
+def test_the_shop_scales_on_metrics_that_the_adapter_makes_of_the_sidecar_s() -> None:
+    (values,) = read((K8S / "examples" / "autoscaling" / "prometheus-adapter.yaml").read_text())
+    made = {rule["name"]["as"]: rule for rule in values["rules"]["custom"]}
+    metrics = one("shop-autoscaling", "HorizontalPodAutoscaler", "shop")["spec"]["metrics"]
+    assert {metric["pods"]["metric"]["name"] for metric in metrics if metric["type"] == "Pods"} == set(made)
+    served = {metric.sample_name for metric in definitions.of(Process.SIDECAR)}
+    for rule in made.values():
+        series, _, labels = rule["seriesQuery"].partition("{")
+        assert set(rule["resources"]["overrides"]) == set(re.findall(r"(\w+)!=", labels))
+        query = rule["metricsQuery"].replace("<<.Series>>", series)
+        assert query.count("<<.LabelMatchers>>") == query.count("<<.GroupBy>>") > 0
+        assert set(re.findall(r"cache_sidecar_\w+", query)) <= served
+        assert not query.replace("<<.LabelMatchers>>", "").replace("<<.GroupBy>>", "").count("<<")

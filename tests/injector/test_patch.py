@@ -140,8 +140,11 @@ def test_what_is_completed_is_told_of_the_port_that_the_sidecar_has() -> None:
     env = [
         {"name": "CACHE_SIDECAR_ADDRESS", "value": "127.0.0.1:7000"},
         {"name": "CACHE_SIDECAR_QUIT_URL", "value": "http://127.0.0.1:7001/quit"},
+        {"name": "CACHE_SIDECAR_QUIT_TOKEN_FILE", "value": "/run/cache-sidecar-quit/token"},
     ]
-    assert patched(done, (1, 28))["spec"]["containers"][2] == {"name": "late", "image": "l", "env": env}
+    mounts = [{"name": "cache-sidecar-quit", "mountPath": "/run/cache-sidecar-quit", "readOnly": True}]
+    late = {"name": "late", "image": "l", "env": env, "volumeMounts": mounts}
+    assert patched(done, (1, 28))["spec"]["containers"][2] == late
 
 
 def test_a_status_without_a_sidecar_is_no_sidecar() -> None:
@@ -175,7 +178,7 @@ def test_the_hash_follows_the_configuration() -> None:
     status = "cache-sidecar.io/status"
     found = {
         patched(pod, options=Options(memory_limit=limit))["metadata"]["annotations"][status]
-        for limit in ("320Mi", "512Mi", "512Mi")
+        for limit in ("600Mi", "640Mi", "640Mi")
     }
     assert len(found) == 2
 
@@ -217,5 +220,5 @@ def test_the_readme_has_every_key_of_the_configuration() -> None:
     for section, field in InjectorConfig.model_fields.items():
         keys = getattr(field.annotation, "model_fields", {}) if section != "sidecar" else {}
         for name, key in keys.items():
-            default = f"`{key.default}`" if key.default != "" else ""
+            default = f"`{key.default}`" if key.default not in {"", ()} else ""
             assert f"| `{section}.{name}` | {default} | {key.description} |\n" in text

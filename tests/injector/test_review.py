@@ -107,6 +107,33 @@ def test_or_skips_with_a_warning_and_an_event_about_the_controller() -> None:
     assert alone["metadata"]["name"] != made["metadata"]["name"]
 
 
+@pytest.mark.parametrize(
+    "namespace",
+    ["shop/pods/web/eviction", "../secrets", "Shop", "-shop", "shop-", "a" * 64, "shop\n", "shop.example", "sh%6fp", "", None],
+)
+@pytest.mark.parametrize("config", [InjectorConfig(), InjectorConfig(bad_annotations="skip")])
+def test_a_namespace_must_be_a_dns_label(namespace: str | None, config: InjectorConfig) -> None:
+    with pytest.raises(InputError, match=r"request\.namespace: .* must be a DNS label \(RFC 1123\)") as raised:
+        ask(review(BAD, namespace=namespace), config=config)
+    assert "\n" not in str(raised.value)
+    if namespace:
+        with pytest.raises(InputError):
+            ask(review(operation="UPDATE", namespace=namespace), config=config)
+
+
+def test_every_dns_label_is_a_namespace() -> None:
+    for namespace in ("a", "0", "a-0", "a" * 63):
+        assert ask(review(namespace=namespace)).outcome == "injected"
+
+
+def test_names_that_kubernetes_would_not_accept_do_not_fill_the_queue_of_events() -> None:
+    owner = {"apiVersion": "v1", "kind": ["x"], "name": "x" * 1_000_000, "uid": 5, "controller": True}
+    config = InjectorConfig(bad_annotations="skip")
+    for metadata in ({"ownerReferences": [owner]}, {"name": "x" * 1_000_000}):
+        made = ask(review(BAD | {"metadata": BAD["metadata"] | metadata}), config=config).event
+        assert len(str(made)) < 2000
+
+
 @pytest.mark.parametrize("pod", [5, [], {}, {"spec": 5}, {"spec": {"containers": [5]}}, {"metadata": [], "spec": {}}])
 def test_what_is_no_pod_is_denied(pod: Any) -> None:
     found = ask(review(pod))
@@ -131,3 +158,26 @@ def test_what_is_no_pod_is_denied(pod: Any) -> None:
 def test_what_is_no_review_is_refused(reviewed: Any, line: str) -> None:
     with pytest.raises(InputError, match=line):
         ask(reviewed)
+
+
+@pytest.mark.parametrize(
+    "path", ["/run/cache-sidecar", "//run/cache-sidecar/", "/run/./cache-sidecar", "/run/x/../cache-sidecar"]
+)
+def test_every_spelling_of_the_mount_path_is_taken(path: str) -> None:
+    pod = copy.deepcopy(POD)
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "x", "mountPath": path}]
+    assert ask(review(pod)).reason == "mount_path_taken"
+
+
+@pytest.mark.parametrize("name", ["a..b", "a.-b", "a-.b", ".a", "a.", "a" * 254])
+def test_a_name_that_no_object_can_have_is_refused_here(name: str) -> None:
+    pod = copy.deepcopy(POD)
+    pod["metadata"]["annotations"] = {"cache-sidecar.io/secret": name}
+    assert ask(review(pod)).reason == "bad_annotation"
+
+
+def test_a_policy_of_one_key_with_thousands_of_parts_is_not_parsed() -> None:
+    """tomllib would take seconds for each review, and the API server waits for a few."""
+    pod = copy.deepcopy(POD)
+    pod["metadata"]["annotations"] = {"cache-sidecar.io/policy": "a" + ".a" * 8_000 + " = 1"}
+    assert ask(review(pod)).body["response"]["status"]["message"].endswith("a line has more than 100 dots")

@@ -13,15 +13,15 @@ from typing import Any
 
 import aiohttp
 
-from cache_sidecar.injector.certificates import Material, renewed
-from tests.sidecars import DEADLINE, until
+from cache_sidecar.injector.certificates import Material, renew
+from tests.support.until import DEADLINE, until
 
 NAME = "cache-sidecar-injector.cache-sidecar.svc"
 
 
 def make_certificate(folder: Path, *, now: float, lifetime: float = 86400.0) -> Material:
     """Writes tls.crt, tls.key and ca.crt into a folder, as cert-manager would."""
-    material = renewed(None, [NAME], now=now, lifetime=lifetime)
+    material = renew(None, [NAME], now=now, lifetime=lifetime)
     for name in ("ca.crt", "tls.key", "tls.crt"):
         (folder / name).write_bytes(material.to_secret()[name])
     return material
@@ -39,9 +39,9 @@ class Webhook:
         self._web = f"http://127.0.0.1:{web}"
         self._session = session
 
-    async def page(self, path: str) -> tuple[int, str]:
+    async def page(self, path: str, *, accept: str = "*/*") -> tuple[int, str]:
         """Gets /healthz, /readyz or /metrics."""
-        async with self._session.get(self._web + path) as reply:
+        async with self._session.get(self._web + path, headers={"Accept": accept}) as reply:
             return reply.status, await reply.text()
 
     async def is_ready(self) -> bool:
@@ -49,9 +49,13 @@ class Webhook:
             return (await self.page("/readyz"))[0] == 200
         return False
 
-    async def send(self, body: bytes, authority: Path, path: str = "/inject/namespace") -> tuple[int, bytes]:
-        """Posts anything, on a connection of its own, trusting the authority in a file."""
+    async def send(
+        self, body: bytes, authority: Path, path: str = "/inject/namespace", *, client: Path | None = None
+    ) -> tuple[int, bytes]:
+        """Posts anything on a new connection, trusting the CA in a file; `client` has a certificate with its key, in PEM."""
         tls = ssl.create_default_context(cafile=authority)
+        if client:
+            tls.load_cert_chain(client)
         connector = aiohttp.TCPConnector(ssl=tls, force_close=True)
         async with (
             aiohttp.ClientSession(connector=connector) as session,

@@ -8,17 +8,19 @@ import pytest
 from redis.asyncio import Redis
 
 from cache_sidecar.config.settings import Settings
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.tiers.ports import Record
 from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
-from tests.customers import L2, STORE, Customer, cart_key, item, lines, new_request, new_user
-from tests.gates import Gate
-from tests.proxy import Proxy
-from tests.sidecars import in_process, process, settings_for, until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.customers import L2, STORE, Customer, cart_key, item, lines, new_request, new_user
+from tests.support.gates import Gate
+from tests.support.launch import in_process, process, settings_for
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 DAY = 86_400.0
 
@@ -223,19 +225,19 @@ async def test_two_queries_at_most_answer_everybody_who_asks_for_a_cold_cart(
     user = new_user()
     cart = await other.add(user, item("a"))
     assert other.sidecar.app is not None
-    dataset = other.sidecar.app._datasets["cart"]
+    dataset = inside.dataset(other.sidecar.app, "cart")
     await redis.flushall()
-    before, gate, ask = dataset._store.loads, Gate(), dataset._l2._load
+    before, gate, ask = dataset.loader.store_batch.loads, Gate(), inside.load_of(dataset.loader.l2_batch)
 
     async def held(ids: Sequence[str]) -> Mapping[str, Record]:
         await gate.passed()
         return await ask(ids)
 
-    monkeypatch.setattr(dataset._l2, "_load", held)
+    monkeypatch.setattr(dataset.loader.l2_batch, inside.LOAD, held)
     gate.close()
     readers = [asyncio.create_task(other.cart(user)) for _ in range(200)]
-    await until(lambda: dataset._l2._entered - dataset._l2.left == 200)
+    await until(lambda: dataset.loader.l2_batch.entered - dataset.loader.l2_batch.left == 200)
     gate.open()
     assert await asyncio.gather(*readers) == [cart] * 200
     # Of those whose question Redis was being asked, and of all who came meanwhile: a reader joins nothing that began before it.
-    assert dataset._store.loads - before <= 2
+    assert dataset.loader.store_batch.loads - before <= 2

@@ -13,9 +13,10 @@ from cache_sidecar.config.settings import ROLES
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.store.migrate import SHARED, migrate, migrations
-from tests.contract.shop import Shop
-from tests.customers import Customer, item, lines, new_user
-from tests.sidecars import in_process, process, settings_for, until
+from tests.support.customers import Customer, item, lines, new_user
+from tests.support.launch import in_process, process, settings_for
+from tests.support.shop import Shop
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ async def test_what_is_shared_is_there_once_per_database(databases: tuple[str, s
     assert applied == {
         "catalog": shared + [migration.name for migration in migrations("catalog")],
         "user": [migration.name for migration in migrations("user")],
+        "analytics": [migration.name for migration in migrations("analytics")],
     }
     assert await migrate(other, "user") == shared + applied["user"]
     assert [await migrate(dsn, "user") for dsn in databases] == [[], []]
@@ -63,10 +65,10 @@ async def test_each_role_uses_its_own_database(
 ) -> None:
     catalog, user = databases
     await migrate(catalog, "catalog")
-    await migrate(user, "user")
+    await migrate(user, "user", "analytics")
     roles = {"postgres_user": user, "redis_mode": "single"}
     settings = settings_for(valkey.address, catalog, namespace, **roles)
-    assert settings.databases() == {catalog: ["catalog"], user: ["user"]}
+    assert settings.databases() == {catalog: ["catalog"], user: ["user", "analytics"]}
     config = {"redis_nodes": valkey.address, "postgres_catalog": catalog, "namespace": namespace, **roles}
     async with in_process(settings) as sidecar, process("relay", tmp_path, config):
         shop, customer, name = Shop(sidecar), Customer(sidecar), new_user()

@@ -15,19 +15,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cache_sidecar.config import policy
 from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.importer.carts import import_carts
 from cache_sidecar.importer.report import ImportReport
-from cache_sidecar.importer.sessions import import_sessions
-from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.v1 import session_service_pb2 as pb
-from tests.customers import Customer, amounts, item, lines
-from tests.sidecars import in_process, settings_for
-
-LIMITS = Limits(items=200, quantity=999)
-OPTIONS: dict[str, Any] = {"format": None, "rejects": None, "progress": None}
+from tests.support.customers import Customer, amounts, item, lines
+from tests.support.imports import import_file
+from tests.support.launch import in_process, settings_for
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +37,11 @@ async def customer(valkey_cluster: ValkeyCluster, database: str, namespace: str)
 
 
 async def carts(dsn: str, source: str, **options: Any) -> ImportReport:
-    return await import_carts(source=source, dsn=dsn, limits=LIMITS, **OPTIONS | options)
+    return await import_file("carts", source, dsn, **options)
 
 
 async def sessions(dsn: str, source: str, **options: Any) -> ImportReport:
-    return await import_sessions(source=source, dsn=dsn, policy=policy.default()["session"], **OPTIONS | options)
+    return await import_file("sessions", source, dsn, **options)
 
 
 async def query(dsn: str, text: str) -> list[tuple[Any, ...]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from hypothesis import HealthCheck, example, given, settings
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart, CartItem
-from tests.cart_model import ModelCart, lines_of
-from tests.customers import Customer, item, new_request, new_user
-from tests.proxy import Proxy
-from tests.sidecars import in_process, settings_for
+from tests.support.cart_model import ModelCart, lines_of
+from tests.support.customers import Customer, item, new_request, new_user
+from tests.support.launch import in_process, settings_for
+from tests.support.proxy import Proxy
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ async def _interleave(first: Customer, second: Customer, plans: tuple[list[Step]
         model.check(await customer.cart(user, bypass=True))
 
 
+# The sidecars run in another thread than Hypothesis, and may use `random` while a plan is drawn: that is not the plan's.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")
 async def test_concurrent_changes_are_what_postgresqls_order_makes_of_them(
     valkey: ValkeyServer, database: str, namespace: str
 ) -> None:

@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cart_pb2 import Cart, CartChange
-from tests.cart_model import ModelCart
-from tests.customers import item, new_request, new_user
-from tests.world import World, explore
+from tests.support.cart_model import ModelCart
+from tests.support.customers import item, new_request, new_user
+from tests.support.world import World, explore
 
 sidecars = st.integers(0, 1)
 users = st.integers(0, 2)

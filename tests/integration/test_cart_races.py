@@ -10,9 +10,10 @@ import psycopg
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyServer
-from tests.customers import Customer, item, lines, new_request, new_user
-from tests.interleaving import Actor, Held, meet
-from tests.sidecars import in_process, settings_for, until
+from tests.support.customers import Customer, item, lines, new_request, new_user
+from tests.support.interleaving import Actor, Held, meet
+from tests.support.launch import in_process, settings_for
+from tests.support.until import until
 
 LINES = '[{"product_id": "theirs", "quantity": 1, "price_units": 1, "price_nanos": 0, "currency_code": "EUR", "options": {}}]'
 INSERT = "INSERT INTO cache_sidecar.carts (user_id, items) VALUES (%s, %s) RETURNING version"

@@ -38,9 +38,18 @@ async def test_versions_are_drawn_and_nobody_is_told(database: str) -> None:
     )
     assert (different, last - first) == (100, 99)
     assert first > 1, "1 is nobody's"
-    assert query(database, "SELECT count(*) FROM cache_sidecar.outbox") == [(0,)]
+    ((drawn,),) = query(database, "SELECT last_value FROM cache_sidecar.version_seq")
+    assert query(database, "SELECT DISTINCT dataset FROM cache_sidecar.outbox") == [("product_list",)]
     query(database, "UPDATE cache_sidecar.products SET title = 'New' WHERE product_id = 'SKU-000001'")
-    assert query(database, "SELECT version, id FROM cache_sidecar.outbox") == [(last + 1, "SKU-000001")]
+    changes = query(database, "SELECT version, id FROM cache_sidecar.outbox WHERE dataset = 'product'")
+    assert changes == [(drawn + 1, "SKU-000001")]
+
+
+async def test_lists_have_the_products(database: str) -> None:
+    await catalogue.fill(database, count=100, progress=quiet)
+    assert query(
+        database, "SELECT count(*) FROM cache_sidecar.product_entries JOIN cache_sidecar.products USING (product_id)"
+    ) == query(database, "SELECT count(*) FROM cache_sidecar.products WHERE active")
 
 
 async def test_a_larger_catalogue_adds_to_the_smaller_one(database: str) -> None:

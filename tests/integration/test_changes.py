@@ -9,11 +9,17 @@ import pytest
 from cache_sidecar.core.errors import ChangesExpired, TierFailed, WatchTooSlow
 from cache_sidecar.services.shared import changes as module
 from cache_sidecar.services.shared.changes import Changes, Started
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.outbox import Change, Outbox, RelayStore
-from cache_sidecar.store.pool import Database
-from tests.gates import Gate
-from tests.sidecars import until
-from tests.stores import INSERT, open_database, remember, run
+from tests.support import inside
+from tests.support.databases import INSERT, UNLISTED, open_database, remember, run
+from tests.support.gates import Gate
+from tests.support.until import until
+
+
+@pytest.fixture(autouse=True)
+async def _unlisted(database: str) -> None:
+    await run(database, UNLISTED)
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ async def insert(database: str, *ids: str) -> int:
 
 
 async def joined(changes: Changes, count: int = 1) -> None:
-    await until(lambda: len(changes._watchers) >= count)
+    await until(lambda: len(inside.watchers_of(changes)) >= count)
 
 
 async def test_changes_from_now_on(changes: Changes, database: str) -> None:
@@ -177,15 +183,15 @@ async def test_a_version_that_is_no_longer_kept_is_told_so(changes: Changes, ope
 async def test_who_reads_too_slowly_is_told_and_the_others_go_on(
     changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_BEHIND", 3)
+    monkeypatch.setattr(module, "MAX_QUEUED", 3)
     slow = changes.watch("product", 0)
     assert isinstance(await anext(slow), Started)
     first = asyncio.create_task(anext(slow))
     await joined(changes)
-    monkeypatch.setattr(module, "MAX_BEHIND", 1000)
+    monkeypatch.setattr(module, "MAX_QUEUED", 1000)
     fast = Watcher(changes)
     await joined(changes, 2)
-    monkeypatch.setattr(module, "MAX_BEHIND", 3)
+    monkeypatch.setattr(module, "MAX_QUEUED", 3)
     await insert(database, "a")
     changes.wake()
     assert _id(await first) == "a"
@@ -203,11 +209,11 @@ async def test_who_reads_too_slowly_is_told_and_the_others_go_on(
 async def test_when_the_last_one_leaves_nobody_reads_and_the_next_starts_anew(changes: Changes, database: str) -> None:
     watcher = Watcher(changes)
     await joined(changes)
-    reader = changes._reader
+    reader = inside.reader_of(changes)
     assert reader is not None
     await watcher.stop()
     await until(reader.done)
-    assert changes._reader is None
+    assert inside.reader_of(changes) is None
     await insert(database, "unseen")
     later = Watcher(changes)
     await joined(changes)
@@ -237,7 +243,7 @@ async def test_without_postgresql_a_watch_is_refused() -> None:
         watcher = Watcher(changes)
         with pytest.raises(TierFailed):
             await watcher.task
-        assert changes._watchers == set()
+        assert inside.watchers_of(changes) == set()
 
 
 async def test_what_is_pruned_while_a_watcher_catches_up_is_told_not_skipped(
@@ -267,20 +273,20 @@ async def test_watchers_that_begin_together_leave_postgresql_to_others(
     await insert(database, "b")
     changes.wake()
     await anchor.saw("b")
-    gate, ask = Gate(), getattr(changes._outbox, query)
+    gate, ask = Gate(), getattr(inside.outbox_of(changes), query)
 
     async def held(*arguments: Any, **more: Any) -> Any:
         if query == "position" or more.get("dataset"):  # not the reader, which reads for all
             await gate.passed()
         return await ask(*arguments, **more)
 
-    monkeypatch.setattr(changes._outbox, query, held)
+    monkeypatch.setattr(inside.outbox_of(changes), query, held)
     gate.close()
     watchers = [Watcher(changes, after=first) for _ in range(50)]
-    await until(lambda: gate.waiting == module.BEGINNING)
+    await until(lambda: gate.waiting == module.STARTING)
     for _ in range(100):
         await asyncio.sleep(0.001)
-    assert gate.waiting == module.BEGINNING
+    assert gate.waiting == module.STARTING
     gate.open()
     for watcher in watchers:
         await watcher.saw("b")
@@ -321,7 +327,7 @@ async def test_what_is_committed_while_a_watch_starts_is_listed_or_told(
     changes: Changes, database: str, monkeypatch: pytest.MonkeyPatch, moment: tuple[str, int, bool] | str
 ) -> None:
     await insert(database, "a")
-    gate = hold(changes._outbox, *moment, monkeypatch) if isinstance(moment, tuple) else Gate()
+    gate = hold(inside.outbox_of(changes), *moment, monkeypatch) if isinstance(moment, tuple) else Gate()
     stream = changes.watch("product", 0)
     starting = asyncio.ensure_future(anext(stream))
     if isinstance(moment, tuple):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,7 +37,7 @@ async def test_the_version() -> None:
     assert await run("--version") == (0, f"cache-sidecar {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["serve", "relay", "migrate", "verify", "config", "dev", "import"])
+@pytest.mark.parametrize("command", ["serve", "relay", "migrate", "verify", "user", "analytics", "config", "dev", "import"])
 async def test_every_command_explains_itself(command: str) -> None:
     code, out, err = await run(command, "--help")
     assert (code, err) == (0, "")
@@ -46,7 +47,7 @@ async def test_every_command_explains_itself(command: str) -> None:
 async def test_help_lists_every_command() -> None:
     code, out, err = await run("-h")
     assert (code, err) == (0, "")
-    assert {"serve", "relay", "migrate", "verify", "config", "dev", "import"} <= {
+    assert {"serve", "relay", "migrate", "verify", "user", "config", "dev", "import"} <= {
         line.split()[0] for line in out.splitlines() if line
     }
 
@@ -76,7 +77,7 @@ async def test_a_missing_setting_is_named_with_what_would_be_right(command: str)
     code, out, err = await run(command, **without)
     assert (code, out) == (64, "")
     assert err.count("\n") == 1
-    assert "postgres_catalog is not set: give CACHE_SIDECAR_POSTGRES_CATALOG" in err
+    assert "postgres_catalog is not set: set CACHE_SIDECAR_POSTGRES_CATALOG" in err
     assert "postgresql://user:password@host:port/database" in err
 
 
@@ -136,3 +137,41 @@ async def test_an_unreachable_database_is_exit_code_69(tmp_path: Path) -> None:
     assert (code, out) == (69, "")
     assert err.startswith("cache-sidecar: PostgreSQL (")
     assert err.count("\n") == 1
+
+
+async def test_what_postgresql_says_in_several_lines_is_one() -> None:
+    code, out, err = await run("user", "export", "ann", CACHE_SIDECAR_POSTGRES_CATALOG="postgresql://u@127.0.0.1:1/shop")
+    assert (code, out) == (69, "")
+    (line,) = [line for line in err.splitlines() if not line.startswith("{")]
+    assert line.startswith('cache-sidecar: PostgreSQL: connection failed: connection to server at "127.0.0.1", port 1 failed')
+
+
+async def shell(command: str) -> tuple[int | None, str]:
+    """Runs a shell's command, in which $CLI is the command line; returns its exit code and what it printed to stderr."""
+    cli = f"{sys.executable} -m cache_sidecar"
+    process = await asyncio.create_subprocess_shell(
+        command, env=os.environ | GOOD | {"CLI": cli}, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, err.decode()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_closed_standard_streams_are_no_connections(closed: str) -> None:
+    """Their numbers would be those of the next files: uvloop aborts when it closes one, and messages would go into others."""
+    code, _ = await shell(f"exec $CLI migrate {closed}")
+    assert code == 69
+
+
+async def test_ctrl_c_during_the_start_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent may ignore it\n"
+        "class Interrupt:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        if name == 'cache_sidecar.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt)\n"
+    )
+    code, _, err = await run("config", PYTHONPATH=str(tmp_path))
+    assert (code, err) == (-signal.SIGINT, "")

@@ -3,22 +3,26 @@ contract's list of races."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers.coherence import subscriber as module
 from cache_sidecar.tiers.coherence.subscriber import Feed, InvalidationSubscriber, staleness_bound
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source
+from cache_sidecar.tiers.redis import reading as readings
 from cache_sidecar.tiers.redis.keys import KeyNames
-from tests.gates import Gate
-from tests.listening import HERE, Line, open_line
-from tests.proxy import Proxy
-from tests.sidecars import until
-from tests.tiers import Case, fill, open_case, reading, redis_settings
+from cache_sidecar.tiers.redis.reading import NodeReader
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.dataset_case import Case, fill, open_case, reading, redis_settings
+from tests.support.gates import Gate
+from tests.support.listening import HERE, Line, open_line
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -43,42 +47,160 @@ async def test_race_20_a_partition_is_dropped_before_it_is_trusted(nodes: str, n
         assert sorted(line.ear.partitions) == list(range(PARTITIONS))
 
 
-async def test_the_counters_are_the_same_with_the_functions_and_without(nodes: str, namespace: str) -> None:
+async def test_the_counters_are_the_same_with_the_scripts_and_without(nodes: str, namespace: str) -> None:
     async with open_line(nodes, namespace) as line:
-        feeds = list(line.coherence._feeds.values())
-        none = [await feed._read_state() for feed in feeds]
-        assert none == [await feed._read_state() for feed in feeds]
+        feeds = list(inside.feeds_of(line.coherence).values())
+        none = [await inside.read_state(feed) for feed in feeds]
+        assert none == [await inside.read_state(feed) for feed in feeds]
         await line.change("a", 1)  # loads the functions
-        counted = [await feed._read_state() for feed in feeds]
-        values = [await feed._read_state_without_function() for feed in feeds]
-        assert [list(counters.values()) for counters, _ in counted] == [
-            list(map(int, [v or 0 for v in found])) for found, _ in values
+        counted = [await inside.read_state(feed) for feed in feeds]
+        values = [await inside.read_state_without_script(feed) for feed in feeds]
+        assert [[b"%d" % count for count in state.counters.values()] for state in counted] == [
+            [value or b"0" for value in found.values] for found in values
         ]
-        assert [history for _, history in counted] == [replication["master_replid"] for _, replication in values]
-        assert sum(sum(counters.values()) for counters, _ in counted) == 1
+        assert [state.history for state in counted] == [found.history for found in values]
+        assert sum(sum(state.counters.values()) for state in counted) == 1
+
+
+async def test_a_reading_is_shared_with_its_age_unless_a_fresh_one_is_asked_for(
+    nodes: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readings, "SHARED_MS", 60_000)
+    async with open_line(nodes, namespace) as one, open_line(nodes, namespace) as other:
+        mine, theirs = (next(feed for feed in inside.feeds_of(line.coherence).values() if HERE in feed.partitions)
+                        for line in (one, other))  # fmt: skip
+        await one.change("a", 1)
+        made = await inside.read_state(mine, shared=True)
+        await one.change("a", 2)
+        for _ in range(2):  # found by the script, then by looking for it
+            found = await inside.read_state(theirs, shared=True)
+            assert found.counters == made.counters
+            assert found.age > 0.0
+        fresh = await inside.read_state(theirs)
+        assert (fresh.counters[HERE], fresh.age) == (made.counters[HERE] + 1, 0.0)
+
+
+async def test_a_shared_reading_that_a_clock_set_back_keeps_too_long_is_not_used(
+    valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readings, "SHARED_MS", 60_000)
+    async with open_line(valkey.address, namespace) as line:
+        await line.change("a", 1)  # loads the scripts
+        (feed,) = inside.feeds_of(line.coherence).values()
+        for _ in range(2):
+            await inside.read_state(feed, shared=True)
+            assert (await inside.read_state(feed, shared=True)).age > 0.0
+            async with valkey.client() as client:
+                (key,) = [key async for key in client.scan_iter(f"{namespace}:reading:*")]
+                await client.pexpire(key, 120_000)
+            assert (await inside.read_state(feed, shared=True)).age == 0.0
+
+
+async def test_a_shared_reading_that_is_replaced_while_it_is_looked_for_is_not_taken_for_a_newer_one(
+    valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the look's two commands, Redis may execute those of others in between."""
+    monkeypatch.setattr(readings, "SHARED_MS", 60_000)
+    async with open_line(valkey.address, namespace) as line, valkey.client() as client:
+        await line.change("a", 1)  # loads the scripts
+        names = KeyNames(namespace)
+        await client.set(counter := f"{namespace}:counter", "1")
+        place = names.reading(HERE, counter.encode())
+        mine, theirs = (NodeReader(names, [counter], HERE) for _ in range(2))
+
+        async def ask(commands: Sequence[tuple[object, ...]]) -> Sequence[object]:
+            return [await client.execute_command(*command, NEVER_DECODE=True) for command in commands]
+
+        async def ask_slowly(commands: Sequence[tuple[object, ...]]) -> Sequence[object]:
+            first = await ask(commands[:1])
+            await client.set(counter, "2")
+            await client.unlink(place)
+            await theirs.read(ask, shared=True)
+            return [*first, *await ask(commands[1:])]
+
+        await theirs.read(ask, shared=True)
+        await mine.read(ask, shared=True)
+        await client.pexpire(place, 30_000)
+        found = await mine.read(ask_slowly, shared=True)
+        assert found is not None
+        reading, age = found
+        assert reading.values == [b"2"] or age >= 30.0
+
+
+async def test_a_node_that_answers_no_writes_is_asked_for_readings_that_are_not_shared(
+    valkey: ValkeyServer, namespace: str
+) -> None:
+    async with open_line(valkey.address, namespace) as line, valkey.client() as client:
+        await line.change("a", 1)  # loads the scripts
+        await client.set(counter := f"{namespace}:counter", "1")
+        reader, asked = NodeReader(KeyNames(namespace), [counter], HERE), []
+
+        async def ask(commands: Sequence[tuple[object, ...]]) -> Sequence[object]:
+            asked.append(commands)
+            return [await client.execute_command(*command, NEVER_DECODE=True) for command in commands]
+
+        async with asyncio.TaskGroup() as group:
+            await client.client_pause(60_000, all=False)
+            waits = group.create_task(reader.read(ask, shared=True))
+            await until(lambda: asked)
+            waits.cancel()
+        found = await reader.read(ask, shared=True)
+        assert found is not None
+        assert found[0].values == [b"1"]
+        await client.client_unpause()
+
+
+async def test_race_13_the_lease_begins_when_a_shared_reading_was_made(
+    valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is shared for longer than the lease lasts renews no trust, however often it is read."""
+    monkeypatch.setattr(readings, "SHARED_MS", 60_000)
+    async with open_line(valkey.address, namespace, redis_timeout=0.25) as line:
+        await line.change("a", 1)  # loads the scripts
+        await until(lambda: "distrust" in " ".join(line.ear.order))
+
+
+async def test_what_was_received_after_a_shared_reading_was_made_is_no_counter_that_went_back(
+    valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_state, states = inside.read_state_of(Feed), []
+    async with open_line(valkey.address, namespace) as line:
+
+        async def late(feed: Feed, **how: bool) -> object:
+            states.append(await read_state(feed))
+            if len(states) == 1:
+                await line.change("a", 1)
+                await line.heard("a", 1)
+                return states[0]
+            return states[0]._replace(age=0.05) if len(states) == 2 else states[-1]
+
+        line.ear.forget()
+        monkeypatch.setattr(Feed, inside.READ_STATE, late)
+        await until(lambda: len(states) > 3)
+        assert line.ear.order == []
 
 
 async def test_race_20_nothing_is_counted_or_trusted_before_the_subscription_is_acknowledged(
     nodes: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acknowledged, read_state = Feed._acknowledged, Feed._read_state
+    acknowledged, read_state = inside.wait_until_subscribed_of(Feed), inside.read_state_of(Feed)
     gate, counted = Gate(), []
 
     async def held(feed: Feed, pubsub: object) -> None:
         await gate.passed()
         await acknowledged(feed, pubsub)
 
-    async def noted(feed: Feed) -> object:
+    async def noted(feed: Feed, **how: bool) -> object:
         counted.append(feed)
-        return await read_state(feed)
+        return await read_state(feed, **how)
 
-    monkeypatch.setattr(Feed, "_acknowledged", held)
-    monkeypatch.setattr(Feed, "_read_state", noted)
+    monkeypatch.setattr(Feed, inside.WAIT_UNTIL_SUBSCRIBED, held)
+    monkeypatch.setattr(Feed, inside.READ_STATE, noted)
     gate.close()
     async with open_line(nodes, namespace, trusted=False) as line:
         await until(lambda: gate.waiting == 3)
         # Others may be listening in this process, too.
-        assert not set(counted) & set(line.coherence._feeds.values())
+        assert not set(counted) & set(inside.feeds_of(line.coherence).values())
         assert line.ear.trusted == set()
         gate.open()
         await line.trusted()
@@ -131,16 +253,16 @@ async def test_a_connection_that_is_lost_while_it_is_written_to_ends_no_feed(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uvloop says so by a RuntimeError, which redis-py passes on."""
-    read_state, lost = Feed._read_state, []
+    read_state, lost = inside.read_state_of(Feed), []
 
-    async def fail_once(feed: Feed) -> object:
+    async def fail_once(feed: Feed, **how: bool) -> object:
         if feed not in lost:
             lost.append(feed)
             raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
-        return await read_state(feed)
+        return await read_state(feed, **how)
 
-    monkeypatch.setattr(Feed, "_read_state", fail_once)
-    await until(lambda: len(lost) == len(line.coherence._feeds) and "distrust" in line.ear.order)
+    monkeypatch.setattr(Feed, inside.READ_STATE, fail_once)
+    await until(lambda: len(lost) == len(inside.feeds_of(line.coherence)) and "distrust" in line.ear.order)
     await line.trusted()
 
 
@@ -152,7 +274,7 @@ async def test_who_holds_what_is_asked_again_soon_when_a_feed_breaks(
     async with open_line(nodes, namespace) as line:
         asked = monkeypatch_counter(line, monkeypatch)
         beats = len(asked)
-        next(iter(line.coherence._feeds.values())).on_expired(0.0)
+        next(iter(inside.feeds_of(line.coherence).values())).on_expired(0.0)
         await until(lambda: len(asked) > beats)
         await line.trusted()
 
@@ -196,7 +318,7 @@ async def test_drops_are_heard(line: Line) -> None:
 
 
 async def test_other_datasets_and_namespaces_are_not_ours(line: Line, nodes: str, namespace: str) -> None:
-    await line.l2.change("cart", {"a": 5}, ttl=60)
+    await line.l2.put_if_newer("cart", {"a": 5}, ttl=60)
     async with open_line(nodes, namespace + "x") as other:
         await other.change("a", 6)
     await line.change("a", 7)
@@ -206,7 +328,7 @@ async def test_other_datasets_and_namespaces_are_not_ours(line: Line, nodes: str
 
 
 async def test_a_thousand_changes_are_heard_in_order_and_without_a_gap(line: Line) -> None:
-    await line.l2.change("product", {f"id{number}": number + 1 for number in range(1000)}, ttl=60)
+    await line.l2.put_if_newer("product", {f"id{number}": number + 1 for number in range(1000)}, ttl=60)
     await until(lambda: len(line.ear.changes) == 1000)
     assert sorted(line.ear.changes, key=lambda change: change[1]) == [(f"id{n}", n + 1) for n in range(1000)]
     assert line.ear.partitions == []
@@ -276,7 +398,20 @@ async def test_a_message_that_comes_twice_costs_no_more_than_the_partition(line:
 
 
 @pytest.mark.parametrize(
-    "message", [b"", b"x", b"1 2 3", b"x 1 product a", b"1 xyz product a", b"2 1 product \xff", b"9" * 5000]
+    "message",
+    [
+        b"",
+        b"x",
+        b"1 2 3",
+        b"x 1 product a",
+        b"1 xyz product a",
+        b"2 1 product \xff",
+        b"9" * 5000,
+        b"1 ffffffffffffffff product a",
+        b"1 8000000000000000 product a",
+        b"1 -000000000000001 product a",
+        b"1 0x00000000000001 product a",
+    ],
 )
 async def test_a_foreign_message_drops_the_partition_and_is_survived(line: Line, message: bytes) -> None:
     await line.command("SPUBLISH", line.names.channel(HERE), message)
@@ -284,6 +419,21 @@ async def test_a_foreign_message_drops_the_partition_and_is_survived(line: Line,
     await line.change("a", 1)
     await line.heard("a", 1)
     assert line.coherence.is_trusted()
+
+
+async def test_a_listener_that_fails_costs_a_new_subscription_and_no_more(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_id: str, _version: int) -> None:
+        monkeypatch.undo()
+        raise OverflowError("of a version that no memory can hold")
+
+    monkeypatch.setattr(line.ear, "on_invalidate", fail)
+    with capture_logs() as log:
+        await line.change("a", 1)
+        await until(lambda: "distrust" in line.ear.order)
+        await line.trusted()
+    await line.change("a", 2)
+    await line.heard("a", 2)
+    assert [entry["event"] for entry in log if entry["log_level"] == "error"] == ["the subscription failed and is renewed"]
 
 
 async def test_a_foreign_counter_ends_the_trust_until_it_is_gone(line: Line) -> None:
@@ -363,17 +513,31 @@ async def test_race_13_a_server_that_hangs_ends_the_trust(valkey: ValkeyServer, 
         await line.heard("a", 1)
 
 
+async def test_probe_messages_measure_how_long_an_invalidation_takes(valkey: ValkeyServer, namespace: str) -> None:
+    async with open_line(valkey.address, namespace, redis_timeout=0.25) as line:
+        await until(lambda: line.coherence.delay() is not None)
+        line.ear.forget()
+        valkey.pause()
+        try:
+            await until(lambda: (line.coherence.delay() or 0.0) > 1.0)
+        finally:
+            valkey.resume()
+        await line.trusted()
+        assert (line.coherence.delay() or 0.0) > 1.0, "in the last minute"
+        assert line.ear.changes == [], "no listener is told of the messages"
+
+
 @pytest.fixture
 def heartbeats(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Holds all heartbeats from the moment it is closed, with what the server said in their hands."""
-    read_state, gate = Feed._read_state, Gate()
+    read_state, gate = inside.read_state_of(Feed), Gate()
 
-    async def held(feed: Feed) -> object:
-        state = await read_state(feed)
+    async def held(feed: Feed, **how: bool) -> object:
+        state = await read_state(feed, **how)
         await gate.passed()
         return state
 
-    monkeypatch.setattr(Feed, "_read_state", held)
+    monkeypatch.setattr(Feed, inside.READ_STATE, held)
     return gate
 
 
@@ -461,7 +625,7 @@ async def open_sidecar(nodes: str, namespace: str, case: Case | None = None) -> 
     more = {"rows": case.rows, "clock": case.clock} if case else {}
     async with open_case(nodes, namespace, **more) as opened:
         opened.freshness_lease(trusted=False)
-        connection = opened.l2._connection
+        connection = inside.connection_of(opened.l2)
         coherence = InvalidationSubscriber(
             opened.l2,
             connection,
@@ -498,7 +662,7 @@ async def test_race_01_a_reader_that_fills_redis_before_the_writer_does_not_sile
         a.rows.commit("a", 2, b"new")
         await a.l2.drop("product", ["other"])
         await fill(a.l2, "product", {"a": Record(2, a.clock.now(), b"new")}, ttl=60)
-        await a.dataset.committed("a", 2, b"new")
+        await a.dataset.publish({"a": a.dataset.record(2, b"new")})
         await until(lambda: b.l1.get("a") is None)
         assert (await b.get("a"))[0] == b"new"
 

@@ -12,10 +12,11 @@ from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers.coherence import subscriber as module
 from cache_sidecar.tiers.ports import PARTITIONS, partition_of
-from tests.conftest import ChoosePorts
-from tests.listening import Line, open_line
-from tests.sidecars import until
-from tests.tiers import one_id_per_partition
+from tests.support import inside
+from tests.support.dataset_case import one_id_per_partition
+from tests.support.free_ports import ChoosePorts
+from tests.support.listening import Line, open_line
+from tests.support.until import until
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ async def test_race_15_after_a_graceful_failover_changes_are_heard(healthy: Valk
                 return False
 
         await until(took_over)
-        await until(lambda: {port for _, port in line.coherence._feeds} >= {replica.port})
+        await until(lambda: {port for _, port in inside.feeds_of(line.coherence)} >= {replica.port})
         await line.trusted()
         await all_is_heard(line, 3)
         assert line.coherence.is_trusted()
@@ -94,7 +95,12 @@ async def test_race_15_the_server_s_word_that_a_subscription_ended_is_enough(
     monkeypatch.setattr(module, "HEARTBEAT_EVERY", 3600.0)
     async with open_line(",".join(healthy.addresses), namespace) as line:
         primary = (await healthy.primaries())[0]
-        lost = {p for address, feed in line.coherence._feeds.items() if address[1] == primary.port for p in feed.partitions}
+        lost = {
+            p
+            for address, feed in inside.feeds_of(line.coherence).items()
+            if address[1] == primary.port
+            for p in feed.partitions
+        }
         async with (await replica_of(healthy, primary)).client() as client:
             await client.execute_command("CLUSTER", "FAILOVER")
         await until(lambda: not lost & line.ear.trusted)
@@ -105,7 +111,12 @@ async def test_race_16_after_the_death_of_a_primary_changes_are_heard(healthy: V
         await all_is_heard(line, 1)
         line.ear.forget()
         primary = (await healthy.primaries())[0]
-        lost = {p for address, feed in line.coherence._feeds.items() if address[1] == primary.port for p in feed.partitions}
+        lost = {
+            p
+            for address, feed in inside.feeds_of(line.coherence).items()
+            if address[1] == primary.port
+            for p in feed.partitions
+        }
         primary.kill()
         await until(lambda: not lost & line.ear.trusted)
         assert len(lost) + len(line.ear.trusted) == PARTITIONS
@@ -132,9 +143,11 @@ async def test_a_cluster_that_is_down_ends_the_trust_also_in_what_its_living_pri
     async with open_line(",".join(healthy.addresses), namespace) as line:
         await line.change("a", 1)  # loads the functions
         primary = (await healthy.primaries())[0]
-        address, feed = next((address, feed) for address, feed in line.coherence._feeds.items() if address[1] == primary.port)
+        address, feed = next(
+            (address, feed) for address, feed in inside.feeds_of(line.coherence).items() if address[1] == primary.port
+        )
         partitions = {line.names.slot(partition) for partition in range(PARTITIONS)}
-        slot = next(slot for slot in (await line.connection.shards.owners())[address] if slot not in partitions)
+        slot = next(slot for slot in (await line.connection.cluster.owners())[address] if slot not in partitions)
         line.ear.forget()
         async with down(primary, slot):
             await until(lambda: not feed.partitions & line.ear.trusted)

@@ -6,11 +6,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from cache_sidecar.core.errors import Failure, TierFailed
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.tiers.ports import Freshness, Source
-from tests.integration.conftest import OpenCase
-from tests.sidecars import until
-from tests.tiers import BYPASS, POLICY, Case, open_case
+from tests.support.dataset_case import BYPASS, POLICY, Case, OpenCase, open_case
+from tests.support.free_ports import free_ports
+from tests.support.until import until
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 
@@ -277,7 +276,7 @@ async def test_without_redis_a_cluster_s_reads_go_on_too(nobody: str, namespace:
     async with open_case(nobody, namespace, redis_mode="cluster") as case:
         case.rows.commit("a", 1, b"sofa")
         assert await case.get("a") == (b"sofa", STORE)
-        await case.dataset.committed("a", 2, b"new")
+        await case.dataset.publish({"a": case.dataset.record(2, b"new")})
 
 
 async def test_an_l1_that_cannot_hear_serves_stale_for_a_while(case: Case) -> None:

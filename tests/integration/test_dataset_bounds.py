@@ -6,11 +6,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from cache_sidecar.core.errors import Overloaded
-from cache_sidecar.tiers.path import loader, refills
+from cache_sidecar.tiers.path import loader
 from cache_sidecar.tiers.ports import Record, Source
-from tests.integration.conftest import OpenCase
-from tests.sidecars import until
-from tests.tiers import Case
+from tests.support import inside
+from tests.support.dataset_case import Case, OpenCase
+from tests.support.until import until
 
 L1, STORE = Source.L1, Source.STORE
 
@@ -22,12 +22,12 @@ async def test_more_waiting_ids_than_the_bound_are_refused_at_once(
     async with open_sidecar() as small:
         with pytest.raises(Overloaded):
             await small.dataset.get_many([f"id{number}" for number in range(11)])
-        await until(lambda: not small.dataset._l2._waiting)
+        await until(lambda: not small.dataset.loader.l2_batch.waiting)
         assert await small.get("a") == (None, STORE)
 
 
 async def test_work_behind_the_replies_is_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refills, "MAX_RUNNING", 1)
+    monkeypatch.setattr(case.dataset.loader.background, inside.MAX_RUNNING, 1)
     case.l2.before_fill.close()
     for id in "ab":
         case.rows.commit(id, 1, b"sofa")
@@ -43,7 +43,7 @@ async def test_a_refresh_that_is_left_out_is_made_up_for(case: Case, monkeypatch
     await case.get("a")
     case.clock.advance(100)
     with monkeypatch.context() as patch:
-        patch.setattr(refills, "MAX_RUNNING", 0)
+        patch.setattr(case.dataset.loader.background, inside.MAX_RUNNING, 0)
         assert await case.get("a") == (b"sofa", L1)
     reads = case.l2.reads
     assert await case.get("a") == (b"sofa", L1)
@@ -75,6 +75,6 @@ async def test_close_leaves_nothing_running(open_sidecar: OpenCase) -> None:
         assert not closing.done()
         case.rows.before.open()
         await closing
-        assert not case.dataset._behind.running
+        assert not case.dataset.loader.background.running
         assert isinstance(await case.in_l2("a"), Record)
     assert asyncio.all_tasks() - before == set()

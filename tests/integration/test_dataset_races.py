@@ -15,11 +15,11 @@ from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.tiers.memory.clock import MAX_TOMBSTONES
 from cache_sidecar.tiers.ports import Record, Source, partition_of
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from tests import tiers
-from tests.engines import L1S
-from tests.gates import turns
-from tests.sidecars import until
-from tests.tiers import BYPASS, Case, Direct, open_case, reading, take_back
+from tests.support import dataset_case, inside
+from tests.support.dataset_case import BYPASS, Case, Direct, open_case, reading, take_back
+from tests.support.engine_params import L1S
+from tests.support.gates import turns
+from tests.support.until import until
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 
@@ -27,7 +27,7 @@ L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 @pytest.fixture(autouse=True, params=L1S)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every race is held on each L1."""
-    monkeypatch.setattr(tiers, "make_l1", request.param)
+    monkeypatch.setattr(dataset_case, "make_l1", request.param)
 
 
 async def value_in_l2(case: Case, id: str = "a") -> tuple[int, bytes | None] | None:
@@ -60,7 +60,7 @@ async def test_race_01_a_late_fill_from_the_store_replaces_nothing(a: Case, b: C
     late = reading(b)
     await a.rows.after.reached()
     await a.write("a", 2, b"new")
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     a.rows.after.open()
     assert (await late).value == b"old"
     await b.settled()
@@ -87,7 +87,7 @@ async def test_race_02_a_late_fill_is_refused_when_also_what_refused_it_is_gone(
     late = reading(b)
     await a.rows.after.reached()
     await a.write("a", 2, b"new")
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     await evict(a)
     a.rows.after.open()
     assert (await late).value == b"old"
@@ -104,7 +104,7 @@ async def test_race_02_a_fill_from_before_is_not_taken_for_a_later_one_of_the_sa
     await a.write("a", 2, b"new")
     await evict(a)
     # The next reader of the same sidecar has a lease of its own when the late fill arrives.
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     a.rows.before.close()
     current = reading(b)
     await a.rows.before.reached()
@@ -121,7 +121,7 @@ async def test_race_02_a_fill_from_before_is_not_taken_for_a_later_one_of_the_sa
 async def evict(case: Case, id: str = "a") -> None:
     """Removes what Redis holds, as it may at any time, telling nobody."""
     client = Direct(case.l2)
-    assert await client.unlink(case.l2._names.key("product", id)) == 1
+    assert await client.unlink(inside.names_of(case.l2).key("product", id)) == 1
 
 
 async def test_race_03_the_invalidation_overtakes_the_reply_of_redis(a: Case, b: Case) -> None:
@@ -130,7 +130,7 @@ async def test_race_03_the_invalidation_overtakes_the_reply_of_redis(a: Case, b:
     late = reading(b)
     await b.l2.after_read.reached()
     await a.write("a", 2, b"new")
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     b.l2.after_read.open()
     assert (await late).value == b"old"
     assert value_in_l1(b) is None
@@ -152,10 +152,11 @@ async def test_race_04_a_fill_that_began_before_a_drop_is_not_stored(a: Case, b:
     if drop == "partition":
         b.dataset.on_partition_reset(partition_of("a"))
     else:
-        b.dataset.changed("a", 0)
+        b.dataset.on_invalidate("a", 0)
     gate.open()
     assert (await late).source is tier
     assert value_in_l1(b) is None
+    assert b.dataset.stats()[Source.L1].refused >= 1
     await b.settled()
     if tier is STORE:
         assert await value_in_l2(b) is None
@@ -169,7 +170,7 @@ async def test_race_23_a_refresh_that_ends_after_an_invalidation_brings_nothing_
     assert (await b.dataset.get("a")).source is L1
     await b.l2.after_read.reached()
     await a.write("a", 2, b"new")
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     b.l2.after_read.open()
     await b.settled()
     assert await b.get("a") == (b"new", L2)
@@ -179,11 +180,11 @@ async def test_race_23_a_refresh_that_ends_after_an_invalidation_brings_nothing_
 
 
 def told_of_version(case: Case) -> None:
-    case.dataset.changed("a", 2)
+    case.dataset.on_invalidate("a", 2)
 
 
 def told_to_read_again(case: Case) -> None:
-    case.dataset.changed("a", 0)
+    case.dataset.on_invalidate("a", 0)
 
 
 def told_of_a_gap(case: Case) -> None:
@@ -239,7 +240,7 @@ async def test_race_07_a_late_fill_does_not_bring_back_what_was_deleted(a: Case,
     late = reading(b)
     await a.rows.after.reached()
     await a.write("a", 2, None)
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     a.rows.after.open()
     await late
     await b.settled()
@@ -250,10 +251,10 @@ async def test_race_07_a_late_fill_does_not_bring_back_what_was_deleted(a: Case,
 async def test_race_07_what_was_deleted_can_be_inserted_again(a: Case, b: Case) -> None:
     await a.write("a", 1, b"sofa")
     await a.write("a", 2, None)
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     assert (await b.get("a"))[0] is None
     await a.write("a", 3, b"sofa again")
-    b.dataset.changed("a", 3)
+    b.dataset.on_invalidate("a", 3)
     assert await a.get("a") == await b.get("a") == (b"sofa again", L2)
 
 
@@ -265,7 +266,7 @@ async def test_race_07_a_late_deletion_does_not_hide_what_was_inserted_again(a: 
     await b.write("a", 3, b"sofa again")
     a.l2.before_change.open()
     await deleting
-    a.dataset.changed("a", 3)
+    a.dataset.on_invalidate("a", 3)
     assert await a.get("a") == (b"sofa again", L2)
 
 
@@ -274,7 +275,7 @@ async def test_race_08_not_found_filled_after_the_insert(a: Case, b: Case) -> No
     late = reading(b)
     await a.rows.after.reached()
     await a.write("a", 1, b"sofa")
-    b.dataset.changed("a", 1)
+    b.dataset.on_invalidate("a", 1)
     a.rows.after.open()
     assert (await late).value is None
     await b.settled()
@@ -301,7 +302,7 @@ async def test_race_17_a_sidecar_s_own_write_is_not_answered_with_less_after_red
 async def test_race_19_a_replica_is_not_read(valkey: ValkeyServer, replica: ValkeyServer, namespace: str) -> None:
     async with open_case(valkey.address, namespace) as a, replica.client() as client:
         await a.write("a", 1, b"old")
-        await until(lambda: client.exists(a.l2._names.key("product", "a")))
+        await until(lambda: client.exists(inside.names_of(a.l2).key("product", "a")))
         await client.replicaof("127.0.0.1", 1)  # it goes on serving what it has, and hears nothing any more
         await a.write("a", 2, b"new")
         async with open_case(replica.address, namespace, rows=a.rows, clock=a.clock) as b:
@@ -345,7 +346,7 @@ async def test_race_25_nor_kept_when_the_tombstone_is_forgotten(a: Case) -> None
     await a.l2.before_change.reached()
     numbered = (f"id{number}" for number in range(10**6))
     for _ in range(MAX_TOMBSTONES + 1):
-        a.dataset.changed(next(id for id in numbered if partition_of(id) == partition_of("a")), 2)
+        a.dataset.on_invalidate(next(id for id in numbered if partition_of(id) == partition_of("a")), 2)
     a.l2.after_read.close()
     early = reading(a)
     await a.l2.after_read.reached()
@@ -359,7 +360,7 @@ async def test_race_25_nor_kept_when_the_tombstone_is_forgotten(a: Case) -> None
 async def test_race_25_a_write_that_redis_did_not_hear_of_is_read(a: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     await a.write("a", 1, b"old")
     with monkeypatch.context() as patch:
-        Unreachable(a, patch, "change")
+        Unreachable(a, patch, "put_if_newer")
         await a.write("a", 2, b"new")
     assert await value_in_l2(a) == (1, b"old")
     assert await a.get("a") == (b"new", STORE)
@@ -372,7 +373,7 @@ async def test_race_25_nor_does_an_entry_that_is_older_come_back_meanwhile(
     a: Case, b: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await a.write("a", 1, b"old")
-    Unreachable(a, monkeypatch, "change", "fill")
+    Unreachable(a, monkeypatch, "put_if_newer", "fill")
     await a.write("a", 2, b"new")
     # The other sidecar was not told, and puts the old value into its memory; the writer's own does not.
     assert await b.get("a") == (b"old", L2)
@@ -383,20 +384,20 @@ async def test_race_25_nor_does_an_entry_that_is_older_come_back_meanwhile(
 
 async def test_race_25_an_older_failed_write_does_not_hide_a_newer_one(a: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     await a.write("a", 1, b"oldest")
-    Unreachable(a, monkeypatch, "change", "fill")
+    Unreachable(a, monkeypatch, "put_if_newer", "fill")
     await a.write("a", 3, b"newest")
-    await a.dataset.committed("a", 2, b"old")
+    await a.dataset.publish({"a": a.dataset.record(2, b"old")})
     # The relay has told Redis of the older one only.
-    await RedisL2.change(a.l2, "product", {"a": Record(2, a.clock.now(), b"old")}, ttl=100)
+    await RedisL2.put_if_newer(a.l2, "product", {"a": Record(2, a.clock.now(), b"old")}, ttl=100)
     a.forget()
     assert (await a.get("a"))[0] == b"newest"
 
 
 async def test_race_25_what_redis_was_told_later_is_believed_again(a: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        Unreachable(a, patch, "change")
+        Unreachable(a, patch, "put_if_newer")
         await a.write("a", 2, b"new")
-    await a.l2.change("product", {"a": 2}, ttl=100)  # as the relay does
+    await a.l2.put_if_newer("product", {"a": 2}, ttl=100)  # as the relay does
     a.forget()
     assert await a.get("a") == (b"new", STORE)
     a.forget()
@@ -441,10 +442,10 @@ async def test_a_bypass_that_fills_redis_first_does_not_silence_the_change(a: Ca
     a.rows.commit("a", 2, b"new")
     assert await a.get("a", BYPASS) == (b"new", STORE)
     count = await messages_of(a)
-    await a.dataset.committed("a", 2, b"new")
+    await a.dataset.publish({"a": a.dataset.record(2, b"new")})
     assert await messages_of(a) == count + 1
 
 
 async def messages_of(case: Case) -> int:
     client = Direct(case.l2)
-    return int(await client.get(case.l2._names.counter(partition_of("a"))) or 0)
+    return int(await client.get(inside.names_of(case.l2).counter(partition_of("a"))) or 0)

@@ -6,7 +6,7 @@ import pytest
 
 from cache_sidecar.core.errors import DeadlineExceeded
 from cache_sidecar.tiers.ports import Freshness, Source
-from tests.tiers import Case, reading
+from tests.support.dataset_case import Case, reading
 
 # Seconds: no time for anything; and enough for what is in memory, on any machine.
 HURRY, PATIENCE = 0.1, 3.0

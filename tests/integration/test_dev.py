@@ -1,5 +1,6 @@
 """`cache-sidecar dev` as a person uses it: started, tried, stopped, killed, started again."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -100,6 +102,12 @@ def _start(state: Path, out: Path, options: Sequence[str], environment: dict[str
         return subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment}, cwd=TOP)
 
 
+def _page(address: str) -> bytes:
+    with urllib.request.urlopen(f"http://{address}/", timeout=DEADLINE) as reply:
+        found: bytes = reply.read()
+    return found
+
+
 async def test_a_day_with_the_stack(state: Path) -> None:
     """Start, look, try, a second start in the same place, a child that dies, Ctrl-C."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -113,6 +121,8 @@ async def test_a_day_with_the_stack(state: Path) -> None:
                 for target in (sidecar["grpc"], f"unix:{sidecar['socket']}"):
                     title, _ = await _get(target)
                     assert title
+                assert f"http://{sidecar['web']}/ shows its state" in dev.out
+                assert b"<title>" in await asyncio.to_thread(_page, sidecar["web"])
             assert title in _paste(dev.out)
 
             second = _run_dev(state)
@@ -123,7 +133,10 @@ async def test_a_day_with_the_stack(state: Path) -> None:
             lines = []
             for pid, role in ((facts["sidecars"][1]["pid"], "sidecar-2"), (facts["relays"][0]["pid"], "relay")):
                 os.kill(pid, signal.SIGKILL)
-                lines.append(f"{role} (pid {pid}) ended by itself; its log is {state / 'logs' / role}.log\n")
+                lines.append(
+                    f"{role} (pid {pid}) was killed by SIGKILL; `cache-sidecar dev --restart` starts it again. "
+                    f"Log: {state / 'logs' / role}.log\n"
+                )
                 assert await until(_async(lambda: lines[-1] in dev.out), seconds=DEADLINE)
             assert await _get(facts["sidecars"][0]["grpc"])
             pids = dev.recorded
@@ -132,6 +145,42 @@ async def test_a_day_with_the_stack(state: Path) -> None:
             assert not any(_alive(pid) for pid in pids)
             assert not (state / "dev.json").exists()
             assert not (state / "sidecar-1.sock").exists()
+
+
+async def test_what_died_is_started_again_when_asked(state: Path, tmp_path: Path) -> None:
+    """With the user's own products instead of demo products."""
+    data = tmp_path / "own.csv"
+    data.write_text("product_id,title,price\nMINE-1,My Kite,9.99\nMINE-2,Bad,x\n")
+    own = ("--products", "0", "--data", str(data), "--currency", "EUR", "--listen", "127.0.0.1:0")
+    assert _run_dev(state, "--restart").stderr.startswith("cache-sidecar: nothing is ready in ")
+    async with _dev(state, *own) as dev:
+        await dev.ready()
+        assert "1 products written, 0 unchanged\n1 rejected: 1 price\n" in dev.out
+        assert f"unix:{state.absolute()}/sidecar-1.sock" in dev.out
+        assert "My Kite" in _paste(dev.out)
+        assert _run_dev(state, "--restart").stdout == "everything runs\n"
+        before = dev.facts
+        dead = [before["sidecars"][0]["pid"], before["relays"][0]["pid"], before["redis"][0]["pid"], before["postgres_pid"]]
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        assert await until(_async(lambda: dev.out.count("was killed by SIGKILL") == len(dead)), seconds=DEADLINE), dev.out
+        done = _run_dev(state, "--restart")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert all(role in done.stdout for role in ("sidecar-1", "relay", "postgres", "valkey-"))
+        assert await until(_async(lambda: "Started again: " in dev.out), seconds=DEADLINE), dev.out
+        after = dev.facts
+        assert after["sidecars"][0]["grpc"] == before["sidecars"][0]["grpc"]
+        assert not {each["pid"] for each in (*after["sidecars"], *after["relays"], *after["redis"])} & set(dead)
+        assert sum(node["primary"] for node in after["redis"]) == 3
+        title, _ = await _get(after["sidecars"][0]["grpc"], "MINE-1")
+        assert title == "My Kite"
+
+
+async def test_a_stack_without_products(state: Path) -> None:
+    async with _dev(state, "--products", "0", "--listen", "127.0.0.1:0") as dev:
+        await dev.ready()
+        assert "A command to try in another terminal" in dev.out
+        assert "GetProduct" not in dev.out
 
 
 async def test_regions_share_a_postgresql_and_nothing_else(state: Path) -> None:
@@ -163,7 +212,7 @@ def _check_facts(facts: dict[str, Any], state: Path, *, taken: int) -> None:
     assert sorted(facts["databases"]) == ["analytics", "catalog", "user"]
     assert [Path(sidecar["socket"]) for sidecar in facts["sidecars"]] == [state / "sidecar-1.sock", state / "sidecar-2.sock"]
     assert all(int(sidecar["grpc"].rpartition(":")[2]) > taken for sidecar in facts["sidecars"])
-    assert len(facts["redis"]) == 6
+    assert [node["primary"] for node in facts["redis"]] == [True] * 3 + [False] * 3
     pids = [one["pid"] for part in ("sidecars", "relays", "redis") for one in facts[part]] + [facts["postgres_pid"]]
     assert len(set(pids)) == 10
     assert all(_alive(pid) for pid in pids)
@@ -203,8 +252,8 @@ async def test_killed_with_9_the_next_start_cleans_up_and_keeps_the_data(state: 
         async with _dev(state, CACHE_SIDECAR_REDIS_NODES="127.0.0.1:1", CACHE_SIDECAR_NAMESPACE="theirs") as again:
             await again.ready()
             assert not any(_alive(pid) for pid in left)
-            assert "Ended what an earlier run left behind: " in again.out
-            assert "Demo catalogue: there already" in again.out
+            assert "Stopped processes left behind by an earlier run: " in again.out
+            assert "Demo catalogue: up to date" in again.out
             after = again.facts
             assert [node["address"] for node in after["redis"]] == [node["address"] for node in before["redis"]]
             assert after["databases"] == before["databases"]
@@ -259,7 +308,7 @@ def test_a_state_directory_that_is_not_one_of_ours_is_one_line(state: Path) -> N
     (state / "postgres").write_text("a file")
     done = _run_dev(state)
     assert done.returncode == 64
-    assert done.stderr.startswith(f"cache-sidecar: cannot keep state in {state}: ")
+    assert done.stderr.startswith(f"cache-sidecar: cannot use the state directory {state}: ")
     assert done.stderr.count("\n") == 1
 
 
@@ -281,15 +330,15 @@ def state(tmp_path: Path, choose_ports: Callable[[int], list[int]]) -> Path:
     return state
 
 
-def _run_dev(state: Path) -> subprocess.CompletedProcess[str]:
-    command: Sequence[str] = [sys.executable, "-m", "cache_sidecar", "dev", "--state", str(state)]
+def _run_dev(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command: Sequence[str] = [sys.executable, "-m", "cache_sidecar", "dev", "--state", str(state), *options]
     return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=DEADLINE)
 
 
-async def _get(target: str) -> tuple[str, cache_pb2.Source]:
+async def _get(target: str, product_id: str = FIRST_PRODUCT_ID) -> tuple[str, cache_pb2.Source]:
     async with grpc.aio.insecure_channel(target) as channel:
         stub: Any = product_service_pb2_grpc.ProductServiceStub(channel)
-        reply = await stub.GetProduct(product_service_pb2.GetProductRequest(product_id=FIRST_PRODUCT_ID), timeout=10)
+        reply = await stub.GetProduct(product_service_pb2.GetProductRequest(product_id=product_id), timeout=10)
     return reply.product.title, reply.cache.source
 
 

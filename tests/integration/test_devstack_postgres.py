@@ -115,7 +115,7 @@ async def test_another_server_on_the_data_is_left_alone(postgres: Postgres, proc
 async def test_data_of_another_version_is_one_line(own_postgres: Postgres, processes: Processes) -> None:
     found = int((own_postgres.directory / "data" / "PG_VERSION").read_text())
     other = {16: 18, 18: 16}[found]
-    with pytest.raises(InputError, match=f"was made by PostgreSQL {found}, not {other}: remove it"):
+    with pytest.raises(InputError, match=f"was created by PostgreSQL {found}, not {other}: remove it"):
         await Postgres(processes, own_postgres.directory, own_postgres.port, version=other, role="other").start()
 
 

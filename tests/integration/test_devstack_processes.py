@@ -77,7 +77,7 @@ async def test_a_child_is_recorded_has_a_session_and_a_log_and_is_forgotten_when
     assert record["create_time"] == pytest.approx(psutil.Process(child.pid).create_time())
     assert os.getsid(child.pid) == child.pid
     assert await until(_async(lambda: child.log.read_text() == "out\nerr\n"), seconds=10)
-    assert own.lost() == []
+    assert own.find_dead() == []
     await own.stop([child])
     assert not _alive(child.pid)
     assert json.loads((own.state.path / RECORDS).read_text()) == []
@@ -85,24 +85,24 @@ async def test_a_child_is_recorded_has_a_session_and_a_log_and_is_forgotten_when
 
 async def test_a_child_that_ends_by_itself_is_lost_until_it_is_stopped(own: Processes) -> None:
     child = own.start("short", ["/bin/sh", "-c", "echo; echo bad news; echo; exit 3"], directory=own.state.path)
-    assert await child.ended(seconds=10)
-    assert own.lost() == [child]
+    assert await child.wait(seconds=10)
+    assert own.find_dead() == [child]
     assert child.code == 3
     assert str(ChildFailed(child)) == f"short did not start: bad news (log: {child.log})"
     await own.stop([child])
-    assert own.lost() == []
+    assert own.find_dead() == []
 
 
 async def test_a_program_that_is_not_there_ends_with_a_line(own: Processes) -> None:
     child = own.start("missing", ["/nowhere/program"], directory=own.state.path)
-    assert await child.ended(seconds=10)
+    assert await child.wait(seconds=10)
     assert child.code == 127
     assert "/nowhere/program" in child.last_line()
 
 
 async def test_a_child_without_a_log_still_has_a_last_line(own: Processes) -> None:
     child = own.start("silent", ["/bin/sh", "-c", "exit 5"], directory=own.state.path)
-    assert await child.ended(seconds=10)
+    assert await child.wait(seconds=10)
     assert child.last_line() == "exit code 5, and no log"
 
 

@@ -16,10 +16,14 @@ from psycopg import sql
 
 from cache_sidecar.core.errors import InputError, ServerUnreachable, SettingsError
 from cache_sidecar.importer.report import ImportReport
-from cache_sidecar.importer.run import BATCH_ROWS, import_products
-from tests.sidecars import until
+from cache_sidecar.importer.run import BATCH_ROWS, ImportOptions
+from cache_sidecar.store import bulk
+from tests.support.imports import import_file
+from tests.support.until import until
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
+DRY, DELETE = ImportOptions(is_dry_run=True), ImportOptions(deletes_missing=True)
+MAPPED = ImportOptions(names={"nr": "product_id", "name": "title", "cost": "price"}, currency="EUR")
 SHOWN = (
     "product_id, title, description, price_units, price_nanos, currency_code, categories, brand, image_uris, attributes, active"
 )
@@ -37,8 +41,7 @@ def query(dsn: str, text: str, *parameters: object) -> list[tuple[Any, ...]]:
 
 
 async def run(dsn: str, source: Path | str, **options: Any) -> ImportReport:
-    defaults = {"format": None, "rejects": None, "progress": None}
-    return await import_products(source=str(source), dsn=dsn, **defaults | options)
+    return await import_file("products", source, dsn, **options)
 
 
 def write(name: str, data: str | bytes) -> Path:
@@ -343,3 +346,65 @@ async def test_a_connection_that_breaks_says_how_far_it_came(database: str) -> N
             ServerUnreachable, match=r"\(5,000 products were written before; run the import again for the rest\)"
         ):
             await importing
+
+
+HEADER = "product_id,title,price,currency_code\n"
+
+
+def listing(names: str) -> Path:
+    return write("list.csv", HEADER + "".join(f"{name},{name},1,EUR\n" for name in names))
+
+
+def present(dsn: str) -> str:
+    return "".join(name for (name,) in query(dsn, "SELECT product_id FROM cache_sidecar.products ORDER BY product_id"))
+
+
+async def test_a_dry_run_checks_every_row_and_writes_none(database: str) -> None:
+    report = await run("postgresql://nobody@localhost:1/none", write("p.csv", HEADER + "A,a,1,EUR\nB,b,x,EUR\n"), options=DRY)
+    assert (report.written, report.exit_code, rejected(Path("p.csv.rejected.csv"))) == (1, 1, [(3, "price")])
+    assert "1 products can be imported; nothing was written (--dry-run)" in list(report.lines())
+    await run(database, listing("AB"))
+    report = await run(database, listing("BC"), options=DRY._replace(deletes_missing=True, max_deleted=0.5))
+    assert "1 products that are not in it would be deleted" in list(report.lines())
+    assert present(database) == "AB"
+
+
+async def test_products_that_the_file_does_not_have_are_deleted(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "PAGE", 2)
+    await run(database, listing("ABCDEFGHIJ"))
+    query(database, "DELETE FROM cache_sidecar.outbox")
+    report = await run(database, listing("ACEFGHIJ"), options=DELETE._replace(max_deleted=0.2))
+    assert (report.deleted, report.exit_code, present(database)) == (2, 0, "ACEFGHIJ")
+    assert query(database, "SELECT id FROM cache_sidecar.outbox ORDER BY id") == [("B",), ("D",)]
+
+
+async def test_more_than_the_limit_are_not_deleted(database: str) -> None:
+    await run(database, listing("ABCDEFGHIJ"))
+    report = await run(database, listing("ABCDEFGHK"), options=DELETE)
+    assert (report.deleted, report.exit_code, present(database)) == (None, 1, "ABCDEFGHIJK")
+    line = "nothing was deleted: 2 of 10 products are not in list.csv, which is 20.0%; --max-deleted is 10.0%"
+    assert line in list(report.lines())
+
+
+async def test_nothing_is_deleted_if_a_row_was_rejected(database: str) -> None:
+    await run(database, listing("AB"))
+    report = await run(database, write("p.csv", HEADER + "A,a,1,EUR\nB,b,x,EUR\n"), options=DELETE._replace(max_deleted=1.0))
+    assert (report.deleted, report.exit_code, present(database)) == (None, 1, "AB")
+    assert report.problem == "1 rows were rejected, which may have the missing ids"
+
+
+async def test_ids_that_come_twice_are_reported(database: str) -> None:
+    report = await run(database, listing("ABA"))
+    assert "1 rows repeat an id, of which the last one counts: A 2 times" in list(report.lines())
+    assert present(database) == "AB"
+
+
+async def test_a_shops_own_export(database: str) -> None:
+    text = "ID,Type,SKU,Name,Published,Regular price\n1,simple,K-1,Kite,1,9.99\n2,variable,K,Kites,1,\n"
+    report = await run(database, write("woo.csv", text), options=ImportOptions(currency="EUR"))
+    assert (report.format, report.written, dict(report.left_out)) == ("woocommerce", 1, {"no_price": 1})
+    report = await run(database, write("own.csv", "nr,name,cost\nX,Boat,2\n"), options=MAPPED)
+    assert (report.format, report.written) == ("csv", 1)
+    assert query(database, "SELECT title, currency_code FROM cache_sidecar.products WHERE product_id = 'X'") == [
+        ("Boat", "EUR")
+    ]

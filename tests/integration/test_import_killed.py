@@ -9,14 +9,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from cache_sidecar.importer.run import BATCH_ROWS, import_products
-from tests.sidecars import until
+from cache_sidecar.importer.run import BATCH_ROWS
+from tests.support.imports import import_file
+from tests.support.until import until
 
 SCRIPT = """
 import signal, sys, uvloop
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
-from cache_sidecar.importer.run import import_products
-uvloop.run(import_products(source="-", dsn=sys.argv[1], format=None, rejects=None, progress=None))
+from cache_sidecar.importer.products import IMPORT
+from cache_sidecar.importer.run import import_rows
+from cache_sidecar.importer.spec import Parts
+parts = Parts(settings=None, policy=None)
+uvloop.run(import_rows(IMPORT, parts, source="-", dsn=sys.argv[1], format=None, rejects=None, progress=None))
 """
 HEADER = "product_id,title,price,currency_code\nbad\n"
 ROWS = "".join(f"A{number:05},Thing,{number},EUR\n" for number in range(2 * BATCH_ROWS + 500))
@@ -54,7 +58,7 @@ async def test_whole_batches_stay_and_a_second_run_ends_in_the_same_state(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.csv").write_text(HEADER + ROWS)
-    report = await import_products(source="p.csv", dsn=database, format=None, rejects=None, progress=None)
+    report = await import_file("products", "p.csv", database)
     assert (report.written, report.unchanged) == (500, 2 * BATCH_ROWS)
     assert rows(database) == [(f"A{number:05}", "Thing", number) for number in range(2 * BATCH_ROWS + 500)]
 

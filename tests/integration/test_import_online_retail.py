@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from cache_sidecar.importer.report import ImportReport
-from cache_sidecar.importer.run import import_products
+from tests.support.imports import import_file
 
 TOP = Path(__file__).parent.parent.parent
 FIXTURES = TOP / "tests" / "fixtures"
@@ -23,8 +23,7 @@ real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the Online Retail data
 
 
 async def run(dsn: str, source: Path, folder: Path) -> ImportReport:
-    rejects = folder / "rejected.csv"
-    return await import_products(source=str(source), dsn=dsn, format=None, rejects=rejects, progress=None)
+    return await import_file("products", source, dsn, rejects=folder / "rejected.csv")
 
 
 def titles_and_prices(dsn: str) -> dict[str, tuple[str, Decimal, str]]:

@@ -5,8 +5,7 @@ import pytest
 from cache_sidecar.core.errors import Failure, TierFailed
 from cache_sidecar.tiers.path.inspector import Inspection, Inspector
 from cache_sidecar.tiers.ports import Source, partition_of
-from tests.integration.conftest import OpenCase
-from tests.tiers import POLICY, Case
+from tests.support.dataset_case import POLICY, Case, OpenCase
 
 BOUND = 10.0
 EVERY_HIT = POLICY.model_copy(update={"inspect_every": 1, "staleness_bound": BOUND})
@@ -45,7 +44,7 @@ async def test_a_change_that_arrives_within_the_bound_is_no_violation(open_sidec
         case.rows.commit("a", 2, value)
         assert await case.get("a") == (b"old", Source.L1)
         await inspector.step()
-        case.dataset.changed("a", 2)
+        case.dataset.on_invalidate("a", 2)
         case.clock.advance(BOUND)
         await inspector.step()
         assert inspector.counts == Inspection(stale=1)
@@ -95,7 +94,7 @@ async def test_what_says_stale_by_the_time_the_bound_has_passed_is_no_violation(
         case.rows.commit("a", 2, b"new")
         await case.get("a")
         await inspector.step()
-        case.dataset.set_behind(partition_of("a"), behind=True)
+        case.dataset.set_lagging(partition_of("a"), lagging=True)
         case.clock.advance(BOUND)
         await inspector.step()
         assert inspector.counts == Inspection(stale=1)

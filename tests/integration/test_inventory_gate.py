@@ -1,9 +1,10 @@
 """What refusals cost PostgreSQL, counted in its own log, and how long a refusal can be wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import grpc
@@ -17,17 +18,19 @@ from cache_sidecar.inventory.admission import TURNS
 from cache_sidecar.store.inventory import every_row
 from cache_sidecar.store.outbox import RelayStore
 from cache_sidecar.store.reservation import ReservationStore
-from tests.contract.shop import refusal, refused
+from cache_sidecar.v1.inventory_pb2 import Reservation
 from tests.integration.test_relay import leading
 from tests.integration.test_statements import Log
-from tests.sidecars import Sidecar, in_process, settings_for, until
-from tests.stockroom import Stockroom, database_of, query, request_id
-from tests.tiers import open_l2
+from tests.support.dataset_case import open_l2
+from tests.support.launch import Sidecar, in_process, settings_for
+from tests.support.shop import admitted, refusal, refused
+from tests.support.stockroom import Stockroom, database_of, query, request_id
+from tests.support.until import until
 
 # How the statements begin that read stock, and the requests that got some.
 STOCK, GRANTS = "SELECT present.id", "SELECT known.id"
 # What a new connection is told first, and what the check of the database asks (the rest of that begins with an empty line).
-OF_NO_CALL = ("pg_backend_pid()", "cache_sidecar.migrations", "pg_is_in_recovery()")
+OF_NO_CALL = ("pg_backend_pid()", "cache_sidecar.migrations", "pg_is_in_recovery()", "current_user", "pg_class")
 
 
 @pytest.fixture
@@ -72,8 +75,13 @@ async def sold_out(room: Stockroom, *, buckets: int = 1) -> str:
     return request
 
 
+def one_of_a_crowd(room: Stockroom) -> Coroutine[Any, Any, Reservation]:
+    """Reserves one of "a"."""
+    return admitted(lambda: room.reserve({"a": 1}))
+
+
 async def refuse(room: Stockroom, callers: int) -> None:
-    refusals = await asyncio.gather(*(refused(room.reserve({"a": 1})) for _ in range(callers)))
+    refusals = await asyncio.gather(*(refused(one_of_a_crowd(room)) for _ in range(callers)))
     assert {refusal.reason for refusal in refusals} == {"OUT_OF_STOCK"}
 
 
@@ -109,7 +117,7 @@ async def test_a_sidecar_that_was_not_there_reads_the_grants_and_then_no_more(
 async def test_of_a_crowd_only_a_few_reach_postgresql_in_vain(room: Stockroom, log: Log) -> None:
     await room.set("a", 10)
     log.mark()
-    replies = await asyncio.gather(*(room.reserve({"a": 1}) for _ in range(500)), return_exceptions=True)
+    replies = await asyncio.gather(*(one_of_a_crowd(room) for _ in range(500)), return_exceptions=True)
     assert sum(not isinstance(reply, BaseException) for reply in replies) == 10
     assert 10 <= asking(log, "cache_sidecar.reserve(") <= 10 + TURNS
 
@@ -158,7 +166,7 @@ async def test_without_redis_postgresql_alone_decides_and_a_crowd_shares_its_rea
         room = Stockroom(running.channel)
         await room.set("a", 5)
         log.mark()
-        replies = await asyncio.gather(*(room.reserve({"a": 1}) for _ in range(300)), return_exceptions=True)
+        replies = await asyncio.gather(*(one_of_a_crowd(room) for _ in range(300)), return_exceptions=True)
         assert sum(not isinstance(reply, BaseException) for reply in replies) == 5
         assert asking(log, "cache_sidecar.reserve(") <= 5 + TURNS
         log.mark()

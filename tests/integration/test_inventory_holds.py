@@ -8,15 +8,18 @@ import psycopg
 import pytest
 
 from cache_sidecar.core import telemetry
-from cache_sidecar.core.clock import ManualClock, SystemClock
+from cache_sidecar.core.clock import SystemClock
 from cache_sidecar.core.errors import TierFailed
+from cache_sidecar.core.tasks import poll
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay import holds
 from cache_sidecar.relay.holds import ExpiredHolds
 from cache_sidecar.store.reservation import HoldStore
-from tests.contract.shop import refused
-from tests.sidecars import in_process, process, settings_for, until
-from tests.stockroom import EXPIRED, Stockroom, database_of, expire, moment, query
+from tests.support.clocks import ManualClock
+from tests.support.launch import in_process, process, settings_for
+from tests.support.shop import refused
+from tests.support.stockroom import EXPIRED, Stockroom, database_of, expire, moment, query
+from tests.support.until import until
 
 # As if everything had been reserved an hour ago.
 LONG_AGO = "UPDATE cache_sidecar.reservations SET expire_time = now() - interval '45 minutes' WHERE state = 'held'"
@@ -62,7 +65,7 @@ async def _available(room: Stockroom, wanted: int) -> bool:
 async def test_holds_are_looked_at_again_after_a_failure(
     valkey_cluster: ValkeyCluster, database: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holds, "POLL", 0.01)
+    monkeypatch.setattr(holds, "EVERY", 0.01)
     async with (
         in_process(settings_for(",".join(valkey_cluster.addresses), database, namespace)) as sidecar,
         database_of(database) as opened,
@@ -82,7 +85,7 @@ async def test_holds_are_looked_at_again_after_a_failure(
             return await expire_one(now)  # type: ignore[arg-type]
 
         monkeypatch.setattr(store, "expire_one", counted)
-        task = asyncio.get_running_loop().create_task(ExpiredHolds(store, clock=SystemClock()).run())
+        task = asyncio.get_running_loop().create_task(poll(holds.EVERY, ExpiredHolds(store, clock=SystemClock()).step))
         await until(lambda: failures >= 2)
         assert not task.done()
         await query(database, "ALTER FUNCTION cache_sidecar.gone RENAME TO expire_hold")
@@ -172,6 +175,7 @@ async def test_holds_that_cannot_be_ended_delay_no_other(
         await query(database, "UPDATE cache_sidecar.inventory SET reserved = 2 WHERE product_id = 'spoiled'")
         clock.advance(4)
         assert await relay.step() == 2, "mended"
+        assert (relay.expired, relay.unreleased) == (4, 6)
         assert await room.numbers("spoiled", bypass=True) == (5, 0)
 
 

@@ -12,18 +12,18 @@ import pytest
 
 from cache_sidecar.core.errors import InputError
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from cache_sidecar.importer.inventory import from_csv, from_json, import_inventory
+from cache_sidecar.importer.inventory import from_csv, from_json
 from cache_sidecar.importer.parsers import RowRejected
 from cache_sidecar.importer.report import ImportReport
-from tests.sidecars import in_process, settings_for
-from tests.stockroom import Stockroom, query
+from tests.support.imports import import_file
+from tests.support.launch import in_process, settings_for
+from tests.support.stockroom import Stockroom, query
 
 MAX = 10**15
 
 
 async def run(dsn: str, file: Path, **options: Any) -> ImportReport:
-    rejects = file.with_suffix(".rejected")
-    return await import_inventory(source=str(file), dsn=dsn, rejects=rejects, **{"format": None, "progress": None} | options)
+    return await import_file("inventory", file, dsn, rejects=file.with_suffix(".rejected"), **options)
 
 
 async def stocks(dsn: str) -> dict[str, int]:

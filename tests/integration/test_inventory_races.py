@@ -17,9 +17,10 @@ from grpc import StatusCode
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.inventory.stock import VERSIONS_PER_EPOCH
 from cache_sidecar.store.bulk import BulkInventory
-from tests.contract.shop import refused
-from tests.sidecars import in_process, settings_for, until
-from tests.stockroom import Stockroom, query
+from tests.support.launch import in_process, settings_for
+from tests.support.shop import refused
+from tests.support.stockroom import Stockroom, query
+from tests.support.until import until
 
 Connection = psycopg.AsyncConnection[Any]
 RESERVE = "SELECT granted, (stock).bucket FROM cache_sidecar.reserve(%s, %s, 'somebody', %s, %s, %s, %s, %s)"

@@ -12,8 +12,8 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from tests.replay.killed import replay
 from tests.replay.orders import Invoice, end_of, invoices, start_of
 from tests.replay.run import PAGE
-from tests.sidecars import Sidecar, in_process, settings_for
-from tests.stockroom import query
+from tests.support.launch import Sidecar, in_process, settings_for
+from tests.support.stockroom import query
 
 INVOICES, FEW = 70, 3
 

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from redis.asyncio import RedisCluster
 
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
 from cache_sidecar.tiers.redis import codec
 from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from tests.integration.conftest import OpenL2
-from tests.proxy import Proxy
-from tests.tiers import Direct, fill, one_id_per_partition, open_l2
+from cache_sidecar.tiers.redis.scripts import SCRIPTS, Script
+from tests.support import inside
+from tests.support.dataset_case import Direct, OpenL2, fill, one_id_per_partition, open_l2
+from tests.support.free_ports import free_ports
+from tests.support.proxy import Proxy
 
 AWKWARD = ["{a}b", "a{b}", "{}", "}{", "a:b", ":", " ", "a b  c", "ä", "\U0001f6cb", "a\u2028b", "*", "[a]", "'\"", "\\", "%s"]
 
@@ -41,7 +42,7 @@ async def held(l2: RedisL2, id: str = "a") -> tuple[int, bytes | None] | None:
 async def messages(l2: RedisL2, id: str = "a") -> int:
     """Returns how many messages were sent in the partition of an id."""
     client = Direct(l2)
-    return int(await client.get(l2._names.counter(partition_of(id))) or 0)
+    return int(await client.get(inside.names_of(l2).counter(partition_of(id))) or 0)
 
 
 # What is stored
@@ -73,36 +74,36 @@ async def test_a_fill_tells_nobody(either: RedisL2) -> None:
 
 async def test_a_change_replaces_what_is_older_and_tells(either: RedisL2) -> None:
     await fill(either, "product", {"a": record(1)}, ttl=60)
-    await either.change("product", {"a": record(2, b"new")}, ttl=60)
+    await either.put_if_newer("product", {"a": record(2, b"new")}, ttl=60)
     assert await held(either) == (2, b"new")
     assert await messages(either) == 1
 
 
 async def test_a_change_that_comes_late_stores_nothing(either: RedisL2) -> None:
-    await either.change("product", {"a": record(3, b"three")}, ttl=60)
-    await either.change("product", {"a": record(2, b"two")}, ttl=60)
+    await either.put_if_newer("product", {"a": record(3, b"three")}, ttl=60)
+    await either.put_if_newer("product", {"a": record(2, b"two")}, ttl=60)
     assert await held(either) == (3, b"three")
 
 
 async def test_race_21_a_change_that_is_sent_twice_changes_nothing_more(either: RedisL2) -> None:
     for _ in range(2):
-        await either.change("product", {"a": record(2, b"new")}, ttl=60)
-    await either.change("product", {"a": 2}, ttl=60)  # the relay, later
+        await either.put_if_newer("product", {"a": record(2, b"new")}, ttl=60)
+    await either.put_if_newer("product", {"a": 2}, ttl=60)  # the relay, later
     assert await held(either) == (2, b"new")
 
 
 async def test_a_change_is_told_even_when_a_reader_filled_it_first(either: RedisL2) -> None:
     await fill(either, "product", {"a": record(2)}, ttl=60)
-    await either.change("product", {"a": record(2)}, ttl=60)
+    await either.put_if_newer("product", {"a": record(2)}, ttl=60)
     await fill(either, "product", {"a": record(4)}, ttl=60)
-    await either.change("product", {"a": 3}, ttl=60)
+    await either.put_if_newer("product", {"a": 3}, ttl=60)
     assert await messages(either) == 2
     assert await held(either) == (4, b"sofa")
 
 
 async def test_a_bare_version_is_a_miss_that_refuses_what_is_older(either: RedisL2) -> None:
     await fill(either, "product", {"a": record(1)}, ttl=60)
-    await either.change("product", {"a": 2}, ttl=60)
+    await either.put_if_newer("product", {"a": 2}, ttl=60)
     assert await held(either) is None
     await fill(either, "product", {"a": record(1)}, ttl=60)
     assert await held(either) is None
@@ -111,7 +112,7 @@ async def test_a_bare_version_is_a_miss_that_refuses_what_is_older(either: Redis
 
 
 async def test_a_deletion_refuses_what_is_older(either: RedisL2) -> None:
-    await either.change("product", {"a": record(2, None)}, ttl=60)
+    await either.put_if_newer("product", {"a": record(2, None)}, ttl=60)
     await fill(either, "product", {"a": record(1)}, ttl=60)
     await fill(either, "product", {"a": record(0, None)}, ttl=60)
     assert await held(either) == (2, None)
@@ -127,16 +128,16 @@ async def test_versions_beyond_what_lua_s_numbers_hold_are_told_apart(either: Re
 @pytest.mark.parametrize("ttl", [60.0, 0.0001])
 async def test_what_is_stored_ends(either: RedisL2, ttl: float) -> None:
     await fill(either, "product", {"a": record(1)}, ttl=ttl)
-    await either.change("product", {"b": record(1)}, ttl=ttl)
+    await either.put_if_newer("product", {"b": record(1)}, ttl=ttl)
     client = Direct(either)
     for id in "ab":
-        left = await client.pttl(either._names.key("product", id))
+        left = await client.pttl(inside.names_of(either).key("product", id))
         assert left == -2 or 0 <= left <= max(1, ttl * 1000)
 
 
 @pytest.mark.parametrize("id", AWKWARD)
 async def test_awkward_ids_are_ids_like_others(either: RedisL2, id: str) -> None:
-    await either.change("product", {id: record(1, id.encode())}, ttl=60)
+    await either.put_if_newer("product", {id: record(1, id.encode())}, ttl=60)
     assert await either.read("product", [id]) == {id: record(1, id.encode())}
     await either.drop("product", [id])
     assert await either.read("product", [id]) == {}
@@ -187,7 +188,7 @@ async def test_dropping_more_than_one_page(either: RedisL2) -> None:
 
 async def test_namespaces_do_not_see_each_other(either: RedisL2, open_either: OpenL2, namespace: str) -> None:
     await fill(either, "product", {"a": record(1)}, ttl=60)
-    other = RedisL2(either._connection, KeyNames(namespace + "x"))
+    other = RedisL2(inside.connection_of(either), KeyNames(namespace + "x"))
     assert await other.read("product", ["a"]) == {}
     assert await other.drop_all("product") == 0
     assert await held(either) == (1, b"sofa")
@@ -197,11 +198,22 @@ async def test_namespaces_do_not_see_each_other(either: RedisL2, open_either: Op
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"foreign", b"0" * 16, b"zz" * 40, codec.encode(record(9))[:-1], b"0000000000000009" + b"\xff" * 60]
+    "value",
+    [
+        b"",
+        b"foreign",
+        b"0" * 16,
+        b"zz" * 40,
+        codec.encode(record(9))[:-1],
+        b"0000000000000009" + b"\xff" * 60,
+        codec.encode(record(2**63)),
+        codec.encode(record(2**64 - 1)),
+        codec.invalidation(2**63),
+    ],
 )
 async def test_a_foreign_or_broken_value_is_a_miss_and_is_replaced(either: RedisL2, value: bytes) -> None:
     client = Direct(either)
-    await client.set(either._names.key("product", "a"), value)
+    await client.set(inside.names_of(either).key("product", "a"), value)
     assert await held(either) is None
     await fill(either, "product", {"a": record(10)}, ttl=60)
     assert await held(either) == (10, b"sofa")
@@ -211,58 +223,55 @@ async def test_a_foreign_or_broken_value_is_a_miss_and_is_replaced(either: Redis
 async def test_a_value_of_another_type_is_a_miss_and_is_replaced(either: RedisL2, command: tuple[str, ...]) -> None:
     client = Direct(either)
     for id in "ab":
-        await client.execute_command(command[0], either._names.key("product", id), *command[1:])
+        await client.execute_command(command[0], inside.names_of(either).key("product", id), *command[1:])
     assert await either.read("product", ["a", "b", "c"]) == {}
     await fill(either, "product", {"a": record(1), "c": record(1)}, ttl=60)
-    await either.change("product", {"b": 1}, ttl=60)
+    await either.put_if_newer("product", {"b": 1}, ttl=60)
     assert await either.read("product", ["a", "b", "c"]) == {"a": record(1), "c": record(1)}
     assert await messages(either, "b") >= 1
 
 
 async def test_unreadable_values_are_counted(either: RedisL2) -> None:
     client = Direct(either)
-    await client.set(either._names.key("product", "a"), b"foreign")
+    await client.set(inside.names_of(either).key("product", "a"), b"foreign")
     await held(either)
     assert either.unreadable["product"] == 1
 
 
-# The function library
+# Scripts
 
 
-async def delete_library(l2: RedisL2, cluster: ValkeyCluster, *, on: slice = slice(None)) -> None:
+async def forget_scripts(cluster: ValkeyCluster, *, on: slice = slice(None)) -> None:
     for node in (await cluster.primaries())[on]:
         async with node.client() as client:
-            await client.execute_command("FUNCTION", "DELETE", l2._library)
+            await client.script_flush()
 
 
 @pytest.mark.parametrize("on", [slice(None), slice(1), slice(1, None)])
-async def test_a_library_that_is_gone_is_loaded_again(l2: RedisL2, valkey_cluster: ValkeyCluster, on: slice) -> None:
+async def test_scripts_that_are_gone_are_loaded_again(l2: RedisL2, valkey_cluster: ValkeyCluster, on: slice) -> None:
     ids = one_id_per_partition()
     await fill(l2, "product", {id: record(1) for id in ids}, ttl=60)
-    await delete_library(l2, valkey_cluster, on=on)
-    await l2.change("product", {id: record(2) for id in ids}, ttl=60)
+    await forget_scripts(valkey_cluster, on=on)
+    await l2.put_if_newer("product", {id: record(2) for id in ids}, ttl=60)
     assert {found.version for found in (await l2.read("product", ids)).values()} == {2}
     assert [await messages(l2, id) for id in ids] == [1] * PARTITIONS
 
 
-async def test_many_at_once_find_no_library(l2: RedisL2, valkey_cluster: ValkeyCluster) -> None:
+async def test_many_at_once_find_no_scripts(l2: RedisL2, valkey_cluster: ValkeyCluster) -> None:
     await fill(l2, "product", {"a": record(1)}, ttl=60)
-    await delete_library(l2, valkey_cluster)
-    await asyncio.gather(*(l2.change("product", {id: record(2)}, ttl=60) for id in islice(one_id_per_partition(), 20)))
+    await forget_scripts(valkey_cluster)
+    await asyncio.gather(*(l2.put_if_newer("product", {id: record(2)}, ttl=60) for id in islice(one_id_per_partition(), 20)))
 
 
-async def test_two_versions_of_the_library_serve_side_by_side(l2: RedisL2, namespace: str) -> None:
-    later = RedisL2(l2._connection, KeyNames(namespace))
-    later._library, later._code = f"{namespace}_later", l2._code.replace(l2._library, f"{namespace}_later") + "\n-- later"
-    await l2.change("product", {"a": record(1, b"one")}, ttl=60)
-    await later.change("product", {"a": record(2, b"two")}, ttl=60)
-    await l2.change("product", {"a": record(3, b"three")}, ttl=60)
-    assert await held(later) == (3, b"three")
-    assert await messages(l2) == 3
+async def test_redis_gives_each_script_the_digest_that_it_is_called_by(valkey_cluster: ValkeyCluster) -> None:
+    async with valkey_cluster.nodes[0].client() as client:
+        assert [await client.script_load(script.source) for script in SCRIPTS.values()] == [
+            script.digest for script in SCRIPTS.values()
+        ]
 
 
-async def test_a_library_that_cannot_be_loaded_is_a_refusal(l2: RedisL2) -> None:
-    l2._library, l2._code = "broken", "#!lua name=broken\nnot lua"
+async def test_a_script_that_cannot_be_loaded_is_a_refusal(l2: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCRIPTS, "fill", Script("#!lua\nnot lua", "0" * 40))
     with pytest.raises(TierFailed) as caught:
         await fill(l2, "product", {"a": record(1)}, ttl=60)
     assert (caught.value.tier, caught.value.failure) == (Tier.L2, Failure.REFUSED)
@@ -374,7 +383,7 @@ async def test_a_full_redis_still_tells_of_changes(valkey: ValkeyServer, namespa
         try:
             with pytest.raises(TierFailed):
                 await fill(l2, "product", {"b": record(1)}, ttl=60)
-            await l2.change("product", {"a": record(2, b"new")}, ttl=60)
+            await l2.put_if_newer("product", {"a": record(2, b"new")}, ttl=60)
             assert await messages(l2) == 1
             assert await held(l2) in (None, (2, b"new"))
         finally:

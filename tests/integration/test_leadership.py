@@ -7,9 +7,9 @@ import pytest
 
 from cache_sidecar.store import leadership as module
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
-from tests.proxy import Proxy
-from tests.sidecars import until
-from tests.stores import INSERT, run
+from tests.support.databases import INSERT, run
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 NEVER = 3600.0
 

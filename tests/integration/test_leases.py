@@ -12,9 +12,9 @@ from cache_sidecar.tiers.path import leases
 from cache_sidecar.tiers.ports import Answer, Freshness, Record, Source
 from cache_sidecar.tiers.redis import l2 as module
 from cache_sidecar.tiers.redis.l2 import RedisL2
-from tests.integration.conftest import OpenL2
-from tests.sidecars import until
-from tests.tiers import Case, Direct, fill, one_id_per_partition, open_l2, reading
+from tests.support import inside
+from tests.support.dataset_case import Case, Direct, OpenL2, fill, one_id_per_partition, open_l2, reading
+from tests.support.until import until
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 NEW = Record(2, 1000.0, b"new")
@@ -61,7 +61,7 @@ async def test_the_holder_s_fill_is_taken_once_and_nobody_else_s(either: RedisL2
 
 async def test_a_change_ends_a_lease(either: RedisL2) -> None:
     lease = (await either.read_leased("product", ["a"])).leases["a"]
-    await either.change("product", {"a": NEW}, ttl=60)
+    await either.put_if_newer("product", {"a": NEW}, ttl=60)
     assert await put(either, lease, Record(1, 0.0, b"old")) == NEW
 
 
@@ -82,13 +82,13 @@ async def test_a_lease_that_is_given_back_is_the_next_one_s(either: RedisL2, oth
     assert not (await other.read_leased("product", ["a"])).leases
     await either.release("product", {"a": lease})
     assert (await other.read_leased("product", ["a"])).leases
-    await either.change("product", {"a": NEW}, ttl=60)
+    await either.put_if_newer("product", {"a": NEW}, ttl=60)
     await either.release("product", {"a": lease})
     assert await either.read("product", ["a"]) == {"a": NEW}
 
 
 async def test_a_lease_in_place_of_a_mark_still_refuses_what_is_older(either: RedisL2, other: RedisL2) -> None:
-    await either.change("product", {"a": 2}, ttl=60)
+    await either.put_if_newer("product", {"a": 2}, ttl=60)
     lease = (await either.read_leased("product", ["a"])).leases["a"]
     assert (await other.read_leased("product", ["a"])).elsewhere == {"a"}
     assert await put(either, lease, Record(1, 0.0, b"old")) is None
@@ -100,15 +100,15 @@ async def test_a_lease_in_place_of_a_mark_still_refuses_what_is_older(either: Re
 async def test_a_lease_ends_by_itself(either: RedisL2) -> None:
     await either.read_leased("product", ["a"])
     client = Direct(either)
-    assert 0 < await client.pttl(either._names.key("product", "a")) <= module.LEASE_MILLISECONDS
+    assert 0 < await client.pttl(inside.names_of(either).key("product", "a")) <= module.LEASE_MILLISECONDS
 
 
 async def test_many_ids_of_all_nodes_are_read_in_one_call_of_each(l2: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = one_id_per_partition()
     await fill(l2, "product", {id: Record(1, 0.0, id.encode()) for id in ids[:200]}, ttl=60)
     calls: list[object] = []
-    send = l2._shards.send
-    monkeypatch.setattr(l2._shards, "send", lambda commands: calls.extend(commands) or send(commands))
+    send = inside.cluster_of(l2).send
+    monkeypatch.setattr(inside.cluster_of(l2), "send", lambda commands: calls.extend(commands) or send(commands))
     found = await l2.read_leased("product", ids)
     assert len(calls) == 3
     assert found.records == {id: Record(1, 0.0, id.encode()) for id in ids[:200]}
@@ -121,7 +121,7 @@ async def test_what_is_on_another_node_than_expected_is_found_all_the_same(
     ids = one_id_per_partition()
     await fill(l2, "product", {id: Record(1, 0.0, id.encode()) for id in ids[:200]}, ttl=60)
 
-    monkeypatch.setattr(l2._shards, "grouped", lambda slots: [list(range(len(list(slots))))])
+    monkeypatch.setattr(inside.cluster_of(l2), "group_by_node", lambda slots: [list(range(len(list(slots))))])
     found = await l2.read_leased("product", ids)
     assert found.records == {id: Record(1, 0.0, id.encode()) for id in ids[:200]}
     assert set(found.leases) == set(ids[200:])
@@ -146,7 +146,7 @@ async def test_a_claim_is_one_s(either: RedisL2, other: RedisL2) -> None:
 async def evict(l2: RedisL2, id: str = "a") -> None:
     """Removes what Redis holds, as it may at any time; so a lease ends, too."""
     client = Direct(l2)
-    assert await client.unlink(l2._names.key("product", id)) == 1
+    assert await client.unlink(inside.names_of(l2).key("product", id)) == 1
 
 
 # In the read path
@@ -224,7 +224,7 @@ async def test_a_load_that_fails_gives_its_lease_back(a: Case, b: Case) -> None:
 
 async def test_a_load_that_is_out_of_date_gives_its_lease_back(a: Case, b: Case) -> None:
     holder = await loading(a)
-    a.dataset.changed("a", 0)
+    a.dataset.on_invalidate("a", 0)
     a.rows.before.open()
     await holder
     await a.settled()
@@ -260,7 +260,7 @@ async def test_what_is_waited_for_is_not_joined_after_a_change(a: Case, b: Case)
     await a.settled()
     await b.l2.after_read.reached()
     await a.write("a", 2, b"new")
-    b.dataset.changed("a", 2)
+    b.dataset.on_invalidate("a", 2)
     after = reading(b)
     b.l2.after_read.open()
     await before
@@ -282,9 +282,9 @@ async def test_one_of_all_loads_what_another_program_changed(a: Case, b: Case) -
     await a.write("a", 1, b"old")
     await b.get("a")
     a.rows.commit("a", 2, b"new")
-    await a.l2.change("product", {"a": 2}, ttl=60)  # as the relay does
+    await a.l2.put_if_newer("product", {"a": 2}, ttl=60)  # as the relay does
     for case in (a, b):
-        case.dataset.changed("a", 2)
+        case.dataset.on_invalidate("a", 2)
     holder = await loading(a)
     waiting = reading(b)
     await has_looked_again(b)
@@ -294,7 +294,7 @@ async def test_one_of_all_loads_what_another_program_changed(a: Case, b: Case) -
 
 
 async def test_that_a_row_is_gone_is_remembered_also_when_only_a_mark_told_so(a: Case, b: Case) -> None:
-    await a.l2.change("product", {"a": 2}, ttl=60)
+    await a.l2.put_if_newer("product", {"a": 2}, ttl=60)
     for _ in range(3):
         assert (await b.get("a"))[0] is None
         b.forget()

@@ -12,7 +12,7 @@ from cache_sidecar.core.errors import InputError, ServerUnreachable, SidecarErro
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.store import migrate as module
 from cache_sidecar.store.migrate import Migration, migrate, migrations
-from tests.stores import run
+from tests.support.databases import run
 
 
 @pytest.fixture

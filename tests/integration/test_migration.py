@@ -14,9 +14,9 @@ from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.path import shadow
 from cache_sidecar.tiers.path.rollout import is_in
 from cache_sidecar.tiers.ports import Freshness, Record, Source
-from tests.integration.conftest import OpenCase
-from tests.sidecars import until
-from tests.tiers import BYPASS, POLICY, Case, fill
+from tests.support import inside
+from tests.support.dataset_case import BYPASS, POLICY, Case, OpenCase, fill
+from tests.support.until import until
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 IN = next(f"p{number}" for number in range(1000) if is_in(f"p{number}", 10))
@@ -48,7 +48,7 @@ def counts(case: Case) -> tuple[int, int, int]:
 
 async def compared(case: Case) -> None:
     """Returns when every comparison has ended."""
-    await until(lambda: not case.dataset.rollout.shadow._tasks)
+    await until(lambda: not case.dataset.rollout.shadow.comparing.running)
     await case.settled()
 
 
@@ -116,10 +116,10 @@ async def test_a_rollout_that_shrinks_and_grows_again_serves_nothing_old(case: C
     # Memory would have missed this one if nobody had told it.
     case.rows.commit(BETWEEN, 2, b"new")
     assert await case.get(BETWEEN) == (b"new", STORE)
-    await case.dataset.committed(BETWEEN, 2, b"new")
+    await case.dataset.publish({BETWEEN: case.dataset.record(2, b"new")})
     case.change_policy(rollout=50)
     assert await case.get(BETWEEN) == (b"new", STORE)
-    other.dataset.changed(BETWEEN, 2)
+    other.dataset.on_invalidate(BETWEEN, 2)
     assert await other.get(BETWEEN) == (b"new", L2)
 
 
@@ -156,10 +156,10 @@ async def test_a_write_reaches_whoever_uses_the_caches(case: Case, other: Case, 
     await case.write("a", 2, b"new")
     in_redis = await case.in_l2("a")
     assert in_redis is None or in_redis.version == 2, "what is older is gone"
-    other.dataset.changed("a", 2)
+    other.dataset.on_invalidate("a", 2)
     assert (await other.get("a"))[0] == b"new"
     await case.write("a", 3, None)
-    other.dataset.changed("a", 3)
+    other.dataset.on_invalidate("a", 3)
     assert (await other.get("a"))[0] is None
     assert (await case.get("a"))[0] is None
 
@@ -184,7 +184,7 @@ async def test_what_redis_was_not_told_is_not_believed_when_it_is_used_again(
     await case.write("a", 1, b"old")
     case.change_policy(**OFF)
     with monkeypatch.context() as patch:
-        patch.setattr(case.l2, "change", fail)
+        patch.setattr(case.l2, "put_if_newer", fail)
         await case.write("a", 2, b"new")
     case.change_policy(l2_enabled=True)
     record = await case.in_l2("a")
@@ -285,7 +285,7 @@ async def test_a_longer_time_keeps_what_is_in_memory(case: Case) -> None:
 
 async def seconds_left(case: Case, id: str = "a") -> float:
     """Returns how long Redis keeps an id from now on."""
-    shards, key = case.l2._connection.shards, case.l2._names.key("product", id)
+    shards, key = inside.connection_of(case.l2).cluster, inside.names_of(case.l2).key("product", id)
     return int(await shards.ask(key_slot(key.encode()), "PTTL", key)) / 1000
 
 
@@ -293,7 +293,7 @@ async def test_a_longer_time_in_redis_counts_for_what_is_there(case: Case, other
     case.rows.commit("a", 1, b"sofa")
     await case.get("a")
     await case.get("none")
-    await case.l2.change("product", {"marked": 7}, ttl=1000)
+    await case.l2.put_if_newer("product", {"marked": 7}, ttl=1000)
     assert 990 < await seconds_left(case) <= 1000
     case.clock.advance(300)
     for one in (case, other):
@@ -397,7 +397,7 @@ async def test_a_change_on_its_way_to_the_caches_is_no_mismatch(case: Case) -> N
     await case.write("a", 1, b"old")
     case.rows.commit("a", 2, b"new")
     await second_look(case)
-    await case.dataset.committed("a", 2, b"new")
+    await case.dataset.publish({"a": case.dataset.record(2, b"new")})
     case.rows.before.open()
     await compared(case)
     assert counts(case) == (1, 0, 0)
@@ -407,7 +407,7 @@ async def test_caches_that_follow_one_change_behind_are_no_mismatch(case: Case) 
     await case.write("a", 1, b"old")
     case.rows.commit("a", 2, b"new")
     await second_look(case)
-    await case.dataset.committed("a", 2, b"new")
+    await case.dataset.publish({"a": case.dataset.record(2, b"new")})
     case.rows.commit("a", 3, b"newer")  # on its way, as the last one was
     case.rows.before.open()
     await compared(case)
@@ -457,7 +457,7 @@ async def test_a_sidecar_may_start_in_shadow(open_sidecar: OpenCase) -> None:
 async def test_shadow_never_delays_nor_fails_a_reply(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.rows.commit("a", 1, b"sofa")
     case.change_policy(shadow=True)
-    monkeypatch.setattr(shadow, "MAX_COMPARING", 2)
+    monkeypatch.setattr(case.dataset.rollout.shadow.comparing, inside.MAX_RUNNING, 2)
     case.l2.before_read.close()
     for _ in range(4):
         assert await case.dataset.get("a") == (b"sofa", STORE, 1, 0.0, False, None)

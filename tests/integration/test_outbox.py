@@ -8,10 +8,15 @@ import psycopg
 import pytest
 
 from cache_sidecar.core.errors import ChangesExpired
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.outbox import Outbox, RelayStore
-from cache_sidecar.store.pool import Database
-from tests.sidecars import until
-from tests.stores import INSERT, insert, open_database, remember, run
+from tests.support.databases import INSERT, UNLISTED, insert, open_database, remember, run
+from tests.support.until import until
+
+
+@pytest.fixture(autouse=True)
+async def _unlisted(database: str) -> None:
+    await run(database, UNLISTED)
 
 
 @pytest.fixture

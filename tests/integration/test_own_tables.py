@@ -12,13 +12,17 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from cache_sidecar.config.settings import ROLES
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from tests.contract.shop import L1, STORE, Shop, refused
-from tests.sidecars import in_process, process, settings_for, until
-from tests.stores import run
+from cache_sidecar.store.migrate import migrate
+from cache_sidecar.store.rights import grants
+from tests.support.databases import RELAY, SIDECAR, as_role, run
+from tests.support.launch import in_process, process, publishes, settings_for
+from tests.support.shop import L1, STORE, Shop, refused
+from tests.support.until import until
 
 README = resources.files("cache_sidecar.store").joinpath("README.md").read_text()
-TABLE, VIEW, CHANGE = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+TABLE, VIEW, CHANGE, *_ = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
 # A view that PostgreSQL can update: columns as they are.
 UPDATABLE = """
     CREATE TABLE public.goods AS SELECT * FROM cache_sidecar.products;
@@ -79,14 +83,20 @@ async def shows(shop: Shop, id: str, cents: int | None) -> bool:
 async def test_a_change_in_a_shop_s_own_table_reaches_every_memory(
     example: str, valkey_cluster: ValkeyCluster, namespace: str, tmp_path: Path
 ) -> None:
-    settings = settings_of(valkey_cluster, example, namespace)
-    config = {"redis_nodes": ",".join(valkey_cluster.addresses), "postgres_catalog": example, "namespace": namespace}
+    # The new view has its rights from here on.
+    await migrate(example, *ROLES, grants=grants(sidecar=SIDECAR, relay=RELAY))
+    settings = settings_of(valkey_cluster, as_role(SIDECAR, example), namespace)
+    config = {
+        "redis_nodes": ",".join(valkey_cluster.addresses),
+        "postgres_catalog": as_role(RELAY, example),
+        "namespace": namespace,
+    }
     async with (
         in_process(settings) as first,
         in_process(settings) as second,
         process("relay", tmp_path, config) as relay,
     ):
-        await until(lambda: "leading" in relay.log.read_text())
+        await until(lambda: publishes(relay.log))
         shops = [Shop(first), Shop(second)]
 
         async def everywhere(id: str, cents: int | None) -> None:
@@ -122,6 +132,21 @@ async def test_a_change_that_is_rolled_back_leaves_no_version(example: str) -> N
     ((version,),) = await run(example, "SELECT version FROM cache_sidecar.products WHERE product_id = 'mug-1'")
     assert version > 1
     assert await run(example, "SELECT id, version, kind FROM cache_sidecar.outbox") == [("mug-1", version, "updated")]
+
+
+@pytest.mark.usefixtures("drop_program")
+async def test_another_program_may_not_publish_changes_of_whatever_it_likes(example: str) -> None:
+    """With USAGE on the schema, as sidecars have it, it could end anybody's session in the caches."""
+    name = sql.Identifier(f"program_{example.rpartition('_')[2]}")
+    async with await psycopg.AsyncConnection.connect(example, autocommit=True) as connection:
+        await connection.execute(sql.SQL("GRANT USAGE ON SCHEMA cache_sidecar TO {}").format(name))
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="emit_change"):
+        await as_program(
+            example,
+            "CREATE TEMPORARY TABLE mine (session_hash text)",
+            """CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW
+               EXECUTE FUNCTION cache_sidecar.emit_change('session', 'session_hash')""",
+        )
 
 
 async def test_versions_follow_the_order_of_the_commits_of_two_tables(database: str) -> None:

@@ -16,14 +16,15 @@ from psycopg import sql
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.store.connection import Connection
-from tests.customers import new_request
-from tests.interleaving import Actor, meet
-from tests.pairs import Op, Outcome, Resource, Through, Told, once, outcome, pattern, serial
-from tests.pairs_of_carts import Carts
-from tests.pairs_of_products import Products
-from tests.pairs_of_sessions import Sessions
-from tests.pairs_of_stock import Stock
-from tests.sidecars import in_process, settings_for, until
+from tests.support.customers import new_request
+from tests.support.interleaving import Actor, meet
+from tests.support.launch import in_process, settings_for
+from tests.support.pairs import Op, Outcome, Resource, Through, Told, once, outcome, pattern, serial
+from tests.support.pairs_of_carts import Carts
+from tests.support.pairs_of_products import Products
+from tests.support.pairs_of_sessions import Sessions
+from tests.support.pairs_of_stock import Stock
+from tests.support.until import until
 
 RESOURCES: dict[str, Resource] = {"product": Products(), "session": Sessions(), "cart": Carts(), "stock": Stock()}
 PAIRS = [

@@ -7,20 +7,22 @@ from typing import Any
 import pytest
 import structlog
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, NotFound, SettingsError, Tier, TierFailed
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.store import pool
-from cache_sidecar.store.pool import Connection, Database, WriteResult
+from cache_sidecar.store.database import Database
+from cache_sidecar.store.writes import RowChange, Transaction, WriteResult
 from cache_sidecar.tiers.resilience.breaker import BREAK_FOR, Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
-from tests.conftest import ChoosePorts
-from tests.gates import Gate
-from tests.proxy import Proxy
-from tests.sidecars import until
-from tests.stores import Creation, key, open_database, run
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.databases import Creation, key, open_database, run
+from tests.support.free_ports import ChoosePorts
+from tests.support.gates import Gate
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -142,9 +144,9 @@ async def test_over_the_bound_it_is_busy_at_once(database: str) -> None:
         gate = Gate()
         gate.close()
 
-        async def hold(_: Connection) -> WriteResult:
+        async def hold(_: Transaction) -> WriteResult[None]:
             await gate.passed()
-            return WriteResult(b"", "a", 0)
+            return WriteResult(b"")
 
         holding = asyncio.create_task(store.write(None, hold))
         await gate.reached()
@@ -221,7 +223,9 @@ async def test_a_network_that_hangs_is_a_timeout_and_heals(database: str) -> Non
         proxy.stall()
         async with asyncio.timeout(10):
             assert await failure_of(store) is Failure.TIMEOUT
-        await until(lambda: not store._running)  # the connection was given up: nobody knows when it would come back
+        await until(
+            lambda: not inside.uses_of(store.pool).running
+        )  # the connection was given up: nobody knows when it would come back
         await proxy.heal()
         await until(lambda: works(store))
 
@@ -230,11 +234,11 @@ async def test_a_write_is_not_repeated_when_the_connection_breaks(database: str)
     async with open_database(database) as store:
         runs = 0
 
-        async def work(connection: Connection) -> WriteResult:
+        async def work(tx: Transaction) -> WriteResult[None]:
             nonlocal runs
             runs += 1
-            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-            return WriteResult(b"", "a", 1)
+            await tx.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            return WriteResult(b"", [RowChange("a", 1)])
 
         with pytest.raises(TierFailed) as caught:
             await store.write(key(), work)
@@ -246,13 +250,13 @@ async def test_a_write_is_not_repeated_when_the_connection_breaks(database: str)
 
 async def test_a_write_is_committed_when_it_returns(opened: Database, database: str) -> None:
     written = await opened.write(None, Creation("a"))
-    assert (written.reply, written.id, written.entry) == (b"reply", "a", b"entry")
-    assert await run(database, "SELECT version FROM cache_sidecar.products") == [(written.version,)]
+    assert (written.reply, [(id, entry) for id, _, entry in written.changes]) == (b"reply", [("a", b"entry")])
+    assert await run(database, "SELECT version FROM cache_sidecar.products") == [(written.changes[0].version,)]
 
 
 async def test_a_write_that_fails_leaves_nothing(opened: Database, database: str) -> None:
-    async def work(connection: Connection) -> WriteResult:
-        await Creation("a")(connection)
+    async def work(tx: Transaction) -> WriteResult[None]:
+        await Creation("a")(tx)
         raise NotFound("product", "b")
 
     with pytest.raises(NotFound):
@@ -300,8 +304,8 @@ async def test_no_outage_is_too_long_to_heal_from(database: str, away: str) -> N
         for _ in range(900):
             clock.advance(BREAK_FOR)
             assert await failure_of(store) in (Failure.UNREACHABLE, Failure.TIMEOUT)
-        await until(lambda: not store._running)
-        assert (store._slots._value, len(store._free)) == (2, 0)
+        await until(lambda: not inside.uses_of(store.pool).running)
+        assert (inside.slots_of(store.pool)._value, len(inside.idle_of(store.pool))) == (2, 0)
         guard.timeout = 10.0
         await proxy.heal()
         clock.advance(BREAK_FOR)
@@ -320,7 +324,7 @@ async def test_what_a_burst_opened_is_closed_but_for_one(database: str, monkeypa
     monkeypatch.setattr(pool, "IDLE", 0.0)
     async with open_database(database, size=4) as store:
         await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.05)", []) for _ in range(4)))
-        await until(lambda: len(store._free) == 1)
+        await until(lambda: len(inside.idle_of(store.pool)) == 1)
 
 
 async def test_a_connection_is_replaced_when_it_is_old(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +332,7 @@ async def test_a_connection_is_replaced_when_it_is_old(database: str, monkeypatc
         first = await store.fetch("SELECT pg_backend_pid()", [])
         assert await store.fetch("SELECT pg_backend_pid()", []) == first
         monkeypatch.setattr(pool, "LIFETIME", -1.0)
-        store._free[0] = store._free[0]._replace(until=0.0)
+        inside.idle_of(store.pool)[0] = inside.idle_of(store.pool)[0]._replace(until=0.0)
         assert await store.fetch("SELECT pg_backend_pid()", []) != first
 
 
@@ -337,9 +341,9 @@ async def test_a_write_survives_the_restart_of_the_server(own: Postgres) -> None
         await asyncio.gather(*(store.fetch("SELECT pg_sleep(0.05)", []) for _ in range(4)))
         await own.restart()
 
-        async def work(connection: Connection) -> WriteResult:
-            await connection.execute("SELECT 1")
-            return WriteResult(b"done", "a", 0)
+        async def work(tx: Transaction) -> WriteResult[None]:
+            await tx.execute("SELECT 1")
+            return WriteResult(b"done")
 
         assert [(await store.write(None, work)).reply for _ in range(4)] == [b"done"] * 4
 
@@ -381,12 +385,12 @@ async def test_a_plan_that_no_longer_fits_is_made_anew(prepared: Database, log: 
 async def test_so_it_is_in_a_write(prepared: Database, database: str) -> None:
     runs = 0
 
-    async def work(connection: Connection) -> WriteResult:
+    async def work(tx: Transaction) -> WriteResult[None]:
         nonlocal runs
         runs += 1
-        await connection.execute("INSERT INTO public.goods VALUES (8, 'y')")
-        await connection.execute("SELECT * FROM public.goods")
-        return WriteResult(b"done", "a", 1)
+        await tx.execute("INSERT INTO public.goods VALUES (8, 'y')")
+        await tx.execute("SELECT * FROM public.goods")
+        return WriteResult(b"done", [RowChange("a", 1)])
 
     assert (await prepared.write(key(), work)).reply == b"done"
     assert runs == 2
@@ -456,7 +460,7 @@ async def test_a_pooler_that_passes_on_the_pid_is_found_out_and_said_once(databa
         for _ in range(4):
             await run(database, "UPDATE public.moment SET since = clock_timestamp()")
             assert await store.fetch("SELECT public.execute()", []) == [(1,)]
-        assert store._options["prepare_threshold"] is None
+        assert inside.options_of(store.pool)["prepare_threshold"] is None
     assert len(log) == 1
 
 

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
@@ -23,18 +22,21 @@ from cache_sidecar.store import connection as module
 from cache_sidecar.store.bulk import BulkCarts
 from cache_sidecar.store.connection import SETTINGS, Connection
 from cache_sidecar.store.outbox import Outbox
-from cache_sidecar.store.pool import WriteResult
 from cache_sidecar.store.reservation import HoldStore
+from cache_sidecar.store.writes import Transaction, WriteResult
 from cache_sidecar.v1 import product_service_pb2, session_service_pb2
-from tests.conftest import ChoosePorts
-from tests.contract.shop import Shop
-from tests.customers import Customer, item, lines, new_user
 from tests.failure.outages.standby import standby_of
-from tests.sidecars import in_process, settings_for, until
-from tests.stockroom import EXPIRED, Stockroom
-from tests.stores import open_database, run
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.customers import Customer, item, lines, new_user
+from tests.support.databases import open_database, run
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import in_process, settings_for
+from tests.support.shop import Shop
+from tests.support.stockroom import EXPIRED, Stockroom
+from tests.support.until import until
 
-# What somebody may have set for good reasons of his own, or for none.
+# What a database administrator may have set.
 FOUND = {
     "DateStyle": "German, DMY",
     "IntervalStyle": "sql_standard",
@@ -77,7 +79,11 @@ async def settle(database: str, found: dict[str, str]) -> None:
 def pooled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether sessions look like a pooler's, whose pid is not that of the process."""
     if request.param == "pooled":
-        monkeypatch.setattr(module, "_SETTLE", module._SETTLE.replace("pg_backend_pid() = %s", "pg_backend_pid() = -%s"))
+        monkeypatch.setattr(
+            module,
+            inside.APPLY_SETTINGS,
+            inside.apply_settings_of(module).replace("pg_backend_pid() = %s", "pg_backend_pid() = -%s"),
+        )
     return request.param == "pooled"
 
 
@@ -116,7 +122,7 @@ async def everything(shop: Shop, dsn: str) -> None:
         assert await ExpiredHolds(HoldStore(database), clock=clock).step() == 1
         changes = await Outbox(database).after(0, limit=1000)
     assert (await stock.calls.GetReservation(_reservation(held[0].reservation_id))).reservation.state == EXPIRED
-    assert {change.dataset for change in changes} == {"product", "cart", "session", "inventory"}
+    assert {change.dataset for change in changes} == {"product", "product_list", "cart", "session", "inventory"}
     assert await customer.log_out_everywhere(user) == 1
 
 
@@ -153,12 +159,12 @@ async def test_a_session_is_settled_where_it_is_ours_alone(database: str, pooled
         assert connection.is_pooled == pooled
         outside = {name: await _shown(connection, name) for name in SETTINGS}
         async with connection.begin():
-            inside = {name: await _shown(connection, name) for name in SETTINGS}
+            entered = {name: await _shown(connection, name) for name in SETTINGS}
             assert await _shown(connection, "transaction_isolation") == "read committed"
         after = {name: await _shown(connection, name) for name in SETTINGS}
     wanted = {name: setting.value for name, setting in SETTINGS.items()}
     found = {name: FOUND.get(name, value) for name, value in wanted.items()}
-    assert inside == wanted
+    assert entered == wanted
     assert outside == after == (found if pooled else wanted), "what others get of a pooler is not ours to change"
     assert sum(found[name] != wanted[name] for name in wanted) >= len(wanted) - 1
 
@@ -267,9 +273,9 @@ async def test_a_standby_is_read_and_refuses_writes_as_such(
         async with open_database(standby.dsn("postgres")) as database:
             assert await database.fetch("SELECT 1", []) == [(1,)]
 
-            async def work(connection: Connection) -> WriteResult:
-                await connection.execute("CREATE TABLE public.x ()")
-                return WriteResult(b"", "", 0)
+            async def work(tx: Transaction) -> WriteResult[None]:
+                await tx.execute("CREATE TABLE public.x ()")
+                return WriteResult(b"")
 
             with pytest.raises(TierFailed, match="read-only transaction"):
                 await database.write(None, work)

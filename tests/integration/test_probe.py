@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,15 @@ from click.testing import CliRunner
 
 from cache_sidecar import probe
 from cache_sidecar.cli import cli
+from cache_sidecar.core.errors import SettingsError
+from cache_sidecar.server import shutdown_endpoint
 from cache_sidecar.v1.product_service_pb2 import GetProductRequest
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
-from tests.certificates import Authority, listen
-from tests.conftest import ChoosePorts
-from tests.sidecars import DEADLINE, process, until
+from tests.support.authority import Authority, listen
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import process
+from tests.support.tokens import secret_file, token
+from tests.support.until import DEADLINE, until
 
 NOWHERE = {"redis_nodes": "127.0.0.1:1", "postgres_catalog": "postgresql://127.0.0.1:1/none"}
 
@@ -43,6 +48,12 @@ async def _degraded_for_callers(address: str, what: str) -> list[str]:
     return await _degraded(address, what)
 
 
+async def _degraded_with(address: str, *options: str) -> str:
+    """Returns what is degraded, once GetStats is answered."""
+    _, said = await ask(address, "--verbose", *options)
+    return "" if "did not answer GetStats" in said else said
+
+
 async def post(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
@@ -51,10 +62,19 @@ async def post(port: int, request: bytes) -> bytes:
     return received
 
 
+async def quit(port: int, token: str = "", *, host: str = "localhost", authorization: str | None = None) -> str:
+    """Sends POST /quit, and returns the answer."""
+    credential = f"Bearer {token}" if authorization is None else authorization
+    request = f"POST /quit HTTP/1.1\r\nHost: {host}\r\nAuthorization: {credential}\r\nContent-Length: 0\r\n\r\n"
+    return (await post(port, request.encode())).decode()
+
+
 async def test_a_job_waits_for_its_sidecar_and_tells_it_to_quit(tmp_path: Path, choose_ports: ChoosePorts) -> None:
     port, quit_port = choose_ports(2)
     address, unix = f"127.0.0.1:{port}", f"unix:{tmp_path}/s"
-    config = NOWHERE | {"listen_address": address, "listen_socket": f"{tmp_path}/s", "quit_address": f"127.0.0.1:{quit_port}"}
+    file = tmp_path / "quit-token"
+    config = NOWHERE | {"listen_address": address, "listen_socket": f"{tmp_path}/s"}
+    config |= {"quit_address": f"127.0.0.1:{quit_port}", "quit_token_file": str(file)}
     async with process("serve", tmp_path, config) as started:
         assert await ask(address, "--wait", str(DEADLINE)) == (0, "")
         assert await ask(unix) == (0, "")
@@ -67,13 +87,12 @@ async def test_a_job_waits_for_its_sidecar_and_tells_it_to_quit(tmp_path: Path, 
             for line in said
         )
         said = await until(lambda: _degraded_for_callers(address, "postgresql"))
-        store = "degraded: postgresql catalog, user: only cached data is served, and writes fail"
+        store = "degraded: postgresql catalog, user, analytics: only cached data is served, and writes fail"
         assert any(re.fullmatch(store + refused, line) for line in said)
-        assert (await post(quit_port, b"GET /quit HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
-        assert await post(quit_port, b"x" * 10_000) == b""
-        assert started.process.returncode is None
-        answer = await post(quit_port, b"POST /quit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        answer = await quit(quit_port, file.read_text().strip())
+        assert answer.startswith("HTTP/1.1 200 OK\r\n")
+        assert answer.endswith("\r\n\r\nstopping\n")
         assert await asyncio.wait_for(started.process.wait(), DEADLINE) == 0
     assert await ask(address) == (1, f"cache-sidecar-probe: {address}: Connection refused\n")
     assert await ask(unix) == (1, f"cache-sidecar-probe: {unix}: No such file or directory\n")
@@ -84,7 +103,8 @@ async def test_a_sidecar_with_tls_and_tokens_is_asked(tmp_path: Path, choose_por
     client = authority.client("probe.shop")
     for name, content in {"ca": authority.cert, "cert": client.cert, "key": client.key, "other": Authority().cert}.items():
         (tmp_path / name).write_bytes(content)
-    (tmp_path / "tokens").write_text(f"# of this month\n{'t' * 300}\n")
+    secret_file(tmp_path / "tokens", f"# of this month\ncart app {token('app')}\n{token('long') * 4}\n")
+    (tmp_path / "roles").write_text(f"cart app {token('app')}\nprobe app,read {token('read')}\n")
     (port,) = choose_ports(1)
     address = f"127.0.0.1:{port}"
     listener = listen(tmp_path, authority.server("cache.shop"), authority.cert)
@@ -93,11 +113,14 @@ async def test_a_sidecar_with_tls_and_tokens_is_asked(tmp_path: Path, choose_por
     async with process("serve", tmp_path, config):
         assert await ask(address, "--wait", str(DEADLINE), *tls, *mtls, "--server-name", "cache.shop") == (0, "")
         code, said = await ask(address, "--verbose", *tls, *mtls)
-        assert (code, said) == (0, "degraded: unknown: the sidecar does not say\n")
+        assert (code, said) == (0, "degraded: unknown: the sidecar did not answer GetStats\n")
         code, said = await ask(address, "--verbose", *tls, *mtls, "--token-file", f"{tmp_path}/tokens")
         assert code == 0
         assert "degraded: invalidations: L1 serves entries marked stale until stale_limit, then misses; since " in said
-        problem = f"cache-sidecar-probe: {address}: its certificate is not trusted: "
+        (tmp_path / "tokens").write_text((tmp_path / "roles").read_text())
+        said = await until(lambda: _degraded_with(address, *tls, *mtls, "--token-file", f"{tmp_path}/tokens"))
+        assert "degraded: invalidations: L1 serves entries marked stale until stale_limit, then misses; since " in said
+        problem = f"cache-sidecar-probe: {address}: the certificate is not trusted: "
         assert (await ask(address, "--ca", f"{tmp_path}/other"))[1].startswith(problem)
         assert (await ask(address, *tls, "--server-name", "other.shop"))[1].startswith(problem)
         for too_little in ([], tls):
@@ -109,10 +132,66 @@ async def test_a_sidecar_with_tls_and_tokens_is_asked(tmp_path: Path, choose_por
         assert "Traceback" not in said
 
 
+async def test_quit_asks_for_its_token_and_for_a_loopback_name(tmp_path: Path, choose_ports: ChoosePorts) -> None:
+    (port,) = choose_ports(1)
+    file, stop = secret_file(tmp_path / "token", f"{token('first')}\n"), asyncio.Event()
+    async with shutdown_endpoint.listening(f"127.0.0.1:{port}", str(file), stop):
+        for credential in ("", "Bearer", "Bearer ", "Bearer no-token", token("first"), f"Basic {token('first')}"):
+            answer = await quit(port, authorization=credential)
+            assert answer.startswith("HTTP/1.1 401 Unauthorized\r\n"), credential
+            assert "\r\nWWW-Authenticate: Bearer\r\n" in answer
+        for host in (
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            f"evil.example:{port}",
+            "localhost:x",
+            "localhost\r\nHost: a",
+        ):
+            answer = await quit(port, token("first"), host=host)
+            assert answer.startswith("HTTP/1.1 403 Forbidden\r\n"), host
+        assert (await post(port, b"POST /quit HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 403 ")
+        assert (await post(port, b"GET /quit HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
+        assert await post(port, b"x" * 10_000) == b""
+        assert not stop.is_set()
+        # A token that others can read does not replace the one before.
+        file.write_text(token("second"))
+        file.chmod(0o644)
+        assert (await quit(port, token("second"))).startswith("HTTP/1.1 401 ")
+        file.chmod(0o600)
+        assert (await quit(port, token("first"))).startswith("HTTP/1.1 401 ")
+        for host in ("LOCALHOST", f"[::1]:{port}", f"127.0.0.1:{port}"):
+            stop.clear()
+            assert (await quit(port, token("second"), host=host)).startswith("HTTP/1.1 200 OK\r\n")
+            assert stop.is_set()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("s3cret", "has a token of at most 30 random bits: use 128 or more, as `openssl rand -base64 32` prints them"),
+        ("a b", "must be a token: letters, digits and -._~+/ only"),
+        ("", "must be a token: letters, digits and -._~+/ only"),
+    ],
+)
+async def test_a_token_for_quit_that_is_of_no_use_is_one_line(tmp_path: Path, content: str, said: str) -> None:
+    file = secret_file(tmp_path / "token", content)
+    with pytest.raises(SettingsError) as caught:
+        async with shutdown_endpoint.listening("127.0.0.1:0", str(file), asyncio.Event()):
+            pass
+    assert str(caught.value) == f"quit_token_file: {file} {said}"
+    with pytest.raises(
+        SettingsError, match=r"^quit_token_file: cannot write /no/such/folder/token: No such file or directory$"
+    ):
+        async with shutdown_endpoint.listening("127.0.0.1:0", "/no/such/folder/token", asyncio.Event()):
+            pass
+
+
 async def test_a_taken_quit_address_is_one_line(tmp_path: Path, choose_ports: ChoosePorts) -> None:
     port, quit_port = choose_ports(2)
     taken = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", quit_port)
     config = NOWHERE | {"listen_address": f"127.0.0.1:{port}", "quit_address": f"127.0.0.1:{quit_port}"}
+    config |= {"quit_token_file": f"{tmp_path}/token"}
     async with taken, process("serve", tmp_path, config) as started:
         assert await asyncio.wait_for(started.process.wait(), DEADLINE) == 64
         assert f"cache-sidecar: quit_address: cannot listen on 127.0.0.1:{quit_port}: " in started.log.read_text()
@@ -131,7 +210,7 @@ async def test_a_server_that_is_no_sidecar_is_not_serving(choose_ports: ChoosePo
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    assert await asyncio.to_thread(probe.ask, probe.Way(f"127.0.0.1:{port}")) == "the call was refused"
+    assert await asyncio.to_thread(probe.ask, probe.Target(f"127.0.0.1:{port}")) == "the call was rejected"
     await server.stop(None)
 
 
@@ -141,7 +220,7 @@ async def test_a_server_that_is_no_sidecar_is_not_serving(choose_ports: ChoosePo
         (b"", "the connection was closed"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the connection was closed"),
         (b"\x00\x00\x07\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x02\x08\x02", "not serving"),
-        (b"\x00\x00\x00\x07\x00\x00\x00\x00\x00", "the call was refused"),
+        (b"\x00\x00\x00\x07\x00\x00\x00\x00\x00", "the call was rejected"),
     ],
 )
 async def test_what_else_may_answer(answer: bytes, problem: str) -> None:
@@ -153,9 +232,9 @@ async def test_what_else_may_answer(answer: bytes, problem: str) -> None:
 
     async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        found = await asyncio.to_thread(probe.ask, probe.Way(f"127.0.0.1:{port}"))
+        found = await asyncio.to_thread(probe.ask, probe.Target(f"127.0.0.1:{port}"))
     assert problem in found or "reset" in found
 
 
 def test_an_address_that_is_none() -> None:
-    assert probe.ask(probe.Way("nonsense")) == "must be host:port or unix:/path"
+    assert probe.ask(probe.Target("nonsense")) == "must be host:port or unix:/path"

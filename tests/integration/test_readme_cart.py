@@ -9,8 +9,8 @@ import psycopg
 from redis.asyncio import Redis
 
 from cache_sidecar.devstack.valkey import ValkeyServer
-from tests.customers import STORE, Customer, amounts, lines
-from tests.sidecars import in_process, settings_for
+from tests.support.customers import STORE, Customer, amounts, lines
+from tests.support.launch import in_process, settings_for
 
 README = Path(__file__).parents[2] / "README.md"
 ADDRESS = "127.0.0.1:50051"

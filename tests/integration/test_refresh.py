@@ -9,8 +9,9 @@ import pytest
 from cache_sidecar.core.errors import Failure
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.tiers.ports import Source
-from tests.sidecars import until
-from tests.tiers import BYPASS, POLICY, Case, Direct, open_case
+from tests.support import inside
+from tests.support.dataset_case import BYPASS, POLICY, Case, Direct, open_case
+from tests.support.until import until
 
 L1, L2, STORE = Source.L1, Source.L2, Source.STORE
 SIDECARS, READS = 4, 500
@@ -33,7 +34,7 @@ async def sidecars(valkey_cluster: ValkeyCluster, namespace: str) -> AsyncIterat
 async def expire(case: Case) -> None:
     """Removes what Redis holds, as the end of its time does; the tests' clock is not the server's."""
     client = Direct(case.l2)
-    assert await client.unlink(case.l2._names.key("product", "a")) == 1
+    assert await client.unlink(inside.names_of(case.l2).key("product", "a")) == 1
 
 
 async def settled(sidecars: list[Case]) -> None:
@@ -57,13 +58,14 @@ async def test_a_hot_id_that_expires_is_loaded_once_and_no_read_waits(sidecars: 
                 assert (answer.source, answer.stale) == (L1, False)
         await first.rows.before.reached()
         # Each of the others has looked, found the lease of the one that loads, and left it at that.
-        await until(lambda: sum(len(case.dataset._behind.running) for case in sidecars) == 1)
+        await until(lambda: sum(len(case.dataset.loader.background.running) for case in sidecars) == 1)
         first.rows.before.open()
         await settled(sidecars)
         assert len(first.rows.calls) == 1 + expiry
         for case in sidecars:
             assert (await case.answer("a")).age <= POLICY.l1_soft_ttl
             assert (await case.answer("a")).age == 0
+    assert all(case.dataset.stats()[L1].counters.refreshes >= 3 for case in sidecars)
 
 
 async def test_what_only_redis_holds_is_loaded_once_before_it_expires_and_no_read_waits(sidecars: list[Case]) -> None:
@@ -85,6 +87,7 @@ async def test_what_only_redis_holds_is_loaded_once_before_it_expires_and_no_rea
     first.rows.before.open()
     await settled(sidecars)
     assert len(first.rows.calls) == 2
+    assert sum(case.dataset.stats()[L2].counters.refreshes for case in sidecars) == 1
     answers = [await case.answer("a") for case in sidecars]
     assert [(answer.source, answer.age) for answer in answers] == [(L2, 0)] * SIDECARS
     assert len(first.rows.calls) == 2

@@ -8,29 +8,39 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from cache_sidecar.config import policy
-from cache_sidecar.core.clock import Clock, ManualClock, SystemClock
+from cache_sidecar.core.clock import Clock, SystemClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.core.tasks import cancel_and_wait
+from cache_sidecar.datasets import TABLES
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
 from cache_sidecar.relay import outbox as module
 from cache_sidecar.relay.outbox import Relay
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Progress, RelayStore
-from cache_sidecar.store.pool import Database
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
 from cache_sidecar.tiers.redis.l2 import MERGE_OVER, RedisL2
 from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
-from tests.listening import HERE, open_line
-from tests.proxy import Proxy
-from tests.sidecars import process, until
-from tests.stores import INSERT, open_database, run
-from tests.tiers import Direct, fill, open_case, open_l2, take_back, told_until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.databases import INSERT, UNLISTED, open_database, run
+from tests.support.dataset_case import Direct, fill, open_case, open_l2, take_back, told_until
+from tests.support.launch import process, publishes
+from tests.support.listening import HERE, open_line
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 OLD = Record(1, 0.0, b"old")
+
+
+@pytest.fixture(autouse=True)
+async def _unlisted(database: str) -> None:
+    await run(database, UNLISTED)
 
 
 @pytest.fixture
@@ -46,19 +56,28 @@ class Region:
         self.relay, self.term = relay, term
 
     async def step(self) -> int:
-        await self.relay.look()
+        await self.relay.check_primaries()
         return await self.relay.step(self.term)
 
 
 def relay_of(
     store: RelayStore, l2: RedisL2, *, region: str = "eu", retention: float = 3600.0, clock: Clock | None = None
 ) -> Relay:
-    watermarks = RedisWatermarks(l2._connection, l2._names)
+    watermarks = RedisWatermarks(inside.connection_of(l2), inside.names_of(l2))
     known = policy.default()
     clock = clock or SystemClock()
     dependency = Dependencies().of("relay")
     return Relay(
-        store, l2, watermarks, known, region=region, roles=["catalog"], retention=retention, clock=clock, dependency=dependency
+        store,
+        l2,
+        watermarks,
+        known,
+        region=region,
+        roles=["catalog"],
+        retention=retention,
+        clock=clock,
+        dependency=dependency,
+        tables=TABLES,
     )
 
 
@@ -77,7 +96,7 @@ async def region(store: RelayStore, l2: RedisL2, database: str) -> AsyncIterator
 
 @asynccontextmanager
 async def running(relay: Relay, database: str) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(relay.run(Leadership(database, region=relay._region)))
+    task = asyncio.create_task(relay.run(Leadership(database, region=inside.region_of(relay))))
     try:
         yield task
     finally:
@@ -87,7 +106,7 @@ async def running(relay: Relay, database: str) -> AsyncIterator[asyncio.Task[Non
 async def stored_version(l2: RedisL2, id: str = "a") -> int:
     """Returns the version that Redis holds, of whatever kind."""
     client = Direct(l2)
-    value = await client.get(l2._names.key("product", id))
+    value = await client.get(inside.names_of(l2).key("product", id))
     return int(value[:16], 16) if value else 0
 
 
@@ -141,9 +160,37 @@ async def test_what_other_programs_do_in_plain_sql_is_told(
 async def test_what_the_writer_told_already_stays_as_it_is(region: Region, l2: RedisL2, database: str) -> None:
     await run(database, INSERT, ["a", "Sofa"])
     version = await version_in(database)
-    await l2.change("product", {"a": Record(version, 0.0, b"new")}, ttl=60)
+    await l2.put_if_newer("product", {"a": Record(version, 0.0, b"new")}, ttl=60)
     await region.step()
     assert (await l2.read("product", ["a"]))["a"].value == b"new"
+
+
+@pytest.mark.parametrize("change", ["UPDATE cache_sidecar.products SET title = 'new'", "DELETE FROM cache_sidecar.products"])
+async def test_no_forged_version_outlives_a_change_by_another_program(
+    region: Region, l2: RedisL2, database: str, valkey_cluster: ValkeyCluster, namespace: str, change: str
+) -> None:
+    await run(database, INSERT, ["a", "Sofa"])
+    await region.step()
+    await fill(l2, "product", {"a": Record(2**62, 0.0, b"forged")}, ttl=60)
+    await run(database, change, [])
+    async with open_line(",".join(valkey_cluster.addresses), namespace) as line:
+        with structlog.testing.capture_logs() as logs:
+            await region.step()
+        await line.heard("a", 0)
+    assert await l2.read("product", ["a"]) == {}
+    assert [log["version"] for log in logs] == ([2**62] if "UPDATE" in change else [])
+
+
+async def test_a_row_that_changed_again_meanwhile_keeps_its_newer_version(region: Region, l2: RedisL2, database: str) -> None:
+    await run(database, INSERT, ["a", "Sofa"])
+    version = await version_in(database)
+    await run(database, "UPDATE cache_sidecar.products SET title = 'new'", [])
+    newer = Record(await version_in(database), 0.0, b"new")
+    await l2.put_if_newer("product", {"a": newer}, ttl=60)
+    published = await l2.invalidate_many("product", {"a": version}, ttl=60)
+    assert published.newer == {"a": newer.version}
+    await region.step()
+    assert await l2.read("product", ["a"]) == {"a": newer}
 
 
 async def test_race_11_a_relay_that_dies_before_it_remembers_tells_again(
@@ -219,14 +266,16 @@ async def test_a_primary_that_cannot_be_looked_at_does_not_keep_the_others_from_
 
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     await region.step()
-    before = (await told_until(RedisWatermarks(l2._connection, l2._names)))["catalog"]
+    before = (await told_until(RedisWatermarks(inside.connection_of(l2), inside.names_of(l2))))["catalog"]
     await run(database, INSERT, ["a", "Sofa"])
     with monkeypatch.context() as patch:
-        patch.setattr(region.relay._watermarks, "primaries", fail)
+        patch.setattr(inside.watermarks_of(region.relay), "primaries", fail)
         with pytest.raises(TierFailed):
             await region.relay.turn(region.term)
         assert await stored_version(l2) == await version_in(database)
-        assert await told_until(RedisWatermarks(l2._connection, l2._names)) == {"catalog": before}, "no sign without a look"
+        assert await told_until(RedisWatermarks(inside.connection_of(l2), inside.names_of(l2))) == {"catalog": before}, (
+            "no sign without a look"
+        )
 
 
 # Many at once
@@ -281,7 +330,7 @@ async def test_a_few_changes_of_one_partition_are_told_by_their_ids(
 
 async def messages(l2: RedisL2) -> int:
     """Returns how many messages were published since the beginning."""
-    counters = [await Direct(l2).get(l2._names.counter(partition)) for partition in range(PARTITIONS)]
+    counters = [await Direct(l2).get(inside.names_of(l2).counter(partition)) for partition in range(PARTITIONS)]
     return sum(int(count or 0) for count in counters)
 
 
@@ -327,7 +376,7 @@ async def test_race_18_what_the_old_primary_still_acknowledged_is_told_to_the_ne
         await client.replicaof("NO", "ONE")
         await run(database, INSERT, ["a", "Sofa"])
         version = await version_in(database)
-        await l2.change("product", {"a": Record(version, 0.0, b"new")}, ttl=60)
+        await l2.put_if_newer("product", {"a": Record(version, 0.0, b"new")}, ttl=60)
         assert await region.step() == 1
         await proxy.turn_to(replica.address)
         await until(lambda: is_up(l2))
@@ -370,7 +419,7 @@ async def test_what_no_failover_can_undo_any_more_is_not_told_again(
         await region.step()
         monkeypatch.setattr(module, "REPLAY", 0.0)
         await region.step()
-        await region.relay._prune(region.term)
+        await inside.prune(region.relay, region.term)
         assert await store.progress("eu") == (1, 1)
     await take_back(l2, OLD)
     async with leading(store, l2, database) as region:
@@ -382,7 +431,7 @@ async def test_one_that_leads_no_more_tells_what_it_had_and_remembers_nothing(
     region: Region, store: RelayStore, l2: RedisL2, database: str
 ) -> None:
     await run(database, INSERT, ["a", "Sofa"])
-    await region.relay.look()
+    await region.relay.check_primaries()
     await run(
         database, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
     )
@@ -398,7 +447,7 @@ async def test_one_that_is_stopped_in_its_tracks_is_followed_and_comes_back_as_t
 ) -> None:
     config = {"redis_nodes": ",".join(valkey_cluster.addresses), "postgres_catalog": database, "namespace": namespace}
     async with process("relay", tmp_path, config) as first:
-        await until(lambda: "leading" in first.log.read_text())
+        await until(lambda: publishes(first.log))
         async with process("relay", tmp_path, config) as second:
             os.kill(first.pid, signal.SIGSTOP)
             try:
@@ -422,12 +471,12 @@ async def test_redis_is_told_up_to_when_everything_was_told(
 ) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
-    clock, watermarks = ManualClock(), RedisWatermarks(l2._connection, l2._names)
+    clock, watermarks = ManualClock(), RedisWatermarks(inside.connection_of(l2), inside.names_of(l2))
     for id in "abc":
         await run(database, INSERT, [id, "Sofa"])
     async with Leadership(database, region="eu").term() as term:
         relay = relay_of(store, l2, clock=clock)
-        await relay.look()
+        await relay.check_primaries()
         await relay.step(term)
         assert await told_until(watermarks) == {}, "there may be more"
         moment = clock.now()
@@ -436,14 +485,14 @@ async def test_redis_is_told_up_to_when_everything_was_told(
         assert await told_until(watermarks, "catalog", "user") == {"catalog": moment}, "nobody looked who is primary since"
         await relay.step(term)
         assert await told_until(watermarks) == {"catalog": moment}
-        await relay.look()
+        await relay.check_primaries()
         await relay.step(term)
         assert await told_until(watermarks) == {"catalog": moment + 5}
 
 
 async def test_a_sign_that_is_none_is_no_sign(l2: RedisL2) -> None:
-    await Direct(l2).set(l2._names.told("catalog", 0), "soon")
-    assert await told_until(RedisWatermarks(l2._connection, l2._names)) == {}
+    await Direct(l2).set(inside.names_of(l2).watermark("catalog", 0), "soon")
+    assert await told_until(RedisWatermarks(inside.connection_of(l2), inside.names_of(l2))) == {}
 
 
 # Running

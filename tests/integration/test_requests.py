@@ -7,18 +7,19 @@ from uuid import uuid4
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import AlreadyExists, EtagMismatch, NotFound, RequestIdReused, TierFailed
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.writes import Writer
-from cache_sidecar.store.pool import Connection, Database, WriteResult
-from cache_sidecar.store.product import ProductRow, ProductStore
+from cache_sidecar.store.database import Database
+from cache_sidecar.store.product import ProductStore
+from cache_sidecar.store.writes import RowChange, Transaction, WriteResult
 from cache_sidecar.v1 import product_service_pb2 as pb
-from tests.gates import Gate
-from tests.sidecars import until
-from tests.stores import Creation, key, open_database, run
-from tests.tiers import open_case
+from tests.support.clocks import ManualClock
+from tests.support.databases import Creation, key, open_database, run
+from tests.support.dataset_case import open_case
+from tests.support.gates import Gate
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ async def effects(database: str) -> tuple[int, int, int]:
 async def test_a_repeat_gets_the_first_reply_and_changes_nothing(opened: Database, database: str) -> None:
     first = await opened.write(key(), Creation("a", b"first"))
     again = await opened.write(key(), Creation("a", b"second"))
-    assert (again.reply, again.repeated) == (b"first", True)
-    assert {change.id: change.version for change in again.changes} == {"a": first.version}
+    assert (again.reply, again.is_repeat) == (b"first", True)
+    assert {change.id: change.version for change in again.changes} == {"a": first.changes[0].version}
     assert await effects(database) == (1, 1, 1)
 
 
@@ -59,8 +60,8 @@ async def test_race_21_a_repeat_whose_work_would_succeed_changes_nothing(opened:
 async def test_a_repeat_whose_work_the_rows_no_longer_allow_gets_the_first_reply(
     opened: Database, database: str, statement: LiteralString
 ) -> None:
-    async def fail(connection: Connection) -> WriteResult:
-        await connection.execute(statement)
+    async def fail(tx: Transaction) -> WriteResult[None]:
+        await tx.execute(statement)
         raise AssertionError
 
     with pytest.raises(TierFailed):
@@ -96,7 +97,7 @@ async def test_concurrent_duplicates_have_one_effect_and_one_reply(database: str
         ]
         written = await asyncio.gather(*work)
         assert len({result.reply for result in written}) == 1
-        assert [result.repeated for result in written].count(False) == 1
+        assert [result.is_repeat for result in written].count(False) == 1
         assert len({change.version for result in written for change in result.changes}) == 1
     assert await effects(database) == (1, 1, 1)
 
@@ -105,8 +106,8 @@ async def test_a_duplicate_waits_for_the_first_and_takes_over_when_it_fails(open
     gate = Gate()
     gate.close()
 
-    async def failing(connection: Connection) -> WriteResult:
-        await Creation("a")(connection)
+    async def failing(tx: Transaction) -> WriteResult[None]:
+        await Creation("a")(tx)
         await gate.passed()
         raise NotFound("product", "other")
 
@@ -131,7 +132,7 @@ async def somebody_waits(database: str) -> bool:
 async def test_a_repeat_that_would_now_fail_gets_the_first_reply(opened: Database, error: Exception) -> None:
     await opened.write(key(), Creation("a", b"first"))
 
-    async def now_failing(_: Connection) -> WriteResult:
+    async def now_failing(_: Transaction) -> WriteResult[None]:
         raise error
 
     assert (await opened.write(key(), now_failing)).reply == b"first"
@@ -143,13 +144,14 @@ async def test_a_deletion_that_is_repeated_is_one(opened: Database, database: st
     store = ProductStore(opened)
     await opened.write(None, Creation("a"))
 
-    async def delete(connection: Connection) -> WriteResult:
-        return WriteResult(b"deleted", "a", await store.delete(connection, "a", lambda _: None))
+    async def delete(tx: Transaction) -> WriteResult[None]:
+        await store.lock(tx, "a")
+        return WriteResult(b"deleted", [RowChange("a", await store.delete(tx, "a"))])
 
     first = await opened.write(key(), delete)
     again = await opened.write(key(), delete)
     assert again.reply == b"deleted"
-    assert {change.id: change.version for change in again.changes} == {"a": first.version}
+    assert {change.id: change.version for change in again.changes} == {"a": first.changes[0].version}
     assert (await effects(database))[1] == 2
 
 
@@ -158,14 +160,12 @@ async def test_concurrent_updates_under_one_etag_have_one_winner(opened: Databas
     created = await opened.write(None, Creation("a"))
 
     def update(title: str) -> object:
-        def change(current: ProductRow) -> ProductRow:
-            if current.version != created.version:
+        async def work(tx: Transaction) -> WriteResult[None]:
+            current = await store.lock(tx, "a")
+            if current.version != created.changes[0].version:
                 raise EtagMismatch("product", "a", f"{current.version:x}")
-            return current._replace(title=title)
-
-        async def work(connection: Connection) -> WriteResult:
-            row = await store.update(connection, "a", change)
-            return WriteResult(title.encode(), "a", row.version)
+            row = await store.save(tx, current, current._replace(title=title))
+            return WriteResult(title.encode(), [RowChange("a", row.version)])
 
         return work
 
@@ -190,9 +190,9 @@ async def test_a_write_whose_caller_left_is_finished(opened: Database, valkey_cl
         writer, gate = Writer(opened, bound=Bound(1 << 20)), Gate()
         gate.close()
 
-        async def work(connection: Connection) -> WriteResult:
+        async def work(tx: Transaction) -> WriteResult[None]:
             await gate.passed()
-            return await Creation("a")(connection)
+            return await Creation("a")(tx)
 
         leaving = asyncio.create_task(writer.write(case.dataset, creation_request(), work))
         await gate.reached()

@@ -22,10 +22,12 @@ from cache_sidecar.core.errors import SettingsError
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.server.engines import private_dir, selection
 from cache_sidecar.v1 import product_service_pb2 as pb
-from tests.conftest import ChoosePorts
-from tests.contract.shop import Shop, refusal
-from tests.engines import ENGINES, HAS_NATIVE
-from tests.sidecars import DEADLINE, Process, Sidecar, process, serving, until
+from tests.support import inside
+from tests.support.engine_params import ENGINES, HAS_NATIVE
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import Process, Sidecar, process, serving
+from tests.support.shop import Shop, refusal
+from tests.support.until import DEADLINE, until
 
 Serve = Callable[..., AbstractAsyncContextManager[tuple[Process, Shop]]]
 
@@ -142,7 +144,7 @@ async def test_what_a_killed_one_left_is_replaced(serve: Serve, tmp_path: Path, 
     monkeypatch.setenv("TMPDIR", str(place))
 
     def folders() -> set[Path]:
-        return set(place.glob(private_dir._PREFIX + private_dir._RANDOM))
+        return set(place.glob(inside.prefix_of(private_dir) + inside.random_of(private_dir)))
 
     before = folders()
     async with serve(listen_socket=str(path)) as (started, _):
@@ -172,9 +174,9 @@ async def test_a_second_one_on_the_same_addresses_fails_and_the_first_goes_on(se
     async with serve(listen_socket=path) as (_, shop):
         code, lines = await fails(tmp_path, **GOOD, listen_address=shop.address, listen_socket=path)
         assert code == 64
-        assert lines == [f"cache-sidecar: cannot listen on {shop.address}: it is taken, or not an address of this machine"]
+        assert lines == [f"cache-sidecar: cannot listen on {shop.address}: it is in use, or not an address of this machine"]
         code, lines = await fails(tmp_path, **GOOD, listen_address="127.0.0.1:0", listen_socket=path)
-        assert (code, lines) == (64, [f"cache-sidecar: listen_socket: another process listens on {path}"])
+        assert (code, lines) == (64, [f"cache-sidecar: listen_socket: another process is listening on {path}"])
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
             await Shop(Sidecar(path, channel)).create()
 
@@ -186,7 +188,7 @@ async def test_nothing_is_begun_before_the_address_is_taken(engine: str) -> None
         taken.listen()
         app = App(Settings(**GOOD, listen_address=f"127.0.0.1:{taken.getsockname()[1]}", engine=engine))
         before = asyncio.all_tasks()
-        with pytest.raises(SettingsError, match="it is taken"):
+        with pytest.raises(SettingsError, match="it is in use"):
             await app.start()
         assert asyncio.all_tasks() == before
         await app.stop()
@@ -197,6 +199,10 @@ WRONG = {
     "no DSN": ({"postgres_catalog": "host=localhost"}, "postgres_catalog"),
     "an unknown setting": ({"redis_node": "127.0.0.1:1"}, "did you mean 'redis_nodes'?"),
     "nowhere to listen": ({"listen_address": ""}, "listen_address and listen_socket are both empty"),
+    "others could call": (
+        {"listen_address": "0.0.0.0:0"},
+        "listen_address: 0.0.0.0:0 is not a loopback address, and has neither TLS nor tokens: set listen_tls_cert and ",
+    ),
     "a missing policy": ({"policy_file": "/no/such/policy.toml"}, "/no/such/policy.toml"),
 }
 

@@ -14,10 +14,13 @@ from grpc import StatusCode
 from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import ValkeyServer
-from tests.conftest import ChoosePorts
-from tests.contract.shop import L1, L2, STORE, Shop, new_id, reads_redis, refused
-from tests.proxy import Proxy
-from tests.sidecars import Sidecar, process, relaying, serving, settings_for, until
+from cache_sidecar.v1 import admin_service_pb2
+from cache_sidecar.v1 import product_service_pb2 as pb
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import Sidecar, process, relaying, serving, settings_for
+from tests.support.proxy import Proxy
+from tests.support.shop import L1, L2, STORE, Shop, new_id, reads_redis, refused
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -74,6 +77,7 @@ def shop_of(redis: Proxy, store: Proxy, database: str, namespace: str, choose_po
         "namespace": namespace,
         "postgres_timeout": 1.0,
         "drain_seconds": 1.0,
+        "local_admin": True,
     }
     return Started(config, choose_ports, tmp_path)
 
@@ -188,6 +192,46 @@ async def test_while_postgresql_is_away_cached_reads_go_on_and_writes_are_unavai
         await store.heal()
         await until(lambda: can_write(shop, hot))
         await until(lambda: is_titled(other, hot, "healed"))
+
+
+async def test_while_postgresql_is_away_lists_go_on(
+    shop_of: Started, store: Proxy, redis: Proxy, database: str, namespace: str
+) -> None:
+    marks = relaying(settings_for(redis.address, database, namespace, redis_mode="single"))
+    async with marks, shop_of.sidecar() as shop, shop_of.sidecar() as other:
+        for one in (shop, other):
+            await until(lambda one=one: reads_redis(one))
+        for n in range(3):
+            await shop.create(f"p{n}", categories=["x"])
+        request = pb.ListProductsRequest(category="x", order=pb.PRODUCT_ORDER_PRICE, page_size=2)
+        await until(lambda: lists_from(shop, request, L1))
+        assert (await shop.products.GetCategories(pb.GetCategoriesRequest())).categories[0].product_count == 3
+        store.cut()
+        for _ in range(20):
+            assert await lists_from(shop, request, L1)
+        assert await lists_from(other, request, L2)
+        assert (await other.products.GetCategories(pb.GetCategoriesRequest())).cache.source == L2
+        await shop.admin.Invalidate(admin_service_pb2.InvalidateRequest(dataset="product", ids=["p1"]))
+        reply = await shop.products.ListProducts(request)
+        assert [product.product_id for product in reply.products] == ["p0"], "what no tier has is left out"
+        assert reply.cache.stale
+        assert reply.next_page_token
+        elsewhere = await refused(shop.products.ListProducts(pb.ListProductsRequest(category="y")))
+        assert elsewhere.code == StatusCode.UNAVAILABLE
+        await store.heal()
+        await until(lambda: is_whole(shop, request))
+
+
+async def lists_from(shop: Shop, request: pb.ListProductsRequest, source: int) -> bool:
+    reply = await shop.products.ListProducts(request)
+    return bool(reply.cache.source == source and [product.product_id for product in reply.products] == ["p0", "p1"])
+
+
+async def is_whole(shop: Shop, request: pb.ListProductsRequest) -> bool:
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        reply = await shop.products.ListProducts(request)
+        return len(reply.products) == 2 and not reply.cache.stale
+    return False
 
 
 async def is_titled(shop: Shop, id: str, title: str) -> bool:

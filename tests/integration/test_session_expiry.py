@@ -1,82 +1,26 @@
 """When sessions are over: the sliding expiry, its end, what PostgreSQL hears of use, and what a loss of Redis leaves."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from cache_sidecar.config import policy
-from cache_sidecar.core.clock import ManualClock
-from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.relay.sessions import ExpiredSessions
 from cache_sidecar.services.session import hash_of
-from cache_sidecar.store.pool import Database
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.session import SessionStore
 from cache_sidecar.tiers.resilience.guard import Guard, Tier
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
-from tests.contract.shop import refused
-from tests.customers import L2, STORE, Customer, item, new_request
-from tests.sidecars import in_process, settings_for
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.customers import L2, STORE, Customer, item, new_request
+from tests.support.session_uses import DAY, HOUR, MINUTE, flush, is_over, query, stored
+from tests.support.shop import refused
 
-MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 Open = Callable[[], contextlib.AbstractAsyncContextManager[Customer]]
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def open_customer(valkey_cluster: ValkeyCluster, database: str, namespace: str, clock: ManualClock) -> Open:
-    """Opens a sidecar; all of a test share database, Redis and clock."""
-    settings = settings_for(",".join(valkey_cluster.addresses), database, namespace)
-
-    @contextlib.asynccontextmanager
-    async def opened() -> AsyncIterator[Customer]:
-        async with in_process(settings, clock=clock) as sidecar:
-            yield Customer(sidecar)
-
-    return opened
-
-
-@pytest.fixture
-async def customer(open_customer: Open) -> AsyncIterator[Customer]:
-    async with open_customer() as opened:
-        yield opened
-
-
-async def is_over(customer: Customer, session_id: str) -> bool:
-    """Whether a session is over; being asked is a use."""
-    try:
-        await customer.touch(session_id)
-    except Exception:  # noqa: BLE001  # whatever it is, `refused` says what it has to be
-        return (await refused(customer.touch(session_id))).reason == "NOT_FOUND"
-    return False
-
-
-async def stored(dsn: str, session_id: str) -> float:
-    """Returns the expiry that follows from the use PostgreSQL knows of."""
-    rows = await query(dsn, "SELECT use_time FROM cache_sidecar.sessions WHERE session_hash = %s", hash_of(session_id))
-    return float(rows[0][0].timestamp()) + 30 * MINUTE
-
-
-async def query(dsn: str, text: str, *parameters: object) -> list[tuple[Any, ...]]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        cursor = await connection.execute(sql.SQL(text), parameters)  # type: ignore[arg-type]
-        return await cursor.fetchall() if cursor.description else []
-
-
-async def flush(customer: Customer) -> None:
-    """Has PostgreSQL told what it has to hear by now: what happens every second, without the second."""
-    assert customer.sidecar.app is not None
-    servicer: Any = customer.sidecar.app._served["session"].service.servicer
-    await servicer._touches.flush()
 
 
 async def test_use_puts_off_the_expiry(customer: Customer, clock: ManualClock) -> None:
@@ -292,7 +236,9 @@ async def test_many_rows_are_purged_in_batches(database: str, clock: ManualClock
     guard = Guard(Tier.STORE, timeout=5, max_running=2, max_waiting=8)
     store = Database(database, size=1, timeout=5, prepare=True, guard=guard)
     await store.open()
-    assert await ExpiredSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock).step() == 2500
+    purge = ExpiredSessions(SessionStore(store), policy=lambda: policy.default()["session"], clock=clock)
+    assert await purge.step() == 2500
+    assert purge.purged == 2500
     await store.close()
 
 
@@ -301,7 +247,7 @@ def change_ttl(*customers: Customer, **ttls: float) -> None:
     for customer in customers:
         for dataset, ttl in ttls.items():
             assert customer.sidecar.app is not None
-            customer.sidecar.app._policy.override(dataset, {"l2_ttl": ttl})
+            inside.policy_of(customer.sidecar.app).override(dataset, {"l2_ttl": ttl})
 
 
 @pytest.mark.parametrize("is_in_redis", [True, False])

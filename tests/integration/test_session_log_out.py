@@ -15,10 +15,11 @@ from cache_sidecar.services.session import hash_of
 from cache_sidecar.store.bulk import BulkSessions
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
-from tests.contract.shop import refused
-from tests.customers import Customer, new_request, new_user
-from tests.sidecars import in_process, settings_for, until
-from tests.stores import run
+from tests.support.customers import Customer, new_request, new_user
+from tests.support.databases import run
+from tests.support.launch import in_process, settings_for
+from tests.support.shop import refused
+from tests.support.until import until
 
 INSERT = """INSERT INTO cache_sidecar.sessions (session_hash, user_id, use_time, end_time)
             VALUES (%s, %s, now(), now() + interval '1 day')"""
@@ -30,7 +31,7 @@ ADDITIONS = ["create", "log in", "import", "SQL insert", "SQL update"]
 
 @pytest.fixture
 async def customers(valkey: ValkeyServer, database: str, namespace: str) -> AsyncIterator[tuple[Customer, Customer]]:
-    """Two sidecars. Who waits in a circle waits until his call ends: PostgreSQL does not look for that here."""
+    """Two sidecars. PostgreSQL's deadlock detection is off, so a deadlock lasts until the call times out."""
     name = conninfo_to_dict(database)["dbname"]
     await run(database, f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '1h'")
     settings = settings_for(valkey.address, database, namespace, redis_mode="single", postgres_timeout=20.0)

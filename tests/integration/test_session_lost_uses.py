@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.tiers.path import expired
@@ -13,13 +12,13 @@ from cache_sidecar.tiers.ports import Row
 from cache_sidecar.tiers.redis import codec
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
-from tests.customers import L2, STORE, Customer, item, lines
-from tests.cut_off import line_to
-from tests.integration.test_session_expiry import MINUTE, clock, customer, flush, is_over, open_customer, query, stored
-from tests.sidecars import in_process, settings_for
-from tests.tiers import Direct
-
-__all__ = ["clock", "customer", "open_customer"]  # fixtures
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.cluster_proxies import line_to
+from tests.support.customers import L2, STORE, Customer, item, lines
+from tests.support.dataset_case import Direct
+from tests.support.launch import in_process, settings_for
+from tests.support.session_uses import MINUTE, flush, is_over, query, stored
 
 TTL, WINDOW = 30 * MINUTE, 5 * MINUTE
 
@@ -28,12 +27,12 @@ async def lose_uses_since(customer: Customer, session_id: str, used: float, *, h
     """Does to a session in Redis what a failover does that loses its last uses; None for one that loses nothing else."""
     app = customer.sidecar.app
     assert app is not None
-    l2 = app._l2
+    l2 = inside.l2_of(app)
     id = hash_of(session_id)
     record = (await l2.read("session", [id]))[id]
     assert record.expiry is not None
     kept = record.expiry._replace(used=used, history=record.expiry.history if history is None else history)
-    await Direct(l2).set(l2._names.key("session", id), codec.encode(record._replace(expiry=kept)))
+    await Direct(l2).set(inside.names_of(l2).key("session", id), codec.encode(record._replace(expiry=kept)))
 
 
 class Loads:
@@ -41,10 +40,10 @@ class Loads:
 
     def __init__(self, customer: Customer) -> None:
         assert customer.sidecar.app is not None
-        dataset = customer.sidecar.app._datasets["session"]
-        self._load = dataset._load
+        dataset = inside.dataset(customer.sidecar.app, "session")
+        self._load = dataset.loader._load
         self.count = 0
-        dataset._load = self  # type: ignore[assignment]
+        dataset.loader._load = self  # type: ignore[assignment]
 
     async def __call__(self, ids: Sequence[str]) -> Mapping[str, Row]:
         self.count += 1
@@ -111,7 +110,7 @@ async def test_asking_for_what_is_over_or_was_never_there_does_not_flood_postgre
         for id in ids:
             assert await is_over(customer, id)
     assert loads.count == len(ids)
-    clock.advance(expired.REMEMBERED)
+    clock.advance(expired.REMEMBER_FOR)
     for id in ids:
         assert await is_over(customer, id)
     assert loads.count == 2 * len(ids)
@@ -126,7 +125,7 @@ async def test_what_is_brought_back_is_found_at_once(customer: Customer, databas
     await query(database, "UPDATE cache_sidecar.sessions SET use_time = %s", now)
     assert await is_over(customer, id)
     assert customer.sidecar.app is not None
-    customer.sidecar.app._datasets["session"].changed(hash_of(id), 0)
+    inside.dataset(customer.sidecar.app, "session").on_invalidate(hash_of(id), 0)
     assert not await is_over(customer, id)
 
 

@@ -12,8 +12,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from cache_sidecar.devstack.valkey import ValkeyServer
 from cache_sidecar.v1 import session_service_pb2 as pb
 from cache_sidecar.v1.session_pb2 import Session
-from tests.customers import new_request, new_user
-from tests.world import World, explore
+from tests.support.customers import new_request, new_user
+from tests.support.world import World, explore
 
 TTL, WINDOW, LIFETIME = 1800.0, 300.0, 30 * 86400.0
 # A record of Redis counts in milliseconds.

@@ -15,11 +15,13 @@ from cache_sidecar.tiers.ports import PARTITIONS, Row
 from cache_sidecar.tiers.redis import codec
 from cache_sidecar.tiers.redis.keys import KeyNames
 from cache_sidecar.v1 import session_service_pb2 as pb
-from tests.contract.shop import Refusal, refused
-from tests.customers import L2, STORE, Customer, new_request, new_user
-from tests.gates import Gate
-from tests.proxy import Proxy
-from tests.sidecars import in_process, settings_for, until
+from tests.support import inside
+from tests.support.customers import L2, STORE, Customer, new_request, new_user
+from tests.support.gates import Gate
+from tests.support.launch import in_process, settings_for
+from tests.support.proxy import Proxy
+from tests.support.shop import Refusal, refused
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ async def test_an_end_that_only_a_node_took_that_nobody_is_known_to_read_is_pend
     id, app = await other.create(), other.sidecar.app
     assert app is not None
     request = pb.DeleteSessionRequest(session_id=id, request_id=new_request())
-    app._quarantines["user"].lost(range(PARTITIONS))
+    inside.quarantines_of(app)["user"].on_feed_lost(range(PARTITIONS))
     assert (await other.sessions.DeleteSession(request)).revocation_pending
     assert (await other.sessions.DeleteSession(request)).revocation_pending
 
@@ -168,10 +170,10 @@ class _HeldLoad:
 
     def __init__(self, customer: Customer, dataset: str) -> None:
         assert customer.sidecar.app is not None
-        self.dataset = customer.sidecar.app._datasets[dataset]
-        self._load = self.dataset._load
+        self.dataset = inside.datasets_of(customer.sidecar.app)[dataset]
+        self._load = self.dataset.loader._load
         self.gate = Gate()
-        self.dataset._load = self  # type: ignore[assignment]
+        self.dataset.loader._load = self  # type: ignore[assignment]
 
     async def __call__(self, ids: Sequence[str]) -> Mapping[str, Row]:
         rows = await self._load(ids)
@@ -180,7 +182,7 @@ class _HeldLoad:
 
     async def filled(self) -> None:
         """Returns when what was loaded was offered to Redis."""
-        await asyncio.gather(*self.dataset._behind.running)
+        await asyncio.gather(*self.dataset.loader.background.running)
 
 
 @contextlib.asynccontextmanager

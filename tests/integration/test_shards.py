@@ -15,10 +15,11 @@ from cache_sidecar.tiers.redis import node as shard_module
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.tiers.redis.node import Address
 from cache_sidecar.tiers.resilience.breaker import BREAK_AFTER
-from tests.cut_off import Line, away, line_to
-from tests.proxy import Proxy
-from tests.sidecars import until
-from tests.tiers import Direct, fill, one_id_per_partition, open_l2
+from tests.support import inside
+from tests.support.cluster_proxies import Line, away, line_to
+from tests.support.dataset_case import Direct, fill, one_id_per_partition, open_l2
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 IDS = one_id_per_partition()[:60]
 
@@ -38,8 +39,8 @@ async def l2(line: Line, namespace: str) -> AsyncIterator[RedisL2]:
 
 async def one_shard(l2: RedisL2) -> tuple[Address, set[str]]:
     """Returns the address of a primary, and the ids that it holds."""
-    address, slots = min((await l2._shards.owners()).items())
-    held = {id for id in IDS if key_slot(l2._names.key("product", id).encode()) in set(slots)}
+    address, slots = min((await inside.cluster_of(l2).owners()).items())
+    held = {id for id in IDS if key_slot(inside.names_of(l2).key("product", id).encode()) in set(slots)}
     assert 0 < len(held) < len(IDS)
     return address, held
 
@@ -62,10 +63,10 @@ async def test_what_the_other_shards_hold_is_read_and_changed_while_one_is_away(
         found = await l2.read_leased("product", IDS)
         assert set(found.records) == others
         assert not found.leases, "there is nothing to be filled in"
-    assert away(l2._shards) == {address}
-    await l2.change("product", {id: Record(2, 0.0, b"new") for id in others}, ttl=600)
+    assert away(inside.cluster_of(l2)) == {address}
+    await l2.put_if_newer("product", {id: Record(2, 0.0, b"new") for id in others}, ttl=600)
     with pytest.raises(TierFailed):
-        await l2.change("product", {id: Record(2, 0.0, b"new") for id in held}, ttl=600)
+        await l2.put_if_newer("product", {id: Record(2, 0.0, b"new") for id in held}, ttl=600)
     with pytest.raises(TierFailed):
         await l2.read_leased("product", list(held))
     await proxy.heal()
@@ -74,7 +75,7 @@ async def test_what_the_other_shards_hold_is_read_and_changed_while_one_is_away(
         return await read(l2) == set(IDS)
 
     await until(is_whole)
-    assert not away(l2._shards)
+    assert not away(inside.cluster_of(l2))
 
 
 async def test_the_failure_of_one_shard_fails_no_command_to_another(l2: RedisL2, line: Line) -> None:
@@ -120,18 +121,22 @@ async def test_a_connection_that_is_lost_while_it_is_written_to_costs_nothing(
 
 async def test_replicas_that_were_asked_in_an_outage_are_well_after_it(l2: RedisL2, line: Line) -> None:
     """Nobody asks them anything while the primaries answer: who holds what is the same as before."""
-    dependencies = l2._connection.dependencies
-    await l2._shards.owners()
+    dependencies = inside.connection_of(l2).dependencies
+    await inside.cluster_of(l2).owners()
     line.cut()
     for _ in range(BREAK_AFTER):
         with pytest.raises(TierFailed):
-            await l2._shards.owners()
+            await inside.cluster_of(l2).owners()
     assert len(dependencies.failing()) == len(line.addresses)
     await line.heal()
 
     async def is_well() -> bool:
         # With a breaker open, one in so many is let through.
-        await asyncio.gather(l2._shards.owners(), *(l2._shards.ask_all("PING") for _ in range(2)), return_exceptions=True)
+        await asyncio.gather(
+            inside.cluster_of(l2).owners(),
+            *(inside.cluster_of(l2).ask_all([("PING",)]) for _ in range(2)),
+            return_exceptions=True,
+        )
         return not dependencies.failing()
 
     await until(is_well)
@@ -147,17 +152,19 @@ async def test_connections_that_were_closed_while_idle_cost_nothing(l2: RedisL2,
 async def test_whoever_asks_all_primaries_finds_the_one_that_took_over(l2: RedisL2) -> None:
     """The relay does nothing else as long as there is no news."""
     address, _ = await one_shard(l2)
-    shards = l2._shards
-    gone = shards._at("127.0.0.1", 1)
-    shards._owners = {slot: gone if shard.address == address else shard for slot, shard in shards._owners.items()}
-    shards._ranges = None
-    assert isinstance((await shards.ask_all("PING"))[gone.address], TierFailed)
+    shards = inside.cluster_of(l2)
+    gone = inside.at(shards, "127.0.0.1", 1)
+    inside.set_owners(
+        shards, {slot: gone if shard.address == address else shard for slot, shard in inside.owners_of(shards).items()}
+    )
+    inside.set_ranges(shards, None)
+    assert isinstance((await shards.ask_all([("PING",)]))[gone.address][0], TierFailed)
 
     async def is_found() -> bool:
-        return address in await shards.ask_all("PING")
+        return address in await shards.ask_all([("PING",)])
 
     await until(is_found)
-    assert set(await shards.ask_all("PING")) == set(await shards.owners())
+    assert set(await shards.ask_all([("PING",)])) == set(await shards.owners())
 
 
 async def test_a_slot_that_is_moving_is_found_on_either_side(l2: RedisL2, valkey_cluster: ValkeyCluster) -> None:
@@ -166,9 +173,9 @@ async def test_a_slot_that_is_moving_is_found_on_either_side(l2: RedisL2, valkey
     async with source.client() as giver, target.client() as taker:
         ranges = await giver.execute_command("CLUSTER SLOTS")
         held = [(first, last) for first, last, primary, *_ in ranges if primary[1] == source.port]
-        slots = {id: key_slot(l2._names.key("product", id).encode()) for id in IDS}
+        slots = {id: key_slot(inside.names_of(l2).key("product", id).encode()) for id in IDS}
         id = next(id for id in IDS if any(first <= slots[id] <= last for first, last in held))
-        key = l2._names.key("product", id)
+        key = inside.names_of(l2).key("product", id)
         await Direct(l2).unlink(key)
         ids = await giver.cluster("MYID"), await taker.cluster("MYID")
         await taker.cluster("SETSLOT", slots[id], "IMPORTING", ids[0])
@@ -177,7 +184,7 @@ async def test_a_slot_that_is_moving_is_found_on_either_side(l2: RedisL2, valkey
             assert set((await l2.read_leased("product", [id])).leases) == {id}
             assert int(await taker.cluster("COUNTKEYSINSLOT", slots[id])) == 1
         finally:
-            await l2._shards._at("127.0.0.1", target.port).exchange([("ASKING",), ("UNLINK", key)])
+            await inside.at(inside.cluster_of(l2), "127.0.0.1", target.port).exchange([("ASKING",), ("UNLINK", key)])
             await taker.cluster("SETSLOT", slots[id], "STABLE")
             await giver.cluster("SETSLOT", slots[id], "STABLE")
 
@@ -186,17 +193,17 @@ async def test_connections_that_nobody_uses_for_long_are_closed_and_no_others(
     l2: RedisL2, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, _ = await one_shard(l2)
-    proxy, shard, loop = proxy_of(line, address), l2._shards._at(*address), asyncio.get_running_loop()
+    proxy, shard, loop = proxy_of(line, address), inside.at(inside.cluster_of(l2), *address), asyncio.get_running_loop()
     await asyncio.gather(*(shard.exchange([("PING",)]) for _ in range(8)))
     assert proxy.connections == 8
-    shard._trim(loop)
+    inside.trim(shard, loop)
     await shard.exchange([("PING",)])
     assert proxy.connections == 8, "nobody used them for a moment only"
     proxy.stall()
     asked = asyncio.ensure_future(shard.exchange([("PING",)]))
-    await until(lambda: len(shard._idle) == 7)
+    await until(lambda: len(inside.idle_of(shard)) == 7)
     monkeypatch.setattr(shard_module, "IDLE", 0.0)
-    shard._trim(loop)
+    inside.trim(shard, loop)
     await until(lambda: proxy.connections == 1)
     await proxy.heal()
     assert await asked == [b"PONG"]
@@ -209,20 +216,20 @@ async def test_a_server_that_answers_reads_and_no_writes_is_asked_for_no_more_wr
 ) -> None:
     """Each write is held by the server, while a read that began after it is answered."""
     async with open_l2(valkey.address, namespace, redis_timeout=0.25) as l2, valkey.client() as client:
-        (id, key), change = (IDS[0], l2._names.key("product", IDS[0])), {IDS[0]: Record(2, 0.0, b"new")}
-        node = l2._connection.dependencies.of("redis", valkey.address)
-        await l2.change("product", {id: Record(1, 0.0, b"old")}, ttl=600)
+        (id, key), change = (IDS[0], inside.names_of(l2).key("product", IDS[0])), {IDS[0]: Record(2, 0.0, b"new")}
+        node = inside.connection_of(l2).dependencies.of("redis", valkey.address)
+        await l2.put_if_newer("product", {id: Record(1, 0.0, b"old")}, ttl=600)
         await client.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
         try:
             for expected in [Failure.TIMEOUT] * BREAK_AFTER + [Failure.REFUSED]:
-                writing = asyncio.ensure_future(l2.change("product", change, ttl=600))
+                writing = asyncio.ensure_future(l2.put_if_newer("product", change, ttl=600))
                 await asyncio.sleep(0)
                 while not writing.done():
-                    assert await l2._shards.ask(key_slot(key.encode()), "GET", key), "what it holds is read"
+                    assert await inside.cluster_of(l2).ask(key_slot(key.encode()), "GET", key), "what it holds is read"
                 failed = writing.exception()
                 assert isinstance(failed, TierFailed)
                 assert failed.failure is expected
-            assert not away(l2._shards)
+            assert not away(inside.cluster_of(l2))
             assert (found := node.failing()) is not None
             assert "no write within 0.25 s" in found.reason
         finally:
@@ -230,7 +237,7 @@ async def test_a_server_that_answers_reads_and_no_writes_is_asked_for_no_more_wr
 
         async def is_told() -> bool:
             with contextlib.suppress(TierFailed):
-                await l2.change("product", change, ttl=600)
+                await l2.put_if_newer("product", change, ttl=600)
                 return True
             return False
 

@@ -11,9 +11,10 @@ import pytest
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.v1 import admin_service_pb2
 from cache_sidecar.v1 import product_service_pb2 as pb
-from tests.conftest import ChoosePorts
-from tests.contract.shop import L1, L2, STORE, Shop, new_id, reads_redis
-from tests.sidecars import Sidecar, process, relaying, serving, settings_for, until
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import Sidecar, process, relaying, serving, settings_for
+from tests.support.shop import L1, L2, STORE, Shop, new_id, reads_redis
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ async def shops(
                 "postgres_catalog": database,
                 "namespace": namespace,
                 "listen_address": address,
+                "local_admin": True,
                 "redis_timeout": 5.0,  # or a busy machine makes them forget
             }
             await stack.enter_async_context(process("serve", tmp_path, config))

@@ -13,7 +13,7 @@ from cache_sidecar import __version__
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "cache_sidecar"
-DATA = {".py", ".pyi", ".lua", ".sql", ".toml", ".typed"}
+DATA = {".py", ".pyi", ".lua", ".sql", ".toml", ".typed", ".html", ".css", ".js"}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_one_is_for_any_platform_and_has_all_but_the_native_engine(wheels: dict[
     assert wheel.name == f"cache_sidecar-{__version__}-py3-none-any.whl"
     files = {PACKAGE / name for name in PACKAGE.rglob("*") if name.suffix in DATA and "native" not in name.parts}
     assert _contents(wheel) == {f"cache_sidecar/{path.relative_to(PACKAGE)}" for path in files}
-    assert _says_its_engine(wheel) == "aio, as the native engine is not installed"
+    assert _says_its_engine(wheel) == "aio (the native engine is not installed)"
 
 
 @pytest.mark.skipif(not shutil.which("cargo"), reason="the wheel with the native engine needs cargo")
@@ -39,7 +39,7 @@ def test_the_other_has_the_native_engine_as_well(wheels: dict[str, Path]) -> Non
     wheel = wheels["cp311-abi3"]
     assert not wheel.stem.endswith("-linux_x86_64"), "it does not say which libc it needs"
     assert _contents(wheel) - _contents(wheels["py3-none"]) == {"cache_sidecar/_native.abi3.so"}
-    assert _says_its_engine(wheel) == "native, as it is installed"
+    assert _says_its_engine(wheel) == "native (installed)"
 
 
 def _contents(wheel: Path) -> set[str]:

@@ -1,10 +1,10 @@
-"""Gets, once, the clients of other languages that the interop tests run.
+"""Gets, once, the programs in other languages that the interop tests run.
 
     python -m tests.interop.build            # gets what is not there yet; says in a line what it cannot get
     python -m tests.interop.build --or-skip  # the same, but then their tests are left out, visibly
 
 They are in folders of the user's cache (`XDG_CACHE_HOME`), named by all that they are made of. Delete them at will. Versions are
-pinned in `go/go.sum`, `node/package-lock.json` and `java/jars.txt`, with hashes.
+pinned in `go/go.sum`, `node/package-lock.json` and `jars.txt`, with hashes.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -61,20 +61,21 @@ def _cached(name: str, commands: tuple[str, ...]) -> Path:
     for command in commands:
         if not shutil.which(command):
             raise CannotBuild(f"{command} is not there")
-        made_of.update(_run([command, "--version"]).encode())
+        made_of.update(run([command, "--version"]).encode())
     for file in sorted(path for path in (_FOLDER / name).iterdir() if path.is_file()):
         made_of.update(file.read_bytes())
     return build.cache() / f"interop-{name}-{made_of.hexdigest()[:16]}"
 
 
-def _run(command: list[str], *, folder: Path | None = None, deadline: float = math.inf) -> str:
+def run(command: list[str], *, folder: Path | None = None, deadline: float = math.inf) -> str:
+    """Returns what a command prints. Raises CannotBuild if it fails, or takes longer than until a moment of `time.monotonic()`."""
     left = None if deadline == math.inf else max(1.0, deadline - time.monotonic())
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=left)
     except subprocess.TimeoutExpired:
         raise CannotBuild(f"`{' '.join(command[:2])}` takes too long here") from None
     if done.returncode:
-        raise CannotBuild(f"`{' '.join(command[:2])}` fails: {build.last_line(done.stderr)}")
+        raise CannotBuild(f"`{' '.join(command[:2])}` fails: {build.last_line(done.stderr.strip() or done.stdout)}")
     return done.stdout
 
 
@@ -88,9 +89,9 @@ def _get_node(deadline: float) -> None:
     def fill(new: Path) -> None:
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(_FOLDER / "node" / name, new)
-        _run(["npm", "ci", "--silent"], folder=new, deadline=deadline)
+        run(["npm", "ci", "--silent"], folder=new, deadline=deadline)
 
-    _fill(_node(), fill)
+    fill_once(_node(), fill)
 
 
 @functools.cache
@@ -99,16 +100,30 @@ def _java() -> Path:
     return _cached("java", ("java", "javac"))
 
 
+@functools.cache
+def _mongodb() -> Path:
+    """Returns the folder with the jars and the compiled server."""
+    return _cached("mongodb", ("java", "javac"))
+
+
 def _get_java(deadline: float) -> None:
+    _compile(_java(), _FOLDER / "java", "Interop.java", deadline)
+
+
+def _get_mongodb(deadline: float) -> None:
+    _compile(_mongodb(), _FOLDER / "mongodb", "Server.java", deadline)
+
+
+def _compile(target: Path, folder: Path, source: str, deadline: float) -> None:
     def fill(new: Path) -> None:
-        pins = [line.split() for line in (_FOLDER / "java/jars.txt").read_text().splitlines() if not line.startswith("#")]
+        pins = [line.split() for line in (folder / "jars.txt").read_text().splitlines() if not line.startswith("#")]
         maven = MavenContext(repo_cache=new / "maven")
         with ThreadPoolExecutor(8) as executor:
             list(executor.map(lambda pin: _get_jar(maven, *pin, new), pins))
         shutil.rmtree(new / "maven")
-        _run(["javac", "-cp", "*", "-d", ".", str(_FOLDER / "java/Interop.java")], folder=new, deadline=deadline)
+        run(["javac", "-cp", "*", "-d", ".", str(folder / source)], folder=new, deadline=deadline)
 
-    _fill(_java(), fill)
+    fill_once(target, fill)
 
 
 def _get_jar(maven: MavenContext, coordinates: str, sha256: str, target: Path) -> None:
@@ -119,11 +134,11 @@ def _get_jar(maven: MavenContext, coordinates: str, sha256: str, target: Path) -
         raise CannotBuild(f"{coordinates} cannot be had: {build.last_line(str(error))}") from None
     found = hashlib.sha256(jar.read_bytes()).hexdigest()
     if found != sha256:
-        raise SystemExit(f"{coordinates} has the hash {found}, and not that of java/jars.txt")
+        raise SystemExit(f"{coordinates} has the hash {found}, and not that of jars.txt")
     shutil.move(jar, target)
 
 
-def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
+def fill_once(folder: Path, fill: Callable[[Path], None]) -> None:
     """Makes a folder whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
@@ -131,6 +146,7 @@ def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
         if not folder.exists():
             new = folder.with_suffix(f".{os.getpid()}")
             new.mkdir()
+            new.chmod(0o755)  # for apt's own user, which downloads into some
             try:
                 fill(new)
                 new.rename(folder)
@@ -143,15 +159,17 @@ SHOP = Client("a shop in Go", lambda: build.path(_SHOP), lambda deadline: build.
 GRPCURL = Client("grpcurl", lambda: build.path(_GRPCURL), lambda deadline: build.build(_GRPCURL, deadline=deadline))
 NODE = Client("Node.js", _node, _get_node)
 JAVA = Client("grpc-java's interop suite", _java, _get_java)
+MONGODB = Client("a server that speaks MongoDB's protocol", _mongodb, _get_mongodb)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.interop.build")
+def get_all(module: str, clients: Sequence[Client], *, seconds: float) -> int:
+    """Runs the command line of a module that gets clients; returns its exit code. With --or-skip, so many seconds are enough."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("--or-skip", action="store_true", help="succeed also where they cannot be had")
     skips = parser.parse_args().or_skip
-    deadline = time.monotonic() + _SECONDS if skips else math.inf
+    deadline = time.monotonic() + seconds if skips else math.inf
     failed = False
-    for client in (NODE, JAVA, GO, SHOP, GRPCURL):
+    for client in clients:
         try:
             client.get(deadline)
         except CannotBuild as error:
@@ -161,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(get_all("tests.interop.build", (NODE, JAVA, MONGODB, GO, SHOP, GRPCURL), seconds=_SECONDS))

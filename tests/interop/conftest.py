@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import ENGINES
+from cache_sidecar.devstack.processes import Processes
 from tests.interop import build
+from tests.interop.mongo_server import MongoServer
+from tests.interop.running import got
 from tests.interop.service import Place, hosted
+from tests.support.engine_params import ENGINES
+from tests.support.free_ports import ChoosePorts
 
 # Generated, and named test_...
 collect_ignore = ["grpc"]
@@ -15,7 +19,7 @@ collect_ignore = ["grpc"]
 
 @pytest.fixture(scope="package", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """What answers the calls: every test is made on each."""
+    """The engine that answers the calls: every test runs on each."""
     return str(request.param)
 
 
@@ -30,17 +34,6 @@ async def place(engine: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
 def transport(request: pytest.FixtureRequest) -> str:
     """How it is called."""
     return str(request.param)
-
-
-def got(client: build.Client) -> Path:
-    """Returns where a client is, or skips the test."""
-    try:
-        path = client.path()
-    except build.CannotBuild as error:
-        pytest.skip(f"no {client.name}: {error}")
-    if not path.exists():
-        pytest.skip(f"no {client.name}: `python -m tests.interop.build` gets it, or says why it cannot")
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +58,12 @@ def java() -> Path:
 def node() -> Path:
     """The folder with the modules for Node.js."""
     return got(build.NODE)
+
+
+@pytest.fixture(scope="session")
+async def mongodb(processes: Processes, choose_ports: ChoosePorts) -> AsyncIterator[MongoServer]:
+    """A server that speaks MongoDB's protocol; a test that kills it starts it again."""
+    server = MongoServer(processes, got(build.MONGODB), choose_ports(1)[0])
+    await server.start()
+    yield server
+    await server.stop()

@@ -1,10 +1,15 @@
-"""Runs clients that are programs, while the engine they call goes on in this process."""
+"""Runs clients as programs, while the engine that they call runs in this process."""
 
 import asyncio
 import os
+from pathlib import Path
 from typing import NamedTuple
 
-_SECONDS = 60.0
+import pytest
+
+from tests.interop import build
+
+_SECONDS = 300.0
 
 
 class Done(NamedTuple):
@@ -28,3 +33,14 @@ async def run(*command: object, **environment: str) -> Done:
             await process.wait()
     assert process.returncode is not None
     return Done(process.returncode, said.decode(), errors.decode())
+
+
+def got(client: build.Client) -> Path:
+    """Returns where a client is, or skips the test."""
+    try:
+        path = client.path()
+    except build.CannotBuild as error:
+        pytest.skip(f"no {client.name}: {error}")
+    if not path.exists():
+        pytest.skip(f"no {client.name}: `python -m tests.interop.build` gets it, or says why it cannot")
+    return path

@@ -1,4 +1,4 @@
-"""gRPC's own interop service, as any service of ours is written, on an engine alone: no stack is around it."""
+"""gRPC's interop service, written like our services, on an engine without middleware."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import grpc
 
 from cache_sidecar.server.tls import Tls
-from tests import engines
-from tests.certificates import Authority, listen
 from tests.interop.grpc.testing import empty_pb2, messages_pb2, test_pb2_grpc
+from tests.support import engine_params
+from tests.support.authority import Authority, listen
 
 INITIAL, TRAILING = "x-grpc-test-echo-initial", "x-grpc-test-echo-trailing-bin"
 _SECONDS = 2.0
@@ -100,7 +100,7 @@ class Place(NamedTuple):
 @contextlib.asynccontextmanager
 async def hosted(engine: str, folder: Path) -> AsyncIterator[Place]:
     """Hosts the service on an engine: on TCP, on a unix socket, and with TLS."""
-    server = engines.create(engine, max_message_bytes=16 << 20)
+    server = engine_params.create(engine, max_message_bytes=16 << 20)
     test_pb2_grpc.add_TestServiceServicer_to_server(InteropService(), server)
     path, ca, authority = folder / f"{engine}.sock", folder / "ca.pem", Authority()
     ca.write_bytes(authority.cert)

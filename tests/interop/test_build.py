@@ -17,6 +17,7 @@ def test_each_language_that_is_not_there_is_named(options: list[str], code: int)
     assert [line.split(": ")[1:] for line in done.stderr.splitlines()] == [
         ["the tests with Node.js", "node is not there"],
         ["the tests with grpc-java's interop suite", "java is not there"],
+        ["the tests with a server that speaks MongoDB's protocol", "java is not there"],
         ["the tests with grpc-go's interop client", "Go is not there"],
         ["the tests with a shop in Go", "Go is not there"],
         ["the tests with grpcurl", "Go is not there"],

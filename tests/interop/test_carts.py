@@ -11,7 +11,7 @@ from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.v1.cache_pb2 import SOURCE_L2
 from tests.interop.running import run
 from tests.interop.test_sidecar import GOOGLE, PROTOS
-from tests.sidecars import in_process, settings_for
+from tests.support.launch import in_process, settings_for
 
 SCRIPT = Path(__file__).parent / "carts.js"
 SERVICES = [f"cache_sidecar/v1/{noun}_service.proto" for noun in ("cart", "session")]

@@ -18,15 +18,15 @@ from cache_sidecar.v1 import cart_service_pb2 as carts
 from cache_sidecar.v1 import product_service_pb2 as products
 from cache_sidecar.v1.cart_pb2 import Cart
 from cache_sidecar.v1.cart_service_pb2_grpc import CartServiceStub
-from tests.conftest import ChoosePorts
-from tests.customers import item
 from tests.interop import build
-from tests.interop.conftest import got
-from tests.interop.running import run
+from tests.interop.running import got, run
 from tests.interop.test_sidecar import locked
-from tests.sidecars import process, relaying, serving, settings_for, until, without_retries
-from tests.stores import INSERT
-from tests.stores import run as sql
+from tests.support.customers import item
+from tests.support.databases import INSERT
+from tests.support.databases import run as sql
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import process, relaying, serving, settings_for, without_retries
+from tests.support.until import until
 
 FOLDER = Path(__file__).parent / "shop"
 PLAIN, WITH_TIMEOUTS = (

@@ -15,7 +15,9 @@ import pytest
 from cache_sidecar.devstack.valkey import ValkeyCluster
 from cache_sidecar.v1 import cache_pb2, product_service_pb2, product_service_pb2_grpc
 from tests.interop.running import run
-from tests.sidecars import Sidecar, in_process, settings_for, until
+from tests.support import inside
+from tests.support.launch import Sidecar, in_process, settings_for
+from tests.support.until import until
 
 PROJECT = Path(__file__).parents[2]
 PROTOS = PROJECT / "protos"
@@ -29,12 +31,13 @@ class Shop(NamedTuple):
     @property
     def streams(self) -> int:
         """How many are open."""
-        return len(self.sidecar.app.server._stack._streams)
+        return len(inside.streams_of(inside.stack_of(self.sidecar.app.server)))
 
     def answered_in_rust(self, method: str) -> int:
         """Returns how many calls of a method of products the native engine answered by itself."""
-        answered: int = self.sidecar.app.server._engine._front.hits()[f"/cache_sidecar.v1.ProductService/{method}"][0]
-        return answered
+        hits = inside.listener_of(inside.engine_of(self.sidecar.app.server)).hits()
+        counts, _ = hits[f"/cache_sidecar.v1.ProductService/{method}"]
+        return sum(counts)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """`python -m tests.replay FILE`: starts servers and two sidecars, replays FILE, kills that at a random point, and runs it again.
 
-FILE is in the UCI Online Retail format, plain or gzip. Exit code 1 when a stock is not what the file says.
+FILE is in the UCI Online Retail format, plain or gzip. Exit code 1 if a stock differs from what the file implies.
 """
 
 import asyncio
@@ -54,6 +54,6 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    # So that what was started is stopped.
+    # So that started servers are stopped.
     signal.signal(signal.SIGTERM, _end)
     main()

@@ -1,4 +1,4 @@
-"""Replays that are killed and run again."""
+"""Replays that are killed and restarted."""
 
 import asyncio
 import signal
@@ -20,9 +20,9 @@ async def replay(
     kill_at: str = "",
     errors: IO[bytes] | None = None,
 ) -> int:
-    """Runs `python -m tests.replay.run` and returns its exit code. `tell` gets each line that it prints.
+    """Runs `python -m tests.replay.run` and returns its exit code. `tell` receives each line that it prints.
 
-    It is killed with -9 when that is `kill_at`. What it says of errors goes to a file, or to where ours goes.
+    It is killed with `kill -9` when a line equals `kill_at`. Its stderr goes to a file, or to this process's stderr.
     """
     options = [part for address in addresses for part in ("--address", address)]
     if invoices is not None:

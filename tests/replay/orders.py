@@ -1,4 +1,4 @@
-"""What order lines in the UCI Online Retail format do to the stock, invoice by invoice."""
+"""The effect of order lines in the UCI Online Retail format on the stock, invoice by invoice."""
 
 import csv
 import gzip
@@ -13,20 +13,20 @@ from cache_sidecar.importer.parsers import RowRejected
 
 @dataclass
 class Invoice:
-    """What one invoice does to the stock; pieces by product."""
+    """The effect of one invoice on the stock: pieces by product."""
 
     number: str
     sold: Counter[str] = field(default_factory=Counter)
     returned: Counter[str] = field(default_factory=Counter)
     "By a cancellation."
     lost: Counter[str] = field(default_factory=Counter)
-    "Negative lines of what is no cancellation: the warehouse wrote them off."
+    "Negative lines outside of cancellations, which the warehouse wrote off."
 
 
 def invoices(file: Path, limit: int | None = None) -> list[Invoice]:
-    """Returns the invoices of a file, plain or gzip, in its order, or the first so many of them.
+    """Returns the invoices of a file, plain or gzip, in its order, or the first ones.
 
-    Lines without a product behind them are left out. The lines of an invoice stand together.
+    Lines without a product are left out. The lines of an invoice are contiguous.
     """
     found: dict[str, Invoice] = {}
     for row in _rows(file):
@@ -50,17 +50,17 @@ def _rows(file: Path) -> Iterator[dict[str, str]]:
 
 
 def start_of(replayed: Iterable[Invoice]) -> Counter[str]:
-    """Returns the stock to begin with: enough for every sale, whatever order they come in."""
+    """Returns the initial stock: enough for all sales, in any order."""
     start: Counter[str] = Counter()
     for invoice in replayed:
-        # Not `+=`, which drops what is 0.
+        # Not `+=`, which drops zeros.
         for quantities in (invoice.sold, invoice.lost, dict.fromkeys(invoice.returned, 0)):
             start.update(quantities)
     return start
 
 
 def end_of(replayed: Iterable[Invoice]) -> dict[str, int]:
-    """Returns the stock there has to be at the end: of what was there only what came back."""
+    """Returns the expected final stock: returned pieces only."""
     replayed = list(replayed)
     end = dict.fromkeys(start_of(replayed), 0)
     for invoice in replayed:

@@ -1,8 +1,8 @@
 """Replays a shop's orders: every invoice reserves its lines and commits, every cancellation returns them.
 
-`python -m tests.replay.run FILE --address HOST:PORT` takes a file in the UCI Online Retail format, and sidecars that run. Each
-step has a request_id made of the invoice's number, so a run that was killed is simply run again, within a day, and ends the
-same. At the end the stock of every product is compared with what the file says it should be; exit code 1 when one differs.
+`python -m tests.replay.run FILE --address HOST:PORT` takes a file in the UCI Online Retail format and running sidecars. Each
+step has a request_id derived from the invoice's number, so a killed run can be restarted within a day, with the same result.
+At the end the stock of every product is compared with what the file implies; exit code 1 if one differs.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from cache_sidecar.v1.inventory_pb2 import ReservationItem
 from cache_sidecar.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from tests.replay.orders import Invoice, end_of, invoices, start_of
 
-# Names the request_ids; never changes.
+# The namespace of the request_ids; never changes.
 _NAMESPACE = UUID("0b1f4c52-6c2d-5b0a-9a5e-5f9d3c1e7a11")
-# Products that one reservation may have.
+# Limit of products in one reservation.
 MAX_ITEMS = 1000
 BATCH = 500
 # Invoices between two lines of progress.
@@ -49,7 +49,7 @@ class Replay:
         "Of calls that were not."
 
     async def replay(self, replayed: list[Invoice]) -> list[str]:
-        """Does it all, and returns a line for each product whose stock is not what it has to be."""
+        """Replays everything, and returns a line for each product whose stock is wrong."""
         start = start_of(replayed)
         await self._all(self._set(product_id, quantity) for product_id, quantity in start.items())
         self._tell(f"stocked {len(start)}")
@@ -109,7 +109,7 @@ class Replay:
         return [f"{id}: {found.get(id)}, not {(end, 0)}" for id, end in wanted.items() if found.get(id) != (end, 0)]
 
     async def _call(self, method: str, request: Any) -> Any:
-        """Calls one sidecar after the other until there is an answer: every step may be repeated."""
+        """Calls one sidecar after the other until one replies: every step may be repeated."""
         self.calls += 1
         while True:
             try:

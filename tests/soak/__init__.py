@@ -1,1 +1,1 @@
-"""Hours of load with a fault every half minute: nothing may grow."""
+"""Hours of load with a fault every half minute: nothing may grow or get lost."""

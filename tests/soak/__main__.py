@@ -1,6 +1,6 @@
 """`python -m tests.soak [--minutes N]`: load and a fault every 30 s.
 
-Exit code 1 when something was lost, has grown, or failed that should not have.
+Exit code 1 if anything was lost, has grown, or failed without a fault that excuses it.
 """
 
 import asyncio
@@ -32,14 +32,15 @@ from tests.failure.outages import (
     test_redis_resharded,
     test_redis_slow,
 )
-from tests.failure.outages.ground import PATIENCE, REFUSALS, Ground, Outage, ground
-from tests.ports import later_ports
-from tests.sidecars import until
+from tests.failure.outages.ground import PATIENCE, Ground, Outage, ground
+from tests.failure.outages.load import REFUSALS
 from tests.soak.mixed import Mixed
 from tests.soak.report import publish
 from tests.soak.vitals import Vitals, vitals
+from tests.support.free_ports import later_ports
+from tests.support.until import until
 
-# In this order: five minutes meet ten of them, each of another kind than the last.
+# In this order: five minutes include ten of them, each of another kind than the one before.
 FAULTS: tuple[Outage, ...] = tuple(
     module.OUTAGE
     for module in (
@@ -57,9 +58,9 @@ FAULTS: tuple[Outage, ...] = tuple(
         test_redis_full,
     )
 )
-# Seconds between the beginnings of two faults, and that each lasts.
+# Seconds between the starts of two faults, and the duration of each.
 EVERY, LASTS = 30.0, 5.0
-# Seconds without a fault before the first one; and after the last one, until pools are as small as what is asked of them.
+# Seconds without a fault before the first one, and after the last one, until pools have shrunk.
 MINUTE = 60.0
 
 
@@ -67,7 +68,7 @@ MINUTE = 60.0
 @click.option("--minutes", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="How long things break.")
 @click.option("--engine", type=click.Choice(["auto", "native", "aio"]), default="auto", show_default=True)
 def main(*, minutes: float, engine: str) -> None:
-    """Call one sidecar while one thing after the other breaks, and compare what it takes at the end with its first minute."""
+    """Call one sidecar during faults, and compare its resources at the end with those after the first minute."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     problems = asyncio.run(_run(minutes * MINUTE, engine, console))
     for problem in problems:
@@ -88,7 +89,7 @@ async def _run(seconds: float, engine: str, console: Console) -> list[str]:
 
         async with load.running():
             await asyncio.sleep(MINUTE)
-        await look("the first minute")  # while nobody calls: calls in progress come and go
+        await look("the first minute")  # without calls in progress, which come and go
         async with load.running():
             until_then = time.monotonic() + seconds
             for fault in itertools.cycle(FAULTS):
@@ -117,7 +118,7 @@ async def _broken(running: Ground, load: Mixed, fault: Outage) -> None:
 
 
 def _unexpected(load: Mixed) -> list[str]:
-    """Returns a line for what failed although it should not have, or not in this way."""
+    """Returns a line for each failure that no fault excuses."""
     refuses = {fault.name: fault.refuses for fault in FAULTS}
     return [
         f"{kind} during {phase}: {dict(tally.codes)}, {tally.without_retry_info} of them without RetryInfo"
@@ -132,7 +133,7 @@ def _unexpected(load: Mixed) -> list[str]:
 @asynccontextmanager
 async def _ground(engine: str) -> AsyncIterator[Ground]:
     state = StateDirectory(Path(tempfile.mkdtemp(prefix="cache-sidecar-soak-")))
-    state.path.chmod(0o711)  # as root, PostgreSQL is another user who has to pass
+    state.path.chmod(0o711)  # as root, PostgreSQL runs as another user, who has to get through
     state.claim()
     processes = Processes(state)
     try:

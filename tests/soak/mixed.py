@@ -1,4 +1,4 @@
-"""Calls of every shape: beside those of the outages batches, compressed calls, lists, changes and streams of them."""
+"""Calls of every kind: those of the outage tests, and batches, compressed calls, lists, changes and streams."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -8,14 +8,14 @@ from typing import Any
 import grpc
 
 from cache_sidecar.v1 import product_service_pb2 as products
-from tests.contract.shop import product
 from tests.failure.outages.load import CALLERS, CART, PATIENCE, PAUSES, WARM, Load
+from tests.support.shop import product
 
 BATCH, COMPRESSED, LIST, CHANGE, WATCH = "batches of warm reads", "compressed warm reads", "lists", "changes", "watch streams"
-# What fails with what: memory answers the first two, the others need PostgreSQL as carts do.
+# Which kinds fail together: memory answers the first two, the others need PostgreSQL, like carts.
 LIKE = {BATCH: WARM, COMPRESSED: WARM, LIST: CART, CHANGE: CART, WATCH: CART}
 IDS = 50
-# Products that are changed, each many times; and seconds that a stream is read before another one is opened.
+# Products that are changed repeatedly; and seconds that a stream is read before another one is opened.
 CHANGED, READ_FOR = 20, 5.0
 _MASK = {"paths": ["title"]}
 
@@ -27,7 +27,7 @@ class Mixed(Load):
     pauses = PAUSES | {BATCH: 0.01, COMPRESSED: 0.01, LIST: 0.2, CHANGE: 0.05, WATCH: 0.2}
 
     def may_fail(self, kind: str, refuses: tuple[str, ...]) -> bool:
-        """Whether an outage that refuses some kinds of calls may refuse this one."""
+        """Returns whether an outage that refuses some kinds of calls may refuse this one."""
         return LIKE.get(kind, kind) in refuses
 
     def _work(self) -> dict[str, Callable[[asyncio.Event], Coroutine[Any, Any, None]]]:
@@ -73,7 +73,7 @@ class Mixed(Load):
             await self._products.CreateProduct(products.CreateProductRequest(product=changed), timeout=PATIENCE)
 
     async def _watch(self, stop: asyncio.Event) -> None:
-        """Reads changes for some seconds, and gives the stream up."""
+        """Reads changes for some seconds, and cancels the stream."""
         while not stop.is_set():
             stream = self._products.WatchProducts(products.WatchProductsRequest(), timeout=PATIENCE)
             giving_up = asyncio.get_running_loop().call_later(READ_FOR, stream.cancel)

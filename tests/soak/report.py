@@ -1,4 +1,4 @@
-"""What `make soak` prints: for each fault what failed meanwhile, and what the sidecar took of its machine afterwards."""
+"""The output of `make soak`: for each fault the failed calls, and the sidecar's resources afterwards."""
 
 from rich import box
 from rich.console import Console

@@ -1,4 +1,4 @@
-"""What a sidecar takes of its machine."""
+"""The resources that a sidecar uses."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ import psutil
 
 from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceStub
-from tests.sidecars import Sidecar
+from tests.support.launch import Sidecar
 
-# What may be more at the end than after the first minute: a share, and what is noise in small numbers.
+# Allowed growth since the first minute: a share, and an absolute number that is noise.
 ALLOWED = 0.05
 NOISE = {"rss": 2 * 1024 * 1024, "fds": 2, "tasks": 2}
-# Looks at what comes and goes with each call, and seconds between them.
+# Samples of what varies with each call, and seconds between them.
 LOOKS, LOOK_EVERY = 40, 0.05
 
 
@@ -29,17 +29,17 @@ class Vitals(NamedTuple):
 
     @classmethod
     def of(cls, pid: int, *, tasks: int) -> Self:
-        """Returns those of a process, whose tasks it told."""
+        """Returns those of a process; the number of its tasks is given."""
         process = psutil.Process(pid)
         return cls(process.memory_info().rss, process.num_fds(), tasks)
 
     @classmethod
     def least(cls, looks: Sequence[Self]) -> Self:
-        """Returns what was there at each of several looks: what calls in progress take comes and goes, and a leak stays."""
+        """Returns the minimum of several samples: resources of calls in progress vary, a leak stays."""
         return cls(*map(min, zip(*looks, strict=True)))
 
     def grown(self, before: "Vitals") -> list[str]:
-        """Returns a line for each that has grown by more than is allowed."""
+        """Returns a line for each that has grown by more than allowed."""
         return [
             f"{name}: {old:,} after the first minute, {new:,} at the end"
             for name, old, new in zip(self._fields, before, self, strict=True)
@@ -48,7 +48,7 @@ class Vitals(NamedTuple):
 
 
 async def vitals(sidecar: Sidecar, pid: int) -> Vitals:
-    """Looks, for two seconds."""
+    """Takes samples for two seconds."""
     looks = []
     for _ in range(LOOKS):
         stats = await AdminServiceStub(sidecar.channel).GetStats(GetStatsRequest())  # type: ignore[no-untyped-call]

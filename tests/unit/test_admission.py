@@ -6,11 +6,11 @@ from cache_sidecar.core.errors import Overloaded
 from cache_sidecar.server.limiter import Admission, Limiter, Priority
 
 
-def fill(door: Limiter) -> int:
+def fill(limiter: Limiter) -> int:
     """Has calls come in until one is refused, and returns how many did."""
     for entered in range(1000):
         try:
-            door.enter()
+            limiter.acquire()
         except Overloaded:
             return entered
     raise AssertionError("nobody was refused")
@@ -25,46 +25,46 @@ def test_the_limit_is_checked() -> None:
 
 def test_the_last_part_is_for_what_matters_most() -> None:
     admission = Admission(100, each=100)
-    low, normal, vital = (admission.door(one.name, one) for one in (Priority.LOW, Priority.NORMAL, Priority.VITAL))
+    low, normal, vital = (admission.limiter(one.name, one) for one in (Priority.LOW, Priority.NORMAL, Priority.VITAL))
     assert [fill(low), fill(normal), fill(vital)] == [50, 30, 20]
     assert (low.inside, normal.inside, vital.inside, admission.inside) == (50, 30, 20, 100)
 
 
 def test_a_call_that_ends_makes_room_first_for_what_matters_most() -> None:
     admission = Admission(10, each=10)
-    normal, vital = admission.door("product", Priority.NORMAL), admission.door("cart", Priority.VITAL)
+    normal, vital = admission.limiter("product", Priority.NORMAL), admission.limiter("cart", Priority.VITAL)
     fill(vital)
-    vital.leave()
+    vital.release()
     with pytest.raises(Overloaded, match="product"):
-        normal.enter()
-    vital.enter()
+        normal.acquire()
+    vital.acquire()
     assert (normal.refused, vital.refused) == (1, 1)
 
 
 def test_one_call_of_each_kind_fits_into_the_smallest_limit() -> None:
     for priority in Priority:
-        assert fill(Admission(1, each=1).door("x", priority)) == 1
+        assert fill(Admission(1, each=1).limiter("x", priority)) == 1
 
 
 def test_the_limit_can_be_moved_at_any_time() -> None:
     admission = Admission(10, each=10)
-    door = admission.door("cart", Priority.VITAL)
-    fill(door)
+    limiter = admission.limiter("cart", Priority.VITAL)
+    fill(limiter)
     admission.limit = 5
     for _ in range(6):
-        door.leave()
-    door.enter()
+        limiter.release()
+    limiter.acquire()
     with pytest.raises(Overloaded):
-        door.enter()
+        limiter.acquire()
 
 
 def test_no_dataset_fills_what_there_is() -> None:
     admission = Admission(10, each=6)
-    cart, inventory = admission.door("cart", Priority.VITAL), admission.door("inventory", Priority.VITAL)
+    cart, inventory = admission.limiter("cart", Priority.VITAL), admission.limiter("inventory", Priority.VITAL)
     assert [fill(cart), fill(inventory)] == [6, 4]
-    inventory.leave()
+    inventory.release()
     with pytest.raises(Overloaded, match="6 calls of cart"):
-        cart.enter()
-    cart.leave()
-    cart.enter()
+        cart.acquire()
+    cart.release()
+    cart.acquire()
     assert (cart.refused, admission.inside) == (2, 9)

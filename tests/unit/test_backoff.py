@@ -13,10 +13,8 @@ from redis.backoff import NoBackoff
 from cache_sidecar.config.policy import load
 from cache_sidecar.config.settings import Settings
 from cache_sidecar.core.backoff import FIRST, LONGEST, Backoff
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.devstack.ports import free_ports
 from cache_sidecar.relay.outbox import RETRY, Relay
 from cache_sidecar.store.leadership import Leadership, LeadershipLost, Term
 from cache_sidecar.store.outbox import Change, Progress, RelayStore
@@ -24,6 +22,9 @@ from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.coherence.subscriber import Feed, staleness_bound
 from cache_sidecar.tiers.ports import Primary, RelayL2, Watermark
 from cache_sidecar.tiers.redis.keys import KeyNames
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.free_ports import free_ports
 
 MINUTE = 60.0
 # Attempts in it, from the shortest pauses that chance gives to the longest.
@@ -84,7 +85,7 @@ async def test_a_primary_that_is_gone_is_subscribed_to_less_and_less_often() -> 
         dependency=Dependencies().of("invalidations"),
         backoff=Backoff(minute.sleep),
     )
-    assert await attempts(minute, feed._run()) in FEW
+    assert await attempts(minute, inside.run(feed)) in FEW
 
 
 class Nobody(RelayStore, RelayL2):
@@ -108,10 +109,10 @@ class Nobody(RelayStore, RelayL2):
         self.clock.advance(self._took)
         raise TierFailed(Tier.L2, Failure.UNREACHABLE)
 
-    async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
+    async def write_watermarks(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
         raise AssertionError
 
-    async def marks(self, roles: Sequence[str]) -> dict[str, dict[int, Watermark]]:
+    async def read_watermarks(self, roles: Sequence[str], *, shared: bool = False) -> dict[str, dict[int, Watermark]]:
         return {}
 
 
@@ -152,6 +153,7 @@ def relay(nobody: Nobody, minute: Minute) -> Relay:
         retention=60.0,
         clock=nobody.clock,
         dependency=Dependencies().of("relay"),
+        tables={},
         sleep=minute.sleep,
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from cache_sidecar.core.errors import Overloaded
 from cache_sidecar.tiers.path.batch import Batch
-from tests.gates import Gate, Loads, make_batch, started, turns
+from tests.support.gates import Gate, Loads, make_batch, started, turns
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ async def test_after_detach_callers_start_a_load_of_their_own(loads: Loads) -> N
     before = asyncio.create_task(batch.get(["a", "b"]))
     await started(before, loads)
     loads.suffix = "2"
-    batch.detach("a")
+    batch.forget_in_flight("a")
     after = asyncio.create_task(batch.get(["a", "b"]))
     await asyncio.sleep(0)
     loads.gate.open()
@@ -170,7 +170,7 @@ async def test_after_detach_all_no_load_under_way_is_joined(loads: Loads) -> Non
     before = asyncio.create_task(batch.get(["a", "b"]))
     await started(before, loads)
     loads.suffix = "2"
-    batch.detach_all()
+    batch.forget_all_in_flight()
     after = asyncio.create_task(batch.get(["a", "b"]))
     await asyncio.sleep(0)
     loads.gate.open()
@@ -179,7 +179,7 @@ async def test_after_detach_all_no_load_under_way_is_joined(loads: Loads) -> Non
 
 async def test_detaching_what_is_not_loaded_does_nothing(loads: Loads) -> None:
     batch = make_batch(loads)
-    batch.detach("a")
+    batch.forget_in_flight("a")
     assert await batch.get(["a"]) == {"a": "A"}
 
 

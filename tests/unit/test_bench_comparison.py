@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from tests.bench import report
-from tests.bench.__main__ import _choose, run
+from tests.bench.__main__ import choose, run
 from tests.bench.comparison import NO_WORSE, TRIES, Comparison, Measured, Result, Unmeasured, attempt, compare, versus
 from tests.bench.machine import BusyMeter, choose_cores, on_core
-from tests.bench.processes import BenchError
+from tests.bench.processes import BenchError, Skipped
 from tests.bench.versions import unpacked
 
 
@@ -106,6 +106,22 @@ def test_what_cannot_be_measured_at_all_is_a_row_that_says_why(error: Exception,
         text = console.export_text()
     assert f"hit: {reason}" in text
     assert "1 of 3 met their goals; missed: hit; not measured: hit" in text
+
+
+def test_what_needs_something_that_is_not_installed_is_skipped_visibly() -> None:
+    opened: list[str] = []
+
+    def ours(_seconds: float) -> Measured:
+        raise Skipped("Go is not there")
+
+    comparison = Comparison(name="client_go", goal=0.9, sides=sides_of(ours, lambda _: rate(100), opened))
+    found = attempt(comparison, rounds=3, seconds=1.0, pinned=True, tell=lambda _: None)
+    assert isinstance(found, Unmeasured)
+    assert (found.is_skipped, len(opened)) == (True, 1)
+    assert report.line(found) == "client_go: skipped: Go is not there"
+    console = Console(record=True, width=200)
+    report.show([found, result([rate(90)], [rate(100)])], console)
+    assert "1 of 2 met their goals; skipped: client_go" in console.export_text()
 
 
 def test_an_interrupted_run_ends() -> None:
@@ -209,7 +225,7 @@ def test_a_comparison_that_is_not_there_is_a_usage_error(capsys: pytest.CaptureF
 )
 def test_comparisons_are_chosen_by_patterns(only: str | None, names: list[str]) -> None:
     made = [Comparison(name=name, goal=1.0, sides=sides_of(rate, rate, [])) for name in ("l1_hit_1", "l1_hit_32", "cart_add")]
-    assert [comparison.name for comparison in _choose(made, only)] == names
+    assert [comparison.name for comparison in choose(made, only)] == names
 
 
 @pytest.mark.skipif(choose_cores() is None, reason="this machine has one core, or does not pin")

@@ -176,7 +176,7 @@ def test_calls_wait_for_the_servers_window(tally: Tally) -> None:
 def test_what_is_received_is_granted_again(connection: Connection) -> None:
     sent(connection)
     half = b"\x00" * (1 << 14)
-    connection._received = frames.MAX_WINDOW // 2 - len(half)
+    connection.received = frames.MAX_WINDOW // 2 - len(half)
     connection.feed(data(9, half) * 2, 1)
     (update, *more) = sent(connection)
     assert update[0] == frames.WINDOW_UPDATE

@@ -121,7 +121,7 @@ def test_wrong_blocks_are_refused(block: bytes) -> None:
 
 
 def test_the_huffman_code_is_complete() -> None:
-    lengths = [int(length) for length in huffman._LENGTHS.split()]
+    lengths = [int(length) for length in huffman.LENGTHS.split()]
     assert len(lengths) == 257
     assert sum(2.0**-length for length in lengths) == 1
 

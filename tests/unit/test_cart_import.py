@@ -12,11 +12,11 @@ from cache_sidecar.importer import carts
 from cache_sidecar.importer.carts import CartLines, from_json
 from cache_sidecar.importer.fields import MAX_ID_CHARACTERS
 from cache_sidecar.importer.parsers import RowRejected
-from cache_sidecar.importer.timestamps import moment
+from cache_sidecar.importer.timestamps import timestamp
 from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.v1.cart_pb2 import CartItem
-from tests.customers import item
+from tests.support.customers import item
 
 LIMITS = Limits(items=3, quantity=10)
 
@@ -167,8 +167,8 @@ def test_the_limits_are_those_of_the_proto() -> None:
 
 
 def test_moments_are_read_exactly() -> None:
-    assert moment("t", "2026-11-23T20:38:00.000001Z") == datetime(2026, 11, 23, 20, 38, 0, 1, tzinfo=UTC)
-    assert moment("t", Decimal("1700000000.25")).microsecond == 250_000
+    assert timestamp("t", "2026-11-23T20:38:00.000001Z") == datetime(2026, 11, 23, 20, 38, 0, 1, tzinfo=UTC)
+    assert timestamp("t", Decimal("1700000000.25")).microsecond == 250_000
     for wrong in ("", "2026-13-01T00:00:00Z", "999999999999", "1e9", True):
         with pytest.raises(RowRejected):
-            moment("t", wrong)
+            timestamp("t", wrong)

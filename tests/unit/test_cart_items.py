@@ -69,7 +69,7 @@ def test_merged_quantities_stop_at_the_limit() -> None:
 
 def test_a_cart_with_a_line_twice_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        cart_items.replaced([item("a", size="M"), item("b"), item("a", size="M")], LIMITS)
+        cart_items.replace([item("a", size="M"), item("b"), item("a", size="M")], LIMITS)
     assert list(caught.value.violations) == ["cart.items[2]"]
 
 

@@ -10,6 +10,7 @@ import protovalidate
 from cache_sidecar.devstack import catalogue
 from cache_sidecar.devstack.catalogue import DemoProduct, products
 from cache_sidecar.v1.product_pb2 import Product
+from tests.support import inside
 
 SOME = list(products(2000))
 
@@ -71,4 +72,4 @@ def test_every_shelf_stocks_its_own() -> None:
         paths = [category for category in product.categories if " > " in category]
         assert len(paths) == 1
         assert product.attributes["material"] in product.title
-        assert product.brand in catalogue._BRANDS
+        assert product.brand in inside.brands_of(catalogue)

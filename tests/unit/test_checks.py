@@ -9,7 +9,7 @@ from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.dependency_checks import Checks
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.core.tasks import cancel_and_wait
-from tests.sidecars import until
+from tests.support.until import until
 
 
 async def test_it_checks_as_long_as_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,9 +21,9 @@ async def test_it_checks_as_long_as_something_fails(monkeypatch: pytest.MonkeyPa
     async def check(moment: float) -> None:
         began.append(moment)
         if errors:
-            node.failed("refused", effect="")
+            node.report_failure("refused", effect="")
             raise errors[0]
-        node.works(before=moment)
+        node.report_success(before=moment)
 
     running = asyncio.create_task(Checks(dependencies, [check]).run())
     await until(lambda: len(began) == 1)
@@ -31,7 +31,7 @@ async def test_it_checks_as_long_as_something_fails(monkeypatch: pytest.MonkeyPa
         await asyncio.sleep(0)
     assert len(began) == 1, "all is well"
     errors.append(TierFailed(Tier.L2, Failure.REFUSED))
-    node.failed("refused", effect="")
+    node.report_failure("refused", effect="")
     await until(lambda: len(began) > 3)
     errors.clear()
     await until(lambda: not node.is_failing)

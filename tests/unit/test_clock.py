@@ -2,8 +2,9 @@
 
 import time
 
-from cache_sidecar.core.clock import ManualClock, SystemClock
+from cache_sidecar.core.clock import SystemClock
 from tests.consistency.off_clock import OffClock
+from tests.support.clocks import ManualClock
 
 
 def test_the_machine_s_clock_is_the_machine_s() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from cache_sidecar.tiers.ports import Record
 from cache_sidecar.tiers.redis import codec
 from cache_sidecar.tiers.redis.codec import HEADER, Unreadable
+from tests.support import inside
 
 VERSIONS = st.integers(0, 2**63 - 1)
 MOMENTS = st.integers(0, 4_102_444_800_000).map(lambda milliseconds: milliseconds / 1000)
@@ -88,7 +89,7 @@ def test_what_python_takes_for_a_number_and_redis_does_not_is_unreadable(head: s
 @pytest.mark.parametrize("kind", [b"z", b"\x00", b"V"])
 def test_a_kind_of_a_later_version_is_unreadable(kind: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unreadable, match="kind of record"):
-        codec.decode(codec._pack(1, kind, 0.0, b""))
+        codec.decode(inside.pack(codec, 1, kind, 0.0, b""))
 
 
 def test_another_layout_is_unreadable() -> None:

@@ -74,6 +74,15 @@ def test_what_may_have_expired_may_be_sold_again() -> None:
     assert not rules(checked)
 
 
+def test_what_expired_since_time_was_last_looked_at_may_be_sold_again() -> None:
+    checked = pieces(10)
+    grant(checked, "a", 10, hold=5.0)
+    grant(checked, "b", 10, called=5.0)
+    assert rules(checked) == []
+    grant(checked, "c", 1, called=5.0)
+    assert rules(checked) == ["oversold"]
+
+
 def test_a_reservation_is_not_over_before_its_time() -> None:
     checked = pieces(9)
     grant(checked, "a", hold=5.0)
@@ -111,7 +120,7 @@ def test_a_repeat_gets_the_first_reply() -> None:
     assert rules(checked) == ["repeat"]
     for number in range(2 * REMEMBERED):
         checked.replied(str(number), "")
-    assert len(checked._first) == REMEMBERED
+    assert len(checked.first_replies) == REMEMBERED
 
 
 def test_what_postgresql_holds_is_what_was_acknowledged() -> None:
@@ -122,7 +131,7 @@ def test_what_postgresql_holds_is_what_was_acknowledged() -> None:
             checked.ended(id, end)
     checked.adjusting(0, 3)
     checked.adjusted_by(0, 3)
-    checked.audited({id: Stored(checked._reservations[id].state, {0: 2}) for id in checked.over(10)})
+    checked.audited({id: Stored(checked.reservations[id].state, {0: 2}) for id in checked.over(10)})
     assert checked.held() == ["c", "d"]
     checked.passed(10.0)
     rest(checked, 9, 2, {"c": Stored(HELD, {0: 2}), "d": Stored(EXPIRED, {0: 2})}, reservations=4)

@@ -26,7 +26,7 @@ def end(checked: Sessions, at: float, *, pending: bool = False) -> None:
 
 
 def rules(checked: Sessions) -> list[str]:
-    return [violation.rule for violation in checked._log.kept]
+    return [violation.rule for violation in checked.log.kept]
 
 
 def test_an_ended_session_is_not_accepted_later_than_the_bound() -> None:
@@ -154,4 +154,4 @@ def test_what_nobody_asks_about_any_more_is_forgotten() -> None:
     checked.forget([ID])
     read(checked, 200.0)
     assert not rules(checked)
-    assert not checked._sessions
+    assert not checked.sessions

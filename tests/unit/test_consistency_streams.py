@@ -9,7 +9,7 @@ def stream(*, every: bool = False) -> Stream:
 
 
 def rules(checked: Stream) -> list[str]:
-    return [violation.rule for violation in checked._log.kept]
+    return [violation.rule for violation in checked.log.kept]
 
 
 def test_versions_of_one_resource_do_not_go_back_and_none_comes_twice() -> None:
@@ -75,4 +75,4 @@ def test_what_was_delivered_and_never_acknowledged_is_forgotten() -> None:
     checked = stream(every=True)
     for version in range(1, 2 * REMEMBERED):
         checked.takes(0, version)
-    assert len(checked._early) == REMEMBERED
+    assert len(checked.early) == REMEMBERED

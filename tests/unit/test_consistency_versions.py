@@ -25,7 +25,7 @@ def read(
 
 
 def rules(checker: Checker) -> list[str]:
-    return [violation.rule for violation in checker._log.kept]
+    return [violation.rule for violation in checker.log.kept]
 
 
 def test_another_sidecar_may_be_behind_as_long_as_the_bound() -> None:
@@ -34,10 +34,10 @@ def test_another_sidecar_may_be_behind_as_long_as_the_bound() -> None:
     assert read(checked, 6, 9.0) == 0.0  # before the write was acknowledged
     assert read(checked, 6, 10.9) == pytest.approx(0.9)
     assert read(checked, 7, 20.0) == 0.0
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 11.1)
     assert rules(checked) == ["told"]
-    (violation,) = checked._log.kept
+    (violation,) = checked.log.kept
     facts = violation.facts
     assert (facts["newer"], facts["late"], facts["allowed"]) == (7, pytest.approx(1.1), 1.0)
 
@@ -52,9 +52,9 @@ def test_what_redis_was_perhaps_not_told_of_has_the_relays_bound() -> None:
     told.looked(WRITER, Look(10.3, 10.4, errors=4))
     read(checked, 7, 11.0)  # told, but not for so long
     read(checked, 6, 11.1)  # as the first one was not
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 11.3)
-    assert [violation.facts["newer"] for violation in checked._log.kept] == [8]
+    assert [violation.facts["newer"] for violation in checked.log.kept] == [8]
     read(checked, 6, 15.1)
     read(checked, 6, 100.0, stale=True, age=1.0)
     assert rules(checked) == ["told"] * 3
@@ -65,7 +65,7 @@ def test_what_redis_was_not_told_of_is_marked_for_as_long_as_that_lasts() -> Non
     checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
     read(checked, 6, 14.9)
     read(checked, 6, 40.0, stale=True)
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 15.1)
     assert rules(checked) == ["seen"]
 
@@ -74,7 +74,7 @@ def test_a_stale_reply_may_be_older_up_to_its_deadline() -> None:
     checked = checker()
     checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
     read(checked, 6, 12.9, stale=True)
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 13.1, stale=True)
     assert rules(checked) == ["told"]
 
@@ -99,10 +99,10 @@ def test_a_stale_reply_may_be_older_only_if_something_failed(after: Look, source
     old = Read(OTHER, 0, 20.0, 6, age, stale=True, source=source)
     checked.read(old, replied=20.1)
     checked.read(old._replace(version=7), replied=20.2)
-    assert checked._log.broken == (age < 10)  # else it is not known yet
+    assert checked.log.broken == (age < 10)  # else it is not known yet
     told.looked(OTHER, after)
     checked.read(old._replace(version=7), replied=20.5)
-    assert checked._log.broken == broken
+    assert checked.log.broken == broken
 
 
 def test_a_doubt_of_a_sidecar_that_was_killed_keeps_nobody_from_being_judged() -> None:
@@ -116,9 +116,9 @@ def test_a_doubt_of_a_sidecar_that_was_killed_keeps_nobody_from_being_judged() -
         checked.read(Read(sidecar, 0, 20.0, 6, 100.0, stale=True, source="l2"), replied=20.1)
     told.looked(OTHER, Look(20.3, 20.4, errors=0))
     checked.read(Read(OTHER, 0, 25.0, 7, 0.0, stale=False), replied=25.1)
-    assert not checked._log.broken
+    assert not checked.log.broken
     checked.read(Read(OTHER, 0, 40.0, 7, 0.0, stale=False), replied=40.1)
-    assert [violation.facts["sidecar"] for violation in checked._log.kept] == [OTHER]
+    assert [violation.facts["sidecar"] for violation in checked.log.kept] == [OTHER]
 
 
 @pytest.mark.parametrize("stale", [False, True])
@@ -126,7 +126,7 @@ def test_the_sidecar_that_acknowledged_is_never_behind(stale: bool) -> None:
     checked = checker()
     checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
     read(checked, 6, 9.99, sidecar=WRITER)  # called before the reply of the write
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 10.001, sidecar=WRITER, stale=stale)
     assert rules(checked) == ["own"]
 
@@ -138,14 +138,14 @@ def test_a_sidecar_that_was_started_again_is_another_one() -> None:
     # It was killed between the call and the reply: nobody knows which of the two answered.
     checked.acknowledged(0, 8, sidecar=-1, at=10.2)
     read(checked, 7, 10.5, sidecar=-1)
-    assert not checked._log.broken
+    assert not checked.log.broken
 
 
 def test_a_change_of_another_program_has_the_relays_bound() -> None:
     checked = checker()
     checked.committed(0, 7, at=10.0)
     read(checked, 6, 14.9)
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 15.1)
     assert rules(checked) == ["seen"]
 
@@ -154,7 +154,7 @@ def test_versions_do_not_go_back_after_they_were_seen() -> None:
     checked = checker()
     read(checked, 7, 10.0)
     read(checked, 6, 14.0)
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 16.0)
     assert rules(checked) == ["seen"]
 
@@ -163,7 +163,7 @@ def test_a_reply_is_not_older_than_its_age_says() -> None:
     checked = checker()
     checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
     read(checked, 6, 10.5, age=0.5)
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 10.5, age=0.4)
     read(checked, 6, 12.0, age=0.4, stale=True)
     assert rules(checked) == ["age", "age"]
@@ -175,7 +175,7 @@ def test_the_oldest_newer_version_counts() -> None:
         checked.acknowledged(0, version, sidecar=WRITER, at=moment)
     assert read(checked, 8, 11.9) == pytest.approx(0.9)
     assert read(checked, 7, 11.4) == pytest.approx(0.9)
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 7, 11.9)
     assert rules(checked) == ["told"]
 
@@ -200,20 +200,20 @@ def test_products_are_apart() -> None:
     checked = checker()
     checked.acknowledged(1, 9, sidecar=WRITER, at=1.0)
     read(checked, 6, 10.0)
-    assert not checked._log.broken
+    assert not checked.log.broken
 
 
 def test_memory_is_bounded_and_an_old_violation_still_found() -> None:
     checked = checker()
     for version in range(1, 2000):
         checked.acknowledged(0, version, sidecar=WRITER, at=float(version))
-    frontier = checked._acknowledged[0]
+    frontier = checked.frontiers[0]
     assert len(frontier.versions) <= 2 * REMEMBERED + 2
     for _ in range(2 * KEPT):
         read(checked, 1, 2000.0)
-    assert checked._log.broken == 2 * KEPT
-    assert len(checked._log.kept) == KEPT
-    assert checked._log.kept[0].facts["late"] >= REMEMBERED
+    assert checked.log.broken == 2 * KEPT
+    assert len(checked.log.kept) == KEPT
+    assert checked.log.kept[0].facts["late"] >= REMEMBERED
 
 
 def test_what_processes_and_states_are_remembered_is_bounded() -> None:
@@ -221,15 +221,15 @@ def test_what_processes_and_states_are_remembered_is_bounded() -> None:
     for process in range(2 * PROCESSES):
         checked.acknowledged(0, process + 1, sidecar=process, at=float(process))
         checked.is_state(0, process + 1, "as it is")
-    assert len(checked._own) == PROCESSES
-    assert len(checked._states[0]) == STATES
+    assert len(checked.own) == PROCESSES
+    assert len(checked.states[0]) == STATES
 
 
 def test_two_replies_with_one_version_say_the_same() -> None:
     checked = checker()
     for key, state in ((0, "three left"), (1, "two left"), (0, "three left")):
         checked.read(Read(OTHER, key, 1.0, 7, 100.0, stale=False, state=state), replied=1.0)
-    assert not checked._log.broken
+    assert not checked.log.broken
     checked.is_state(0, 7, "two left")  # from a write, or from a watch
     assert rules(checked) == ["state"]
 
@@ -239,7 +239,7 @@ def test_clocks_that_differ_excuse_only_what_a_reply_says_of_its_age() -> None:
     checked.acknowledged(0, 7, sidecar=WRITER, at=10.0)
     checked.clocks_differ(5.0)
     read(checked, 6, 10.9, age=0.0)
-    assert not checked._log.broken
+    assert not checked.log.broken
     read(checked, 6, 11.1, age=100.0)
     assert rules(checked) == ["told"]
     checked.acknowledged(0, 8, sidecar=WRITER, at=20.0)
@@ -265,4 +265,4 @@ def test_a_long_history_is_accepted_until_an_error_is_planted() -> None:
                 sidecar = generator.randrange(4)
                 known = max(version for moment, version in heard[sidecar][-400:] if moment <= now)
                 read(checked, known, now, sidecar=sidecar)
-        assert (checked._log.broken == 0) is is_correct
+        assert (checked.log.broken == 0) is is_correct

@@ -21,11 +21,11 @@ def entry(what: What = VALUE, *, held: float = 0.0, read: float = 0.0, suspect: 
     partition.heard = partition.trusted = suspect is None
     partition.suspect_since = NOW - (suspect or 0.0)
     version, value = what
-    return Entry(Record(version, NOW - read, value), timer=NOW - held, partition=partition, cost=1)
+    return Entry(Record(version, NOW - read, value), expires_from=NOW - held, partition=partition, cost=1)
 
 
 def verdict(of: Entry, wanted: Freshness = ANY) -> Verdict:
-    return decision.of_entry(of, now=NOW, policy=POLICY, wanted=wanted)
+    return decision.verdict_on(of, now=NOW, policy=POLICY, wanted=wanted)
 
 
 @pytest.mark.parametrize("what", [VALUE, DELETED])
@@ -71,7 +71,7 @@ def test_a_maximum_age_does_not_make_old_entries_fresh() -> None:
 
 
 def stale(of: Entry, wanted: Freshness = ANY) -> bool:
-    return decision.stale_serves(of, now=NOW, policy=POLICY, wanted=wanted)
+    return decision.serves_as_last_resort(of, now=NOW, policy=POLICY, wanted=wanted)
 
 
 @pytest.mark.parametrize(("held", "expected"), [(0, True), (200, True), (204.9, True), (205, False)])
@@ -124,14 +124,14 @@ def test_what_redis_holds_must_be_as_fresh_as_asked() -> None:
 
 @given(unit=st.floats(0, 1), ttl=st.floats(0, 1e6), jitter=st.floats(0, 0.5))
 def test_jitter_stays_within_its_fraction(unit: float, ttl: float, jitter: float) -> None:
-    moved = decision.jittered(0.0, unit=unit, ttl=ttl, jitter=jitter)
+    moved = decision.with_jitter(0.0, draw=unit, ttl=ttl, jitter=jitter)
     assert abs(moved) <= jitter * ttl * (1 + 1e-9)
 
 
 def test_jitter_goes_either_way() -> None:
-    assert decision.jittered(NOW, unit=0.0, ttl=100, jitter=0.1) == NOW - 10
-    assert decision.jittered(NOW, unit=0.5, ttl=100, jitter=0.1) == NOW
-    assert decision.jittered(NOW, unit=1.0, ttl=100, jitter=0.1) == NOW + 10
+    assert decision.with_jitter(NOW, draw=0.0, ttl=100, jitter=0.1) == NOW - 10
+    assert decision.with_jitter(NOW, draw=0.5, ttl=100, jitter=0.1) == NOW
+    assert decision.with_jitter(NOW, draw=1.0, ttl=100, jitter=0.1) == NOW + 10
 
 
 # Refreshing what Redis holds before it expires there
@@ -139,7 +139,7 @@ def test_jitter_goes_either_way() -> None:
 
 def is_due(read: float, *, load_seconds: float = 0.0, unit: float = 0.0, id: str = "a", what: What = VALUE) -> bool:
     record = Record(what[0], NOW - read, what[1])
-    return decision.is_due(id, record, now=NOW, policy=POLICY, load_seconds=load_seconds, unit=lambda: unit)
+    return decision.should_refresh(id, record, now=NOW, policy=POLICY, load_seconds=load_seconds, rng=lambda: unit)
 
 
 def soft_ttl(id: str) -> int:
@@ -174,4 +174,4 @@ def test_a_guess_and_a_record_that_every_read_puts_off_are_never_due() -> None:
     assert is_due(5000, what=DELETED)
     assert not is_due(5000, what=GUESS)
     sliding = Record(7, NOW - 5000, b"value", Expiry(NOW + 1))
-    assert not decision.is_due("a", sliding, now=NOW, policy=POLICY, load_seconds=0, unit=lambda: 0.0)
+    assert not decision.should_refresh("a", sliding, now=NOW, policy=POLICY, load_seconds=0, rng=lambda: 0.0)

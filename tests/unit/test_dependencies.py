@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core import masks
 from cache_sidecar.core.dependencies import MAX_REASONS, QUIET, Dependencies, Dependency
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.tiers.resilience.breaker import BREAK_AFTER, Breaker
+from tests.support.clocks import ManualClock
 
 
 class Time:
@@ -32,7 +33,7 @@ def levels(log: list[MutableMapping[str, Any]]) -> list[str]:
 
 
 def fail(dependency: Dependency, reason: str = "NOPERM", problem: str = "") -> None:
-    dependency.failed(reason, effect="slow", problem=problem)
+    dependency.report_failure(reason, effect="slow", problem=problem)
 
 
 def test_one_warning_and_one_line_when_it_is_over() -> None:
@@ -48,8 +49,8 @@ def test_one_warning_and_one_line_when_it_is_over() -> None:
         found = dependency.failing()
         assert found is not None
         assert (found.reason, found.since) == ("NOPERM", since)
-        dependency.works()
-        dependency.works()
+        dependency.report_success()
+        dependency.report_success()
         assert levels(log) == ["warning", "info"]
         assert dependency.failing() is None
 
@@ -75,7 +76,7 @@ def test_what_flaps_is_said_as_often_as_the_quiet_time_allows() -> None:
     with capture_logs() as log:
         for _ in range(1000):
             fail(dependency)
-            dependency.works()
+            dependency.report_success()
             time.seconds += QUIET / 100
     assert len(log) == 2 * 10
     assert levels(log) == ["warning", "info"] * 10
@@ -87,12 +88,12 @@ def test_it_fails_as_long_as_one_of_its_problems_lasts() -> None:
         fail(dependency, "NOPERM set", "set")
         time.seconds += 1
         fail(dependency, "NOPERM get", "get")
-        dependency.works("set")
+        dependency.report_success("set")
         found = dependency.failing()
         assert found is not None
         assert found.reason == "NOPERM get"
         assert levels(log) == ["warning"]
-        dependency.works("get")
+        dependency.report_success("get")
         assert levels(log) == ["warning", "info"]
 
 
@@ -101,7 +102,7 @@ def test_a_check_ends_only_what_nobody_met_since_it_began() -> None:
     fail(dependency, "old", "old")
     began = time.seconds = time.seconds + 1
     fail(dependency, "new", "new")
-    dependency.works(before=began)
+    dependency.report_success(before=began)
     found = dependency.failing()
     assert found is not None
     assert found.reason == "new"
@@ -109,7 +110,8 @@ def test_a_check_ends_only_what_nobody_met_since_it_began() -> None:
 
 @pytest.mark.parametrize("reason", ["no one\n  but secret/word", "secret%2Fword"])
 def test_secrets_are_not_shown(reason: str) -> None:
-    dependency, _, _ = made(secrets=["secret/word", "secret%2Fword", ""])
+    masks.add("secret/word")
+    dependency, _, _ = made()
     with capture_logs() as log:
         fail(dependency, reason)
     assert "secret" not in str(log)
@@ -125,7 +127,7 @@ def test_what_is_not_logged_is_known_all_the_same() -> None:
     with capture_logs() as log:
         fail(dependency)
         assert dependency.is_failing
-        dependency.works()
+        dependency.report_success()
     assert log == []
 
 
@@ -135,7 +137,7 @@ def test_what_is_needed_no_more_does_not_fail() -> None:
     fail(dependencies.of("redis", "b:1"))
     with capture_logs() as log:
         dependencies.forget("redis", "a:1")
-    assert [line["event"] for line in log] == ["a dependency is needed no more"], "it does not work again: it is gone"
+    assert [line["event"] for line in log] == ["a dependency is no longer needed"], "it does not work again: it is gone"
     assert [one.which for one in dependencies.failing()] == ["b:1"]
 
 
@@ -144,13 +146,13 @@ def test_a_breaker_tells_when_it_opens_and_closes() -> None:
     breaker = Breaker(Tier.L2, clock=clock, dependency=dependency, effect="away")
     error = TierFailed(Tier.L2, Failure.UNREACHABLE, "Connection refused")
     for _ in range(BREAK_AFTER - 1):
-        breaker.failed(error)
+        breaker.record_failure(error)
     assert not dependency.is_failing
-    breaker.failed(error)
+    breaker.record_failure(error)
     found = dependency.failing()
     assert found is not None
     assert (found.reason, found.effect) == ("Connection refused", "away")
     with pytest.raises(TierFailed, match="Connection refused"):
         breaker.admit()
-    breaker.failed(TierFailed(Tier.L2, Failure.REFUSED, "NOPERM"))
+    breaker.record_failure(TierFailed(Tier.L2, Failure.REFUSED, "NOPERM"))
     assert not dependency.is_failing, "it answers"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cache_sidecar.core.errors import InputError
-from cache_sidecar.devstack.accounts import Account, open_way, server_account
+from cache_sidecar.devstack.accounts import Account, make_traversable, server_account
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to be somebody else")
 
@@ -48,6 +48,6 @@ def test_the_way_is_opened_for_passing_through_only(tmp_path: Path) -> None:
     target.mkdir(parents=True)
     for name, mode in (("closed", 0o700), ("closed/open", 0o711)):
         (tmp_path / name).chmod(mode)
-    assert (tmp_path / "closed") in open_way(target)
+    assert (tmp_path / "closed") in make_traversable(target)
     assert stat.S_IMODE((tmp_path / "closed").stat().st_mode) == 0o701
-    assert open_way(target) == []
+    assert make_traversable(target) == []

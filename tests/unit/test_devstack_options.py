@@ -20,11 +20,13 @@ from cache_sidecar.devstack.wheels import postgres_programs, valkey_server
 
 
 def test_the_defaults_are_those_of_the_command() -> None:
-    assert DevOptions() == DevOptions(state=Path(".dev"), sidecars=1, products=100_000, listen="127.0.0.1:50051")
+    assert DevOptions() == DevOptions(state=Path(".dev"), sidecars=1, products=None, listen="127.0.0.1:50051")
+    assert DevOptions().demo_products == 100_000
+    assert DevOptions(data=Path("x")).demo_products == DevOptions(products=0).demo_products == 0
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sidecars": 0}, {"products": 0}, {"regions": 0}, {"listen": "50051"}, {"listen": "localhost:99999"}]
+    "wrong", [{"sidecars": 0}, {"products": -1}, {"regions": 0}, {"listen": "50051"}, {"listen": "localhost:99999"}]
 )
 def test_wrong_options_are_one_line(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="must be"):

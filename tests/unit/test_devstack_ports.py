@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from cache_sidecar.core.errors import InputError
-from cache_sidecar.devstack.ports import LAST_PORT, Ports, free_ports, is_free
+from cache_sidecar.devstack.ports import LAST_PORT, Ports, is_free
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def test_taken_ports_are_passed_over_and_none_is_chosen_twice(ports: Ports) -> N
 def test_the_port_beside_has_to_be_free_too(ports: Ports) -> None:
     with _listen() as listener:
         taken = listener.getsockname()[1]
-        (port,) = ports.choose([taken - 5000], beside=5000)
+        (port,) = ports.choose([taken - 5000], companion_offset=5000)
     assert port > taken - 5000
 
 
 def test_the_port_beside_is_kept_too(ports: Ports) -> None:
-    (port,) = ports.choose([20_000], beside=1)
+    (port,) = ports.choose([20_000], companion_offset=1)
     assert ports.choose([port + 1]) > [port + 1]
 
 
@@ -67,7 +67,7 @@ def test_two_stacks_that_start_at_once_choose_different_ports(ports: Ports) -> N
 def test_a_port_that_was_not_chosen_is_not_kept(ports: Ports) -> None:
     with _listen() as listener:
         taken = listener.getsockname()[1]
-        (port,) = ports.choose([taken - 5000], beside=5000)
+        (port,) = ports.choose([taken - 5000], companion_offset=5000)
         assert port > taken - 5000
         # Its first half was free, and still is.
         assert ports.choose([taken - 5000]) == [taken - 5000]
@@ -79,11 +79,6 @@ def test_wish_zero_is_any_port(ports: Ports) -> None:
     assert 0 < second <= LAST_PORT
 
 
-def test_free_ports_keeps_nothing() -> None:
-    (port,) = free_ports([0])
-    assert free_ports([port]) == [port]
-
-
 def test_a_kept_port_can_be_listened_on(ports: Ports) -> None:
     (port,) = ports.choose([0])
     socket.create_server(("127.0.0.1", port)).close()
@@ -91,4 +86,4 @@ def test_a_kept_port_can_be_listened_on(ports: Ports) -> None:
 
 def test_no_free_port_is_one_line(ports: Ports) -> None:
     with pytest.raises(InputError, match=r"^no free port from 60000 to 55535 on 127\.0\.0\.1$"):
-        ports.choose([60_000], beside=10_000)
+        ports.choose([60_000], companion_offset=10_000)

@@ -38,7 +38,7 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_one_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"^cannot keep state in .*file: File exists$"):
+    with pytest.raises(InputError, match=r"^cannot use the state directory .*file: File exists$"):
         StateDirectory(tmp_path / "file").claim()
 
 
@@ -81,7 +81,7 @@ def test_somebody_elses_short_place_is_not_used(tmp_path: Path) -> None:
     place.rmdir()
     place.symlink_to(tmp_path)
     try:
-        with pytest.raises(InputError, match="belongs to somebody else"):
+        with pytest.raises(InputError, match="belongs to another user"):
             state.socket("a.sock")
     finally:
         place.unlink()
@@ -92,6 +92,6 @@ def test_a_short_place_of_another_user_is_not_used(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path / ("x" * LONGEST_SOCKET_PATH))
     place = state.socket("a.sock").parent
     os.chown(place, 12345, 12345)
-    with pytest.raises(InputError, match="belongs to somebody else"):
+    with pytest.raises(InputError, match="belongs to another user"):
         state.socket("a.sock")
     state.release()

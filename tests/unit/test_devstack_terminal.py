@@ -15,8 +15,9 @@ from cache_sidecar.devstack import terminal
 from cache_sidecar.devstack.catalogue import FIRST_PRODUCT_ID
 from cache_sidecar.devstack.region import Region
 from cache_sidecar.devstack.sidecars import Sidecar
-from cache_sidecar.devstack.summary import Summary, show, shown
+from cache_sidecar.devstack.summary import Summary, display_path, show
 from cache_sidecar.devstack.terminal import Steps
+from tests.support import inside
 
 
 class _Child:
@@ -35,15 +36,17 @@ def _console(*, terminal: bool) -> tuple[Console, io.StringIO]:
 
 def _shown(state: Path) -> str:
     console, out = _console(terminal=False)
-    sidecar: Any = Sidecar(_Child("sidecar-1"), "127.0.0.1:50055", state / "sidecar-1.sock", state / "sidecar-1.toml")  # type: ignore[arg-type]
+    child: Any = _Child("sidecar-1")
+    sidecar = Sidecar(child, "127.0.0.1:50055", state / "sidecar-1.sock", state / "sidecar-1.toml", "127.0.0.1:9465")
     relay: Any = _Child("relay")
     cluster: Any = SimpleNamespace(addresses=[f"127.0.0.1:{port}" for port in range(7000, 7006)])
     summary = Summary(
         regions=[Region(name="local", cluster=cluster, sidecars=[sidecar], relays=[relay])],
-        engine="native, as it is installed",
+        engine="native (installed)",
         dsn="postgresql://x",
         logs=state / "logs",
         state=state,
+        product_id=FIRST_PRODUCT_ID,
     )
     show(console, summary, seconds=3.21)
     return out.getvalue()
@@ -53,11 +56,12 @@ def test_the_summary_names_everything_that_runs(tmp_path: Path) -> None:
     text = _shown(tmp_path)
     for part in (
         "127.0.0.1:50055",
+        "http://127.0.0.1:9465/",
         str(tmp_path / "sidecar-1.sock"),
         "pid 4711",
         "127.0.0.1:7005",
         "postgresql://x",
-        "as it is installed",
+        "native (installed)",
         "3.2 s",
     ):
         assert part in text
@@ -66,7 +70,7 @@ def test_the_summary_names_everything_that_runs(tmp_path: Path) -> None:
 
 def test_the_python_call_is_python_in_one_shell_word(tmp_path: Path) -> None:
     text = _shown(tmp_path)
-    command = text[text.index("# A product, from Python") :].split("\n", 1)[1].split("\n\n# ")[0]
+    command = text[text.index("# Read a product from Python") :].split("\n", 1)[1].split("\n\n# ")[0]
     program, flag, code = shlex.split(command)
     assert Path(program).samefile(sys.executable)
     assert flag == "-c"
@@ -83,17 +87,17 @@ def test_commands_are_on_one_line_however_long(tmp_path: Path) -> None:
 
 def test_paths_below_the_working_directory_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert shown(tmp_path / ".dev" / "logs") == ".dev/logs"
-    assert shown(Path("/elsewhere")) == "/elsewhere"
+    assert display_path(tmp_path / ".dev" / "logs") == ".dev/logs"
+    assert display_path(Path("/elsewhere")) == "/elsewhere"
 
 
 def test_steps_without_a_terminal_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "_PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(terminal, inside.PLAIN_INTERVAL, 0.0)
     console, out = _console(terminal=False)
     with Steps(console) as steps:
         step = steps.begin("Catalogue")
         step.progress(5000, 100_000)
-        step.done("Catalogue: 100,000 products")
+        step.finish("Catalogue: 100,000 products")
     first, second = out.getvalue().splitlines()
     assert first == "Catalogue: 5,000 of 100,000"
     assert second.startswith("Catalogue: 100,000 products (")
@@ -114,8 +118,8 @@ def test_a_terminal_shows_what_goes_on_and_what_came_of_it() -> None:
         counted, other = steps.begin("Catalogue"), steps.begin("Valkey")
         counted.progress(500, 1000)
         console.print("in between")
-        counted.done("Catalogue: done")
-        other.done("Valkey: done")
+        counted.finish("Catalogue: done")
+        other.finish("Valkey: done")
     text = out.getvalue()
     for part in ("in between", "✓ Catalogue: done", "✓ Valkey: done"):
         assert part in text
@@ -127,7 +131,7 @@ def test_a_terminal_without_unicode_gets_plain_lines() -> None:
         with Steps(Console(file=out, force_terminal=True, color_system=None)) as steps:
             step = steps.begin("Catalogue")
             step.progress(500, 1000)
-            step.done("Catalogue: done")
+            step.finish("Catalogue: done")
         out.flush()
         assert bytes_out.getvalue().startswith(b"Catalogue: done (")
 

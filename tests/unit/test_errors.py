@@ -13,6 +13,7 @@ EXAMPLES: list[SidecarError] = [
     errors.InputError("a file is wrong"),
     errors.ServerUnreachable("nobody answers"),
     errors.Unauthenticated(had_token=True),
+    errors.InvalidCertificate("3f was revoked"),
     errors.ClientNotAllowed("cart.shop"),
     errors.InvalidRequest({"product_id": "must not be empty", "": "too much"}),
     errors.NotFound("product", "A\n1"),
@@ -42,11 +43,13 @@ def test_a_line_names_what_it_is_about() -> None:
     )
     assert "42" in str(errors.ChangesExpired(42))
     assert "'2a'" in str(errors.EtagMismatch("product", "A1", "2a"))
+    missing = str(errors.EtagMismatch("inventory", "A1", ""))
+    assert missing == "inventory 'A1' does not exist, so it has no etag: leave the etag empty"
 
 
 def test_a_failed_tier_says_which_and_how() -> None:
     error = TierFailed(Tier.L2, Failure.BUSY)
-    assert (error.tier, error.failure, str(error)) == (Tier.L2, Failure.BUSY, "Redis: too many callers are waiting for it")
+    assert (error.tier, error.failure, str(error)) == (Tier.L2, Failure.BUSY, "Redis: too many callers are waiting")
 
 
 def test_everything_raised_on_purpose_has_one_base() -> None:

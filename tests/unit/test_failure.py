@@ -16,6 +16,7 @@ from cache_sidecar.tiers.resilience.failure import TABLE, Action, action, tries
         (Tier.L2, Operation.WRITE, Action.REFUSE),
         (Tier.STORE, Operation.READ, Action.SERVE_STALE),
         (Tier.STORE, Operation.WRITE, Action.REFUSE),
+        (Tier.MODEL, Operation.READ, Action.FALL_BACK),
     ],
 )
 def test_each_failure_has_its_action(tier: Tier, operation: Operation, failure: Failure, expected: Action) -> None:
@@ -23,7 +24,7 @@ def test_each_failure_has_its_action(tier: Tier, operation: Operation, failure: 
 
 
 def test_no_row_of_the_table_is_without_a_test() -> None:
-    assert len(TABLE) == 6
+    assert len(TABLE) == 7
     assert all(set(row) == set(Failure) for row in TABLE.values())
 
 

@@ -1,5 +1,6 @@
 """What counts of a request, and what does not, when it is told from another one with the same request_id."""
 
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +13,20 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from cache_sidecar.services.fingerprint import IGNORED, UUIDS, fingerprint
 from cache_sidecar.v1 import cart_service_pb2 as carts
-from cache_sidecar.v1 import inventory_service_pb2 as stock
 from cache_sidecar.v1 import product_service_pb2 as products
 from cache_sidecar.v1 import session_service_pb2 as sessions
 
 PROTOS = Path(__file__).parents[2] / "protos" / "cache_sidecar" / "v1"
 UUID_OF = str(UUID(int=0xABCDEF))
 # What comments in the protos say of a field that the server alone sets.
-_SET_BY_SERVER = re.compile(r"Set by the server|Computed by the server")
+_SET_BY_SERVER = re.compile(r"Output only\.|Set by the server\.")
 _FIELD = re.compile(r"^  (?:repeated )?[\w.<>, ]+ (\w+) = \d+")
 
 
 def with_request_id() -> list[Descriptor]:
     """Returns every request that has one."""
-    services = [module.DESCRIPTOR.services_by_name for module in (carts, sessions, stock, products)]
+    modules = [importlib.import_module(f"cache_sidecar.v1.{file.stem}_pb2") for file in PROTOS.glob("*_service.proto")]
+    services = [module.DESCRIPTOR.services_by_name for module in modules]
     methods = [method for found in services for service in found.values() for method in service.methods]
     return [method.input_type for method in methods if "request_id" in method.input_type.fields_by_name]
 

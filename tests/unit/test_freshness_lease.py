@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
+from tests.support.clocks import ManualClock
 
 
 class Feed:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
+COMPILER = "build/client-stubs-compiler"
+"Of the client's stubs; the first check installs it."
 
 
 def check(project: Path) -> tuple[int, str]:
@@ -21,8 +23,12 @@ def copy(tmp_path: Path) -> Path:
     """A copy of the protos and of the code generated from them."""
     shutil.copytree(PROJECT / "protos", tmp_path / "protos")
     ignored = shutil.ignore_patterns("__pycache__")
-    for folder in ("cache_sidecar/v1", "tests/interop/protos", "tests/interop/grpc"):
+    code = ("cache_sidecar/v1", "tests/interop/protos", "tests/interop/grpc")
+    clients = ("clients/protos", "clients/python/cache_sidecar_client/v1")
+    for folder in (*code, *clients):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=ignored)
+    (tmp_path / "build").mkdir()
+    (tmp_path / COMPILER).symlink_to(PROJECT / COMPILER)
     return tmp_path
 
 

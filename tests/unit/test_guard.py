@@ -4,12 +4,13 @@ import asyncio
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
+from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, NotFound, Operation, Tier, TierFailed
 from cache_sidecar.tiers.resilience.breaker import BREAK_AFTER, BREAK_FOR, Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
-from tests.gates import Gate
-from tests.sidecars import until
+from tests.support.clocks import ManualClock
+from tests.support.gates import Gate
+from tests.support.until import until
 
 LONG = 60.0
 
@@ -447,3 +448,16 @@ async def test_who_is_refused_is_told_why_the_tier_failed() -> None:
     clock.advance(BREAK_FOR)
     assert await detail() == words, "the probe hangs"
     gate.open()
+
+
+def test_a_breaker_counts_how_often_it_opened_however_many_failures_follow() -> None:
+    clock, dependency = ManualClock(), Dependencies(is_logged=False).of("redis", "a:1")
+    breaker = Breaker(Tier.L2, clock=clock, dependency=dependency)
+    assert dependency.breakers == {"reached": breaker}
+    for _ in range(BREAK_AFTER * 2):
+        breaker.record_failure(TierFailed(Tier.L2, Failure.TIMEOUT))
+    assert (breaker.is_open, breaker.opened) == (True, 1)
+    breaker.record_success()
+    for _ in range(BREAK_AFTER):
+        breaker.record_failure(TierFailed(Tier.L2, Failure.TIMEOUT))
+    assert breaker.opened == 2

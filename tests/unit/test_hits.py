@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from cache_sidecar.config.policy import default
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.server.middleware import Middleware
 from cache_sidecar.services.shared import fast_path
 from cache_sidecar.tiers.memory.clock import ClockL1
 from cache_sidecar.tiers.path.dataset import Dataset
+from cache_sidecar.tiers.path.tiers import Tiers
 from cache_sidecar.tiers.ports import PARTITIONS, Record, Source, partition_of
 from cache_sidecar.tiers.redis.client import RedisClient
 from cache_sidecar.tiers.redis.keys import KeyNames
@@ -18,7 +18,8 @@ from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import SOURCE_L1
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import add_ProductServiceServicer_to_server
-from tests.tiers import redis_settings
+from tests.support.clocks import ManualClock
+from tests.support.dataset_case import redis_settings
 
 NOW = 1_000_000.0
 POLICY = default()["product"]
@@ -40,7 +41,7 @@ def l1() -> ClockL1:
 @pytest.fixture
 def dataset(l1: ClockL1, clock: ManualClock) -> Dataset:
     nobody = RedisL2(RedisClient(redis_settings("127.0.0.1:1")), KeyNames("test"))
-    return Dataset("product", l1=l1, l2=nobody, load=None, l2_guard=None, policy=lambda: POLICY, clock=clock)  # type: ignore[arg-type]
+    return Dataset(Tiers(name="product", l1=l1, l2=nobody, load=None, l2_guard=None, policy=lambda: POLICY, clock=clock))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def answer(dataset: Dataset) -> Callable[[bytes], bytes | None]:
 
 def keep(l1: ClockL1, id: str, version: int = 7) -> None:
     value = pb.GetProductResponse(product=Product(product_id=id, title="a mug")).SerializeToString()
-    assert l1.put(id, Record(version, NOW - 1.5, value), generation=l1.generation(id), timer=NOW)
+    assert l1.put(id, Record(version, NOW - 1.5, value), generation=l1.generation(id), expires_from=NOW)
 
 
 def asking(id: str) -> bytes:
@@ -113,7 +114,7 @@ def test_what_is_to_be_refreshed_stale_deleted_or_unknown_takes_the_whole_way(
     l1: ClockL1, dataset: Dataset, clock: ManualClock, answer: Callable
 ) -> None:
     for id, version in (("deleted", 3), ("unknown", 0)):
-        assert l1.put(id, Record(version, NOW, None), generation=l1.generation(id), timer=NOW)
+        assert l1.put(id, Record(version, NOW, None), generation=l1.generation(id), expires_from=NOW)
         assert answer(asking(id)) is None
     keep(l1, "a")
     l1.set_trusted(partition_of("a"), False, now=NOW)
@@ -132,7 +133,7 @@ class Whole:
     async def GetProduct(self, request: object, context: object) -> bytes:
         return type(request).__name__.encode()
 
-    BatchGetProducts = ListProducts = CreateProduct = UpdateProduct = DeleteProduct = WatchProducts = GetProduct
+    BatchGetProducts = ListProducts = GetCategories = CreateProduct = UpdateProduct = DeleteProduct = WatchProducts = GetProduct
 
 
 class Engine:
@@ -149,8 +150,8 @@ async def test_the_stack_asks_first_and_only_for_the_methods_named() -> None:
     engine = Engine()
     # The same bytes are a request for one product and for a batch of one.
     known = {asking("a"): b"a hit"}
-    Middleware(max_calls=1, max_calls_each=1, max_streams=1, max_reply=1 << 20).register(
-        add_ProductServiceServicer_to_server, Whole(), engine, hits={"GetProduct": known.get}
+    Middleware(max_calls=1, max_calls_each=1, max_streams=1, max_streams_each=1, max_reply=1 << 20).register(
+        add_ProductServiceServicer_to_server, Whole(), engine, fast_path={"GetProduct": known.get}
     )
     get, batch_get = engine.handlers["GetProduct"].unary_unary, engine.handlers["BatchGetProducts"].unary_unary
     assert await get(asking("a"), None) == b"a hit"

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from cache_sidecar.importer.line_reader import MAX_LINE_BYTES, Line, Lines
 from cache_sidecar.importer.parsers import Rejection
+from tests.support import inside
 
 
 def read(*pieces: bytes) -> list[Line | Rejection]:
@@ -34,12 +35,28 @@ def test_a_byte_order_mark_may_arrive_in_pieces() -> None:
     assert read(b"\xef", b"\xbb", b"\xbf", b"one\n") == [Line(1, b"one")]
 
 
-@given(st.lists(st.binary(max_size=20)), st.data())
+@given(st.lists(st.binary(max_size=20) | st.lists(st.sampled_from([b"a", b"\r"])).map(b"".join)), st.data())
 def test_how_bytes_arrive_makes_no_difference(parts: list[bytes], data: st.DataObject) -> None:
     whole = b"\n".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     assert read(*pieces) == read(whole)
+
+
+def test_carriage_returns_alone_end_lines_where_no_line_feed_comes() -> None:
+    assert read(b"one\rtwo", b"\rthree") == [Line(1, b"one"), Line(2, b"two"), Line(3, b"three")]
+    lines = Lines()
+    (first, *others) = lines.feed(b"one\r" * MAX_LINE_BYTES)
+    assert first == Line(1, b"one")
+    assert len(others) == MAX_LINE_BYTES - 1, "lines are to come before the end of the file"
+
+
+def test_a_line_feed_is_waited_for_as_long_as_a_line_may_be() -> None:
+    longest = b"a\r" + b"b" * (MAX_LINE_BYTES - 2)
+    assert read(b"a\r", longest[2:], b"\r", b"\nnext\r") == [Line(1, longest), Line(2, b"next")]
+    too_long, following = read(b"b" * (MAX_LINE_BYTES + 1) + b"\r", b"\nnext")
+    assert isinstance(too_long, Rejection)
+    assert following == Line(2, b"next")
 
 
 def test_a_line_of_the_most_bytes_is_taken() -> None:
@@ -60,7 +77,7 @@ def test_an_endless_line_is_not_held() -> None:
     lines = Lines()
     for _ in range(40):
         assert list(lines.feed(b"x" * (MAX_LINE_BYTES // 4))) == []
-        assert len(lines._held) <= MAX_LINE_BYTES + 1
+        assert len(inside.held_of(lines)) <= MAX_LINE_BYTES + 1
     (rejected,) = lines.finish()
     assert isinstance(rejected, Rejection)
     assert len(rejected.raw) == 1000

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cache_sidecar.importer import online_retail
 from cache_sidecar.importer.online_retail import OrderLines, median, stock_code
 from cache_sidecar.importer.parsers import Rejection, Row, RowRejected
+from tests.support import inside
 
 NANO = 10**9
 
@@ -150,7 +151,7 @@ def test_what_has_no_description_is_left_out() -> None:
     ],
 )  # fmt: skip
 def test_dates_as_the_copies_write_them(cell: str, time: str) -> None:
-    assert online_retail._time(cell).isoformat(" ") == time
+    assert inside.time(online_retail, cell).isoformat(" ") == time
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_dates_as_the_copies_write_them(cell: str, time: str) -> None:
     [("2.55", 2_550_000_000), ("2,55", 2_550_000_000), ("2.5499999999999998", 2_550_000_000), ("-1.5", -1_500_000_000)],
 )
 def test_prices_as_the_copies_write_them(cell: str, nanos: int) -> None:
-    assert online_retail._nanos(cell) == nanos
+    assert inside.nanos(online_retail, cell) == nanos
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=1))
@@ -166,7 +167,7 @@ def test_the_median_is_the_median(prices: list[int]) -> None:
     exact = Decimal(statistics.median(map(Decimal, prices)))
     found = median(Counter(prices))
     if found != exact:
-        assert abs(found - exact) <= online_retail._PENNY // 2
+        assert abs(found - exact) <= inside.penny_of(online_retail) // 2
     if len(prices) % 2:
         assert found == exact
 
@@ -190,6 +191,6 @@ def test_memory_grows_with_different_prices_and_not_with_lines() -> None:
     orders = OrderLines()
     for number in range(10_000):
         orders.add(line(number, price="2.55" if number % 2 else "2.95"))
-    (seen,) = orders._seen.values()
+    (seen,) = inside.seen_of(orders).values()
     assert len(seen.prices) == 2
     assert seen.prices.total() == 10_000

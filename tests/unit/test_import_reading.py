@@ -7,12 +7,12 @@ import pytest
 
 from cache_sidecar.core.errors import InputError
 from cache_sidecar.importer.parsers import Rejection, Row
-from cache_sidecar.importer.record_reader import Columns, RecordReader
+from cache_sidecar.importer.record_reader import Header, RecordReader
 from cache_sidecar.importer.source import CHUNK, Source
 
 DIALECTS = {
-    "csv": Columns({"id": (), "name": (), "full_price": ()}, ("id", "name")),
-    "orders": Columns({"code": ("StockCode",), "date": ()}, ("code", "date"), encodings=("utf-8", "cp1252"), extra=True),
+    "csv": Header({"id": (), "name": (), "full_price": ()}, ("id", "name")),
+    "orders": Header({"code": ("StockCode",), "date": ()}, ("code", "date"), encodings=("utf-8", "cp1252"), extra=True),
 }
 
 
@@ -130,8 +130,7 @@ async def test_an_empty_file(tmp_path: Path, data: bytes, format: str | None) ->
         (b'id,"name\n', "opens a quoted field that is not closed"),
         (b'id,"name"x\n', "its first line is not CSV"),
         (b"id,\xff\n", "its first line is not utf-8 text"),
-        (b"some text\n", "neither a JSON object nor a header with the column id or code; say --format"),
-        (b"[\n", "cannot tell the format"),
+        (b"some text\n", "neither a JSON object nor a header with the column id or code; pass --map, or --format"),
         (b"x" * 1_100_000 + b"\n", "line 1 is longer than 1,048,576 bytes"),
     ],
 )

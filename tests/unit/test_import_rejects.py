@@ -33,7 +33,7 @@ def test_rows_are_written_with_line_reason_and_what_they_were(tmp_path: Path) ->
         rejects.add(Rejection(3, "price", "has no price", 'A,"x\ny",£'.encode()))
         rejects.add(Rejection(9, "not_utf8", "is not utf-8 text", b"A,\xff,\0"))
         assert not path.exists()
-        assert rejects.written
+        assert rejects.has_rows
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
             ["line", "reason", "message", "raw"],
@@ -45,7 +45,7 @@ def test_rows_are_written_with_line_reason_and_what_they_were(tmp_path: Path) ->
 
 def test_without_rejected_rows_there_is_no_file(tmp_path: Path) -> None:
     with Rejects(tmp_path / "rejected.csv") as rejects:
-        assert not rejects.written
+        assert not rejects.has_rows
     assert files(tmp_path) == []
 
 

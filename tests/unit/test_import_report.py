@@ -9,30 +9,31 @@ from rich.console import Console
 from cache_sidecar.importer.parsers import Rejection
 from cache_sidecar.importer.progress import LINE_EVERY, Bar, PlainLines, progress_on
 from cache_sidecar.importer.report import ImportReport
+from tests.support import inside
 
 
 def test_a_report_in_lines() -> None:
-    report = ImportReport(source="orders.csv", noun="products", format="csv", rows_read=12_345, written=9_000, unchanged=10)
+    report = ImportReport(source="orders.csv", name="products", format="csv", rows_read=12_345, written=9_000, unchanged=10)
     report.seconds, report.rejects = 2.0, Path("orders.csv.rejected.csv")
     for reason, left_out in [("price", False), ("pseudo_code", True), ("not_csv", False), ("price", False)]:
         report.count(Rejection(1, reason, "", b"", left_out))
     assert list(report.lines()) == [
         "12,345 rows read from orders.csv (csv) in 2.0 s, 6,172 rows/s",
         "9,000 products written, 10 unchanged",
-        "1 left out: 1 pseudo_code",
+        "1 skipped: 1 pseudo_code",
         "3 rejected: 2 price, 1 not_csv",
-        "each of them with its line number: orders.csv.rejected.csv",
+        "the rows and their line numbers: orders.csv.rejected.csv",
     ]
 
 
 def test_a_clean_report_has_two_lines() -> None:
-    report = ImportReport(source="orders.csv", noun="products", format="csv")
+    report = ImportReport(source="orders.csv", name="products", format="csv")
     assert len(list(report.lines())) == 2
 
 
 @pytest.mark.parametrize(("left_out", "code"), [(True, 0), (False, 1)])
 def test_only_rejected_rows_change_the_exit_code(*, left_out: bool, code: int) -> None:
-    report = ImportReport(source="-", noun="products")
+    report = ImportReport(source="-", name="products")
     assert report.exit_code == 0
     report.count(Rejection(1, "any", "", b"", left_out))
     assert report.exit_code == code
@@ -43,7 +44,7 @@ def test_a_terminal_gets_a_bar() -> None:
     bar = Bar(Console(file=out, force_terminal=True, width=100))
     bar.start("orders.csv", 4_000_000)
     bar.advance(bytes_read=1_000_000, rows_read=12_345)
-    bar._bar.refresh()
+    inside.bar_of(bar).refresh()
     bar.stop()
     assert "orders.csv" in out.getvalue()
     assert "1.0/4.0 MB" in out.getvalue()

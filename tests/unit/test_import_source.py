@@ -54,7 +54,7 @@ async def test_bytes_taken_are_those_on_the_disk(tmp_path: Path) -> None:
     packed = gzip.compress(TEXT)
     with Source(write(tmp_path, packed)) as source:
         assert [chunk async for chunk in source.chunks()]
-        assert (source.size, source.taken) == (len(packed), len(packed))
+        assert (source.size, source.bytes_read) == (len(packed), len(packed))
 
 
 async def test_a_packed_bomb_comes_in_small_pieces(tmp_path: Path) -> None:
@@ -117,8 +117,6 @@ def test_raw_deflate_is_no_gzip() -> None:
     [
         (b"PK\x03\x04....", "a zip archive or an Excel workbook: save it as CSV"),
         (b"\xd0\xcf\x11\xe0....", "an Excel workbook"),
-        (b"\xff\xfea\0", "UTF-16 text: save it as UTF-8"),
-        (b"\xfe\xff\0a", "UTF-16 text"),
         (b"(\xb5/\xfd....", "packed with zstd"),
         (b"BZh9....", "packed with bzip2"),
     ],

@@ -7,17 +7,19 @@ from uuid import uuid4
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import Failure, OutOfStock, Overloaded, Tier, TierFailed
-from cache_sidecar.inventory import admission as gate_module
-from cache_sidecar.inventory.admission import ReservationAdmission, StockSnapshot, ThrottledRead
+from cache_sidecar.inventory import admission, throttled_read
+from cache_sidecar.inventory.admission import ReservationAdmission
 from cache_sidecar.inventory.granted_requests import GrantedRequests
 from cache_sidecar.inventory.sold_out import SoldOut
 from cache_sidecar.inventory.stock import Bucket, BucketRecord, ProductStock, StockReader
+from cache_sidecar.inventory.throttled_read import ThrottledRead
 from cache_sidecar.store.inventory import every_row, row_ids
 from cache_sidecar.store.reservation import Grant
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Source
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.until import until
 
 
 class Shelf(StockReader):
@@ -71,7 +73,7 @@ async def test_what_there_is_too_little_of_is_refused() -> None:
         await admitted(gate, a=3, b=1)
     assert (refused.value.product_id, refused.value.available) == ("b", 0)
     assert gate.refused == 1
-    assert gate._lines == {}
+    assert inside.queues_of(gate) == {}
 
 
 async def test_what_nobody_knows_is_let_through() -> None:
@@ -79,29 +81,29 @@ async def test_what_nobody_knows_is_let_through() -> None:
 
 
 async def test_a_few_go_on_at_once_and_lines_go_away_again() -> None:
-    gate, go, inside = gate_of(Shelf(a=100, b=100), turns=2), asyncio.Event(), 0
+    gate, go, entered = gate_of(Shelf(a=100, b=100), turns=2), asyncio.Event(), 0
 
     async def work(**items: int) -> None:
-        nonlocal inside
+        nonlocal entered
         async with gate.admit(items, uuid4()):
-            inside += 1
+            entered += 1
             await go.wait()
-            inside -= 1
+            entered -= 1
 
     tasks = [asyncio.get_running_loop().create_task(work(a=1, b=1)) for _ in range(5)]
     tasks += [asyncio.get_running_loop().create_task(work(b=1)) for _ in range(2)]
-    await until(lambda: inside == 2)
+    await until(lambda: entered == 2)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert inside == 2
+    assert entered == 2
     tasks[0].cancel()
     tasks[4].cancel()
-    await until(lambda: inside == 3)
+    await until(lambda: entered == 3)
     go.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert [task.cancelled() for task in tasks].count(True) == 2
-    assert gate._lines == {}
-    assert gate._inside == 0
+    assert inside.queues_of(gate) == {}
+    assert inside.inside_of(gate) == 0
 
 
 async def test_news_of_too_little_refuses_those_who_wait() -> None:
@@ -111,24 +113,24 @@ async def test_news_of_too_little_refuses_those_who_wait() -> None:
     async def first() -> None:
         async with gate.admit({"a": 1}, uuid4()):
             await go.wait()
-            gate.learn("a", [Bucket("a", BucketRecord(1, 0, 1, 0, 0, 0, 0), 9)])
+            gate.note_shortage("a", [Bucket("a", BucketRecord(1, 0, 1, 0, 0, 0, 0), 9)])
 
     holder = asyncio.get_running_loop().create_task(first())
-    await until(lambda: "a" in gate._lines)
+    await until(lambda: "a" in inside.queues_of(gate))
     many = asyncio.get_running_loop().create_task(admitted(gate, a=2))
     one = asyncio.get_running_loop().create_task(admitted(gate, a=1))
-    await until(lambda: len(gate._lines["a"]._waiting) == 2)
+    await until(lambda: len(inside.waiting_of(inside.queues_of(gate)["a"])) == 2)
     go.set()
     with pytest.raises(OutOfStock) as refused:
         await many
     assert refused.value.available == 1
     await one
     await holder
-    assert gate._lines == {}
+    assert inside.queues_of(gate) == {}
 
 
 async def test_news_of_what_nobody_wants_is_no_news() -> None:
-    gate_of(Shelf()).learn("a", [])
+    gate_of(Shelf()).note_shortage("a", [])
 
 
 async def test_too_many_are_refused_at_once() -> None:
@@ -142,7 +144,7 @@ async def test_too_many_are_refused_at_once() -> None:
 async def test_postgresql_is_asked_at_a_pace_and_a_refusal_is_never_older_than_its_caller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate_module, "PACE", 0.5)
+    monkeypatch.setattr(throttled_read, "INTERVAL", 0.5)
     shelf = Shelf(a=0)
     shelf.source = Source.STORE
     gate = gate_of(shelf)
@@ -153,7 +155,7 @@ async def test_postgresql_is_asked_at_a_pace_and_a_refusal_is_never_older_than_i
     crowd = [asyncio.get_running_loop().create_task(admitted(gate, a=1)) for _ in range(50)]
     await asyncio.sleep(0)
     assert shelf.reads == 2
-    # Somebody gives back what he had while they wait: nobody is refused for what was.
+    # A piece is given back while they wait: none is refused for the old stock.
     shelf.available["a"] = 1
     await asyncio.gather(*crowd)
     assert shelf.reads == 3
@@ -166,11 +168,11 @@ async def test_postgresql_is_asked_at_a_pace_and_a_refusal_is_never_older_than_i
     shelf.source = Source.L2
     with pytest.raises(OutOfStock):
         await admitted(gate, a=2)
-    assert gate._paced == {}
+    assert inside.throttled_of(gate) == {}
 
 
 async def test_a_key_that_was_missing_makes_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_module, "PACE", 3600.0)
+    monkeypatch.setattr(throttled_read, "INTERVAL", 3600.0)
     shelf = Shelf(a=0)
     shelf.source = Source.STORE
     gate = gate_of(shelf)
@@ -179,11 +181,11 @@ async def test_a_key_that_was_missing_makes_nobody_wait(monkeypatch: pytest.Monk
     shelf.source = Source.L2
     with pytest.raises(OutOfStock):
         await admitted(gate, a=1)
-    assert gate._paced == {}
+    assert inside.throttled_of(gate) == {}
 
 
 async def test_several_products_are_paced_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_module, "MAX_PACED", 2)
+    monkeypatch.setattr(admission, "MAX_THROTTLED", 2)
     shelf = Shelf(a=9, b=9, c=9)
     shelf.source = Source.STORE
     gate = gate_of(shelf)
@@ -193,11 +195,11 @@ async def test_several_products_are_paced_each_by_itself(monkeypatch: pytest.Mon
     assert shelf.reads == 3
     await admitted(gate, a=1, c=1)
     assert shelf.reads == 4
-    assert list(gate._paced) == ["b", "c"]
+    assert list(inside.throttled_of(gate)) == ["b", "c"]
 
 
 async def test_a_read_that_fails_fails_for_all_who_share_it_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_module, "PACE", 0.01)
+    monkeypatch.setattr(throttled_read, "INTERVAL", 0.01)
     shelf = Shelf(a=0)
     paced = ThrottledRead(lambda: shelf.get("a"), ProductStock([], []))
     shelf.failure = TierFailed(Tier.STORE, Failure.UNREACHABLE)
@@ -214,7 +216,7 @@ async def test_a_read_that_fails_fails_for_all_who_share_it_and_is_tried_again(m
 
 
 async def test_nobody_is_refused_by_a_redis_that_is_told_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_module, "PACE", 0.01)
+    monkeypatch.setattr(throttled_read, "INTERVAL", 0.01)
     shelf = Shelf(a=3)
     shelf.stale = True
     gate = gate_of(shelf)
@@ -227,7 +229,7 @@ async def test_nobody_is_refused_by_a_redis_that_is_told_too_late(monkeypatch: p
     shelf.stale = False
     with pytest.raises(OutOfStock):
         await admitted(gate, a=4)
-    assert (shelf.store_reads, gate._paced) == (2, {})
+    assert (shelf.store_reads, inside.throttled_of(gate)) == (2, {})
 
 
 async def test_a_request_that_was_granted_something_of_a_bucket_that_is_gone_is_let_through() -> None:
@@ -241,8 +243,8 @@ async def test_a_request_that_was_granted_something_of_a_bucket_that_is_gone_is_
     grants = GrantedRequests(load, max_grants=10, clock=ManualClock())
     gate = ReservationAdmission(shelf, SoldOut(row_ids=row_ids, clock=ManualClock()), grants, every_row=every_row)
     # The bucket there is now granted nothing since it was set, in epoch 9.
-    known = StockSnapshot([Bucket("a", BucketRecord(0, 0, 1, 0, 0, 9, 1), 10)])
-    await gate._refuse("a", known, granted)
+    known = ProductStock([Bucket("a", BucketRecord(0, 0, 1, 0, 0, 9, 1), 10)], ())
+    await inside.refuse(gate, "a", known, granted)
     with pytest.raises(OutOfStock):
-        await gate._refuse("a", known, uuid4())
+        await inside.refuse(gate, "a", known, uuid4())
     assert asked == [{every_row("a"): 0}]

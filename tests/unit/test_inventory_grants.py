@@ -7,11 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.inventory.granted_requests import GrantedRequests
 from cache_sidecar.store import requests
 from cache_sidecar.store.reservation import Grant
-from tests.sidecars import until
+from tests.support import inside
+from tests.support.clocks import ManualClock
+from tests.support.until import until
 
 MAX = 5
 
@@ -130,9 +131,9 @@ async def test_what_was_forgotten_in_the_meantime_may_be_included(table: Table) 
         table.add(id, 1)
     # Both are read by one query, so both stay; the next one pushes them out.
     assert not await grants.may_contain([("a", 1), ("b", 1)], uuid4())
-    grants._known.pop("a")
-    grants._reached("a", 1)
-    assert "a" not in grants._known
+    inside.known_of(grants).pop("a")
+    inside.mark_read(grants, "a", 1)
+    assert "a" not in inside.known_of(grants)
     assert not await grants.may_contain([("b", 1)], uuid4())
 
 

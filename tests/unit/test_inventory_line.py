@@ -4,18 +4,19 @@ import asyncio
 
 import pytest
 
-from cache_sidecar.inventory.admission import ReservationAdmission, StockSnapshot, WaitQueue
-from cache_sidecar.inventory.stock import Bucket, BucketRecord
+from cache_sidecar.inventory.admission import ReservationAdmission
+from cache_sidecar.inventory.stock import Bucket, BucketRecord, ProductStock
+from cache_sidecar.inventory.wait_queue import WaitQueue
 
 
-async def queue(line: WaitQueue, *quantities: int) -> list[asyncio.Task[StockSnapshot | None]]:
+async def queue(line: WaitQueue, *quantities: int) -> list[asyncio.Task[ProductStock | None]]:
     tasks = [asyncio.get_running_loop().create_task(line.enter(quantity)) for quantity in quantities]
     await settle()
     return tasks
 
 
-def known(available: int) -> StockSnapshot:
-    return StockSnapshot([Bucket("a", BucketRecord(available, 0, 1, 0, 0, 0, 0), 1)])
+def known(available: int) -> ProductStock:
+    return ProductStock([Bucket("a", BucketRecord(available, 0, 1, 0, 0, 0, 0), 1)], ())
 
 
 async def settle() -> None:
@@ -23,7 +24,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def done(tasks: list[asyncio.Task[StockSnapshot | None]]) -> list[bool]:
+def done(tasks: list[asyncio.Task[ProductStock | None]]) -> list[bool]:
     return [task.done() for task in tasks]
 
 
@@ -52,7 +53,7 @@ async def test_nobody_overtakes() -> None:
 async def test_those_who_want_more_than_is_left_are_called_out() -> None:
     line, news = WaitQueue(1), known(2)
     tasks = await queue(line, 1, 3, 2, 9)
-    line.learn(news)
+    line.note_shortage(news)
     await settle()
     assert done(tasks) == [True, True, False, True]
     assert (tasks[1].result(), tasks[3].result()) == (news, news)
@@ -90,11 +91,11 @@ async def test_somebody_who_went_away_is_passed_over(news: str) -> None:
     line = WaitQueue(1)
     tasks = await queue(line, 5, 5, 1)
     tasks[1].cancel()
-    # Before the one who left has noticed it himself.
+    # Before the cancelled task has run.
     if news == "leave":
         line.leave()
     else:
-        line.learn(known(2))
+        line.note_shortage(known(2))
     await settle()
     assert tasks[1].cancelled()
     assert tasks[2].done() is (news == "leave")
@@ -103,7 +104,7 @@ async def test_somebody_who_went_away_is_passed_over(news: str) -> None:
 async def test_somebody_called_out_who_goes_away_has_no_turn_to_pass_on() -> None:
     line = WaitQueue(1)
     tasks = await queue(line, 1, 5, 1)
-    line.learn(known(2))
+    line.note_shortage(known(2))
     tasks[1].cancel()
     await settle()
     assert not tasks[2].done()

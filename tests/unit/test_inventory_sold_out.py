@@ -2,11 +2,11 @@
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.inventory.sold_out import KEPT, SoldOut
 from cache_sidecar.inventory.stock import BucketRecord
 from cache_sidecar.store.inventory import row_ids
 from cache_sidecar.tiers.ports import PARTITIONS, Record, partition_of
+from tests.support.clocks import ManualClock
 
 
 class Held:
@@ -23,7 +23,10 @@ class Held:
     ) -> bool:
         record = Record(version, 0.0, BucketRecord(available, 7, buckets, 3, 0, epoch, 1).pack())
         return self.l1.put(
-            id, record, generation=self.l1.generation(id) if generation is None else generation, timer=self.clock.now() + 60
+            id,
+            record,
+            generation=self.l1.generation(id) if generation is None else generation,
+            expires_from=self.clock.now() + 60,
         )
 
     def knows(self, id: str) -> bool:
@@ -38,7 +41,7 @@ def held() -> Held:
 def test_only_what_is_sold_out_is_remembered_and_only_for_a_moment(held: Held) -> None:
     assert held.put("a", 0, 5)
     assert not held.put("b", 1, 5)
-    assert not held.l1.put("c", Record(5, 0.0, None), generation=held.l1.generation("c"), timer=0.0)
+    assert not held.l1.put("c", Record(5, 0.0, None), generation=held.l1.generation("c"), expires_from=0.0)
     assert [part.version for part in held.l1.parts("a")] == [5]
     assert not held.knows("b")
     assert not held.knows("c")
@@ -112,14 +115,14 @@ def test_rows_of_before_and_after_a_change_of_the_buckets_say_nothing(held: Held
 
 def test_while_redis_is_told_too_late_it_says_nothing(held: Held) -> None:
     held.put("a", 0, 5)
-    held.l1.set_behind(partition_of("a"), True)
+    held.l1.set_lagging(partition_of("a"), True)
     assert not held.knows("a")
-    held.l1.set_behind(partition_of("a"), False)
+    held.l1.set_lagging(partition_of("a"), False)
     assert held.knows("a")
 
 
 def test_what_another_version_packed_is_not_remembered(held: Held) -> None:
-    assert not held.l1.put("a", Record(5, 0.0, b"\x01"), generation=held.l1.generation("a"), timer=0.0)
+    assert not held.l1.put("a", Record(5, 0.0, b"\x01"), generation=held.l1.generation("a"), expires_from=0.0)
 
 
 def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
@@ -127,7 +130,7 @@ def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     l1 = SoldOut(row_ids=row_ids, clock=ManualClock(1000.0), in_shadow=lambda: shadow[0])
     l1.set_trusted(partition_of("a"), True, now=0.0)
     generation = l1.generation("a")
-    assert l1.put("a", Record(5, 0.0, BucketRecord(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
+    assert l1.put("a", Record(5, 0.0, BucketRecord(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, expires_from=0.0)
     assert l1.parts("a")
     shadow[0] = True
     assert not l1.parts("a")
@@ -135,4 +138,4 @@ def test_in_shadow_it_says_nothing_and_cleared_it_knows_nothing() -> None:
     assert l1.parts("a")
     l1.clear()
     assert not l1.parts("a")
-    assert not l1.put("a", Record(5, 0.0, BucketRecord(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, timer=0.0)
+    assert not l1.put("a", Record(5, 0.0, BucketRecord(0, 7, 1, 3, 0, 5, 1).pack()), generation=generation, expires_from=0.0)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from cache_sidecar.core.errors import DeadlineExceeded, Failure, Tier, TierFailed
 from cache_sidecar.inventory.stock import Bucket, BucketRecord, ProductStock, StockReader, belong_together, version_of
-from cache_sidecar.services import stock as shown
+from cache_sidecar.services import inventory_messages as shown
 from cache_sidecar.store.inventory import row_ids, split_id
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import ANY, Answer, Freshness, Row, Source
-from tests.gates import Gate
+from tests.support.gates import Gate
 
 numbers = st.integers(0, 2**62)
 # No product_id has a control character.
@@ -53,7 +53,7 @@ def test_a_total_is_the_sum_of_its_rows() -> None:
     answers = [Answer(b"", Source.L2, version, 0.0, stale=False) for version in (7, 3)]
     total = ProductStock(parts, answers)
     assert (total.available, total.reserved, total.buckets, total.version) == (6, 30, 2, 50_034)
-    message = shown.message("a", parts)
+    message = shown.make_message("a", parts)
     assert (message.available, message.reserved, message.bucket_count) == (6, 30, 2)
     assert message.etag.startswith(f"{50_034:x}-")
     assert message.update_time.seconds == 7
@@ -78,7 +78,7 @@ def test_an_etag_tells_two_states_apart_that_have_one_version() -> None:
     one = [_part(7, 1, buckets=2, steps=3), _part(3, 5, steps=4)]
     other = [_part(6, 1, buckets=2, steps=2), _part(4, 5, steps=5)]
     assert version_of(one) == version_of(other)
-    assert shown.etag(one) != shown.etag(other)
+    assert shown.make_etag(one) != shown.make_etag(other)
 
 
 class HalfSeen(Dataset):

@@ -6,7 +6,7 @@ import pytest
 
 from cache_sidecar.tiers.memory.clock import MAX_TOMBSTONES, ClockL1
 from cache_sidecar.tiers.ports import L1, PARTITIONS, Record, partition_of
-from tests.engines import L1S, MakeL1
+from tests.support.engine_params import L1S, MakeL1
 
 MIB = 1024 * 1024
 NOW = 1000.0
@@ -30,7 +30,7 @@ def trusted_l1(make_l1: MakeL1 | None = None, *, max_bytes: int = MIB, max_entri
 
 def put(l1: L1, id: str, version: int, value: bytes | None = b"value", *, generation: int | None = None) -> bool:
     at = l1.generation(id) if generation is None else generation
-    return l1.put(id, Record(version, NOW, value), generation=at, timer=NOW)
+    return l1.put(id, Record(version, NOW, value), generation=at, expires_from=NOW)
 
 
 def version_of(l1: L1, id: str) -> int | None:
@@ -141,6 +141,47 @@ def test_a_drop_without_a_version_drops_everything_and_refuses_fills_under_way()
     assert l1.get("a") is None
     assert not put(l1, "a", 9, generation=before)
     assert put(l1, "a", 9)
+
+
+def test_what_postgresql_does_not_have_is_forgotten() -> None:
+    l1 = trusted_l1()
+    put(l1, "a", 9, b"forged")
+    l1.drop("b", 9)
+    assert (l1.newest("a"), l1.newest("b"), l1.newest("c")) == (9, 9, 0)
+    for id in "ab":
+        l1.retract(id, 3, newest=9)
+        assert l1.get(id) is None
+        assert put(l1, id, 3)
+        assert not put(l1, id, 2)
+
+
+def test_what_was_announced_after_postgresql_was_read_stays() -> None:
+    l1 = trusted_l1()
+    put(l1, "a", 5)
+    l1.drop("b", 5)
+    known = l1.newest("a")
+    put(l1, "a", 6, b"newer")
+    l1.drop("b", 6)
+    for id in "ab":
+        l1.retract(id, 4, newest=known)
+        assert l1.newest(id) == 6
+        assert not put(l1, id, 5)
+
+
+def test_what_postgresql_has_is_kept() -> None:
+    l1 = trusted_l1()
+    put(l1, "a", 5)
+    l1.drop("b", 5)
+    for id in "ab":
+        l1.retract(id, 5, newest=5)
+        assert l1.newest(id) == 5
+
+
+def test_an_entry_of_a_dropped_partition_says_nothing() -> None:
+    l1 = trusted_l1()
+    put(l1, "a", 5)
+    l1.drop_partition(partition_of("a"))
+    assert l1.newest("a") == 0
 
 
 def test_too_many_tombstones_are_forgotten_at_the_price_of_the_fills_under_way() -> None:

@@ -45,7 +45,7 @@ def weigh(count: int, size: int) -> tuple[int, int]:
         for number in range(count):
             id = f"product-{number:08}"
             record = Record(10**9 + number, NOW + number, bytes(size))
-            l1.put(id, record, generation=l1.generation(id), timer=NOW + number / 7)
+            l1.put(id, record, generation=l1.generation(id), expires_from=NOW + number / 7)
         return tracemalloc.get_traced_memory()[0] - empty, l1.stats().bytes
     finally:
         tracemalloc.stop()

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cache_sidecar.tiers.memory import clock as module
 from cache_sidecar.tiers.memory.clock import ClockL1
 from cache_sidecar.tiers.ports import Record, partition_of
-from tests.engines import MakeL1, native_l1, needs_native
+from tests.support.engine_params import MakeL1, native_l1, needs_native
 from tests.unit.test_l1 import MIB, NOW, ids_of_one_partition, trusted_l1
 
 IDS = st.sampled_from(["a", *ids_of_one_partition(4)])
@@ -28,6 +28,7 @@ class L1Machine(RuleBasedStateMachine):
         self.known: dict[str, int] = {}
         self.current: dict[str, int] = {}
         self.fills: list[tuple[str, int, int]] = []
+        self.reads: list[tuple[str, int, int]] = []
         self.partition_trusted = True
 
     @rule(id=IDS)
@@ -51,9 +52,29 @@ class L1Machine(RuleBasedStateMachine):
     def end_fill(self, data: st.DataObject) -> None:
         id, version, generation = self.fills.pop(data.draw(st.integers(0, len(self.fills) - 1)))
         record = Record(version, NOW, b"%d" % version if version else None)
-        stored = self.l1.put(id, record, generation=generation, timer=NOW)
+        stored = self.l1.put(id, record, generation=generation, expires_from=NOW)
         assert not (stored and version < self.known.get(id, 0))
         assert not (stored and not self.l1_partition_trusted(id))
+
+    @rule(id=IDS)
+    def begin_read(self, id: str) -> None:
+        """Somebody reads PostgreSQL, after looking into memory."""
+        newest = self.l1.newest(id)
+        self.reads.append((id, self.current.get(id, 0), newest))
+
+    @precondition(lambda self: self.reads)
+    @rule(data=st.data())
+    def end_read(self, data: st.DataObject) -> None:
+        id, version, newest = self.reads.pop(data.draw(st.integers(0, len(self.reads) - 1)))
+        self.l1.retract(id, version, newest=newest)
+
+    @rule(id=IDS)
+    def forge(self, id: str) -> None:
+        """Another program announces what was never committed; then PostgreSQL is read."""
+        newest = self.current.get(id, 0) + 1000
+        self.l1.drop(id, newest)
+        self.l1.retract(id, self.current.get(id, 0), newest=self.l1.newest(id))
+        assert self.l1.newest(id) <= self.current.get(id, 0)
 
     @rule(id=IDS)
     def drop_partition(self, id: str) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.engines import needs_native
+from tests.support.engine_params import needs_native
 
 pytestmark = needs_native
 
@@ -25,7 +25,7 @@ for partition in range(PARTITIONS):
 value, before = bytes(size), resident()
 for number in range(count):
     id = f"product-{number:08}"
-    assert l1.put(id, Record(number + 1, 1.0, value), generation=l1.generation(id), timer=1.0)
+    assert l1.put(id, Record(number + 1, 1.0, value), generation=l1.generation(id), expires_from=1.0)
 print(resident() - before, l1.stats().bytes)
 """
 

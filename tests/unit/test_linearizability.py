@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.linearizability import Model, Operation, is_linearizable, staleness, widened
-from tests.stock_model import REFUSED, End, Get, Reserve, model
+from tests.support.linearizability import Model, Operation, is_linearizable, staleness, widened
+from tests.support.stock_model import REFUSED, End, Get, Reserve, model
 
 
 def _register(state: int, operation: Operation) -> int | None:

@@ -8,10 +8,10 @@ from structlog.testing import capture_logs
 
 from cache_sidecar.config import policy
 from cache_sidecar.config.live_policy import LivePolicy, Origin
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import SettingsError
-from tests.config_map import START, ConfigMap
-from tests.sidecars import until
+from tests.support.clocks import ManualClock
+from tests.support.config_map import START, ConfigMap
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_file_that_contradicts_what_is_put_over_it_is_refused(live: LivePolicy
     config.swap("[product]\nl1_soft_ttl = 10\nl1_hard_ttl = 200\n")
     look(live)
     assert live["product"].l1_hard_ttl == 300
-    assert "and what AdminService changed: product: l1_soft_ttl (250)" in live.last_error
+    assert "with the overrides by AdminService: product: l1_soft_ttl (250)" in live.last_error
 
 
 def test_followers_hear_of_what_changed_when_it_is_in_force(live: LivePolicy, config: ConfigMap) -> None:

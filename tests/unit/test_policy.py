@@ -86,16 +86,18 @@ def test_a_symlink_is_followed(tmp_path: Path) -> None:
         ("[product]\nshadow = 1", "boolean"),
         ("[product]\nl1_enabled = 'off'", "boolean"),
         ("a = " + "[" * 100_000, "is not TOML"),
-        ("[session]\nrollout = 99", "session.rollout must be 100: the uses of a session are counted in Redis"),
+        ("[session]\nrollout = 99", "session.rollout must be 100: the uses of a session are recorded in Redis"),
         ("[session]\nshadow = true", "session.shadow must be false: the uses"),
         ("[session]\nl2_enabled = false", "session.l2_enabled must be true: the uses"),
+        ('[recommendation]\nexperiment_id = "a\\u0001b"', "recommendation.experiment_id: String should match"),
+        ('[recommendation]\nexperiment_id = "a\\n"', "recommendation.experiment_id: String should match"),
         ("[product]\nl1_soft_ttl = 301", "l1_soft_ttl (301) must not be above l1_hard_ttl (300)"),
     ],
 )
 def test_one_line_says_what_is_wrong(text: str, expected: str) -> None:
     line = error_of(text)
     assert expected in line
-    assert any(word in line for word in ("TOML", "product", "session", "sofa"))
+    assert any(word in line for word in ("TOML", "product", "recommendation", "session", "sofa"))
 
 
 def test_an_unknown_key_is_told_the_known_ones() -> None:

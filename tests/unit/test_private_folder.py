@@ -7,11 +7,11 @@ import socket
 import stat
 from pathlib import Path
 
-from cache_sidecar.server.engines.private_dir import PrivateFolder
+from cache_sidecar.server.engines.private_dir import PrivateDir
 
 
 def _listen_and_die(place: str) -> None:
-    folder = PrivateFolder(place)
+    folder = PrivateDir(place)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(folder.socket))
         listening.listen()
@@ -25,7 +25,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert killed.exitcode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert (left / "aio.sock").is_socket()
-    folder = PrivateFolder(str(tmp_path))
+    folder = PrivateDir(str(tmp_path))
     assert list(tmp_path.iterdir()) == [folder.path]
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
     folder.remove()
@@ -34,9 +34,9 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
 
 
 def test_the_folders_of_those_that_run_are_left_alone(tmp_path: Path) -> None:
-    first = PrivateFolder(str(tmp_path))
+    first = PrivateDir(str(tmp_path))
     first.socket.touch()
-    second = PrivateFolder(str(tmp_path))
+    second = PrivateDir(str(tmp_path))
     assert first.socket.exists()
     assert set(tmp_path.iterdir()) == {first.path, second.path}
     first.remove()
@@ -52,6 +52,6 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     (tmp_path / "cache-sidecar-qrstuvwx").symlink_to(elsewhere)
-    made = PrivateFolder(str(tmp_path))
+    made = PrivateDir(str(tmp_path))
     made.remove()
     assert all(folder.is_dir() for folder in [*theirs, elsewhere])

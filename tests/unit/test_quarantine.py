@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.coherence.quarantine import Footing, Quarantine
 from cache_sidecar.tiers.ports import PARTITIONS, Watermark, partition_of
+from tests.support.clocks import ManualClock
 
 ID = "a"
 HERE, ELSEWHERE = partition_of(ID), partition_of("b")
@@ -22,7 +22,7 @@ class Holder:
         self._quarantine = quarantine
 
     def on_expired(self, late: float) -> None:
-        self._quarantine.lost([HERE], late=late)
+        self._quarantine.on_feed_lost([HERE], late=late)
 
 
 class Case:
@@ -37,16 +37,16 @@ class Case:
         self.marks(-3, -2, -1)
 
     def hear(self, partition: int = HERE, *, history: str = HISTORY) -> None:
-        self.quarantine.heard([partition], self.holders[partition], history)
+        self.quarantine.on_feed_trusted([partition], self.holders[partition], history)
 
     def outage(self, partition: int = HERE) -> None:
-        self.quarantine.lost([partition])
+        self.quarantine.on_feed_lost([partition])
         self.clock.advance(3)
         self.hear(partition)
 
     def marks(self, *numbers: int, by: str = "relay") -> None:
         for number in numbers:
-            self.quarantine.marked(HERE, Watermark(self.clock.now(), by, number))
+            self.quarantine.on_watermark(HERE, Watermark(self.clock.now(), by, number))
 
     def is_read(self, id: str = ID) -> bool:
         footings = self.quarantine.footings([id])
@@ -66,9 +66,9 @@ def test_nothing_is_read_before_anything_is_heard(case: Case) -> None:
 def test_what_is_heard_for_the_first_time_is_in_doubt_like_after_an_outage(case: Case) -> None:
     case.hear(ELSEWHERE)
     for number in (7, 8):
-        case.quarantine.marked(ELSEWHERE, Watermark(0.0, "relay", number))
+        case.quarantine.on_watermark(ELSEWHERE, Watermark(0.0, "relay", number))
         assert not case.is_read("b"), "a primary may have been replaced the moment before"
-    case.quarantine.marked(ELSEWHERE, Watermark(0.0, "relay", 9))
+    case.quarantine.on_watermark(ELSEWHERE, Watermark(0.0, "relay", 9))
     assert case.is_read("b")
 
 
@@ -86,7 +86,7 @@ def test_it_says_whether_marks_end_a_doubt_now(case: Case) -> None:
 def test_what_is_read_rests_on_the_same_footing_before_and_after(case: Case) -> None:
     footing = case.quarantine.footings([ID])[ID]
     assert footing == Footing(NODE, HISTORY[:8])
-    case.quarantine.lost([HERE])
+    case.quarantine.on_feed_lost([HERE])
     assert not case.quarantine.rests(ID, footing)
     case.hear()
     case.marks(1, 2, 3)
@@ -142,7 +142,7 @@ def test_a_second_outage_begins_from_nothing(case: Case) -> None:
 
 
 def test_during_an_outage_no_mark_counts(case: Case) -> None:
-    case.quarantine.lost([HERE])
+    case.quarantine.on_feed_lost([HERE])
     case.marks(1, 2, 3)
     assert not case.is_read()
     case.hear()
@@ -157,7 +157,7 @@ def test_other_partitions_are_read(case: Case) -> None:
 
 def test_it_says_for_how_long_it_waits(case: Case) -> None:
     assert case.quarantine.waits(HERE) == 0
-    case.quarantine.lost([HERE], late=1.5)
+    case.quarantine.on_feed_lost([HERE], late=1.5)
     case.clock.advance(1)
     assert case.quarantine.waits(HERE) == 2.5
     case.hear()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.tiers.path.rollout import empties_memory, is_in
 from cache_sidecar.tiers.ports import PARTITIONS, partition_of
-from tests.tiers import POLICY
+from tests.support.dataset_case import POLICY
 
 KEYS = [f"SKU-{number:06}" for number in range(10_000)]
 PERCENT = st.floats(0, 100)

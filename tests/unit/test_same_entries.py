@@ -14,13 +14,13 @@ from cache_sidecar.v1.product_service_pb2 import GetProductResponse
     ("same", "whole", "first", "second"),
     [
         (
-            product.same,
+            product.is_same_entry,
             GetProductResponse(product=Product(product_id="a", title="A mug")),
             GetProductResponse(product=Product(title="A mug")),
             GetProductResponse(product=Product(product_id="a")),
         ),
         (
-            cart.same,
+            cart.is_same_entry,
             GetCartResponse(cart=Cart(user_id="a", etag="1")),
             GetCartResponse(cart=Cart(etag="1")),
             GetCartResponse(cart=Cart(user_id="a")),

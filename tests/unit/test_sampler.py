@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from cache_sidecar.tiers.path.hottest import COUNTED, HALVED_AT, HottestIds
 from cache_sidecar.tiers.path.sampler import MAX_SAMPLES, HitSampler, Sample
 
 
@@ -17,7 +18,7 @@ def taken(every: int, hits: int, *, unit: float | None = None) -> list[int]:
     for number in range(1, hits + 1):
         if number == sampler.due:
             sampler.take(Sample("a", number, is_there=True))
-            numbers += [sample.version for sample in sampler.taken()]
+            numbers += [sample.version for sample in sampler.drain()]
     return numbers
 
 
@@ -64,7 +65,7 @@ def test_what_was_marked_stale_is_not_compared() -> None:
     sampler = HitSampler(lambda: 1, lambda: 0.0)
     sampler.arm(0)
     sampler.take(None)
-    assert sampler.taken() == []
+    assert sampler.drain() == []
     assert sampler.due == 2
 
 
@@ -73,5 +74,65 @@ def test_there_is_a_bound() -> None:
     sampler.arm(0)
     for number in range(MAX_SAMPLES + 5):
         sampler.take(Sample("a", number, is_there=True))
-    assert len(sampler.taken()) == MAX_SAMPLES
-    assert sampler.taken() == []
+    assert len(sampler.drain()) == MAX_SAMPLES
+    assert sampler.drain() == []
+
+
+def test_more_hits_are_sampled_while_somebody_watches_but_no_more_are_compared() -> None:
+    sampler = HitSampler(lambda: 100, random.Random(7).random)
+    assert sampler.interval() == 100
+    sampler.watch(2)
+    assert sampler.interval() == 2
+    compared = 0
+    for number in range(10_000):
+        sampler.add(Sample("a", number, is_there=True))
+        compared += len(sampler.drain())
+    assert sampler.hottest is not None
+    assert sampler.hottest.total == 10_000
+    assert compared == pytest.approx(200, rel=0.25), "one in 50 of those that are one in 2"
+    sampler.watch(0)
+    assert sampler.hottest is None
+    assert sampler.interval() == 100
+
+
+def test_none_is_compared_for_0_whoever_watches() -> None:
+    sampler = HitSampler(lambda: 0, random.Random(7).random)
+    sampler.watch(1)
+    sampler.arm(0)
+    assert sampler.due == 1
+    sampler.take(Sample("a", 1, is_there=True))
+    assert sampler.drain() == []
+    assert sampler.hottest is not None
+    assert [one.id for one in sampler.hottest.top(3)] == ["a"]
+
+
+def test_what_is_hot_is_found_among_more_ids_than_are_counted() -> None:
+    hottest = HottestIds()
+    for number in range(10 * COUNTED):
+        hottest.count(f"cold-{number}")
+        if number % 10 == 0:
+            hottest.count("hot")
+        if number % 20 == 0:
+            hottest.count("warm")
+    first, second = hottest.top(2)
+    assert (first.id, second.id) == ("hot", "warm")
+    assert first.samples - first.error <= COUNTED <= first.samples, "too many by at most the error"
+
+
+def test_what_was_hot_fades() -> None:
+    hottest = HottestIds()
+    for _ in range(HALVED_AT // 2):
+        hottest.count("before")
+    for _ in range(HALVED_AT):
+        hottest.count("now")
+    assert [one.id for one in hottest.top(2)] == ["now", "before"]
+    assert hottest.total < HALVED_AT
+
+
+def test_an_id_that_was_forgotten_may_have_been_read_as_often_as_the_least_one() -> None:
+    hottest = HottestIds()
+    for number in range(2 * COUNTED):
+        hottest.count(f"id-{number % COUNTED}")
+    hottest.count("late")
+    (late,) = [one for one in hottest.top(COUNTED) if one.id == "late"]
+    assert (late.samples, late.error) == (3, 2)

@@ -27,6 +27,10 @@ def methods() -> Iterator[tuple[str, MethodDescriptor]]:
                 yield service.full_name, method
 
 
+def is_stream(method: MethodDescriptor) -> bool:
+    return bool(method.server_streaming or method.client_streaming)
+
+
 def configured() -> dict[tuple[str, str], dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in json.loads(TEXT)["methodConfig"]:
@@ -42,11 +46,13 @@ def test_every_method_is_named_once_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("service", "method"), list(methods()), ids=lambda value: getattr(value, "name", value))
-def test_every_call_waits_for_a_connection_and_is_repeated_unless_it_is_a_watch(service: str, method: MethodDescriptor) -> None:
+def test_every_call_waits_for_a_connection_and_is_repeated_unless_it_is_a_stream(
+    service: str, method: MethodDescriptor
+) -> None:
     entry = configured()[service, method.name]
     assert entry["waitForReady"] is True
-    if method.server_streaming:
-        assert "retryPolicy" not in entry, "a watch is resumed by its caller, from the last version"
+    if is_stream(method):
+        assert "retryPolicy" not in entry, "a stream is resumed by its caller, who knows where"
         return
     assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     assert entry["retryPolicy"]["maxAttempts"] == 5, "gRPC makes no more"
@@ -55,7 +61,7 @@ def test_every_call_waits_for_a_connection_and_is_repeated_unless_it_is_a_watch(
 def test_the_readme_says_of_each_that_is_repeated_why() -> None:
     rows = [line.split("|")[1] for line in (PROTOS / "README.md").read_text().splitlines() if line.startswith("|")]
     named = [name.strip() for row in rows for name in row.split(",")]
-    unary = [method.name for _, method in methods() if not method.server_streaming]
+    unary = [method.name for _, method in methods() if not is_stream(method)]
     assert {name: named.count(name) for name in unary} == dict.fromkeys(unary, 1)
 
 

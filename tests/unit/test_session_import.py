@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from cache_sidecar.config import policy
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.importer import sessions
 from cache_sidecar.importer.parsers import RowRejected
-from cache_sidecar.importer.sessions import SessionRules
+from cache_sidecar.importer.sessions import SessionParser
 from cache_sidecar.services.session import hash_of
 from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from cache_sidecar.v1.session_service_pb2 import GetSessionRequest
+from tests.support import inside
+from tests.support.clocks import ManualClock
 
 SECRET = "s3cret-id"
 CLOCK = ManualClock()
@@ -23,11 +24,11 @@ NOW = datetime.fromtimestamp(CLOCK.now(), UTC)
 
 
 @pytest.fixture
-def rules() -> SessionRules:
-    return SessionRules(policy.default()["session"], CLOCK)
+def rules() -> SessionParser:
+    return SessionParser(policy.default()["session"], CLOCK)
 
 
-def test_a_row_of_an_id_alone_is_a_session(rules: SessionRules) -> None:
+def test_a_row_of_an_id_alone_is_a_session(rules: SessionParser) -> None:
     for columns in (rules.from_json({"session_id": SECRET}), rules.from_csv({"session_id": SECRET, "user_id": " "})):
         assert columns == {
             "session_hash": hash_of(SECRET),
@@ -41,7 +42,7 @@ def test_a_row_of_an_id_alone_is_a_session(rules: SessionRules) -> None:
         }
 
 
-def test_a_row_says_what_a_session_holds(rules: SessionRules) -> None:
+def test_a_row_says_what_a_session_holds(rules: SessionParser) -> None:
     given = {
         "session_id": SECRET,
         "user_id": "ann",
@@ -61,7 +62,7 @@ def test_a_row_says_what_a_session_holds(rules: SessionRules) -> None:
         assert columns["end_time"] == NOW + timedelta(days=28)
 
 
-def test_no_session_outlives_its_end(rules: SessionRules) -> None:
+def test_no_session_outlives_its_end(rules: SessionParser) -> None:
     old = NOW - timedelta(days=30) + timedelta(minutes=1)
     columns = rules.from_json({"session_id": SECRET, "create_time": old.isoformat()})
     assert columns["end_time"] == NOW + timedelta(minutes=1)
@@ -70,13 +71,13 @@ def test_no_session_outlives_its_end(rules: SessionRules) -> None:
 @pytest.mark.parametrize("lifetime", [0, 86400])
 def test_what_never_expires_ends_when_the_policy_says(lifetime: float) -> None:
     policy_ = policy.default()["session"].model_copy(update={"max_lifetime": lifetime})
-    columns = SessionRules(policy_, CLOCK).from_json({"session_id": SECRET, "expire_time": "9999-12-31T23:59:59Z"})
+    columns = SessionParser(policy_, CLOCK).from_json({"session_id": SECRET, "expire_time": "9999-12-31T23:59:59Z"})
     assert columns["end_time"] == NOW + timedelta(seconds=lifetime or 100 * 365 * 86400)
     assert columns["use_time"] + timedelta(seconds=policy_.l2_ttl) == columns["end_time"]
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=1), timedelta()])
-def test_a_clock_that_is_ahead_lengthens_no_session(rules: SessionRules, ahead: timedelta) -> None:
+def test_a_clock_that_is_ahead_lengthens_no_session(rules: SessionParser, ahead: timedelta) -> None:
     columns = rules.from_json({"session_id": SECRET, "create_time": (NOW + ahead).isoformat()})
     assert (columns["create_time"], columns["end_time"]) == (NOW, NOW + timedelta(days=30))
 
@@ -104,7 +105,7 @@ def test_a_clock_that_is_ahead_lengthens_no_session(rules: SessionRules, ahead: 
     ],
 )
 def test_what_is_no_session_is_refused_without_repeating_its_id(
-    rules: SessionRules, given: dict[str, Any], reason: str
+    rules: SessionParser, given: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(RowRejected) as caught:
         rules.from_json(given)
@@ -113,7 +114,7 @@ def test_what_is_no_session_is_refused_without_repeating_its_id(
     assert caught.value.left_out == (reason == "expired")
 
 
-def test_attributes_in_a_cell_are_json(rules: SessionRules) -> None:
+def test_attributes_in_a_cell_are_json(rules: SessionParser) -> None:
     with pytest.raises(RowRejected) as caught:
         rules.from_csv({"session_id": SECRET, "attributes": SECRET})
     assert caught.value.reason == "attributes"
@@ -122,7 +123,7 @@ def test_attributes_in_a_cell_are_json(rules: SessionRules) -> None:
 
 def test_the_limits_are_those_of_the_proto() -> None:
     validate(GetSessionRequest(session_id="i" * sessions.MAX_ID))
-    most = {name: "x" * limit for name, limit in sessions._TEXTS.items()}
+    most = {name: "x" * limit for name, limit in inside.texts_of(sessions).items()}
     client = SessionClient(ip_address=most["ip_address"], user_agent=most["user_agent"])
     validate(Session(session_id="i", user_id=most["user_id"], client=client))
     for too_much in (

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from cache_sidecar.core.clock import ManualClock
 from cache_sidecar.core.errors import Failure, Overloaded, Tier, TierFailed
 from cache_sidecar.services import touches
 from cache_sidecar.services.touches import Touches
 from cache_sidecar.tiers.ports import Expiry
+from tests.support.clocks import ManualClock
 
 WINDOW = 300.0
 
@@ -91,8 +91,8 @@ async def test_what_redis_did_not_count_is_told_however_little_postgresql_is_beh
     uses: Touches, told: Told, clock: ManualClock
 ) -> None:
     uses.add("a", expiry(clock, stored_ago=1))
-    uses.uncounted({"a": 999.0})
-    uses.uncounted({"a": 1000.0})
+    uses.add_uncounted({"a": 999.0})
+    uses.add_uncounted({"a": 1000.0})
     await uses.flush()
     assert told.writes == [({"a": 1000.0}, float("inf"))]
     await uses.flush()
@@ -100,7 +100,7 @@ async def test_what_redis_did_not_count_is_told_however_little_postgresql_is_beh
 
 
 async def test_the_end_tells_what_redis_did_not_count(uses: Touches, told: Told) -> None:
-    uses.uncounted({"a": 1000.0})
+    uses.add_uncounted({"a": 1000.0})
     await uses.close()
     assert told.writes == [({"a": 1000.0}, float("inf"))]
 

@@ -7,7 +7,13 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from cache_sidecar.config.settings import PREFIX, Settings, describe, load, split_address
+from cache_sidecar.core import container_memory, masks
+from cache_sidecar.core.container_memory import MIB
 from cache_sidecar.core.errors import SettingsError
+from cache_sidecar.injector import quantity
+from cache_sidecar.injector.options import Options
+from tests.support.cgroup import Cgroup
+from tests.support.tokens import secret_file
 
 SECRET = "s3cr3t-never-shown"
 DSN = f"postgresql://shop:{SECRET}@db.internal:5432/shop"
@@ -22,6 +28,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
             monkeypatch.delenv(variable)
     for name, value in NEEDED.items():
         monkeypatch.setenv(PREFIX + name.upper(), value)
+    monkeypatch.setattr(container_memory, "CGROUPS", ())
     return monkeypatch
 
 
@@ -56,6 +63,33 @@ def test_what_is_not_set_has_its_default() -> None:
     assert settings.listen_address == "127.0.0.1:50051"
     assert settings.redis_nodes == ("127.0.0.1:6379",)
     assert settings.l1_max_bytes == 160 * 1024 * 1024
+
+
+@pytest.mark.parametrize("is_v1", [False, True])
+@pytest.mark.parametrize(("limit", "wanted"), [("104Mi", 8), ("303Mi", 8), ("512Mi", 97), ("576Mi", 135), ("2Gi", 1018)])
+def test_memory_for_entries_is_what_the_injector_would_set(
+    tmp_path: Path, environment: pytest.MonkeyPatch, limit: str, wanted: int, is_v1: bool
+) -> None:
+    cgroup = Cgroup(tmp_path, is_v1=is_v1)
+    cgroup.replace_kernel_s(environment)
+    mebibytes = int(quantity.parse(limit)) // MIB
+    cgroup.write(limit=mebibytes * MIB, used=MIB)
+    assert load().l1_max_bytes == Options(memory_limit=limit, memory_request=limit).l1_bytes == wanted * MIB
+    assert load().l1_reason == f"default for the container's memory limit of {mebibytes} MiB"
+    (line,) = [line for line in describe() if line.name == "l1_max_bytes"]
+    assert (line.value, line.origin) == (str(wanted * MIB), load().l1_reason)
+
+
+def test_memory_for_entries_that_is_set_or_not_limited(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    cgroup = Cgroup(tmp_path)
+    cgroup.replace_kernel_s(environment)
+    assert (
+        load().l1_reason == {line.name: line.origin for line in describe()}["l1_max_bytes"] == "default without a memory limit"
+    )
+    cgroup.write(limit=1024 * MIB, used=MIB)
+    environment.setenv(PREFIX + "L1_MAX_BYTES", str(5 * MIB))
+    assert (load().l1_max_bytes, load().l1_reason) == (5 * MIB, "set")
+    assert {line.name: line.origin for line in describe()}["l1_max_bytes"] == PREFIX + "L1_MAX_BYTES"
 
 
 def test_a_file_sets_and_a_variable_wins(toml: Path, environment: pytest.MonkeyPatch) -> None:
@@ -104,7 +138,7 @@ def test_a_variable_s_case_does_not_matter(environment: pytest.MonkeyPatch, name
 def test_roles_without_a_database_share_the_catalogue_s(environment: pytest.MonkeyPatch) -> None:
     environment.setenv(PREFIX + "POSTGRES_USER", "postgres://other/users")
     settings = load()
-    assert settings.database("catalog") == settings.database("analytics") == DSN
+    assert settings.database("catalog") == DSN
     assert settings.database("user") == "postgres://other/users"
 
 
@@ -141,7 +175,7 @@ def test_what_applications_are_told_is_ignored(environment: pytest.MonkeyPatch, 
 def test_what_must_be_set_is_named_with_its_variable_and_meaning(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.delenv(PREFIX + name.upper())
     text = error_with()
-    assert text.startswith(f"{name} is not set: give {PREFIX}{name.upper()}")
+    assert text.startswith(f"{name} is not set: set {PREFIX}{name.upper()}")
     assert "host:port" in text
 
 
@@ -156,8 +190,13 @@ def test_what_must_be_set_is_named_with_its_variable_and_meaning(environment: py
         ("listen_address", "localhost:99999", "host:port"),
         ("listen_socket_mode", "rw", "0-7"),
         ("redis_nodes", "redis", "host:port"),
-        ("redis_nodes", "a:1,b", "'b' must be host:port"),
-        ("redis_nodes", ",", "at least 1"),
+        ("redis_nodes", "redis://cs_app:canary@redis:6379", "not a URI"),
+        ("redis_nodes", "rediss://cs_app:cana,ry@redis:6379/0", "not a URI"),
+        ("redis_nodes", "cs_app:canary@redis:6379", "not a URI"),
+        ("redis_nodes", "a:1,b", "number 2 must be host:port"),
+        ("redis_nodes", "redis:6379,password=canary", "number 2 must be host:port"),
+        ("redis_nodes", "redis:6379:canary", "number 1 must be host:port"),
+        ("redis_nodes", ",", "has no entry"),
         ("redis_mode", "sentinel", "'auto', 'cluster' or 'single'"),
         ("redis_timeout", "0", "greater than 0"),
         ("redis_timeout", "11", "less than or equal to 10"),
@@ -165,7 +204,9 @@ def test_what_must_be_set_is_named_with_its_variable_and_meaning(environment: py
         ("redis_timeout", "", "number"),
         ("redis_timeout", "nan", "less than or equal to 10"),
         ("redis_tls", "maybe", "boolean"),
-        ("redis_tls_cert", __file__, "set both or neither"),
+        ("redis_tls_cert", __file__, "must be set together"),
+        ("redis_tls_server_name", "redis.shop.internal", "requires redis_tls"),
+        ("redis_tls_server_name", "*.shop.internal", "match pattern"),
         ("redis_tls_ca", "/no/such/ca.pem", "cannot read /no/such/ca.pem"),
         ("postgres_catalog", "", "at least 1"),
         ("postgres_catalog", "host=db user=shop", "postgresql://user:password@host:5432/database"),
@@ -178,6 +219,11 @@ def test_what_must_be_set_is_named_with_its_variable_and_meaning(environment: py
         ("postgres_pool_size", "8.5", "integer"),
         ("l1_max_bytes", "1000", "greater than or equal to 1048576"),
         ("l1_max_entries", "0", "greater than or equal to 1"),
+        # No more than the native engine's integers hold, or starting would fail with a traceback.
+        ("l1_max_bytes", "99999999999999999999", "less than or equal to 1099511627776"),
+        ("l1_max_entries", "99999999999999999999", "less than or equal to 1000000000"),
+        ("max_concurrent_calls", "99999999999999999999", "less than or equal to 1000000"),
+        ("max_dataset_calls", "99999999999999999999", "less than or equal to 1000000"),
         ("max_message_bytes", "1000000000", "less than or equal to"),
         ("drain_seconds", "-1", "greater than or equal to 0"),
         ("drain_seconds", "nan", "less than or equal to 600"),
@@ -190,6 +236,8 @@ def test_one_line_names_the_setting_and_says_what_would_be_right(name: str, valu
     text = error_of(**{name: value})
     assert name in text
     assert right in text
+    assert "canary" not in text
+    assert "cana,ry" not in text
 
 
 @pytest.mark.parametrize(
@@ -211,7 +259,12 @@ def test_whatever_libpq_takes_is_fine(environment: pytest.MonkeyPatch, dsn: str)
 
 
 def test_no_listener_at_all_is_wrong() -> None:
-    assert error_of(listen_address="") == "listen_address and listen_socket are both empty: set one of them"
+    assert error_of(listen_address="") == "listen_address and listen_socket are both empty: set at least one of them"
+
+
+def test_quit_needs_a_token() -> None:
+    said = error_of(quit_address="127.0.0.1:50052")
+    assert said.startswith("quit_address requires quit_token_file, with the token for POST /quit; ")
 
 
 def test_a_socket_alone_is_enough(environment: pytest.MonkeyPatch) -> None:
@@ -221,7 +274,7 @@ def test_a_socket_alone_is_enough(environment: pytest.MonkeyPatch) -> None:
 
 
 def test_tls_files_that_are_there_are_fine(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "real").write_text("certificate")
+    secret_file(tmp_path / "real", "certificate")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for name in ("CA", "CERT", "KEY"):
         environment.setenv(f"{PREFIX}REDIS_TLS_{name}", str(tmp_path / "link"))
@@ -231,8 +284,13 @@ def test_tls_files_that_are_there_are_fine(environment: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("listen_tls_cert",), "listen_tls_cert and listen_tls_key go together: set both or neither"),
-        (("listen_tls_client_ca",), "listen_tls_client_ca needs listen_tls_cert and listen_tls_key: set them, too"),
+        (("listen_tls_cert",), "listen_tls_cert and listen_tls_key must be set together"),
+        (("listen_tls_client_ca",), "listen_tls_client_ca requires listen_tls_cert and listen_tls_key"),
+        (
+            ("recommendation_remote_tls_cert",),
+            "recommendation_remote_tls_cert and recommendation_remote_tls_key must be set together",
+        ),
+        (("trace_tls_cert",), "trace_tls_cert and trace_tls_key must be set together"),
     ],
 )
 def test_the_files_of_tls_go_together(tmp_path: Path, given: tuple[str, ...], said: str) -> None:
@@ -240,19 +298,82 @@ def test_the_files_of_tls_go_together(tmp_path: Path, given: tuple[str, ...], sa
     assert error_of(**dict.fromkeys(given, str(tmp_path / "pem"))) == said
 
 
-def test_names_of_clients_need_their_certificates() -> None:
-    said = error_of(allowed_clients="cart.shop")
-    assert said == "allowed_clients needs listen_tls_client_ca: without it clients show no certificates"
+@pytest.mark.parametrize("name", ["allowed_clients", "allowed_clients_file", "listen_tls_client_crl"])
+def test_names_and_revocations_of_clients_need_their_certificates(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    said = error_of(**{name: str(tmp_path / "file")})
+    assert said == f"{name} requires listen_tls_client_ca: without it clients present no certificate"
+    if name != "allowed_clients":
+        assert error_of(**{name: "/no/such/file"}) == f"{name}: cannot read /no/such/file: No such file or directory"
+
+
+def test_names_of_clients_come_from_one_place(tmp_path: Path) -> None:
+    secret_file(tmp_path / "file", "x")
+    files = dict.fromkeys(
+        ("listen_tls_cert", "listen_tls_key", "listen_tls_client_ca", "allowed_clients_file"), str(tmp_path / "file")
+    )
+    said = error_of(allowed_clients="cart.shop", **files)
+    assert said == "allowed_clients and allowed_clients_file are both set: keep one of them"
+
+
+def test_a_list_of_nobody_is_refused() -> None:
+    # What a template makes of two variables that are not set: it must not admit everybody.
+    for nobody in (",", " ", " , "):
+        assert error_of(allowed_clients=nobody) == "allowed_clients: has no entry, only commas or spaces"
+
+
+@pytest.mark.parametrize(
+    ("uri", "mode"),
+    [
+        ("postgresql://shop@db/shop", "verify-full"),
+        ("postgresql://shop@db", "verify-full"),
+        ("postgresql://shop@db/shop?application_name=x", "verify-full"),
+        ("postgresql://shop@db/shop?sslmode=verify-ca", "verify-ca"),
+    ],
+)
+def test_the_ca_of_postgresql_applies_to_every_uri(
+    environment: pytest.MonkeyPatch, tmp_path: Path, uri: str, mode: str
+) -> None:
+    ca = tmp_path / "ca@& é.crt"
+    ca.write_text("pem")
+    environment.setenv(f"{PREFIX}POSTGRES_TLS_CA", str(ca))
+    environment.setenv(f"{PREFIX}POSTGRES_USER", uri)
+    settings = load()
+    for role in ("catalog", "user"):
+        found = conninfo_to_dict(settings.database(role))
+        assert found["sslrootcert"] == str(ca)
+        assert found["sslmode"] == (mode if role == "user" else "verify-full")
+    assert masks.mask(settings.database("catalog")).count(masks.MASK) == 1
+    environment.setenv(f"{PREFIX}POSTGRES_USER", f"{uri.partition('?')[0]}?sslrootcert=/other")
+    assert conninfo_to_dict(load().database("user"))["sslrootcert"] == "/other"
+
+
+def test_the_ca_of_postgresql_is_not_undone_by_a_uri(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("pem")
+    said = error_of(postgres_tls_ca=str(tmp_path / "ca.crt"), postgres_user="postgresql://shop@db/shop?sslmode=prefer")
+    assert said == "postgres_tls_ca requires sslmode=verify-full in postgres_user, not 'prefer'"
+    assert error_of(postgres_tls_ca="/no/such/file") == "postgres_tls_ca: cannot read /no/such/file: No such file or directory"
 
 
 def test_a_group_that_is_not_there_is_refused() -> None:
     said = error_of(listen_socket_group="no-such-group")
-    assert said == "listen_socket_group: there is no group 'no-such-group' here: give the name of one, or its number"
+    assert (
+        said
+        == "listen_socket_group: there is no group 'no-such-group' on this machine: use the name of an existing group, or a number"
+    )
 
 
 def test_a_file_of_tokens_that_cannot_be_read_is_refused() -> None:
     said = error_of(access_tokens_file="/no/such/file")
     assert said == "access_tokens_file: cannot read /no/such/file: No such file or directory"
+
+
+@pytest.mark.parametrize("name", ["access_tokens_file", "listen_tls_key", "redis_tls_key", "redis_password_file"])
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, name: str) -> None:
+    file = secret_file(tmp_path / "secret", "s3cret")
+    file.chmod(0o644)
+    said = error_of(**{name: str(file)})
+    assert said == f"{name}: cannot read {file}: its mode 0644 gives all users access; chmod 600 removes it"
 
 
 @pytest.mark.parametrize(
@@ -338,10 +459,19 @@ def test_addresses(address: str, expected: tuple[str, int]) -> None:
     assert split_address(address) == expected
 
 
-@pytest.mark.parametrize("address", ["", ":", "a", "a:", ":1", "a:-1", "a:65536", "a:1x", "a: 1"])
+@pytest.mark.parametrize(
+    "address", ["", ":", "a", "a:", ":1", "a:-1", "a:65536", "a:1x", "a: 1", "http://a:1", "a/b:1", "u:p@a:1"]
+)
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ValueError, match="must be host:port"):
         split_address(address)
+
+
+def test_a_password_in_a_uri_is_not_quoted() -> None:
+    assert (
+        error_of(trace_endpoint="user:canary@otel:4317")
+        == "trace_endpoint: must be host:port, such as 127.0.0.1:6379, not a URI"
+    )
 
 
 def test_everything_is_listed_also_while_what_is_needed_is_missing(environment: pytest.MonkeyPatch) -> None:
@@ -350,7 +480,7 @@ def test_everything_is_listed_also_while_what_is_needed_is_missing(environment: 
     lines = {line.name: line for line in describe()}
     assert lines.keys() == Settings.model_fields.keys()
     for name in NEEDED:
-        assert (lines[name].value, lines[name].origin) == ("", "needed, not set")
+        assert (lines[name].value, lines[name].origin) == ("", "required, not set")
 
 
 def test_what_does_without_redis_need_not_say_where_it_is(environment: pytest.MonkeyPatch) -> None:
@@ -358,3 +488,13 @@ def test_what_does_without_redis_need_not_say_where_it_is(environment: pytest.Mo
     assert load(redis=False).database("catalog") == DSN
     with pytest.raises(SettingsError, match="redis_nodes is not set"):
         load()
+
+
+def test_the_shop_s_model_needs_an_address() -> None:
+    said = error_of(recommendation_generators="remote,popular")
+    assert said == "recommendation_generators names remote, which requires recommendation_remote_address"
+
+
+def test_a_fraction_of_traces_needs_where_to_send_them() -> None:
+    assert error_of(trace_ratio="0.1") == "trace_ratio requires trace_endpoint, where traces are sent to"
+    assert error_of(trace_endpoint="otel") == "trace_endpoint: 'otel' must be host:port, such as 127.0.0.1:6379"

@@ -8,7 +8,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from cache_sidecar.v1 import product_service_pb2, session_service_pb2
 from cache_sidecar.v1.cart_pb2 import Cart, CartChange, CartItem
 from cache_sidecar.v1.cart_service_pb2 import ApplyCartChangesRequest, GetCartResponse
-from tests.strict import NotStrict, check_as
+from tests.support.strict import NotStrict, check_as
 
 ITEM = CartItem(product_id="é", quantity=2, options={"a": "1", "b": "2"})
 

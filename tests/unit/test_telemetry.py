@@ -1,17 +1,19 @@
 """Logs: one line of JSON per event, errors included, and nothing below the level."""
 
+import asyncio
+import errno
 import io
 import json
 import logging
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import structlog
 
 from cache_sidecar.core import telemetry
+from cache_sidecar.core.log_repeats import LEFT_OUT, LINES
 
 
 class Terminal(io.StringIO):
@@ -25,10 +27,8 @@ Configure = Callable[..., io.StringIO]
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
+def configure(monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Configures logs to go to a stream, which it returns."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    monkeypatch.setattr(telemetry, "log", structlog.get_logger())
 
     def configured(*, level: str = "info", format: str, stream: io.StringIO | None = None) -> io.StringIO:
         stream = stream or io.StringIO()
@@ -36,10 +36,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
         telemetry.configure(level=level, format=format)
         return stream
 
-    yield configured
-    structlog.reset_defaults()
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+    return configured
 
 
 def fail() -> None:
@@ -71,6 +68,37 @@ def test_what_is_below_the_level_is_not_logged(configure: Configure, level: str,
     for name in ("debug", "info", "warning", "error"):
         getattr(telemetry.log, name)("event")
     assert len(stderr.getvalue().splitlines()) == expected
+
+
+def test_the_audit_log_has_a_level_of_its_own(configure: Configure) -> None:
+    stderr = configure(level="error", format="json")
+    telemetry.log.info("not this")
+    telemetry.audit.info("admin call", caller="token ops")
+    (line,) = stderr.getvalue().splitlines()
+    found = json.loads(line)
+    assert (found["event"], found["audit"], found["level"], found["caller"]) == ("admin call", True, "info", "token ops")
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_log_that_cannot_be_written_ends_nothing_but_the_audit_log_does(configure: Configure, format: str) -> None:
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    configure(format=format, stream=Full())
+    telemetry.log.error("a dependency fails")
+    with pytest.raises(OSError, match="No space left"):
+        telemetry.audit.info("admin call")
+
+
+def test_texts_of_callers_do_not_control_a_terminal(configure: Configure) -> None:
+    terminal = configure(format="console", stream=Terminal())
+    telemetry.audit.info("admin call", dataset="\x1b[1Aforged\x9b2K\u202e\r", ids=["\x1b[31m"])
+    assert "\\x1b[1Aforged\\x9b2K\\u202e\\r" in terminal.getvalue().replace("\\\\", "\\")
+    assert not [control for control in ("\x1b[1A", "\x9b", "\u202e", "\r") if control in terminal.getvalue()]
 
 
 def test_auto_is_json_where_nobody_watches(configure: Configure) -> None:
@@ -116,23 +144,36 @@ def test_a_defect_that_is_met_often_is_logged_now_and_then(configure: Configure)
         int("two")
     except ValueError as error:
         telemetry.log.error("call failed", exc_info=error)
-    first, other = map(json.loads, stderr.getvalue().splitlines())
+    telemetry.repeats.report(all=True)
+    first, other, report = map(json.loads, stderr.getvalue().splitlines())
     assert "KeyError" in first["exception"]
     assert "ValueError" in other["exception"]
-    assert other["left_out"] == 999
+    assert (report["event"], report["level"]) == (LEFT_OUT, "error")
+    assert (report["message"], report["method"], report["left_out"]) == ("call failed", "Get", 999)
 
 
-def test_a_defect_is_logged_again_later() -> None:
-    now = 0.0
-    seldom = telemetry.Seldom(lambda: now)
-    error = KeyError("missing")
-    assert seldom(None, "error", {"event": "call failed", "exc_info": error})
-    for moment in (0.0, telemetry.DEFECT_EVERY - 0.1):
-        now = moment
-        with pytest.raises(structlog.DropEvent):
-            seldom(None, "error", {"event": "call failed", "exc_info": error})
-    now = telemetry.DEFECT_EVERY
-    assert seldom(None, "error", {"event": "call failed", "exc_info": error})["left_out"] == 2
+def test_the_level_may_be_changed_while_loggers_are_in_use(configure: Configure) -> None:
+    stderr = configure(level="warning", format="json")
+
+    async def main() -> None:
+        telemetry.log.info("not this")
+        telemetry.own_level.change("debug", 60)
+        telemetry.log.debug("this")
+        telemetry.own_level.reset()
+        telemetry.log.info("nor this")
+
+    asyncio.run(main())
+    assert [json.loads(line)["event"] for line in stderr.getvalue().splitlines()] == ["this"]
+
+
+def test_what_libraries_log_is_sampled_too(configure: Configure) -> None:
+    stderr = configure(format="json")
+    for number in range(100):
+        logging.getLogger("grpc").error("lost %d", number)
+    telemetry.repeats.report(all=True)
+    *lines, report = map(json.loads, stderr.getvalue().splitlines())
+    assert [line["event"] for line in lines] == [f"lost {number}" for number in range(LINES)]
+    assert (report["message"], report["logger"], report["left_out"]) == ("lost %d", "grpc", 100 - LINES)
 
 
 PROGRAM = """

@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_sidecar.services.cart import _all_but_etag, entry
+from cache_sidecar.services import cart
+from cache_sidecar.services.cart import make_entry
 from cache_sidecar.services.shared.wire import field
 from cache_sidecar.store.cart import CartRow, Item
 from cache_sidecar.v1.cache_pb2 import SOURCE_L2
 from cache_sidecar.v1.session_pb2 import Session, SessionClient
 from cache_sidecar.v1.session_service_pb2 import GetSessionResponse
-from tests import strict
+from tests.support import inside, strict
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
@@ -39,4 +40,4 @@ def test_fields_are_put_into_a_message() -> None:
 def test_a_cart_whose_etag_comes_last_is_the_cart(count: int) -> None:
     items = [Item(f"product {n}", n + 1, 1, 5, "EUR", {"size": "L"}) for n in range(count)]
     row = CartRow("0" * 20, items, version=0xABC)
-    assert _all_but_etag(row) + b"%016x" % row.version == entry(row)
+    assert inside.make_versioned_entry(cart, row).complete(row.version) == make_entry(row)

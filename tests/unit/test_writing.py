@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 from cache_sidecar.core.errors import DeadlineExceeded, Failure, Tier, TierFailed
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.writes import Writer
-from cache_sidecar.store.pool import WriteResult
-from tests.gates import Gate
+from cache_sidecar.store.writes import RowChange, WriteResult
+from tests.support import inside
+from tests.support.gates import Gate
 
 BOUND = Bound(1 << 20)
 
@@ -23,7 +24,7 @@ class Line:
         self.before, self.after = Gate(), Gate()
         self.outcome: BaseException | WriteResult | None = None
 
-    async def write(self, key: object, work: Any, at_once: Any = None) -> WriteResult:
+    async def write(self, key: object, work: Any, *, optimistic: bool = False) -> WriteResult[None]:
         await self.before.passed()
         try:
             self.outcome = await work(None)
@@ -40,12 +41,13 @@ class Told:
     def __init__(self) -> None:
         self.of: list[WriteResult] = []
 
-    async def __call__(self, written: WriteResult) -> None:
+    async def __call__(self, written: WriteResult[None]) -> bool:
         self.of.append(written)
+        return True
 
 
 async def work(_: object) -> WriteResult:
-    return WriteResult(b"reply", "a", 1)
+    return WriteResult(b"reply", [RowChange("a", 1)])
 
 
 async def leave(writing: "asyncio.Task[WriteResult]") -> None:
@@ -76,7 +78,7 @@ async def test_a_write_that_was_begun_is_told_when_its_caller_leaves() -> None:
     await leave(writing)
     line.after.open()
     await writer.close()
-    assert told.of == [WriteResult(b"reply", "a", 1)]
+    assert told.of == [WriteResult(b"reply", [RowChange("a", 1)])]
 
 
 @pytest.mark.parametrize(("error", "is_logged"), [(TierFailed(Tier.STORE, Failure.TIMEOUT), False), (KeyError("x"), True)])
@@ -84,7 +86,7 @@ async def test_what_becomes_of_a_write_whose_caller_left_is_heard(error: Excepti
     gate = Gate()
 
     class Failing:
-        async def write(self, key: object, work: Any, at_once: Any = None) -> WriteResult:
+        async def write(self, key: object, work: Any, *, optimistic: bool = False) -> WriteResult[None]:
             await gate.passed()
             raise error
 
@@ -98,7 +100,7 @@ async def test_what_becomes_of_a_write_whose_caller_left_is_heard(error: Excepti
         await leave(writing)
         with capture_logs() as log:
             gate.open()
-            while writer._running:
+            while inside.writes_of(writer).running:
                 await asyncio.sleep(0)
             gc.collect()  # says of a task whose exception nobody looked at that it is so
         assert [line["event"] for line in log] == (["background work failed"] if is_logged else [])

@@ -1,8 +1,8 @@
 //! A load generator for unary gRPC calls that takes far less of its core than the server it measures; see `tests/bench/fast_load.py`.
 //!
-//! `load ADDRESS PATH PAYLOADS CONNECTIONS IN_FLIGHT SECONDS RATE SAMPLE_EVERY`: the payloads are a file of framed gRPC messages,
-//! each under 16 KiB; with a rate over 0 that many calls begin each second, and latency counts from when a call was due. Prints
-//! JSON. A call counts as served when its trailers say status 0 and exactly one whole message came.
+//! `load ADDRESS PATH PAYLOADS CONNECTIONS IN_FLIGHT SECONDS RATE SAMPLE_EVERY [NAME VALUE]...`: the payloads are a file of framed
+//! gRPC messages, each under 16 KiB; with a rate over 0 that many calls begin each second, and latency counts from when a call was
+//! due; names and values are metadata of each call. Prints JSON. A call counts as served when its trailers say status 0 and exactly one whole message came.
 
 #[path = "load/client.rs"]
 mod client;
@@ -38,9 +38,11 @@ struct Pace {
 }
 
 async fn run(arguments: &[String]) -> Result<String, Box<dyn Error>> {
-    let [address, path, payloads, connections, in_flight, seconds, rate, sample_every] = arguments else {
+    let [address, path, payloads, connections, in_flight, seconds, rate, sample_every, metadata @ ..] = arguments else {
         return Err("eight arguments are needed, see the source".into());
     };
+    let (metadata, []) = metadata.as_chunks() else { return Err("a name of metadata has no value".into()) };
+    let metadata: Vec<_> = metadata.iter().map(|[name, value]| (name.as_str(), value.as_str())).collect();
     let (connections, rate): (u32, f64) = (connections.parse()?, rate.parse()?);
     let every = (rate > 0.0).then(|| Duration::from_secs_f64(f64::from(connections) / rate));
     let pace = Pace { in_flight: in_flight.parse()?, every, seconds: seconds.parse()? };
@@ -51,7 +53,7 @@ async fn run(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let start = Instant::now();
     let shared = every.filter(|every| *every < TOGETHER).map(|_| tick_for_all(start + Duration::from_secs_f64(pace.seconds)));
     for _ in 0..connections {
-        let client = Client::new(path, authority, payloads.clone(), tally.clone());
+        let client = Client::new(path, authority, &metadata, payloads.clone(), tally.clone());
         match address.strip_prefix("unix:") {
             Some(path) => drop(tasks.spawn_local(drive(client, UnixStream::connect(path).await?, pace, shared.clone()))),
             None => {

@@ -5,16 +5,19 @@ use _native::access::Access;
 use _native::authority::{HEADER, PREFACE, Repair, is_fit, length};
 use _native::hits::{Request, Shape};
 use _native::identity::Identity;
-use _native::limits::MAX_CONTROL;
-use _native::metadata::{Way, timeout, way};
+use _native::limits::{MAX_CONTROL, MAX_UNPACKED};
+use _native::metadata::{Route, binary, route, timeout};
 use _native::pace::Pace;
+use _native::unpack::unpack;
 use _native::wire;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use miniz_oxide::inflate::{decompress_to_vec_with_limit, decompress_to_vec_zlib_with_limit};
 use prost::Message;
+use std::time::Instant;
 
 type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 7] = [
+pub const ALL: [Target; 8] = [
     ("wire", request),
     ("authority", authority),
     ("hpack", hpack),
@@ -22,6 +25,7 @@ pub const ALL: [Target; 7] = [
     ("pace", pace),
     ("tokens", tokens),
     ("identity", identity),
+    ("unpack", packed),
 ];
 
 #[derive(Message)]
@@ -131,23 +135,64 @@ pub fn metadata(bytes: &[u8]) {
         .collect();
     let forwards: HeaderMap = pairs.iter().cloned().collect();
     let backwards: HeaderMap = pairs.iter().rev().cloned().collect();
-    let found = way(&forwards, None);
-    assert_eq!(found, way(&backwards, None), "the order does not matter");
-    let is_plain = |name: &HeaderName| !name.as_str().ends_with("-bin") && *name != "grpc-encoding";
-    assert!(found == Way::Proxy || pairs.iter().all(|(name, value)| is_plain(name) || value == "identity"));
-    assert!(found < Way::Memory || pairs.iter().all(|(name, _)| name != "authorization"));
-    let odd = HeaderMap::from_iter(pairs.into_iter().chain([("x-odd".parse().unwrap(), "1".parse().unwrap())]));
-    assert!(way(&odd, None) <= found.min_with(Way::Python), "more metadata never shortens the way");
-}
-
-trait MinWith {
-    fn min_with(self, other: Self) -> Self;
-}
-
-impl MinWith for Way {
-    fn min_with(self, other: Way) -> Way {
-        if self < other { self } else { other }
+    let found = route(&forwards, None);
+    assert_eq!(found, route(&backwards, None), "the order does not matter");
+    for (name, value) in pairs.iter().filter(|(name, _)| name.as_str().ends_with("-bin")) {
+        assert_eq!(binary(value.as_bytes()), slow_binary(value.as_bytes()));
+        assert!(found == Route::Proxy || binary(value.as_bytes()).is_some(), "{name}");
     }
+    let access = Access::default();
+    access.set_tokens(vec![b"t".into()], Vec::new());
+    let tokens = access.tokens().unwrap();
+    let admitted = pairs.iter().filter(|(name, value)| name == "authorization" && tokens.admit(value.as_bytes())).count();
+    let with_tokens = route(&forwards, Some(&tokens));
+    assert!(with_tokens <= found && (with_tokens < Route::Memory || admitted > 0));
+    let more = HeaderMap::from_iter(pairs.into_iter().chain([("x-more".parse().unwrap(), "1".parse().unwrap())]));
+    assert_eq!(route(&more, None), found, "what matters to nobody changes nothing");
+}
+
+/// As RFC 4648 has it, a bit at a time; padding may be left out, or a part of it.
+fn slow_binary(text: &[u8]) -> Option<Vec<u8>> {
+    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+    let digits = &text[..text.len() - padding];
+    let is_padded = padding == 0 || (digits.len() % 4 >= 2 && digits.len() % 4 + padding <= 4);
+    let bits: Vec<bool> = digits
+        .iter()
+        .map(|digit| match digit {
+            b'A'..=b'Z' => Some(digit - b'A'),
+            b'a'..=b'z' => Some(digit - b'a' + 26),
+            b'0'..=b'9' => Some(digit - b'0' + 52),
+            b'+' => Some(62),
+            b'/' => Some(63),
+            _ => None,
+        })
+        .collect::<Option<Vec<u8>>>()?
+        .iter()
+        .flat_map(|digit| (0..6).rev().map(move |bit| digit >> bit & 1 == 1))
+        .collect();
+    let bytes = bits.chunks_exact(8);
+    let rest = bytes.remainder();
+    let is_canonical = rest.len() < 6 && !rest.contains(&true);
+    (is_padded && is_canonical).then(|| bytes.map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit))).collect())
+}
+
+/// A compressed message, after a byte that chooses how: what is unpacked is what another decompressor makes of it.
+pub fn packed(bytes: &[u8]) {
+    let Some((choice, packed)) = bytes.split_first() else { return };
+    let encoding = if choice % 2 == 0 { "gzip" } else { "deflate" };
+    let headers = HeaderMap::from_iter([("grpc-encoding".parse().unwrap(), encoding.parse().unwrap())]);
+    let mut body = [&[1; wire::FRAME][..], packed].concat();
+    wire::close_frame(&mut body, wire::FRAME);
+    let Some(unpacked) = unpack(&headers, &body, Instant::now()) else { return };
+    let message = wire::message(&unpacked).expect("a whole message in a frame");
+    assert!(message.len() <= MAX_UNPACKED);
+    let other = match encoding {
+        "deflate" => decompress_to_vec_zlib_with_limit(packed, MAX_UNPACKED),
+        // A gzip header without optional fields; with them it is longer.
+        _ if packed[3] == 0 => decompress_to_vec_with_limit(&packed[10..packed.len() - 8], MAX_UNPACKED),
+        _ => return,
+    };
+    assert_eq!(other.expect("another decompressor refuses it"), message);
 }
 
 /// As the specification has it: at most 8 digits and a unit. Zero is for grpc.aio to refuse.
@@ -201,13 +246,13 @@ pub fn tokens(bytes: &[u8]) {
     let shown = text.get(7..).filter(|_| text[..7].eq_ignore_ascii_case("Bearer "));
     let shows_one = shown.is_some_and(|shown| known.iter().any(|token| token == shown.as_bytes()));
     let access = Access::default();
-    access.set_tokens(known);
+    access.set_tokens(known, Vec::new());
     assert_eq!(access.tokens().unwrap().admit(text.as_bytes()), shows_one);
 }
 
 /// A client's certificate: nothing is too odd to be read, and whatever name it gives is given once in general, once by its kind.
 pub fn identity(der: &[u8]) {
-    let found = Identity::of_tls(Some(der), false);
+    let found = Identity::of_tls(&[der], false);
     let values = |key: &str| -> Vec<Vec<u8>> {
         let all = found.properties().iter().filter(|(name, _)| *name == key);
         all.flat_map(|(_, values)| values.clone()).collect()
@@ -219,11 +264,15 @@ pub fn identity(der: &[u8]) {
     assert_eq!(names, by_kind);
     let is_none = names.is_empty() && values("x509_common_name").is_empty();
     assert_eq!(found.key().is_none(), is_none);
-    for name in kinds[1].iter().filter_map(|name| std::str::from_utf8(name).ok()) {
-        assert_eq!(
-            found.is_named(name),
-            name.contains("://") || kinds[0].iter().chain(&kinds[2..].concat()).any(|other| other == name.as_bytes())
-        );
+    for name in by_kind.iter().filter_map(|name| std::str::from_utf8(name).ok()) {
+        let kind = match name {
+            uri if uri.contains("://") => 1,
+            mailbox if mailbox.contains('@') => 2,
+            address if address.parse::<std::net::IpAddr>().is_ok() => 3,
+            _ => 0,
+        };
+        assert_eq!(found.is_named(name), kinds[kind].iter().any(|other| other == name.as_bytes()));
     }
+    assert!(found.not_after() < f64::INFINITY && found.serials().len() <= 1);
     assert_eq!(values("x509_pem_cert").len(), 1);
 }

@@ -1,28 +1,28 @@
-//! Repairs what clients send as `:authority`, of which nothing here depends.
+//! Repairs invalid values of `:authority`, which is not used here.
 //!
-//! gRPC's C-core (Python, C++, Ruby, PHP), grpc-java and grpcurl send the path of a unix socket there, plain or
-//! percent-encoded, which is no authority, and h2 resets such a call with PROTOCOL_ERROR (hyperium/h2#487). So what clients
-//! send is read along, frame by frame, and in a literal for `:authority` a `-` takes the place of each offending byte.
-//! A value in Huffman's code becomes a plain one, and its frame longer. The decoded length stays the same, so both ends agree
-//! on what is in HPACK's table; nothing else is changed, and what cannot be read is left for h2 to refuse.
+//! gRPC's C-core (Python, C++, Ruby, PHP), grpc-java and grpcurl send the path of a Unix socket there, plain or percent-encoded. That
+//! is not a valid authority, and h2 resets such calls with PROTOCOL_ERROR (hyperium/h2#487). So the frames of clients are parsed, and
+//! in a literal for `:authority` each invalid byte is replaced by `-`. A Huffman-coded value becomes a plain one, and its frame
+//! longer. The decoded length stays the same, so that both ends agree on HPACK's dynamic table. Nothing else is changed, and what
+//! cannot be parsed is left to h2 to refuse.
 
 use crate::huffman;
 use std::ops::Range;
 
-/// Length of the client's connection preface.
+/// The length of the client's connection preface.
 pub const PREFACE: usize = 24;
-/// Length of a frame's header.
+/// The length of a frame header.
 pub const HEADER: usize = 9;
 const HEADERS: u8 = 1;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
-/// The largest frame that h2 is told to take, see `limits.rs`; it refuses larger ones itself.
+/// The maximum frame size of h2, see `limits.rs`; it refuses larger ones itself.
 const MAX_FRAME: usize = 16 << 10;
 
 pub struct Repair {
-    /// Bytes still to be passed on unseen.
+    /// Bytes still to be passed through.
     pass: usize,
-    /// The frame header being read, or the HEADERS frame being gathered.
+    /// The incomplete frame header or HEADERS frame.
     held: Vec<u8>,
 }
 
@@ -33,7 +33,7 @@ impl Default for Repair {
 }
 
 impl Repair {
-    /// Takes bytes as they come, and appends what may go on to h2: HEADERS frames only once they are whole.
+    /// Processes bytes as they arrive, and appends those for h2: HEADERS frames only when they are complete.
     pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             if self.pass > 0 {
@@ -79,7 +79,7 @@ pub fn length(frame: &[u8]) -> usize {
     usize::from(frame[0]) << 16 | usize::from(frame[1]) << 8 | usize::from(frame[2])
 }
 
-/// Repairs a whole HEADERS frame, as far as it can be read.
+/// Repairs a complete HEADERS frame, as far as it can be parsed.
 fn repair(frame: &mut Vec<u8>) -> Option<()> {
     let flags = frame[4];
     let mut at = HEADER;
@@ -113,14 +113,15 @@ fn repair(frame: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// Whether a header block leaves HPACK's table as it is: then the same bytes say the same, until another block changes it.
+/// Whether a header block leaves HPACK's dynamic table unchanged. Then the same bytes have the same meaning until another block
+/// changes it.
 pub fn is_neutral(block: &[u8]) -> bool {
     let mut at = 0;
     while at < block.len() {
         let first = block[at];
         let passed = match first {
             0x80.. => integer(block, &mut at, 7).is_some(),
-            0x20..0x80 => false, // a field that is added to the table, or a new size of it
+            0x20..0x80 => false, // adds a field to the table, or changes its size
             _ => {
                 let name = integer(block, &mut at, 4);
                 name.is_some_and(|name| name > 0 || string(block, &mut at).is_some()) && string(block, &mut at).is_some()
@@ -133,15 +134,15 @@ pub fn is_neutral(block: &[u8]) -> bool {
     true
 }
 
-/// Appends a string as HPACK writes it, not in Huffman's code.
+/// Appends an HPACK string without Huffman coding.
 pub fn put_plain(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(plain_length(text.len()));
     out.extend_from_slice(text);
 }
 
-/// A string of HPACK.
+/// An HPACK string.
 struct Text {
-    /// Where its length begins.
+    /// The offset of its length.
     start: usize,
     bytes: Range<usize>,
     is_coded: bool,
@@ -153,7 +154,7 @@ impl Text {
         if self.is_coded { huffman::decode(bytes).is_some_and(|bytes| bytes == wanted) } else { bytes == wanted }
     }
 
-    /// Repairs it, and returns where it ends then.
+    /// Repairs the string, and returns its new end.
     fn repair(self, frame: &mut Vec<u8>) -> Option<usize> {
         let end = self.bytes.end;
         if !self.is_coded {
@@ -177,7 +178,7 @@ impl Text {
     }
 }
 
-/// Returns the length of a string that is not in Huffman's code, as HPACK writes it.
+/// Encodes the length of an HPACK string without Huffman coding.
 fn plain_length(length: usize) -> Vec<u8> {
     let Some(mut rest) = length.checked_sub(0x7f) else { return vec![length as u8] };
     let mut bytes = vec![0x7f];
@@ -189,12 +190,12 @@ fn plain_length(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Whether h2 takes a byte in an authority.
+/// Whether h2 accepts a byte in an authority.
 pub fn is_fit(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)
 }
 
-/// Reads an integer of HPACK with a prefix of so many bits.
+/// Parses an HPACK integer with a prefix of so many bits.
 fn integer(frame: &[u8], at: &mut usize, bits: u32) -> Option<usize> {
     let most = (1usize << bits) - 1;
     let mut value = usize::from(*frame.get(*at)?) & most;
@@ -213,7 +214,7 @@ fn integer(frame: &[u8], at: &mut usize, bits: u32) -> Option<usize> {
     None
 }
 
-/// Passes a string of HPACK.
+/// Skips an HPACK string.
 fn string(frame: &[u8], at: &mut usize) -> Option<Text> {
     let start = *at;
     let is_coded = frame.get(start)? & 0x80 != 0;

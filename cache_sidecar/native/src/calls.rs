@@ -1,30 +1,30 @@
-//! Calls on their way to Python, and the way back.
+//! The queue of calls for Python, and their answers.
 //!
-//! They wait in `line.rs`, without a task, and are refused there. A byte on a socket wakes Python's event loop, one byte for
-//! however many calls.
+//! Calls wait in `line.rs`, without a task, and are refused there. A byte on a socket wakes Python's event loop, one byte for any
+//! number of calls.
 
 use crate::early::Judge;
-use crate::identity::Client;
 use crate::limits::{MAX_WAITING, MAX_WAITING_BYTES, STUCK_AFTER};
 use crate::line::{Line, Service};
-use bytes::Bytes;
+use crate::peer::Peer;
+use crate::piece::Piece;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
 
-/// What Python says to a call.
-#[derive(Debug)]
+/// Python's answer to a call.
 pub struct Answer {
-    /// The gRPC status; 0 with a message, anything else without.
+    /// The gRPC status; with a message only if it is 0.
     pub code: u32,
     pub details: String,
-    pub message: Bytes,
+    /// Counted from when Python made it: how long it waits to be sent depends on the speed of the machine.
+    pub message: Piece,
     pub initial: HeaderMap,
     pub trailers: HeaderMap,
 }
@@ -32,7 +32,7 @@ pub struct Answer {
 /// A call as Python sees it.
 pub struct Call {
     pub metadata: HeaderMap,
-    pub client: Arc<Client>,
+    pub peer: Arc<Peer>,
     pub deadline: Option<Instant>,
     pub given_up: Arc<AtomicBool>,
     answer: Mutex<Option<(oneshot::Sender<Answer>, InProgress)>>,
@@ -41,16 +41,16 @@ pub struct Call {
 impl Call {
     pub fn new(
         metadata: HeaderMap,
-        client: Arc<Client>,
+        peer: Arc<Peer>,
         deadline: Option<Instant>,
         in_progress: InProgress,
     ) -> (Self, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
         let answer = Mutex::new(Some((sender, in_progress)));
-        (Call { metadata, client, deadline, given_up: Arc::default(), answer }, receiver)
+        (Call { metadata, peer, deadline, given_up: Arc::default(), answer }, receiver)
     }
 
-    /// Answers, unless it was answered or given up. With that the call is no longer in progress.
+    /// Answers the call unless it was answered or cancelled. It is then no longer in progress.
     pub fn answer(&self, answer: Answer) {
         if let Some((sender, _in_progress)) = self.answer.lock().take() {
             let _ = sender.send(answer);
@@ -62,12 +62,12 @@ impl Call {
     }
 }
 
-/// Counts a call as in progress, until it is dropped.
+/// Counts a call as in progress until this is dropped.
 pub struct InProgress {
     calls: Arc<dyn Ends>,
     method: usize,
     began: Instant,
-    /// Whether its caller left before it was answered: how long it took says nothing then.
+    /// Whether its caller left before it was answered; its duration is meaningless then.
     pub is_left: Arc<AtomicBool>,
 }
 
@@ -82,8 +82,8 @@ trait Ends: Send + Sync {
 }
 
 /// A call that waits.
-pub trait Asked: Send + 'static {
-    /// Whether its caller has given up.
+pub trait Waiting: Send + 'static {
+    /// Whether its caller has cancelled.
     fn is_gone(&mut self) -> bool;
 }
 
@@ -95,22 +95,25 @@ pub struct Began<T> {
     pub in_progress: InProgress,
 }
 
-/// What became of calls.
+/// The result of `Calls::take`.
 pub struct Taken<T> {
     pub calls: Vec<Began<T>>,
-    /// Calls taken earlier that were given up since.
+    /// Calls taken earlier that were cancelled since.
     pub given_up: Vec<u64>,
 }
 
 #[derive(Debug, PartialEq, Clone, Copy)]
 pub enum Refusal {
-    /// Too many wait.
+    /// Too many calls are waiting.
     Overloaded,
     /// Its deadline cannot be met.
     Deadline,
-    /// Python has not come for its calls.
+    /// Python does not take calls.
     Stuck,
 }
+
+/// How many kinds there are.
+pub const REFUSALS: usize = 3;
 
 impl From<crate::line::Refusal> for Refusal {
     fn from(refusal: crate::line::Refusal) -> Self {
@@ -127,38 +130,51 @@ pub struct Calls<T> {
     state: Mutex<State<T>>,
     bell: UnixStream,
     heard: UnixStream,
-    /// A call waits where none did.
+    /// Notified when a call waits after none did.
     pub begun: Notify,
-    /// Whether calls are refused, or were just now.
+    /// Whether calls are being refused, or were a moment ago.
     is_refusing: AtomicBool,
+    /// Number of calls of each method that were refused, by the kinds of refusals, and how many `take_refused` has returned.
+    refused: Vec<[AtomicU64; REFUSALS]>,
+    refused_before: Vec<AtomicU64>,
 }
 
 struct State<T> {
     line: Line<T>,
     given_up: Vec<u64>,
     last_id: u64,
-    /// Since when the bell has been ringing.
+    /// Since when Python has been signalled without taking calls.
     ringing: Option<Instant>,
     is_stuck: bool,
 }
 
-impl<T: Asked> Calls<T> {
-    /// `methods` says the service of each, and None of those that are never bounded.
+impl<T: Waiting> Calls<T> {
+    /// `methods` has the index of the service of each method; None for methods without a limit.
     pub fn new(services: Vec<Service>, methods: &[Option<usize>]) -> io::Result<Self> {
         let (bell, heard) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         heard.set_nonblocking(true)?;
         let line = Line::new(services, methods, MAX_WAITING, MAX_WAITING_BYTES);
+        let refused = methods.iter().map(|_| Default::default()).collect();
+        let refused_before = methods.iter().map(|_| AtomicU64::new(0)).collect();
         let state = State { line, given_up: Vec::new(), last_id: 0, ringing: None, is_stuck: false };
-        Ok(Calls { state: Mutex::new(state), bell, heard, begun: Notify::new(), is_refusing: AtomicBool::new(false) })
+        Ok(Calls {
+            state: Mutex::new(state),
+            bell,
+            heard,
+            begun: Notify::new(),
+            is_refusing: AtomicBool::new(false),
+            refused,
+            refused_before,
+        })
     }
 
-    /// The file descriptor that is readable when there is something to take.
+    /// The file descriptor that is readable when calls can be taken.
     pub fn fileno(&self) -> RawFd {
         self.heard.as_raw_fd()
     }
 
-    /// Puts a call in line. Returns who is refused for it, which may be itself.
+    /// Queues a call. Returns the calls refused because of it, which may include itself.
     pub fn add(
         &self,
         now: Instant,
@@ -185,14 +201,30 @@ impl<T: Asked> Calls<T> {
         refused
     }
 
-    /// Says that the caller of a call that was taken is gone.
+    /// Counts calls of a method that Python never sees.
+    pub fn count_refused(&self, method: usize, refusal: Refusal, count: u64) {
+        self.refused[method][refusal as usize].fetch_add(count, Relaxed);
+    }
+
+    /// Returns how many calls of a method were refused since the last time. Not to be called by two threads at once.
+    pub fn take_refused(&self, method: usize) -> u64 {
+        let all = self.refused[method].iter().map(|count| count.load(Relaxed)).sum::<u64>();
+        all - self.refused_before[method].swap(all, Relaxed)
+    }
+
+    /// Returns how many calls of each method were refused since the start, by the kinds of refusals.
+    pub fn all_refused(&self) -> Vec<[u64; REFUSALS]> {
+        self.refused.iter().map(|counts| std::array::from_fn(|kind| counts[kind].load(Relaxed))).collect()
+    }
+
+    /// Reports that the caller of a call that was taken is gone.
     pub fn give_up(&self, id: u64) {
         let mut state = self.state.lock();
         state.given_up.push(id);
         self.ring_once(&mut state);
     }
 
-    /// Wakes Python though there is no call.
+    /// Wakes Python even if there is no call.
     pub fn ring(&self) {
         self.ring_once(&mut self.state.lock());
     }
@@ -210,8 +242,8 @@ impl<T: Asked> Calls<T> {
         }
     }
 
-    /// Takes up to so many calls, and says who was refused meanwhile. With more that may be taken, the bell goes on ringing: the
-    /// event loop comes back, after others' turns. Where no more may be in progress, it rings when one of those has ended.
+    /// Takes up to `limit` calls, and returns those refused meanwhile. If more can be taken, the descriptor stays readable, so that
+    /// the event loop returns after its other work. If no more may be in progress, it becomes readable when one of those ends.
     pub fn take(self: &Arc<Self>, now: Instant, limit: usize) -> (Taken<T>, Refused<T>) {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -232,7 +264,7 @@ impl<T: Asked> Calls<T> {
         (taken, state.refused())
     }
 
-    /// Returns who is refused because it waited too long, because its deadline has passed, or because Python has not come for it.
+    /// Returns the calls refused because they waited too long, their deadline passed, or Python does not take calls.
     pub fn sweep(&self, now: Instant) -> Refused<T> {
         let mut state = self.state.lock();
         if state.ringing.is_some_and(|since| now.saturating_duration_since(since) >= STUCK_AFTER) {
@@ -252,13 +284,13 @@ impl<T: Asked> Calls<T> {
         self.state.lock().line.waiting()
     }
 
-    /// Returns, of a method, how many calls wait and are in progress, and how many may be.
-    pub fn of_method(&self, method: usize) -> (usize, usize, usize) {
-        self.state.lock().line.state(method)
+    #[cfg(test)]
+    fn in_progress(&self) -> usize {
+        self.state.lock().line.in_progress()
     }
 }
 
-impl<T: Asked> Judge for Calls<T> {
+impl<T: Waiting> Judge for Calls<T> {
     fn is_refusing(&self) -> bool {
         self.is_refusing.load(Relaxed)
     }
@@ -268,12 +300,13 @@ impl<T: Asked> Judge for Calls<T> {
         if state.is_stuck { usize::MAX } else { state.line.allowance(now, method, connection) }
     }
 
-    fn turned_away(&self, now: Instant, method: usize) {
+    fn turned_away(&self, now: Instant, method: usize, count: usize) {
+        self.count_refused(method, Refusal::Overloaded, count as u64);
         self.state.lock().line.turned_away(now, method);
     }
 }
 
-impl<T: Asked> Ends for Calls<T> {
+impl<T: Waiting> Ends for Calls<T> {
     fn end(&self, method: usize, began: Instant, is_left: bool) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -292,7 +325,8 @@ impl<T> State<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Identity;
+    use crate::peer::of_test;
+    use crate::room::Room;
     use std::collections::HashMap;
     use std::sync::atomic::AtomicUsize;
 
@@ -303,7 +337,7 @@ mod tests {
         given_up: Arc<AtomicBool>,
     }
 
-    impl Asked for Caller {
+    impl Waiting for Caller {
         fn is_gone(&mut self) -> bool {
             self.given_up.load(Relaxed)
         }
@@ -361,8 +395,9 @@ mod tests {
         assert_eq!(names(&begun), [1, 2]);
         assert!(!rings(&calls), "Python would be woken again and again, to take nothing");
         let Began { call, in_progress, .. } = begun.remove(0);
-        let client = Arc::new(Client { name: call.name.to_string(), identity: Identity::none() });
-        let (call, _answer) = Call::new(HeaderMap::new(), client, None, in_progress);
+        assert_eq!(call.name, 1);
+        let peer = Arc::new(of_test(1, &Arc::new(Room::new(1, 0))));
+        let (call, _answer) = Call::new(HeaderMap::new(), peer, None, in_progress);
         call.answer(answer());
         assert!(rings(&calls), "an answer makes room, whenever Python lets go of the call");
         assert_eq!(names(&take(&calls, 9)), [3]);
@@ -375,7 +410,7 @@ mod tests {
         calls.add(Instant::now(), 1, 0, 0, None, caller.clone());
         caller.given_up.store(true, Relaxed);
         assert!(take(&calls, 9).is_empty());
-        assert_eq!(calls.of_method(0).1, 0, "it is not in progress");
+        assert_eq!(calls.in_progress(), 0, "it is not in progress");
         calls.give_up(7);
         assert_eq!(calls.take(Instant::now(), 9).0.given_up, [7]);
     }
@@ -404,7 +439,7 @@ mod tests {
 
     fn answer() -> Answer {
         let (initial, trailers) = Default::default();
-        Answer { code: 0, details: String::new(), message: Bytes::new(), initial, trailers }
+        Answer { code: 0, details: String::new(), message: Piece::empty(), initial, trailers }
     }
 
     /// Every call is taken once, or passed over because it was given up, or refused; whoever asks first is no matter.
@@ -446,7 +481,7 @@ mod tests {
         let (total, gone) = (CALLERS * EACH, CALLERS * EACH.div_ceil(7));
         let ended = taken.len() + refused.load(Relaxed);
         assert!((total - gone..=total).contains(&ended), "{ended} of {total}, of which {gone} may have been given up");
-        assert_eq!(calls.of_method(0), (0, 0, calls.of_method(0).2));
+        assert_eq!((calls.waiting(), calls.in_progress()), (0, 0));
         let _ = calls.take(Instant::now(), 1);
         assert!(!rings(&calls));
     }

@@ -1,42 +1,44 @@
-//! One client's connection: which way each of its calls takes.
+//! One client's connection, and the route that each of its calls takes.
 
-use crate::access::{self, Tokens};
-use crate::calls::{self, Answer, Began, Call, Refusal, Refused};
+use crate::access;
+use crate::body::{Begun, Gathered, gather};
 use crate::counters::bump;
 use crate::early::Judge;
+use crate::handover::refuse_all;
 use crate::hits::Hits;
 use crate::lifetime::{self, Activity, Due, Lifetime};
 use crate::limits::*;
-use crate::metadata::{self, Way};
+use crate::metadata::{self, Route};
 use crate::peer::Peer;
-use crate::proxy::{self, STUCK, Upstream};
-use crate::reply::{self, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED};
-use crate::server::{Method, Server};
+use crate::piece::Piece;
+use crate::proxy;
+use crate::reply;
+use crate::room::{self, Held, Kind};
+use crate::state::{Connection, Method, Server, WaitingCall};
+use crate::status::{DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED};
+use crate::tokens::Tokens;
+use crate::unpack::unpack;
+use crate::upstream::Upstream;
 use crate::wire;
-use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Ping, Reason, RecvStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-/// What calls of a connection share.
-pub struct Connection {
-    pub server: Arc<Server>,
-    pub upstream: Upstream,
-    pub peer: Arc<Peer>,
-    begun: AtomicU64,
-}
+/// The method that probes call.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
-type Http<S> = server::Connection<S, Bytes>;
+type Accepted = (Request<RecvStream>, SendResponse<Piece>);
+type Http<S> = server::Connection<S, Piece>;
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     server: Arc<Server>,
     peer: Peer,
@@ -47,14 +49,34 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         return bump(&server.counters.broken_connections);
     };
     let mut lifetime = Lifetime::new(&server.lifetimes);
+    // Before the first look at the certificate: whatever changes from here on is seen.
+    let mut changes = server.access.changes();
+    let was_revoked = server.access.is_revoked(&peer.client.identity);
+    if was_revoked {
+        lifetime.revoke(true);
+    }
+    lifetime.expire_after(peer.client.identity.not_after() - server.now());
     let alive = keepalive(&mut http, server.lifetimes);
     tokio::pin!(alive);
     let connection = Connection { server, upstream: Upstream::default(), peer: Arc::new(peer), begun: AtomicU64::new(0) };
     let connection = Arc::new(connection);
+    let room = connection.server.room.clone();
+    let _listed = room.list(&connection.peer);
     let mut batch = Vec::new();
     let mut is_draining = false;
+    let mut closes_at = None;
     loop {
         tokio::select! { biased;
+            // First: a connection that takes too much takes no more.
+            () = connection.peer.to_end.notified(), if closes_at.is_none() => {
+                bump(&connection.server.counters.broken_connections);
+                http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM); // h2 frees what it has of all calls
+                if connection.peer.buffered.load(Relaxed) > UNREAD_GOODBYE {
+                    return; // a client that reads nothing does not read this either
+                }
+                closes_at = Some(tokio::time::Instant::now() + GOODBYE);
+            }
+            () = tokio::time::sleep_until(closes_at.unwrap_or_else(tokio::time::Instant::now)), if closes_at.is_some() => return,
             ended = answer_all(&mut http, &connection, &mut batch) => {
                 if ended.is_err() {
                     bump(&connection.server.counters.broken_connections);
@@ -65,10 +87,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 is_draining = true;
                 http.graceful_shutdown();
             }
-            () = connection.peer.too_many_resets.notified() => {
-                bump(&connection.server.counters.broken_connections);
-                http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            Ok(()) = changes.changed() => {
+                let client = &connection.peer.client.identity;
+                lifetime.expire_after(client.not_after() - connection.server.now());
+                if !was_revoked && connection.server.access.is_revoked(client) {
+                    lifetime.revoke(false);
+                }
             }
+            () = connection.peer.is_to_leave.notified() => http.graceful_shutdown(),
             due = lifetime.due(|| activity(&connection)) => match due {
                 Due::GoAway => http.graceful_shutdown(),
                 Due::Close => return,
@@ -78,7 +104,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Every call that is not answered at once has a task, which has the connection, or its peer, too.
+/// Every call that is not answered at once has a task, which holds a reference to the connection or its peer.
 fn activity(connection: &Arc<Connection>) -> Activity {
     let is_busy = Arc::strong_count(connection) > 1 || Arc::strong_count(&connection.peer) > 1;
     Activity { begun: connection.begun.load(Relaxed), is_busy }
@@ -93,11 +119,12 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<Http<
         .max_frame_size(MAX_FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .reset_stream_duration(REMEMBERED)
         .handshake(stream)
         .await
 }
 
-/// Returns when the client does not answer a PING.
+/// Returns when the client fails to answer a PING.
 fn keepalive<S: AsyncRead + AsyncWrite + Unpin>(
     http: &mut Http<S>,
     limits: lifetime::Limits,
@@ -115,16 +142,22 @@ fn keepalive<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Takes all calls that one wake-up brought, then answers them, and lets h2 write the replies at once. Returns at the end of
-/// the connection; Err when the client broke it.
+/// Accepts all calls of one wake-up, then answers them, so that h2 writes the replies together. Returns at the end of the
+/// connection; Err when the client broke the protocol.
 async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     http: &mut Http<S>,
     connection: &Arc<Connection>,
     batch: &mut Vec<Accepted>,
 ) -> Result<(), ()> {
     poll_fn(|context| {
+        let began = Instant::now();
+        let settle = |http: &Http<S>, context: &Context<'_>| {
+            let refusals = end_turn(connection, context);
+            let peer = &connection.peer;
+            peer.keep(http.num_wired_streams(), refusals + peer.buffered.load(Relaxed));
+            connection.server.room.ease();
+        };
         loop {
-            let began = Instant::now();
             match http.poll_accept(context) {
                 Poll::Ready(Some(Ok(accepted))) => {
                     batch.push(accepted);
@@ -135,7 +168,7 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(if is_gone(&error) { Ok(()) } else { Err(()) }),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending if batch.is_empty() => {
-                    end_turn(connection, context);
+                    settle(http, context);
                     return Poll::Pending;
                 }
                 Poll::Pending => {}
@@ -144,13 +177,13 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
             let tokens = connection.server.access.tokens();
             let count = batch.len();
             connection.begun.fetch_add(count as u64, Relaxed);
+            connection.peer.touch();
             for accepted in batch.drain(..) {
-                answer(connection, accepted, tokens.as_deref(), context, now, began);
+                answer(connection, accepted, tokens.as_deref(), context, began, now);
             }
-            if count < MAX_AT_ONCE {
-                end_turn(connection, context);
-            } else {
-                context.waker().wake_by_ref(); // others first
+            settle(http, context);
+            if count >= MAX_AT_ONCE {
+                context.waker().wake_by_ref(); // let other connections proceed
                 return Poll::Pending;
             }
         }
@@ -158,9 +191,14 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     .await
 }
 
-/// Counts what was refused early, and has the connection rest if any was.
-fn end_turn(connection: &Connection, context: &Context<'_>) {
-    let (refused, is_to_rest) = connection.peer.early.lock().end_turn();
+/// Counts the calls refused early, and if there were any, pauses reading from the connection. Returns the bytes of such refusals
+/// that are still to be sent.
+fn end_turn(connection: &Connection, context: &Context<'_>) -> usize {
+    let (refused, is_to_rest, unsent) = {
+        let mut early = connection.peer.early.lock();
+        let (refused, is_to_rest) = early.end_turn();
+        (refused, is_to_rest, early.out.len())
+    };
     let server = &connection.server;
     if refused > 0 {
         for counter in [&server.counters.handed, &server.counters.overloaded, &server.counters.refused_early, &connection.begun]
@@ -171,21 +209,22 @@ fn end_turn(connection: &Connection, context: &Context<'_>) {
     if is_to_rest {
         server.rests.begin(&connection.peer.is_resting, context.waker().clone());
     }
+    unsent
 }
 
-/// Whether an error is nothing but the end of a connection.
+/// Whether an error only means that the connection ended.
 fn is_gone(error: &h2::Error) -> bool {
     error.get_io().is_some_and(|error| error.kind() != std::io::ErrorKind::InvalidData)
 }
 
-/// Answers a call from memory, or sees it on its way.
+/// Answers a call from memory, or passes it on.
 fn answer(
     connection: &Arc<Connection>,
     (request, respond): Accepted,
     tokens: Option<&Tokens>,
     context: &mut Context<'_>,
-    now: f64,
     began: Instant,
+    now: f64,
 ) {
     let (head, mut body) = request.into_parts();
     let server = &connection.server;
@@ -194,10 +233,16 @@ fn answer(
         let details = format!("the metadata has {size} bytes, 32 for each entry included: at most {MAX_HEADERS} are taken");
         return reply::refuse(respond, RESOURCE_EXHAUSTED, &details, HeaderMap::new());
     }
-    let way = access::way(&head, connection.peer.is_allowed, tokens);
-    // A path with a query is no method's: grpc.aio says so.
+    let route = access::route(&head, connection.peer.may_hit(&server.access, now), tokens);
+    // A path with a query matches no method: grpc.aio refuses it.
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
-    let known = server.methods.get(path).filter(|_| way > Way::Proxy);
+    if connection.peer.is_spare && path != HEALTH_CHECK {
+        connection.peer.is_to_leave.notify_one();
+        let details =
+            format!("all {} connections are taken: only health checks are answered", server.descriptors.max_clients());
+        return reply::refuse(respond, RESOURCE_EXHAUSTED, &details, HeaderMap::new());
+    }
+    let known = server.methods.get(path).filter(|_| route > Route::Proxy);
     let Some(method) = known else {
         if server.methods.get(path).is_some_and(|method| method.hits.is_some()) {
             bump(&server.counters.odd_metadata);
@@ -205,271 +250,241 @@ fn answer(
         if let Some(encoding) = metadata::unknown_encoding(&head.headers) {
             return refuse_encoding(respond, encoding);
         }
-        tokio::spawn(proxy::pass_on(connection.clone(), proxy::Call { head, begun: Vec::new(), body, respond }));
+        let call = Incomplete::new(connection, proxy::Call { head, begun: Begun::default(), body, respond });
+        tokio::spawn(pass_on(connection.clone(), call));
         return;
     };
     if method.hits.is_none() && server.calls.is_refusing() {
         connection.peer.early.lock().learn(respond.stream_id().into(), method.number);
     }
     let hits = method.hits.as_deref();
-    if way < Way::Memory && hits.is_some() {
+    if route < Route::Memory && hits.is_some() {
         bump(&server.counters.odd_metadata);
     }
-    let hits = hits.filter(|_| way == Way::Memory);
-    let mut begun = Vec::new();
+    let hits = hits.filter(|_| route == Route::Memory);
+    let mut begun = Begun::default();
     match gather(&mut body, &mut begun, server.max_message, context) {
         Gathered::TooLarge(length) => refuse_large(server, respond, length),
         Gathered::Whole => {
-            let message = joined(begun);
-            let Some(respond) = hit(connection, hits, &message, respond, now, began) else { return };
-            hand_over(connection, method, proxy::Call { head, begun: vec![message], body, respond });
-        }
-        Gathered::Odd => {
-            bump(&server.counters.odd_body);
-            tokio::spawn(proxy::pass_on(connection.clone(), proxy::Call { head, begun, body, respond }));
-        }
-        Gathered::Part => {
-            let call = proxy::Call { head, begun, body, respond };
-            tokio::spawn(wait_for_body(connection.clone(), method.clone(), way, call));
-        }
-    }
-}
-
-enum Gathered {
-    Whole,
-    Part,
-    /// More than is gathered here, trailers, or an error.
-    Odd,
-    /// The message is said to have so many bytes, more than it may.
-    TooLarge(usize),
-}
-
-/// Takes what has come of a body. Nothing is acknowledged before it is whole, so the window bounds what is held.
-fn gather(body: &mut RecvStream, begun: &mut Vec<Bytes>, max_message: usize, context: &mut Context<'_>) -> Gathered {
-    loop {
-        if let Some(length) = begun.first().and_then(|first| wire::announced(first)).filter(|length| *length > max_message) {
-            return Gathered::TooLarge(length);
-        }
-        match body.poll_data(context) {
-            Poll::Ready(Some(Ok(part))) => {
-                begun.push(part);
-                if begun.iter().map(Bytes::len).sum::<usize>() >= MAX_BODY {
-                    return Gathered::Odd;
-                }
+            let came = begun.as_slice().len();
+            if let Some(unpacked) = unpack(&head.headers, begun.as_slice(), began) {
+                begun = Begun::from(unpacked);
             }
-            Poll::Ready(None) if body.is_end_stream() => return Gathered::Whole,
-            Poll::Ready(_) => return Gathered::Odd,
-            Poll::Pending => return Gathered::Part,
+            let found = Found { hits, method: method.number, headers: &head.headers };
+            let Some(respond) = hit(connection, found, begun.as_slice(), respond, began, now) else { return };
+            let _ = body.flow_control().release_capacity(came);
+            let deadline = deadline(&head);
+            hand_over(connection, method, proxy::Call { head, begun, body, respond }, deadline);
         }
-        if body.is_end_stream() {
-            return Gathered::Whole;
+        Gathered::Gone => connection.peer.count_reset(),
+        Gathered::Part | Gathered::Message | Gathered::Odd => {
+            let call = Incomplete::new(connection, proxy::Call { head, begun, body, respond });
+            tokio::spawn(wait_for_body(connection.clone(), method.clone(), route, call));
         }
     }
 }
 
-/// Refuses a call whose messages are compressed by what is not known here, as gRPC's table of status codes has it: C-core, to
-/// which compressed calls go, would say INTERNAL.
-fn refuse_encoding(respond: SendResponse<Bytes>, encoding: &HeaderValue) {
+/// Refuses a call with an unknown compression, with the status that gRPC's documentation requires: C-core, to which compressed
+/// calls are proxied, would answer INTERNAL.
+fn refuse_encoding(respond: SendResponse<Piece>, encoding: &HeaderValue) {
     let details = format!("grpc-encoding is {encoding:?}: {} are supported", metadata::ENCODINGS);
     let supported = (HeaderName::from_static("grpc-accept-encoding"), HeaderValue::from_static(metadata::ENCODINGS));
     reply::refuse(respond, UNIMPLEMENTED, &details, HeaderMap::from_iter([supported]));
 }
 
-/// Refuses a message from its length alone, in the words of C-core.
-fn refuse_large(server: &Server, respond: SendResponse<Bytes>, length: usize) {
+/// Refuses a message by its announced length, with C-core's message.
+fn refuse_large(server: &Server, respond: SendResponse<Piece>, length: usize) {
     let details = format!("SERVER: Received message larger than max ({length} vs. {})", server.max_message);
     reply::refuse(respond, RESOURCE_EXHAUSTED, &details, HeaderMap::new());
 }
 
-fn joined(mut parts: Vec<Bytes>) -> Bytes {
-    if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat().into() }
+/// A call's method, and its metadata; without `hits` it is left to Python.
+struct Found<'a> {
+    hits: Option<&'a Hits>,
+    method: usize,
+    headers: &'a HeaderMap,
 }
 
-/// Answers from memory; returns what is to be answered otherwise.
+/// Answers from memory a call that has come at `began`; otherwise returns the call's reply handle.
 fn hit(
     connection: &Connection,
-    hits: Option<&Hits>,
+    Found { hits, method, headers }: Found<'_>,
     body: &[u8],
-    respond: SendResponse<Bytes>,
-    now: f64,
+    respond: SendResponse<Piece>,
     began: Instant,
-) -> Option<SendResponse<Bytes>> {
-    let Some((hits, found)) =
-        hits.zip(wire::message(body)).and_then(|(hits, message)| Some((hits, hits.answer(message, now)?)))
-    else {
-        return Some(respond);
-    };
-    reply::message(respond, HeaderMap::new(), found.body.into(), HeaderMap::new(), &connection.peer);
+    now: f64,
+) -> Option<SendResponse<Piece>> {
+    let Some((hits, message)) = hits.zip(wire::message(body)) else { return Some(respond) };
+    let Some(found) = hits.answer(message, now) else { return Some(respond) };
+    if reply::has_no_room(&connection.peer) {
+        reply::refuse_unread(respond);
+    } else {
+        let body = Piece::of_reply(found.body.into(), &connection.peer);
+        reply::message(respond, HeaderMap::new(), body, HeaderMap::new());
+    }
+    let took = began.elapsed();
+    hits.durations.record(took);
+    connection.server.traces.record(headers, method, took);
     if found.wants_python {
         connection.server.calls.ring();
     }
-    hits.latency.count(began.elapsed());
     None
 }
 
-/// Waits for the rest of a small body; one that takes long waits in grpc.aio.
-async fn wait_for_body(connection: Arc<Connection>, method: Arc<Method>, way: Way, mut call: proxy::Call) {
-    let began = Instant::now();
-    let max_message = connection.server.max_message;
-    let rest = poll_fn(|context| match gather(&mut call.body, &mut call.begun, max_message, context) {
-        Gathered::Part => Poll::Pending,
-        gathered => Poll::Ready(gathered),
-    });
-    match tokio::time::timeout(BODY_WITHIN, rest).await {
-        Ok(Gathered::Whole) => {}
-        Ok(Gathered::TooLarge(length)) => return refuse_large(&connection.server, call.respond, length),
-        _ => {
-            bump(&connection.server.counters.odd_body);
-            return proxy::pass_on(connection, call).await;
-        }
-    }
-    let message = joined(std::mem::take(&mut call.begun));
-    let hits = method.hits.as_deref().filter(|_| way == Way::Memory);
-    let now = connection.server.now();
-    let Some(respond) = hit(&connection, hits, &message, call.respond, now, began) else { return };
-    hand_over(&connection, &method, proxy::Call { begun: vec![message], respond, ..call });
+fn deadline(head: &Parts) -> Option<Instant> {
+    let timeout = head.headers.get("grpc-timeout").and_then(|value| metadata::timeout(value.as_bytes()));
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-/// Hands a whole call to Python.
-fn hand_over(connection: &Arc<Connection>, method: &Method, mut call: proxy::Call) {
-    let body = call.begun[0].clone();
-    // What ends with its first bytes was not looked at while it came.
-    if let Some(length) = wire::announced(&body).filter(|length| *length > connection.server.max_message) {
-        return refuse_large(&connection.server, call.respond, length);
+#[derive(PartialEq)]
+enum Arrival {
+    Came(Gathered),
+    /// It did not come in time.
+    Late,
+    /// It has not come, and its caller may not call.
+    Unknown,
+}
+
+/// A call whose request has not come completely, as far as is known; its caller owes what has.
+struct Incomplete {
+    call: proxy::Call,
+    held: Held,
+    deadline: Option<Instant>,
+}
+
+impl Incomplete {
+    /// To be created before other calls are accepted: what those take in the same turn counts at its end.
+    fn new(connection: &Connection, mut call: proxy::Call) -> Self {
+        own(&mut call.head);
+        let deadline = deadline(&call.head);
+        let held = Held::new(&connection.peer, Kind::Owed, Self::size(&call));
+        Incomplete { call, held, deadline }
     }
-    if let Some(fault) = wire::fault(&body) {
-        bump(&connection.server.counters.odd_body);
+
+    fn size(call: &proxy::Call) -> usize {
+        TASK_BYTES + room::size(&call.head.headers) + call.begun.size()
+    }
+
+    /// Waits until its first message is complete, until `BODY_WITHIN` or its deadline. A caller that may not call is not waited for.
+    async fn arrive(mut self, connection: &Connection) -> (proxy::Call, Arrival, Option<Instant>) {
+        let (server, call) = (&connection.server, &mut self.call);
+        let latest = Instant::now() + BODY_WITHIN;
+        let latest = self.deadline.map_or(latest, |deadline| deadline.min(latest));
+        let may_wait = server.access.may_wait(&call.head, &connection.peer);
+        let mut released = 0;
+        let arriving = poll_fn(|context| {
+            let state = gather(&mut call.body, &mut call.begun, server.max_message, context);
+            // What has come is counted, so the window need not bound it.
+            let came = call.begun.as_slice().len();
+            let _ = call.body.flow_control().release_capacity(came - released);
+            released = came;
+            if state != Gathered::Part {
+                return Poll::Ready(Arrival::Came(state));
+            }
+            call.begun.own();
+            self.held.set(Self::size(call));
+            if may_wait { Poll::Pending } else { Poll::Ready(Arrival::Unknown) }
+        });
+        let arrival = tokio::time::timeout_at(latest.into(), arriving).await.unwrap_or(Arrival::Late);
+        (self.call, arrival, self.deadline)
+    }
+}
+
+/// Copies a call's path and headers: as they came, they keep the buffers that they were read into.
+fn own(head: &mut Parts) {
+    for value in head.headers.values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
+    if let Ok(uri) = Uri::try_from(head.uri.path_and_query().map_or("/", |path| path.as_str())) {
+        head.uri = uri;
+    }
+}
+
+fn refuse_late(respond: SendResponse<Piece>) {
+    let details = format!("the request did not arrive within {} s, or its deadline", BODY_WITHIN.as_secs());
+    reply::refuse(respond, DEADLINE_EXCEEDED, &details, HeaderMap::new());
+}
+
+/// Passes a call on to grpc.aio once its first message has come: what has not come would take ten times as much there.
+async fn pass_on(connection: Arc<Connection>, call: Incomplete) {
+    let (call, arrival, _) = call.arrive(&connection).await;
+    match arrival {
+        Arrival::Came(Gathered::Gone) => connection.peer.count_reset(),
+        Arrival::Came(Gathered::TooLarge(length)) => refuse_large(&connection.server, call.respond, length),
+        Arrival::Late => refuse_late(call.respond),
+        // In a box: a call that is waited for needs no room for what it does later.
+        Arrival::Came(_) | Arrival::Unknown => Box::pin(proxy::forward(connection, call)).await,
+    }
+}
+
+/// Waits for the rest of a unary call.
+async fn wait_for_body(connection: Arc<Connection>, method: Arc<Method>, route: Route, call: Incomplete) {
+    let max_message = connection.server.max_message;
+    let (mut call, mut arrival, deadline) = call.arrive(&connection).await;
+    if arrival == Arrival::Came(Gathered::Message) {
+        let end = poll_fn(|context| match gather(&mut call.body, &mut call.begun, max_message, context) {
+            Gathered::Part | Gathered::Message => Poll::Pending,
+            gathered => Poll::Ready(gathered),
+        });
+        if let Ok(gathered) = tokio::time::timeout(END_WITHIN, end).await {
+            arrival = Arrival::Came(gathered);
+        }
+    }
+    match arrival {
+        Arrival::Came(Gathered::Whole) => {}
+        // More came than the message.
+        Arrival::Came(Gathered::Message) if wire::fault(call.begun.as_slice()).is_some() => {}
+        Arrival::Came(Gathered::Gone) => return connection.peer.count_reset(),
+        Arrival::Came(Gathered::TooLarge(length)) => return refuse_large(&connection.server, call.respond, length),
+        Arrival::Late => return refuse_late(call.respond),
+        Arrival::Came(_) | Arrival::Unknown => {
+            bump(&connection.server.counters.odd_body);
+            return Box::pin(proxy::forward(connection, call)).await;
+        }
+    }
+    let hits = method.hits.as_deref().filter(|_| route == Route::Memory);
+    let (began, now) = (Instant::now(), connection.server.now());
+    if let Some(unpacked) = unpack(&call.head.headers, call.begun.as_slice(), began) {
+        call.begun = Begun::from(unpacked);
+    }
+    let found = Found { hits, method: method.number, headers: &call.head.headers };
+    let Some(respond) = hit(&connection, found, call.begun.as_slice(), call.respond, began, now) else { return };
+    hand_over(&connection, &method, proxy::Call { respond, ..call }, deadline);
+}
+
+/// Hands a complete call to Python.
+fn hand_over(connection: &Arc<Connection>, method: &Method, call: proxy::Call, deadline: Option<Instant>) {
+    let server = &connection.server;
+    let body = call.begun.as_slice();
+    // A body that arrived at once was not checked by `gather`.
+    if let Some(length) = wire::announced(body).filter(|length| *length > server.max_message) {
+        return refuse_large(server, call.respond, length);
+    }
+    if let Some(fault) = wire::fault(body) {
+        bump(&server.counters.odd_body);
         let (code, details) = fault.status();
         return reply::refuse(call.respond, code, details, HeaderMap::new());
     }
-    if wire::message(&body).is_none() {
-        bump(&connection.server.counters.odd_body);
-        tokio::spawn(proxy::pass_on(connection.clone(), call));
+    if wire::message(body).is_none() {
+        bump(&server.counters.odd_body);
+        tokio::spawn(proxy::forward(connection.clone(), call));
         return;
     }
-    let _ = call.body.flow_control().release_capacity(body.len());
-    let timeout = call.head.headers.get("grpc-timeout").and_then(|value| metadata::timeout(value.as_bytes()));
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let server = &connection.server;
+    if reply::has_no_room(&connection.peer) {
+        return reply::refuse_unread(call.respond); // before Python has made a reply that could not be sent
+    }
     bump(&server.counters.handed);
-    let message = body.slice(wire::FRAME..);
+    let Some(held) = proxy::hold(connection, &call) else {
+        bump(&server.counters.overloaded);
+        return reply::refuse_with(call.respond, server.refusals.overloaded());
+    };
+    let message = call.begun.into_bytes().slice(wire::FRAME..);
     let (connection, metadata) = (connection.clone(), call.head.headers);
     let (number, bytes) = (connection.peer.number, message.len());
-    let asked = Asked { message, metadata, deadline, connection, respond: call.respond };
-    refuse_all(server.calls.add(Instant::now(), number, method.number, bytes, deadline, asked));
-}
-
-/// A call that waits for Python.
-pub struct Asked {
-    pub message: Bytes,
-    metadata: HeaderMap,
-    deadline: Option<Instant>,
-    connection: Arc<Connection>,
-    respond: SendResponse<Bytes>,
-}
-
-impl calls::Asked for Asked {
-    fn is_gone(&mut self) -> bool {
-        let is_gone = self.respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready();
-        if is_gone {
-            bump(&self.connection.server.counters.resets);
-            self.connection.peer.count_reset();
-        }
-        is_gone
-    }
-}
-
-/// Ends calls that Python is never to see.
-pub fn refuse_all(refused: Refused<Asked>) {
-    for (mut asked, refusal) in refused {
-        if calls::Asked::is_gone(&mut asked) {
-            continue;
-        }
-        let server = &asked.connection.server;
-        let (counter, status) = match refusal {
-            Refusal::Stuck => {
-                bump(&server.counters.unanswered);
-                reply::refuse(asked.respond, UNAVAILABLE, STUCK, HeaderMap::new());
-                continue;
-            }
-            Refusal::Overloaded => {
-                asked.connection.peer.early.lock().was_refused();
-                (&server.counters.overloaded, server.refusals.overloaded())
-            }
-            Refusal::Deadline => (&server.counters.late, server.refusals.late()),
-        };
-        bump(counter);
-        reply::refuse_with(asked.respond, status);
-    }
-}
-
-/// Makes of a call that was taken what Python sees, and what waits for its answer.
-pub fn begin(began: Began<Asked>) -> (Call, Pending) {
-    let Began { id, call: Asked { metadata, deadline, connection, respond, .. }, in_progress, .. } = began;
-    let is_left = in_progress.is_left.clone();
-    let (call, answer) = Call::new(metadata, connection.peer.client.clone(), deadline, in_progress);
-    let given_up = call.given_up.clone();
-    (call, Pending { id, deadline, answer, respond, connection, given_up, is_left })
-}
-
-/// A call that Python has.
-pub struct Pending {
-    id: u64,
-    deadline: Option<Instant>,
-    answer: oneshot::Receiver<Answer>,
-    respond: SendResponse<Bytes>,
-    connection: Arc<Connection>,
-    given_up: Arc<AtomicBool>,
-    is_left: Arc<AtomicBool>,
-}
-
-impl Pending {
-    /// Waits for Python's answer, or for its caller to give up.
-    pub async fn run(self) {
-        let (id, connection, given_up) = (self.id, self.connection.clone(), self.given_up.clone());
-        if !come_back(&connection, self).await {
-            given_up.store(true, Relaxed);
-            connection.server.calls.give_up(id);
-        }
-    }
-}
-
-/// Sends Python's answer; false when there was none before the caller gave up, or its deadline passed.
-async fn come_back(connection: &Connection, mut pending: Pending) -> bool {
-    let passed = async {
-        match pending.deadline {
-            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-            None => std::future::pending().await,
-        }
-    };
-    let counters = &connection.server.counters;
-    tokio::select! { biased;
-        answer = &mut pending.answer => {
-            match answer {
-                Ok(Answer { code: 0, message, initial, trailers, .. }) => {
-                    reply::message(pending.respond, initial, message, trailers, &connection.peer);
-                }
-                Ok(Answer { code, details, initial, trailers, .. }) => {
-                    reply::fail(pending.respond, code, &details, initial, trailers);
-                }
-                Err(_) => {
-                    bump(&counters.unanswered);
-                    reply::refuse(pending.respond, UNAVAILABLE, STUCK, HeaderMap::new());
-                }
-            }
-            true
-        }
-        _ = poll_fn(|context| pending.respond.poll_reset(context)) => {
-            bump(&counters.resets);
-            connection.peer.count_reset();
-            pending.is_left.store(true, Relaxed);
-            false
-        }
-        () = passed => {
-            reply::refuse(pending.respond, DEADLINE_EXCEEDED, "Deadline Exceeded", HeaderMap::new());
-            false
-        }
-    }
+    let waiting = WaitingCall { method: method.number, message, metadata, deadline, connection, respond: call.respond, held };
+    refuse_all(server.calls.add(Instant::now(), number, method.number, bytes, deadline, waiting));
 }
 
 #[cfg(test)]
@@ -482,8 +497,11 @@ mod tests {
     use crate::io::Gathering;
     use crate::line::Service;
     use crate::overload::{INTERVAL, LEAST_LINE, TARGET};
+    use crate::peer;
     use crate::reply::Refusals;
-    use std::collections::HashMap;
+    use crate::state::Bounds;
+    use crate::status::Status;
+    use std::collections::{HashMap, HashSet};
     use std::pin::Pin;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
@@ -519,12 +537,15 @@ mod tests {
 
     fn server() -> Arc<Server> {
         let calls = Calls::new(vec![Service::new(0, 1, 1)], &[Some(0)]).unwrap();
-        let refusal = || (RESOURCE_EXHAUSTED, "too many".to_string(), b"AA".to_vec());
+        let refusal = || Status { code: RESOURCE_EXHAUSTED, message: "too many".into(), details: b"AA".into() };
         let refusals = Refusals::new(vec![refusal()], refusal()).unwrap();
         let methods = HashMap::from([("/a.B/C".to_string(), Arc::new(Method { number: 0, hits: None }))]);
         let second = Duration::from_secs(1);
-        let limits = lifetime::Limits { age: None, idle: None, grace: second, ping_every: 3600 * second, ping_within: second };
-        Arc::new(Server::new(methods, calls, refusals, mpsc::unbounded_channel().0, "unused".into(), 1 << 20, limits))
+        let lifetimes =
+            lifetime::Limits { age: None, idle: None, grace: second, ping_every: 3600 * second, ping_within: second };
+        let bounds = Bounds { max_message: 1 << 20, max_proxied: 10, lifetimes };
+        let (taken, private) = (mpsc::unbounded_channel().0, "unused".into());
+        Arc::new(Server::new(methods, HashSet::new(), calls, refusals, taken, private, bounds))
     }
 
     /// A client's side of a connection.
@@ -579,6 +600,39 @@ mod tests {
         }
     }
 
+    /// A request that does not come is answered and reset without an error; the connection goes on.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_come_is_given_up() {
+        let server = server();
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let peer = peer::of_test(1, &server.room);
+        let room = server.room.clone();
+        let (_drain, draining) = watch::channel(false);
+        tokio::spawn(serve(server, peer, ours, draining));
+        let mut caller = Caller::new(theirs).await;
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, 1, 4, 1, &caller.block);
+        put_frame(&mut bytes, 0, 0, 1, b"\0\0\0\0\x02i");
+        caller.stream.write_all(&bytes).await.unwrap();
+        let mut seen = Vec::new();
+        while seen.last() != Some(&(3, 0)) {
+            assert!(caller.stream.read_buf(&mut caller.rest).await.unwrap() > 0);
+            while caller.rest.len() >= HEADER && caller.rest.len() >= HEADER + length(&caller.rest) {
+                let behind = caller.rest.split_off(HEADER + length(&caller.rest));
+                if matches!(caller.rest[3], 1 | 3 | 7) {
+                    let is_headers = caller.rest[3] == 1;
+                    seen.push((caller.rest[3], if is_headers { caller.rest[4] & 1 } else { caller.rest[HEADER + 3] }));
+                }
+                caller.rest = behind;
+            }
+        }
+        assert_eq!(seen, [(1, 1), (3, 0)], "the status, and a reset with NO_ERROR");
+        assert!(room.held().0 <= STREAM_BYTES, "h2 remembers the stream for a while");
+        caller.next = 3;
+        caller.call(1).await;
+        until(|| room.held().1 > 0).await;
+    }
+
     async fn until(is_so: impl Fn() -> bool) {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -594,9 +648,10 @@ mod tests {
         let writes = Arc::new(AtomicUsize::new(0));
         let client = Arc::new(Client { name: String::new(), identity: Identity::none() });
         let early = Early::new(1, server.calls.clone(), server.refusals.blocks.clone());
-        let peer = Peer::new(1, client, true, tokio::time::Instant::now() + Duration::from_secs(60), early);
+        let ready_until = tokio::time::Instant::now() + Duration::from_secs(60);
+        let peer = Peer::new(1, client, true, ready_until, early, server.room.clone());
         let stream = Counted { stream: ours, writes: writes.clone() };
-        let stream = Gathering::of_client(stream, peer.early.clone(), peer.is_resting.clone());
+        let stream = Gathering::of_client(stream, &peer);
         let (_drain, draining) = watch::channel(false);
         tokio::spawn(serve(server.clone(), peer, stream, draining));
         let resting = server.clone();

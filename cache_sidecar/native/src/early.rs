@@ -1,21 +1,22 @@
-//! Refuses calls from their frames, before HTTP/2 is spoken: when five times as many come as can be answered, four of five are to
-//! cost next to nothing, and through h2 a call that is refused costs as much as a hit.
+//! Refuses calls by their frames, without h2: at five times the load that can be served, four of five calls must cost next to
+//! nothing, and a call refused through h2 costs as much as a hit.
 //!
-//! While calls are refused, h2's own reading of a header block is remembered: which method the bytes meant (`learn`). The same bytes
-//! mean the same as long as no block changes HPACK's table, so a call that begins with them, and whose one message came with it, can
-//! be refused unread when its line has no room: h2 never hears of it. Whatever else comes goes to h2 as it came: calls of a client
-//! that adds to the table with each call (grpc-go and grpc-java do for `grpc-timeout`) are refused by `line.rs`, at h2's cost.
+//! While calls are being refused, h2's interpretation of each header block is remembered: the method that the bytes meant (`learn`).
+//! The same bytes mean the same as long as no block changes HPACK's dynamic table. So a call that begins with them, and whose one
+//! message arrived with it, can be refused unread when its line has no room, and h2 never sees it. Everything else goes to h2
+//! unchanged: calls of a client that adds to the table with each call (grpc-go and grpc-java do for `grpc-timeout`) are refused by
+//! `line.rs`, at h2's cost.
 //!
-//! What h2 then cannot know is seen to here. The bytes of the message are given back to the connection's window. What the client
-//! still says of the stream is dropped while h2 would take the stream for one that was never opened; later h2 takes it for closed.
-//! The refusal has no field that would be added to the client's table, and is written between two of h2's frames.
+//! What h2 then does not know is handled here. The bytes of the message are returned to the connection's window. Later frames of the
+//! stream are dropped while h2 would treat the stream as never opened; once a later stream has reached h2, it treats this one as
+//! closed. The refusal has no field that would be added to the client's table, and is written between two frames of h2.
 //!
-//! A connection of which calls are refused is then read from every few milliseconds only (`Rests`): one read and one write serve
-//! what comes meanwhile.
+//! A connection whose calls are refused is then only read every few milliseconds (`Rests`), so that one read and one write serve
+//! everything that arrives meanwhile.
 
 use crate::authority::{self, HEADER, PREFACE, length};
 use crate::limits::{MAX_FRAME, REST, UNSENT_REFUSALS};
-use crate::reply::Status;
+use crate::status::Status;
 use crate::wire;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -32,31 +33,31 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// Header blocks remembered of a connection, and waited for.
+/// Maximum number of header blocks remembered per connection, and of those not yet interpreted by h2.
 const MAX_KNOWN: usize = 64;
-/// Bytes of messages after which the client's window is made larger by them.
+/// Bytes of messages after which they are returned to the client's window.
 const WINDOW_STEP: u32 = 32 << 10;
 
-/// What decides on calls.
+/// Decides on calls.
 pub trait Judge: Send + Sync {
-    /// Whether calls are refused at the moment.
+    /// Whether calls are being refused.
     fn is_refusing(&self) -> bool;
-    /// How many more calls a connection may bring for a method.
+    /// How many more calls of a method a connection may add.
     fn allowance(&self, now: Instant, method: usize, connection: u64) -> usize;
-    /// Takes that some were refused.
-    fn turned_away(&self, now: Instant, method: usize);
+    /// Records that so many calls were refused.
+    fn turned_away(&self, now: Instant, method: usize, count: usize);
 }
 
-/// Header blocks of refusals, given in turn.
+/// Header blocks of refusals, used in turn.
 pub struct Blocks {
     blocks: Vec<Vec<u8>>,
     next: AtomicUsize,
 }
 
 impl Blocks {
-    /// Takes statuses whose messages are percent-encoded.
+    /// The messages of the statuses must be percent-encoded.
     pub fn new(statuses: impl Iterator<Item = Status>) -> Self {
-        let block = |(code, message, details): Status| {
+        let block = |Status { code, message, details }: Status| {
             let mut block = vec![0x88, 0x0f, 0x10]; // :status 200; content-type, which is 31 in HPACK's own table
             authority::put_plain(&mut block, b"application/grpc");
             let code = code.to_string();
@@ -66,7 +67,7 @@ impl Blocks {
                 (b"grpc-status-details-bin", &details),
             ];
             for (name, value) in fields {
-                block.push(0); // not to be added to the table
+                block.push(0); // not added to the table
                 authority::put_plain(&mut block, name);
                 authority::put_plain(&mut block, value);
             }
@@ -80,19 +81,19 @@ impl Blocks {
     }
 }
 
-/// What a connection may still bring for a method, until its turn is over.
+/// How many calls of a method a connection may still add in this turn.
 struct Turn {
     method: usize,
     left: usize,
     refused: usize,
 }
 
-/// What becomes of a frame, and of those that belong to it.
+/// What to do with a frame, and those that belong to it.
 enum Fate {
     Passes,
-    /// It is refused, with what belongs to it: so many bytes.
+    /// Refuse the call: so many bytes.
     Refused(usize),
-    /// More has to come first.
+    /// Wait for more bytes.
     Open,
 }
 
@@ -100,23 +101,23 @@ pub struct Early {
     judge: Arc<dyn Judge>,
     refusals: Arc<Blocks>,
     connection: u64,
-    /// Methods of header blocks; blocks whose method h2 has not said yet, by their streams.
+    /// The methods of header blocks; and, by stream, blocks that h2 has not interpreted yet.
     known: HashMap<Box<[u8]>, usize>,
     asked: VecDeque<(u32, Box<[u8]>)>,
     turns: Vec<Turn>,
-    /// Whether calls were refused when bytes last came.
+    /// Whether calls were being refused when bytes last arrived.
     is_refusing: bool,
-    /// Bytes of a frame still to come, and whether they are dropped.
+    /// Bytes of a frame still to arrive, and whether they are dropped.
     rest: usize,
     is_dropping: bool,
-    /// The beginning of a frame, or of a call, of which the rest is to come before anything can be said of it.
+    /// The beginning of a frame or call that cannot be decided before the rest arrives.
     held: Vec<u8>,
-    /// The last streams that went to h2, and that were refused.
+    /// The last stream that went to h2, and the last that was refused.
     last_passed: u32,
     last_refused: u32,
-    /// Bytes of messages that the client's window lacks.
+    /// Bytes of messages to be returned to the client's window.
     owed: u32,
-    /// Frames to be sent.
+    /// Frames to send.
     pub out: Vec<u8>,
     /// Calls refused by `line.rs` since the last turn.
     refused_late: bool,
@@ -143,11 +144,11 @@ impl Early {
         }
     }
 
-    /// Takes bytes as they come, and passes on what is not refused.
+    /// Processes bytes as they arrive, and appends those that are not refused.
     pub fn feed(&mut self, bytes: &[u8], mut pass_on: impl FnMut(&[u8])) {
         self.is_refusing = self.judge.is_refusing();
         if !self.is_refusing {
-            self.forget(); // from here on nobody looks at the table
+            self.forget(); // from here on changes of the table are not tracked
         }
         let joined;
         let bytes = if self.held.is_empty() {
@@ -156,7 +157,7 @@ impl Early {
             joined = [std::mem::take(&mut self.held).as_slice(), bytes].concat();
             &joined
         };
-        let mut from = 0; // what comes before was passed on, or dropped
+        let mut from = 0; // bytes before this were appended or dropped
         let mut at = 0;
         while at < bytes.len() {
             if self.rest > 0 {
@@ -195,13 +196,13 @@ impl Early {
         self.held = bytes[at..].to_vec();
     }
 
-    /// Whether a frame is of a stream that h2 takes for one that was never opened: it would end the connection.
+    /// Whether a frame is of a stream that h2 would treat as never opened, and end the connection.
     fn is_of_refused(&self, frame: &[u8]) -> bool {
         let stream = stream(frame);
         matches!(frame[3], RST_STREAM | WINDOW_UPDATE) && stream > self.last_passed && stream <= self.last_refused
     }
 
-    /// Takes that a frame goes to h2. Of HEADERS all is there, but while no calls are refused.
+    /// Records a frame that goes to h2. HEADERS are complete, except while no calls are refused.
     fn see(&mut self, frame: &[u8]) {
         if !matches!(frame[3], HEADERS | CONTINUATION) {
             return;
@@ -216,7 +217,7 @@ impl Early {
         match block {
             None => self.forget(),
             Some(block) if is_new && !self.known.contains_key(block) => {
-                // The newest will do: an earlier one may have been reset before h2 told of it.
+                // Only the newest: an earlier one may have been reset before h2 reported it.
                 self.asked.retain(|(_, asked)| **asked != *block);
                 self.asked.truncate(MAX_KNOWN - 1);
                 self.asked.push_front((stream, block.into()));
@@ -225,7 +226,7 @@ impl Early {
         }
     }
 
-    /// Takes which method a stream has called, if it is one whose calls may be refused.
+    /// Records which method a stream has called, if its calls may be refused.
     pub fn learn(&mut self, stream: u32, method: usize) {
         if let Some(place) = self.asked.iter().position(|(asked, _)| *asked == stream)
             && let Some((_, block)) = self.asked.remove(place)
@@ -242,7 +243,7 @@ impl Early {
         }
     }
 
-    /// Refuses the call that begins with a frame, if it is one to be refused and all of it is here.
+    /// Refuses the call that begins with a frame, if it is to be refused and has arrived completely.
     fn judge(&mut self, frame: &[u8]) -> Fate {
         let (flags, stream) = (frame[4], stream(frame));
         if !self.is_refusing || frame[3] != HEADERS || length(frame) > MAX_FRAME as usize {
@@ -272,7 +273,7 @@ impl Early {
         Fate::Refused(HEADER + block.len() + HEADER + body.len())
     }
 
-    /// Whether the connection may bring one more call for a method in this turn. What it brings is in line when the turn is over.
+    /// Whether the connection may add one more call of a method in this turn. Those it adds are in line when the turn is over.
     fn may_come(&mut self, method: usize) -> bool {
         let place = self.turns.iter().position(|turn| turn.method == method).unwrap_or_else(|| {
             let left = self.judge.allowance(Instant::now(), method, self.connection);
@@ -288,19 +289,19 @@ impl Early {
         true
     }
 
-    /// Takes that `line.rs` refused a call of the connection.
+    /// Records that `line.rs` refused a call of the connection.
     pub fn was_refused(&mut self) {
         self.refused_late = true;
     }
 
-    /// Takes that what was passed on is in line now. Returns how many calls were refused since the last turn, and whether the
-    /// connection is to rest.
+    /// Ends a turn: the calls that went to h2 are in line now. Returns how many calls were refused in the turn, and whether to pause
+    /// reading from the connection.
     pub fn end_turn(&mut self) -> (usize, bool) {
         let mut count = 0;
         if !self.turns.is_empty() {
             let now = Instant::now();
             for turn in self.turns.drain(..).filter(|turn| turn.refused > 0) {
-                self.judge.turned_away(now, turn.method);
+                self.judge.turned_away(now, turn.method, turn.refused);
                 count += turn.refused;
             }
         }
@@ -319,12 +320,12 @@ pub fn put_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &
     out.extend_from_slice(payload);
 }
 
-/// Tells where frames end in what h2 writes.
+/// Finds the ends of frames in what h2 writes.
 #[derive(Default)]
 pub struct Boundary {
     rest: usize,
     held: Vec<u8>,
-    /// A header block goes on in the next frame, and nothing may come between.
+    /// A header block continues in the next frame, and no other frame may come between.
     is_open: bool,
 }
 
@@ -347,13 +348,13 @@ impl Boundary {
         }
     }
 
-    /// Whether another frame may come now.
+    /// Whether another frame may be inserted here.
     pub fn is_here(&self) -> bool {
         self.rest == 0 && self.held.is_empty() && !self.is_open
     }
 }
 
-/// Connections that are not read from for a while.
+/// Connections that are not read from at present.
 #[derive(Default)]
 pub struct Rests {
     resting: Mutex<Vec<(Arc<AtomicBool>, Waker)>>,
@@ -361,7 +362,7 @@ pub struct Rests {
 }
 
 impl Rests {
-    /// Has a connection rest, until it is woken with `is_resting` false.
+    /// Pauses reading from a connection, until it is woken with `is_resting` false.
     pub fn begin(&self, is_resting: &Arc<AtomicBool>, waker: Waker) {
         if !is_resting.swap(true, Relaxed) {
             self.resting.lock().push((is_resting.clone(), waker));
@@ -369,7 +370,7 @@ impl Rests {
         }
     }
 
-    /// Ends rests, all that began in the same few milliseconds at once.
+    /// Ends pauses; those that began within the same few milliseconds end together.
     pub async fn run(&self) {
         loop {
             self.begun.notified().await;
@@ -409,7 +410,7 @@ mod tests {
             self.allowed.load(Relaxed)
         }
 
-        fn turned_away(&self, _: Instant, method: usize) {
+        fn turned_away(&self, _: Instant, method: usize, _: usize) {
             assert_eq!(method, METHOD);
             self.turned_away.fetch_add(1, Relaxed);
         }
@@ -421,7 +422,7 @@ mod tests {
             allowed: AtomicUsize::new(0),
             turned_away: AtomicUsize::new(0),
         });
-        let blocks = Blocks::new([(8, "no".into(), b"AA".into())].into_iter());
+        let blocks = Blocks::new([Status { code: 8, message: "no".into(), details: b"AA".into() }].into_iter());
         let mut early = Early::new(3, judge.clone(), Arc::new(blocks));
         assert_eq!(fed(&mut early, &[b'P'; PREFACE]).len(), PREFACE);
         (early, judge)
@@ -470,7 +471,7 @@ mod tests {
     #[test]
     fn a_refusal_is_a_header_block_that_leaves_the_table_as_it_is() {
         let details = "x".repeat(300);
-        let statuses = ["20", "21"].map(|message| (8, message.to_string(), details.clone().into_bytes()));
+        let statuses = ["20", "21"].map(|message| Status { code: 8, message: message.into(), details: details.clone().into() });
         let blocks = Blocks::new(statuses.into_iter());
         for message in ["20", "21", "20"] {
             let block = blocks.next();

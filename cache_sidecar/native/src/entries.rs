@@ -1,15 +1,15 @@
-//! The entries of an L1, bounded by bytes and by number. What goes first is what was used least, lately, of a few chosen
-//! at random; between equals, what was used longest ago.
+//! The entries of an L1, bounded in bytes and number. Evicted is the least frequently used of a random sample; among equals, the
+//! least recently used.
 
 use crate::sketch::Sketch;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
-/// Bytes of an entry beside its id and value: its slot in a vector that doubles, its place in the table, its counters in
-/// the sketch, and what an allocator adds. `tests/unit/test_l1_native.py` compares it with what the process takes.
+/// Bytes of an entry in addition to its id and value: its slot in a vector that doubles, its place in the table, its counters in
+/// the sketch, and the allocator's overhead. `tests/unit/test_l1_native.py` compares it with the memory of the process.
 pub const OVERHEAD: usize = 200;
-/// Entries looked at to find the one that goes. With 32 the least used is all but sure to be of the least used tenth.
+/// The size of the sample. With 32, the victim is almost certainly among the least used tenth.
 const LOOKED_AT: usize = 32;
 
 pub struct Entry {
@@ -17,12 +17,14 @@ pub struct Entry {
     pub read_at: f64,
     pub timer: f64,
     pub epoch: u64,
-    /// When a refresh was asked for, in seconds since the epoch; 0 for never.
+    /// When a refresh was requested, in seconds since the epoch; 0 for never.
     pub asked_at: f64,
     pub partition: u8,
+    /// Chooses the sample of `reuse.rs`.
+    pub spatial: u32,
     is_none: bool,
     id_length: u32,
-    /// The id, and behind it the value: one piece of memory instead of two.
+    /// The id followed by the value, in one allocation.
     data: Box<[u8]>,
 }
 
@@ -31,13 +33,15 @@ impl Entry {
         let mut data = Vec::with_capacity(id.len() + value.map_or(0, <[u8]>::len));
         data.extend_from_slice(id.as_bytes());
         data.extend_from_slice(value.unwrap_or_default());
+        let crc = crc_of(id.as_bytes());
         Entry {
             version,
             read_at,
             timer,
             epoch: 0,
             asked_at: 0.0,
-            partition: partition_of(id.as_bytes()),
+            partition: crc as u8,
+            spatial: mix(crc),
             is_none: value.is_none(),
             id_length: id.len() as u32,
             data: data.into_boxed_slice(),
@@ -48,7 +52,7 @@ impl Entry {
         &self.data[..self.id_length as usize]
     }
 
-    /// Returns the serialized reply, or None for `there is none`.
+    /// Returns the serialized reply; None for a row that does not exist.
     pub fn value(&self) -> Option<&[u8]> {
         if self.is_none { None } else { Some(&self.data[self.id_length as usize..]) }
     }
@@ -95,7 +99,7 @@ impl Entries {
         }
     }
 
-    /// Empties it, and returns what there was.
+    /// Removes and returns all entries.
     pub fn clear(&mut self) -> Entries {
         let empty = Entries { evictions: self.evictions, ..Entries::new(self.max_bytes, self.max_entries) };
         std::mem::replace(self, empty)
@@ -113,12 +117,12 @@ impl Entries {
         self.max_bytes
     }
 
-    /// Returns an entry, and counts the use; also of what is not here.
+    /// Returns an entry, and counts the use, even if there is no entry.
     pub fn use_(&mut self, id: &[u8]) -> Option<&mut Entry> {
         self.use_again(id).map(|(entry, _)| entry)
     }
 
-    /// As `use_`, and returns the number of the entry's use before.
+    /// As `use_`; also returns the number of the entry's previous use.
     pub fn use_again(&mut self, id: &[u8]) -> Option<(&mut Entry, u64)> {
         let hash = self.hasher.hash_one(id);
         self.sketch.count(hash);
@@ -140,7 +144,7 @@ impl Entries {
         Some(&self.slots[index].entry)
     }
 
-    /// Stores an entry that fits, in place of one of the same id; others go to make room.
+    /// Stores an entry that fits, replacing one of the same id; evicts others to make room.
     pub fn insert(&mut self, entry: Entry) {
         self.remove(entry.id());
         self.make_room(entry.cost(), 1);
@@ -162,7 +166,7 @@ impl Entries {
         found.is_some()
     }
 
-    /// Changes the bounds; what is over them goes, the least used first.
+    /// Changes the bounds, and evicts entries above them.
     pub fn resize(&mut self, max_bytes: usize, max_entries: usize) {
         self.max_bytes = max_bytes;
         self.max_entries = max_entries;
@@ -200,7 +204,7 @@ impl Entries {
         found
     }
 
-    /// xorshift64*: choosing victims needs no better.
+    /// xorshift64*, which is good enough to choose victims.
     fn next_random(&mut self) -> u64 {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
@@ -217,7 +221,7 @@ impl Entries {
         self.table.find(hash, |index| self.slots[*index as usize].entry.id() == id).map(|index| *index as usize)
     }
 
-    /// Takes a slot out; the last one takes its place.
+    /// Removes a slot; the last one takes its place.
     fn remove_at(&mut self, index: usize) {
         let hash = self.slots[index].hash;
         if let Ok(place) = self.table.find_entry(hash, |found| *found as usize == index) {
@@ -233,11 +237,27 @@ impl Entries {
 
 /// Returns the partition of an id: the last byte of its CRC-32, as in `tiers/ports.py`.
 pub fn partition_of(id: &[u8]) -> u8 {
+    crc_of(id) as u8
+}
+
+/// Returns the hash of an id by which samples are chosen, as in `tiers/memory/reuse.py`.
+pub fn spatial_hash(id: &[u8]) -> u32 {
+    mix(crc_of(id))
+}
+
+/// The finalizer of MurmurHash3: CRC-32 is linear, so ids that differ in a few digits would be in a sample together.
+fn mix(crc: u32) -> u32 {
+    let mixed = (crc ^ crc >> 16).wrapping_mul(0x85eb_ca6b);
+    let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xc2b2_ae35);
+    mixed ^ mixed >> 16
+}
+
+fn crc_of(id: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in id {
         crc = CRC[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ crc >> 8;
     }
-    !crc as u8
+    !crc
 }
 
 const CRC: [u32; 256] = {

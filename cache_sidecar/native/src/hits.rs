@@ -1,28 +1,27 @@
-//! Methods whose replies may come from memory: a request's bytes to a reply's bytes.
+//! The hit path: answers a request from memory, bytes to bytes.
 
-use crate::counters::Latency;
+use crate::durations::Durations;
 use crate::l1::{Freshness, L1, Served};
 use crate::wire::{self, FRAME, Fields, Unread, Value};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// `SOURCE_L1` of `cache.proto`.
 const SOURCE_L1: u64 = 1;
-/// Bytes that the metadata of one entry takes at most: tags, source, version, age, stale.
+/// Maximum bytes of the metadata of one entry: tags, source, version, age, stale.
 const METADATA: usize = 48;
 
-/// The numbers of the fields that matter, as the method's descriptor has them.
+/// The numbers of the relevant fields, from the method's descriptor.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// The string, or strings, that say what is asked for.
+    /// The id or ids.
     pub ids: u32,
     /// `ReadOptions`.
     pub options: u32,
     /// `CacheMetadata` of the reply.
     pub cache: u32,
-    /// `CacheMetadata` of each item of a batch; 0 where one id is asked for.
+    /// `CacheMetadata` of each item of a batch; 0 for a single read.
     pub caches: u32,
-    /// Ids that one request may name.
+    /// Maximum number of ids in a request.
     pub max_ids: usize,
 }
 
@@ -30,29 +29,28 @@ pub struct Shape {
 pub struct Hits {
     pub shape: Shape,
     pub l1: Arc<L1>,
-    /// Bytes of a reply's message; one that could have more is for Python, which refuses it.
+    /// Maximum bytes of a reply's message; larger ones are left to Python, which refuses them.
     pub max_reply: usize,
-    pub served: AtomicU64,
-    pub latency: Latency,
+    /// How long hits took, from when their bytes were read, so that waiting for the calls read with them counts.
+    pub durations: Durations,
 }
 
-/// A reply, framed, and whether Python has something to do, see `L1::serve`.
+/// A framed reply, and whether Python has something to do, see `L1::serve`.
 pub struct Reply {
     pub body: Vec<u8>,
     pub wants_python: bool,
 }
 
 impl Hits {
-    pub fn new(shape: Shape, l1: Arc<L1>, max_reply: usize) -> Self {
-        Hits { shape, l1, max_reply, served: AtomicU64::new(0), latency: Latency::default() }
+    /// `bounds` are those of the histogram of durations, in seconds.
+    pub fn new(shape: Shape, l1: Arc<L1>, max_reply: usize, bounds: &[f64]) -> Self {
+        Hits { shape, l1, max_reply, durations: Durations::new(bounds) }
     }
 
-    /// Answers a request's message; None when it is for Python: a miss, an option this does not know, a broken message.
+    /// Answers a request; None to leave it to Python: a miss, an unknown option, an invalid message.
     pub fn answer(&self, message: &[u8], now: f64) -> Option<Reply> {
         let request = Request::read(message, &self.shape).ok()?;
-        let reply = if self.shape.caches == 0 { self.one(&request, now) } else { self.batch(&request, now) }?;
-        self.served.fetch_add(1, Relaxed);
-        Some(reply)
+        if self.shape.caches == 0 { self.one(&request, now) } else { self.batch(&request, now) }
     }
 
     fn one(&self, request: &Request<'_>, now: f64) -> Option<Reply> {
@@ -70,13 +68,13 @@ impl Hits {
         Some(Reply { body, wants_python })
     }
 
-    /// The cached replies one after the other are, on the wire, a repeated field.
+    /// Cached replies, concatenated, are a repeated field on the wire.
     fn batch(&self, request: &Request<'_>, now: f64) -> Option<Reply> {
         let mut body = vec![0; FRAME];
         let mut each = Vec::with_capacity(request.ids.len() * METADATA);
         let mut whole = Served { version: 0, age: 0.0, stale: false };
         let wants_python = self.l1.serve(&request.ids, now, request.freshness, |value, served| {
-            // With the metadata of this one, and of the batch.
+            // Including the metadata of this one, and of the batch.
             if body.len() - FRAME + value.len() + each.len() + 2 * METADATA > self.max_reply {
                 return false;
             }
@@ -97,14 +95,14 @@ impl Hits {
     }
 }
 
-/// What a hit needs to know of a request.
+/// The parts of a request that matter to a hit.
 pub struct Request<'a> {
     pub ids: Vec<&'a [u8]>,
     pub freshness: Freshness,
 }
 
 impl<'a> Request<'a> {
-    /// Reads a request's message; Err for what protobuf might read otherwise, which is for Python.
+    /// Parses a request; Err for anything that protobuf might parse differently, which is left to Python.
     pub fn read(message: &'a [u8], shape: &Shape) -> Result<Self, Unread> {
         let mut fields = Fields::new(message);
         let mut request = Request { ids: Vec::new(), freshness: Freshness::default() };
@@ -113,7 +111,7 @@ impl<'a> Request<'a> {
             match value {
                 Value::Bytes(id) if number == shape.ids && request.ids.len() < shape.max_ids => request.ids.push(id),
                 Value::Bytes(options) if number == shape.options && !has_options => {
-                    has_options = true; // a second one would have to be merged
+                    has_options = true; // a second occurrence would have to be merged
                     request.freshness = freshness(options)?;
                 }
                 _ => return Err(Unread),
@@ -182,7 +180,7 @@ mod tests {
             let value = [b"\x0a\x01", id.as_bytes()].concat();
             assert!(l1.put(id, Entry::new(id, Some(&value), version, NOW - 1.5, NOW), 0));
         }
-        Hits::new(shape, Arc::new(l1), 1 << 20)
+        Hits::new(shape, Arc::new(l1), 1 << 20, &[])
     }
 
     fn answer(hits: &Hits, message: &[u8]) -> Option<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! The Huffman code of HTTP/2's headers (RFC 7541, appendix B).
 
-/// The code is canonical, so the lengths in bits of the codes of bytes 0 to 255 and of the end mark say it all.
+/// The code is canonical, so it is defined by the lengths in bits of the codes of bytes 0 to 255 and of the end mark.
 #[rustfmt::skip]
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28,
@@ -17,7 +17,7 @@ const LENGTHS: [u8; 257] = [
 ];
 const LONGEST: usize = 30;
 
-/// Of each length, the first code, the place of its symbol in `order`, and how many there are.
+/// For each length, the first code, the index of its symbol in `order`, and the number of codes.
 struct Code {
     first: [u32; LONGEST + 1],
     place: [u16; LONGEST + 1],
@@ -50,7 +50,7 @@ const fn canonical() -> Code {
     code
 }
 
-/// Returns the bytes of a string; None for what is not of this code.
+/// Decodes a string; None if it is invalid.
 pub fn decode(coded: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(coded.len() * 8 / 5);
     let (mut code, mut length) = (0, 0);
@@ -59,11 +59,11 @@ pub fn decode(coded: &[u8]) -> Option<Vec<u8>> {
         let offset = code.wrapping_sub(*CODE.first.get(length)?);
         if offset < u32::from(CODE.count[length]) {
             let symbol = CODE.order[usize::from(CODE.place[length]) + offset as usize];
-            bytes.push(u8::try_from(symbol).ok()?); // not the end mark, which ends no string
+            bytes.push(u8::try_from(symbol).ok()?); // the end mark is invalid in a string
             (code, length) = (0, 0);
         }
     }
-    // Padded with the beginning of the end mark, which is nothing but ones.
+    // The padding is the beginning of the end mark: all ones.
     (length < 8 && code == (1 << length) - 1).then_some(bytes)
 }
 

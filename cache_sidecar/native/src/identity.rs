@@ -1,4 +1,4 @@
-//! Who a client is, in the words and values of C-core's `auth_context`.
+//! The identity of a client, with the properties of C-core's `auth_context`.
 
 use std::net::IpAddr;
 use x509_cert::Certificate;
@@ -6,7 +6,7 @@ use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, TeletexStringRef, U
 use x509_cert::der::oid::AssociatedOid;
 use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
 use x509_cert::der::pem::{LineEnding, encode_string};
-use x509_cert::der::{Any, Decode, Tag, Tagged};
+use x509_cert::der::{Any, Decode, Encode, Tag, Tagged};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::name::Name;
@@ -14,7 +14,7 @@ use x509_cert::name::Name;
 const NAMES: &str = "x509_subject_alternative_name";
 const COMMON: &str = "x509_common_name";
 const URIS: &str = "peer_uri";
-/// As the standard says (SPIFFE-ID, 2.3).
+/// From the SPIFFE-ID standard, 2.3.
 const MAX_SPIFFE_ID: usize = 2048;
 
 /// A client, as services see it.
@@ -24,34 +24,47 @@ pub struct Client {
     pub identity: Identity,
 }
 
-/// What is known of a client beside its address. What comes of a certificate was verified by whoever asks for this.
+/// The properties of a client other than its address. Certificates are verified by the caller.
 #[derive(Debug)]
 pub struct Identity {
     properties: Vec<(&'static str, Vec<Vec<u8>>)>,
+    not_after: f64,
+    serials: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Identity {
-    /// Of a connection without TLS.
+    /// For a connection without TLS.
     pub fn none() -> Self {
         Identity {
             properties: vec![
                 ("transport_security_type", vec![b"insecure".to_vec()]),
                 ("security_level", vec![b"TSI_SECURITY_NONE".to_vec()]),
             ],
+            not_after: f64::INFINITY,
+            serials: Vec::new(),
         }
     }
 
-    /// Of a connection with TLS; `cert` is the client's, in DER.
-    pub fn of_tls(cert: Option<&[u8]>, is_resumed: bool) -> Self {
+    /// For a connection with TLS; `chain` is the client's certificate and those that it presented with it, in DER.
+    pub fn of_tls(chain: &[&[u8]], is_resumed: bool) -> Self {
         let mut identity = Identity {
             properties: vec![
                 ("transport_security_type", vec![b"ssl".to_vec()]),
                 ("security_level", vec![b"TSI_PRIVACY_AND_INTEGRITY".to_vec()]),
                 ("ssl_session_reused", vec![is_resumed.to_string().into_bytes()]),
             ],
+            not_after: f64::INFINITY,
+            serials: Vec::new(),
         };
-        if let Some(cert) = cert {
+        if let Some((cert, issuers)) = chain.split_first() {
             identity.add_certificate(cert);
+            let pem: String = issuers.iter().filter_map(|der| encode_string("CERTIFICATE", LineEnding::LF, der).ok()).collect();
+            if !pem.is_empty() {
+                identity.add("x509_pem_cert_chain", pem);
+            }
+        }
+        for der in chain {
+            identity.add_validity(der);
         }
         identity
     }
@@ -60,15 +73,31 @@ impl Identity {
         &self.properties
     }
 
-    /// The property that says who it is: the certificate's alternative names, or the common name where there are none.
+    /// When the first certificate of the chain expires, in seconds since the epoch; infinity without a certificate.
+    pub fn not_after(&self) -> f64 {
+        self.not_after
+    }
+
+    /// The issuer's name in DER and the serial number of each certificate of the chain.
+    pub fn serials(&self) -> &[(Vec<u8>, Vec<u8>)] {
+        &self.serials
+    }
+
+    /// The property that identifies the client: the certificate's alternative names, or without them the common name.
     pub fn key(&self) -> Option<&'static str> {
         [NAMES, COMMON].into_iter().find(|key| self.values(key).next().is_some())
     }
 
-    /// Whether its certificate says so. A name with `://` is a URI; others are names of hosts, mailboxes and addresses.
+    /// Whether its certificate has a name. A name of one kind must not pass for one of another: a CA may check some kinds less
+    /// carefully. The same in `server/auth.py`.
     pub fn is_named(&self, name: &str) -> bool {
-        let kinds: &[_] = if name.contains("://") { &[URIS] } else { &["peer_dns", "peer_email", "peer_ip"] };
-        kinds.iter().flat_map(|kind| self.values(kind)).any(|value| value == name.as_bytes())
+        let kind = match name {
+            uri if uri.contains("://") => URIS,
+            mailbox if mailbox.contains('@') => "peer_email",
+            address if address.parse::<IpAddr>().is_ok() => "peer_ip",
+            _ => "peer_dns",
+        };
+        self.values(kind).any(|value| value == name.as_bytes())
     }
 
     fn values<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
@@ -83,7 +112,7 @@ impl Identity {
         }
     }
 
-    /// Adds what a certificate says; one that cannot be read says nothing.
+    /// Adds the properties of a certificate; one that cannot be parsed adds nothing.
     fn add_certificate(&mut self, der: &[u8]) {
         if let Ok(pem) = encode_string("CERTIFICATE", LineEnding::LF, der) {
             self.add("x509_pem_cert", pem);
@@ -104,7 +133,18 @@ impl Identity {
         }
     }
 
-    /// The only URI, where it is one.
+    /// A certificate that cannot be parsed counts as expired.
+    fn add_validity(&mut self, der: &[u8]) {
+        let parsed = Certificate::from_der(der).ok().map(|cert| cert.tbs_certificate);
+        let Some((cert, issuer)) = parsed.and_then(|cert| cert.issuer.to_der().ok().map(|issuer| (cert, issuer))) else {
+            self.not_after = f64::NEG_INFINITY;
+            return;
+        };
+        self.not_after = self.not_after.min(cert.validity.not_after.to_unix_duration().as_secs_f64());
+        self.serials.push((issuer, cert.serial_number.as_bytes().to_vec()));
+    }
+
+    /// The SPIFFE ID, if it is the only URI.
     fn spiffe_id(&self) -> Option<Vec<u8>> {
         let mut uris = self.values(URIS);
         uris.next().filter(|uri| is_spiffe(uri) && uris.next().is_none()).map(<[u8]>::to_vec)
@@ -183,8 +223,8 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_says_nothing() {
-        let identity = Identity::of_tls(Some(b"nonsense"), false);
-        assert_eq!(identity.key(), None);
+        let identity = Identity::of_tls(&[b"nonsense"], false);
+        assert_eq!((identity.key(), identity.not_after()), (None, f64::NEG_INFINITY));
         assert_eq!(Identity::none().key(), None);
     }
 }

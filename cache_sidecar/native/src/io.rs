@@ -1,24 +1,26 @@
-//! One stream for TCP and unix sockets, that gathers what is written.
+//! A stream over TCP and Unix sockets that buffers writes.
 //!
-//! h2 writes whenever it is polled. It is told that vectored writes are not to be had, so it copies small frames together,
-//! and what it writes is held back until it flushes: one write(2) then carries the replies to all that one wake-up brought.
+//! h2 writes whenever it is polled. This stream reports no support for vectored writes, so h2 copies small frames together; and it
+//! buffers them until h2 flushes, so that one write(2) has the replies to all calls of one wake-up.
 
 use crate::authority::Repair;
 use crate::early::{Boundary, Early};
 use crate::limits::TURN;
 use crate::pace::Pace;
+use crate::peer::Peer;
+use crate::room::Room;
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes gathered before they are written without being asked.
+/// Bytes buffered before they are written without a flush.
 const GATHERED: usize = 64 << 10;
-/// Bytes kept for a connection that writes little.
+/// Buffer capacity kept for an idle connection.
 const IDLE: usize = 4 << 10;
 const READ: usize = 16 << 10;
 
@@ -26,42 +28,47 @@ pub struct Gathering<S> {
     socket: S,
     written: Vec<u8>,
     flushed: usize,
-    /// Bytes read since there was nothing to read.
+    /// Bytes read since the socket was last empty.
     read: usize,
     pace: Option<Pace>,
     inbound: Option<Inbound>,
 }
 
-/// What came from a client, see `early.rs` and `authority.rs`.
+/// Processing of bytes from a client, see `early.rs` and `authority.rs`.
 struct Inbound {
     early: Arc<Mutex<Early>>,
     is_resting: Arc<AtomicBool>,
-    /// Where the refusals may go that wait in `early`, if any do.
+    room: Arc<Room>,
+    /// Bytes buffered here, and by h2 of header blocks that have not ended.
+    buffered: Arc<AtomicUsize>,
+    /// Where in the output the refusals waiting in `early` may be inserted.
     boundary: Boundary,
     has_refusals: bool,
     repair: Repair,
     repaired: Vec<u8>,
     taken: usize,
-    /// Bytes read and not counted yet.
+    /// Bytes read but not counted yet.
     read: usize,
 }
 
 thread_local! {
-    /// Where bytes are read before they are repaired: one for all connections, which may be many, and idle.
+    /// The buffer for bytes before they are repaired: one for all connections, which may be many, and idle.
     static RAW: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathering<S> {
-    /// For a server that is trusted.
+    /// For the trusted private server.
     pub fn new(socket: S) -> Self {
         Gathering { socket, written: Vec::new(), flushed: 0, read: 0, pace: None, inbound: None }
     }
 
     /// For a client, see `pace.rs` and `authority.rs`.
-    pub fn of_client(socket: S, early: Arc<Mutex<Early>>, is_resting: Arc<AtomicBool>) -> Self {
+    pub fn of_client(socket: S, peer: &Peer) -> Self {
         let inbound = Inbound {
-            early,
-            is_resting,
+            early: peer.early.clone(),
+            is_resting: peer.is_resting.clone(),
+            room: peer.room.clone(),
+            buffered: peer.buffered.clone(),
             boundary: Boundary::default(),
             has_refusals: false,
             repair: Repair::default(),
@@ -72,11 +79,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathering<S> {
         Gathering { pace: Some(Pace::default()), inbound: Some(inbound), ..Gathering::new(socket) }
     }
 
-    /// Takes that h2 wrote some bytes, and puts refusals behind them where a frame has ended.
+    /// Records bytes written by h2, and inserts refusals after a complete frame.
     fn wrote(&mut self, bytes: &[u8]) {
         if let Some(inbound) = &mut self.inbound {
             inbound.boundary.pass(bytes);
             inbound.put_refusals(&mut self.written);
+        }
+    }
+
+    fn count(&self) {
+        if let (Some(inbound), Some(pace)) = (&self.inbound, &self.pace) {
+            inbound.buffered.store(self.written.len() + inbound.repair.holds() + pace.block(), Relaxed);
         }
     }
 
@@ -89,7 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathering<S> {
             self.flushed += count;
         }
         if self.written.len() < IDLE {
-            self.written.shrink_to(IDLE); // a connection that was busy once does not keep the memory
+            self.written.shrink_to(IDLE); // a connection that was busy once frees the memory
         }
         self.flushed = 0;
         self.written.clear();
@@ -116,7 +129,7 @@ impl Inbound {
             self.repaired.shrink_to(IDLE);
             self.taken = 0;
             if self.read >= TURN {
-                context.waker().wake_by_ref(); // others first: all of it was refused
+                context.waker().wake_by_ref(); // let other connections proceed: all of it was refused
                 return Poll::Pending;
             }
             let count = RAW.with_borrow_mut(|raw| {
@@ -144,13 +157,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
         if self.inbound.as_ref().is_some_and(|inbound| inbound.is_resting.load(Relaxed)) {
             return Poll::Pending; // `Rests` wakes it
         }
+        if self.inbound.as_ref().is_some_and(|inbound| inbound.room.is_full()) {
+            context.waker().wake_by_ref(); // those that are to end get their turn first, and free what they took
+            return Poll::Pending;
+        }
         if self.written.len() >= GATHERED {
             ready!(self.write_out(context))?;
         }
         let Gathering { socket, written, read, pace, inbound, .. } = &mut *self;
         if *read >= TURN {
             *read = 0;
-            context.waker().wake_by_ref(); // others first
+            context.waker().wake_by_ref(); // let other connections proceed
             return Poll::Pending;
         }
         let before = into.filled().len();
@@ -167,6 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
         if let Some(pace) = pace {
             pace.feed(bytes)?;
         }
+        self.count();
         got
     }
 }
@@ -184,12 +202,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
         }
         self.written.extend_from_slice(bytes);
         self.wrote(bytes);
+        self.count();
         Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.write_out(context))?;
-        Pin::new(&mut self.socket).poll_flush(context) // TLS may still hold some of it
+        self.count();
+        Pin::new(&mut self.socket).poll_flush(context) // TLS may still buffer some of it
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,27 +1,28 @@
-//! L1: the memory of one dataset, and which of it may be served. Everything is done under one lock, so that a reader sees
-//! either all of an invalidation or none of it; nothing that takes long is done under it.
+//! L1: the memory of one dataset, and which entries may be served. All operations take one lock, so that a reader sees either all of
+//! an invalidation or nothing of it; none of them takes long while holding it.
 
-use crate::entries::{Entries, Entry, OVERHEAD, partition_of};
+use crate::entries::{Entries, Entry, OVERHEAD, partition_of, spatial_hash};
+use crate::reuse::{Alternatives, Configuration, Figures, Reuse};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 pub const PARTITIONS: usize = 256;
-/// Refreshes asked for and not yet taken; more are left out, and asked for again by a later hit.
+/// Maximum number of refreshes waiting for Python; further ones are dropped, and requested again by a later hit.
 const MAX_WANTED: usize = 10_000;
-/// Samples that wait to be taken; more are left out.
+/// Maximum number of samples waiting for Python; further ones are dropped.
 const MAX_SAMPLES: usize = 1000;
-/// Seconds after which a hit asks again for a refresh that did not come.
+/// Seconds after which a hit requests a refresh again that has not happened.
 const ASK_AGAIN: f64 = 1.0;
 
-/// How long entries are served; seconds, as in `policy.toml`.
+/// How long entries are served, in seconds; as in `policy.toml`.
 #[derive(Clone, Copy)]
 pub struct Rules {
     pub soft: f64,
-    /// Negative infinity when nothing is to be served: jitter may have moved an entry's timer into the future.
+    /// Negative infinity to serve nothing; not 0, as jitter may have moved an entry's timer into the future.
     pub hard: f64,
     pub stale_limit: f64,
-    /// One of so many hits is a sample, that Python compares with what is so; 0 for none.
+    /// One in so many hits is sampled, for Python to compare with PostgreSQL; 0 for none.
     pub sample_every: u64,
 }
 
@@ -36,13 +37,13 @@ struct Partition {
     epoch: u64,
     generation: u64,
     heard: bool,
-    /// Whether Redis is told of changes too late: what is held is served, but marked stale.
+    /// Whether the relay lags behind: entries are served, but marked stale.
     behind: bool,
     suspect_since: f64,
     tombstones: HashMap<Box<str>, i64>,
 }
 
-/// Chooses hits at random, so that it does not keep time with what is being read.
+/// Samples hits at random intervals, so that sampling does not correlate with periodic reads.
 #[derive(Default)]
 struct Sampler {
     every: u64,
@@ -57,7 +58,7 @@ impl Sampler {
         self.arm();
     }
 
-    /// Counts hits; true when one of them is to be a sample.
+    /// Counts hits; true when one of them is to be sampled.
     fn is_due(&mut self, hits: u64) -> bool {
         self.left = self.left.saturating_sub(hits);
         let is_due = self.every > 0 && self.left == 0;
@@ -67,14 +68,14 @@ impl Sampler {
         is_due && self.taken.len() < MAX_SAMPLES
     }
 
-    /// Takes a hit; of one that was marked stale there is nothing to compare.
+    /// Records a hit; one that was marked stale is not worth comparing.
     fn take(&mut self, id: &[u8], served: Served) {
         if let (false, Ok(id)) = (served.stale, std::str::from_utf8(id)) {
             self.taken.push((id.into(), served.version));
         }
     }
 
-    /// Draws from 1 to twice the wanted distance: on average that is the distance.
+    /// Draws from 1 to twice the interval, which is the interval on average.
     fn arm(&mut self) {
         self.random = self.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         self.left = 1 + (self.random >> 33) % (2 * self.every).saturating_sub(1).max(1);
@@ -89,13 +90,13 @@ impl Partition {
     }
 }
 
-/// What a caller asks of a read: content no older than so many seconds.
+/// What a caller requires of a read: a maximum age in seconds.
 #[derive(Clone, Copy, Default)]
 pub struct Freshness {
     pub max_age: Option<f64>,
 }
 
-/// What a hit says beside its value.
+/// The metadata of a hit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Served {
     pub version: i64,
@@ -122,10 +123,11 @@ struct State {
     entries: Entries,
     partitions: Vec<Partition>,
     rules: Rules,
-    /// When trust ends by itself, see `tiers/coherence/freshness_lease.py`; None for never.
+    /// When the freshness lease expires, see `tiers/coherence/freshness_lease.py`; None for never.
     trusted_until: Option<Instant>,
     wanted: Vec<Box<str>>,
     sampler: Sampler,
+    reuse: Reuse,
     fills: u64,
     refused: u64,
     hits: u64,
@@ -140,6 +142,7 @@ impl L1 {
             trusted_until: None,
             wanted: Vec::new(),
             sampler: Sampler::default(),
+            reuse: Reuse::new(Alternatives::default(), 0),
             fills: 0,
             refused: 0,
             hits: 0,
@@ -157,19 +160,19 @@ impl L1 {
         self.state.lock().partitions[usize::from(partition)].behind = behind;
     }
 
-    /// Says when trust ends by itself: what is served from then on is marked stale, until Python has told which partitions are.
+    /// Sets when the freshness lease expires. From then on hits are marked stale, until Python reports which partitions are trusted.
     pub fn set_trusted_until(&self, moment: Option<Instant>) {
         self.state.lock().trusted_until = moment;
     }
 
-    /// Passes the live entry of an id on, however old; None when there is none.
+    /// Calls `with` for the live entry of an id, however old; None if there is none.
     pub fn get<T>(&self, id: &str, take: impl FnOnce(&Entry) -> T) -> Option<T> {
         let mut state = self.state.lock();
         state.live(id.as_bytes()).map(take)
     }
 
-    /// Serves all of the ids, each once, or none: `serve` is given each value with what is to be said of it, and says whether
-    /// it can take more. Returns whether Python has something to do: to refresh, or to say what is no longer trusted.
+    /// Serves all of the ids, without duplicates, or none: `serve` gets each value with its metadata, and returns false if the reply
+    /// has no room for it. Returns whether Python has something to do: to refresh, or to report expired trust.
     pub fn serve<'a>(
         &self,
         ids: &[&'a [u8]],
@@ -178,20 +181,23 @@ impl L1 {
         mut serve: impl FnMut(&[u8], Served) -> bool,
     ) -> Option<bool> {
         let mut state = self.state.lock();
-        let State { entries, partitions, rules, trusted_until, .. } = &mut *state;
+        let State { entries, partitions, rules, trusted_until, reuse, .. } = &mut *state;
         let lapsed = trusted_until.and_then(|until| Instant::now().checked_duration_since(until));
-        let mut due: Vec<&'a [u8]> = Vec::new();
+        let (mut due, mut sampled): (Vec<&'a [u8]>, Vec<u32>) = (Vec::new(), Vec::new());
         let mut first = None;
         let (uses, mut served_ids) = (entries.uses(), 0);
         for &id in ids {
             let (entry, last_use) = entries.use_again(id)?;
             if last_use > uses {
-                continue; // named before
+                continue; // a duplicate
             }
             let (served, is_due) = verdict(entry, &partitions[usize::from(entry.partition)], rules, lapsed, now, wanted)?;
             if is_due {
                 entry.asked_at = now;
                 due.push(id);
+            }
+            if reuse.has(entry.spatial) {
+                sampled.push(entry.spatial);
             }
             if !serve(entry.value()?, served) {
                 return None;
@@ -199,6 +205,8 @@ impl L1 {
             first.get_or_insert(served);
             served_ids += 1;
         }
+        // Only now: if one id had been missing, Python would have read and counted them all.
+        sampled.into_iter().for_each(|hash| reuse.read(hash, now));
         state.hits += served_ids;
         if let (true, Some(first)) = (state.sampler.is_due(served_ids), first) {
             state.sampler.take(ids[0], first);
@@ -212,9 +220,36 @@ impl L1 {
         Some(is_first || lapsed.is_some())
     }
 
-    /// Takes the ids whose refresh is wanted.
+    /// Takes the ids that are due for a refresh.
     pub fn take_wanted(&self) -> Vec<Box<str>> {
         std::mem::take(&mut self.state.lock().wanted)
+    }
+
+    /// Begins to follow reads, of at most `max_keys` ids.
+    pub fn follow_reuse(&self, alternatives: Alternatives, max_keys: usize) {
+        self.state.lock().reuse = Reuse::new(alternatives, max_keys);
+    }
+
+    pub fn configure_reuse(&self, configuration: Configuration) {
+        self.state.lock().reuse.configure(configuration);
+    }
+
+    /// Counts a read of Python's.
+    pub fn note_read(&self, id: &str, now: f64) {
+        self.state.lock().reuse.read(spatial_hash(id.as_bytes()), now);
+    }
+
+    pub fn note_change(&self, id: &str, version: i64, now: f64) {
+        self.state.lock().reuse.change(spatial_hash(id.as_bytes()), version, now);
+    }
+
+    pub fn halve_reuse(&self) {
+        self.state.lock().reuse.halve();
+    }
+
+    pub fn reuse(&self) -> (Figures, (usize, f64, u64)) {
+        let state = self.state.lock();
+        (state.reuse.figures(), state.reuse.sample())
     }
 
     /// Takes the samples.
@@ -226,7 +261,7 @@ impl L1 {
         self.state.lock().partitions[usize::from(partition_of(id.as_bytes()))].generation
     }
 
-    /// Stores, unless something newer is known, the partition is not trusted, or its generation moved since the load.
+    /// Stores an entry, unless a newer version is known, the partition is not trusted, or its generation changed during the load.
     pub fn put(&self, id: &str, mut entry: Entry, generation: u64) -> bool {
         let mut state = self.state.lock();
         let partition = &state.partitions[usize::from(entry.partition)];
@@ -238,7 +273,7 @@ impl L1 {
         if !is_stored {
             state.refused += 1;
         } else if entry.cost() > state.entries.max_bytes() {
-            state.entries.remove(id.as_bytes()); // what is held is older
+            state.entries.remove(id.as_bytes()); // the present entry is older
             state.refused += 1;
             return false;
         } else {
@@ -248,7 +283,7 @@ impl L1 {
         is_stored
     }
 
-    /// Drops what is older than `version` and refuses it from now on; version 0 drops whatever there is.
+    /// Drops versions older than `version`, and refuses them from now on; version 0 drops any.
     pub fn invalidate(&self, id: &str, version: i64) {
         let mut state = self.state.lock();
         let held = state.live(id.as_bytes()).map(|entry| entry.version);
@@ -260,7 +295,7 @@ impl L1 {
             partition.generation += 1;
             return;
         }
-        // Also when the entry is new enough: it may be evicted before an older fill arrives.
+        // Even if the present entry is new enough: it may be evicted before the fill of an older version arrives.
         if partition.tombstones.len() >= self.max_tombstones {
             partition.tombstones.clear();
             partition.generation += 1;
@@ -269,11 +304,33 @@ impl L1 {
         *newest = version.max(*newest);
     }
 
+    /// Returns the highest version known of an id, from its entry or an invalidation; 0 if none is.
+    pub fn newest(&self, id: &str) -> i64 {
+        let mut state = self.state.lock();
+        let held = state.live(id.as_bytes()).map_or(0, |entry| entry.version);
+        let tombstones = &state.partitions[usize::from(partition_of(id.as_bytes()))].tombstones;
+        held.max(tombstones.get(id).copied().unwrap_or(0))
+    }
+
+    /// PostgreSQL, read after `newest` was known, holds `version`: forgets what claims to be newer, up to `newest`.
+    pub fn retract(&self, id: &str, version: i64, newest: i64) {
+        // Not beyond `newest`: the row may have changed since PostgreSQL was read, and that change been announced.
+        let is_retracted = |claimed: i64| version < claimed && claimed <= newest;
+        let mut state = self.state.lock();
+        if state.live(id.as_bytes()).is_some_and(|entry| is_retracted(entry.version)) {
+            state.entries.remove(id.as_bytes());
+        }
+        let tombstones = &mut state.partitions[usize::from(partition_of(id.as_bytes()))].tombstones;
+        if let Some(buried) = tombstones.get_mut(id).filter(|buried| is_retracted(**buried)) {
+            *buried = version;
+        }
+    }
+
     pub fn drop_partition(&self, partition: u8) {
         self.state.lock().partitions[usize::from(partition)].forget();
     }
 
-    /// Drops every entry, refuses the fills under way, and gives the memory back.
+    /// Drops all entries, refuses fills in progress, and frees the memory.
     pub fn clear(&self) {
         let mut state = self.state.lock();
         for partition in &mut state.partitions {
@@ -281,7 +338,7 @@ impl L1 {
         }
         let emptied = state.entries.clear();
         drop(state);
-        drop(emptied); // which takes its time
+        drop(emptied); // outside the lock, as it takes long
     }
 
     pub fn set_trusted(&self, partition: u8, trusted: bool, now: f64) {
@@ -311,7 +368,7 @@ impl L1 {
 }
 
 impl State {
-    /// Returns the entry of an id unless its partition was dropped since; then it goes.
+    /// Returns the entry of an id; removes it if its partition was dropped since.
     fn live(&mut self, id: &[u8]) -> Option<&Entry> {
         let entry = self.entries.use_(id)?;
         if entry.epoch != self.partitions[usize::from(entry.partition)].epoch {
@@ -327,15 +384,15 @@ impl State {
             _ => return true,
         };
         if held > new.version && new.value().is_none() {
-            // PostgreSQL has no such row, yet the entry says it exists: neither is believed, the next read decides.
+            // PostgreSQL has no such row, but the entry says that it exists: both are dropped, and the next read decides.
             self.entries.remove(id.as_bytes());
         }
         held <= new.version
     }
 }
 
-/// Says whether an entry answers a read, and whether it is due for a refresh; None to let Python read on. The rules are
-/// those of `tiers/path/decision.py`, for values that exist. `lapsed` is for how long trust has ended by itself.
+/// Decides whether an entry answers a read, and whether it is due for a refresh; None to leave the read to Python. The rules are
+/// those of `tiers/path/decision.py`, for values that exist. `lapsed` is the time since the freshness lease expired.
 fn verdict(
     entry: &Entry,
     partition: &Partition,

@@ -1,14 +1,18 @@
-//! The native engine of the cache sidecar: its server, and an L1. `README.md` beside this shows a call's way through it.
+//! The native engine of the cache sidecar: a server and an L1. `../README.md` describes the path of a call.
 
-#![cfg_attr(not(feature = "python"), allow(dead_code))] // much of it is used by Python only
+#![cfg_attr(not(feature = "python"), allow(dead_code))] // much of it is only used by the Python API
 
 pub mod access;
 pub mod authority;
+mod body;
 mod calls;
 mod connection;
 mod counters;
+mod descriptors;
+mod durations;
 mod early;
 pub mod entries;
+mod handover;
 pub mod hits;
 pub mod huffman;
 pub mod identity;
@@ -21,18 +25,30 @@ pub mod metadata;
 pub mod overload;
 pub mod pace;
 mod peer;
+mod piece;
 mod proxy;
 #[cfg(feature = "python")]
 mod python;
 mod reply;
+pub mod reuse;
+mod room;
 mod server;
 mod sketch;
+mod state;
+mod status;
 mod tls;
+mod tokens;
+pub mod trace;
+pub mod unpack;
+mod upstream;
 pub mod wire;
 
 #[cfg(feature = "python")]
 #[pyo3::pymodule]
 mod _native {
     #[pymodule_export]
-    use crate::python::{Call, Client, Front, Memory, Tls, on_panic};
+    use crate::python::{
+        Call, Client, HitPath, Lifetimes, Memory, MemoryStats, Method, NativeListener, Refusal, ReuseFigures, ServiceLimits,
+        Tls, on_panic,
+    };
 }

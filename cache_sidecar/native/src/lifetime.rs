@@ -1,24 +1,24 @@
-//! How long a connection lives: to its maximum age, or until it had no call for too long; then it gets GOAWAY, and its calls
-//! have a grace to end in.
+//! The lifetime of a connection: until its maximum age, until it has been idle too long, or until its certificate expires or is
+//! revoked. Then it gets GOAWAY, and its calls have a grace period to finish.
 
 use std::future::pending;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// An idle connection is looked at so many times before it is ended: it lives a quarter longer than asked for at most.
+/// Number of checks within the idle time, so that an idle connection lives at most a quarter longer than configured.
 const LOOKS: u32 = 4;
-/// Ages are spread by so much either way, so that connections opened together don't end together; as C-core does.
+/// Ages vary by this fraction either way, as in C-core, so that connections opened together don't end together.
 const SPREAD: f64 = 0.1;
 
-/// What `settings.py` says; None for ever.
+/// As in `settings.py`; None for no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub age: Option<Duration>,
     pub idle: Option<Duration>,
-    /// What calls get to end in, after GOAWAY.
+    /// How long calls have to finish after GOAWAY.
     pub grace: Duration,
-    /// A silent connection is asked so often whether it is alive, and has so long to say so.
+    /// The interval of keepalive pings, and the time to answer one.
     pub ping_every: Duration,
     pub ping_within: Duration,
 }
@@ -26,7 +26,7 @@ pub struct Limits {
 /// What a connection has done so far.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct Activity {
-    /// Calls that it began.
+    /// Number of calls begun.
     pub begun: u64,
     /// Whether some of them are in progress.
     pub is_busy: bool,
@@ -35,12 +35,15 @@ pub struct Activity {
 #[derive(Debug, PartialEq)]
 pub enum Due {
     GoAway,
-    /// The grace is over.
+    /// The grace period is over.
     Close,
 }
 
 pub struct Lifetime {
     ages_at: Option<Instant>,
+    /// When it has to end because of its certificate.
+    expires_at: Option<Instant>,
+    revoked_at: Option<Instant>,
     idle: Option<Duration>,
     grace: Duration,
     looked_at: Instant,
@@ -53,14 +56,39 @@ impl Lifetime {
     pub fn new(limits: &Limits) -> Self {
         let now = Instant::now();
         let ages_at = limits.age.and_then(|age| now.checked_add(age.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * chance())));
-        Lifetime { ages_at, idle: limits.idle, grace: limits.grace, looked_at: now, busy_at: now, begun: 0, closes_at: None }
+        Lifetime {
+            ages_at,
+            expires_at: None,
+            revoked_at: None,
+            idle: limits.idle,
+            grace: limits.grace,
+            looked_at: now,
+            busy_at: now,
+            begun: 0,
+            closes_at: None,
+        }
     }
 
-    /// Waits for what is due next. May be dropped and called again at any time.
+    /// Ends it for a certificate that expires after so many seconds: GOAWAY comes earlier than that, by half the grace period, so
+    /// that a client which has renewed its certificate reconnects without an error, and the connection is closed later than that,
+    /// so that streams end with a status. One with little time left gets GOAWAY after half of it: a client must not reconnect at
+    /// each call.
+    pub fn expire_after(&mut self, seconds: f64) {
+        let left = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+        self.expires_at = left.and_then(|left| Instant::now().checked_add(left - left.min(self.grace) / 2));
+    }
+
+    /// Ends it for a revoked certificate: at once, or if the certificate was already revoked when the client connected, after
+    /// the grace period. Its calls are refused in any case, with the reason; later it may have another certificate.
+    pub fn revoke(&mut self, is_new: bool) {
+        self.revoked_at = Instant::now().checked_add(if is_new { self.grace } else { Duration::ZERO });
+    }
+
+    /// Waits for what is due next. The future may be dropped, and the method called again, at any time.
     pub async fn due(&mut self, activity: impl Fn() -> Activity) -> Due {
         loop {
             let look = self.idle.and_then(|idle| self.looked_at.checked_add(idle / LOOKS));
-            match self.closes_at.or_else(|| self.ages_at.into_iter().chain(look).min()) {
+            match self.closes_at.or_else(|| self.ends().chain(look).min()) {
                 Some(next) => sleep_until(next).await,
                 None => pending().await,
             }
@@ -68,6 +96,11 @@ impl Lifetime {
                 return due;
             }
         }
+    }
+
+    /// When it has to end whatever it does.
+    fn ends(&self) -> impl Iterator<Item = Instant> + use<> {
+        [self.ages_at, self.expires_at, self.revoked_at].into_iter().flatten()
     }
 
     fn look(&mut self, now: Instant, activity: Activity) -> Option<Due> {
@@ -78,7 +111,7 @@ impl Lifetime {
             (self.busy_at, self.begun) = (now, activity.begun);
         }
         self.looked_at = now;
-        let is_old = self.ages_at.is_some_and(|at| now >= at);
+        let is_old = self.ends().any(|at| now >= at);
         let is_idle = self.idle.is_some_and(|idle| now - self.busy_at >= idle);
         (is_old || is_idle).then(|| {
             self.closes_at = Some(now + self.grace);
@@ -133,6 +166,34 @@ mod tests {
         let calls_until_1000 = || Activity { begun: began.elapsed().as_secs().min(1000), is_busy: false };
         let (what, after) = due(&mut Lifetime::new(&limits), calls_until_1000).await;
         assert!(what == Due::GoAway && (1074.0..=1126.0).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_of_a_certificate_end_around_its_expiry() {
+        // The seconds that the certificate is valid, those until GOAWAY, and from there to the end.
+        for (left, until, more) in [(100.0, 95.0, 10.0), (6.0, 3.0, 10.0), (0.0, 0.0, 10.0), (-5.0, 0.0, 10.0)] {
+            let mut lifetime = Lifetime::new(&Limits { grace: 10 * SECOND, ..LIMITS });
+            lifetime.expire_after(left);
+            let (what, after) = due(&mut lifetime, Activity::default).await;
+            assert!(what == Due::GoAway && (after - until).abs() < 0.01, "{left}: {what:?} after {after}");
+            let (what, after) = due(&mut lifetime, Activity::default).await;
+            assert!(what == Due::Close && (after - more).abs() < 0.01, "{left}: {what:?} after {after}");
+        }
+        let mut lifetime = Lifetime::new(&LIMITS);
+        lifetime.expire_after(f64::INFINITY);
+        let year = Duration::from_secs(365 * 86_400);
+        assert!(tokio::time::timeout(year, lifetime.due(Activity::default)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_of_a_revoked_certificate_end_at_once_unless_they_are_new() {
+        for (is_new, until) in [(false, 0.0), (true, 10.0)] {
+            let mut lifetime = Lifetime::new(&Limits { grace: 10 * SECOND, ..LIMITS });
+            lifetime.revoke(is_new);
+            lifetime.expire_after(100.0);
+            let (what, after) = due(&mut lifetime, Activity::default).await;
+            assert!(what == Due::GoAway && (after - until).abs() < 0.01, "{what:?} after {after}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

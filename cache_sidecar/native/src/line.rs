@@ -1,32 +1,32 @@
 //! Calls that wait for Python: which is taken next, and which is refused. Time is an argument.
 //!
-//! Each method has a line, and in it a lane for each connection. Methods of a higher priority are taken from first, those of
-//! the same in turns, and so are a method's connections: who sends a thousand calls delays the one call of another by one.
-//! While a line stands (`overload.rs`), the newest call of a lane whose oldest has waited for long is taken first, and who does not
-//! fit is the oldest of the longest lane. Of calls that are refused before they come here (`early.rs`) the line is asked how many
-//! may still come.
+//! Each method has a line (a queue), with a lane for each connection. Methods of a higher priority are served first, those of the
+//! same priority round-robin, and so are the connections of a method: a client with a thousand calls delays another's call by one.
+//! While a line is standing (`overload.rs`), lanes whose oldest call has waited long are served newest first, and when the line is
+//! full the oldest call of the longest lane is refused. `early.rs` asks how many more calls a connection may add, and refuses the
+//! others before they get here.
 
 use crate::overload::{Delay, LONGEST_WAIT, Limit, TARGET};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How many priorities there are; 0 is the highest.
+/// The number of priorities; 0 is the highest.
 pub const PRIORITIES: usize = 4;
 
 #[derive(Debug, PartialEq, Clone, Copy)]
 pub enum Refusal {
-    /// Too many wait.
+    /// Too many calls are waiting.
     Overloaded,
-    /// It has passed, or will have before a call could be answered.
+    /// The deadline has passed, or will pass before the call can be answered.
     Deadline,
 }
 
-/// A bound on calls in progress of one service.
+/// The limits on the calls in progress of one service.
 pub struct Service {
     pub priority: usize,
-    /// Calls of the service in progress at once.
+    /// Maximum number of its calls in progress.
     pub most: usize,
-    /// Calls of all services in progress at once, at which it gets no more.
+    /// Number of calls of all services in progress from which on none of its calls is taken.
     pub most_of_all: usize,
     in_progress: usize,
 }
@@ -46,14 +46,14 @@ struct Waiting<T> {
 }
 
 struct Method<T> {
-    /// None for one that is never bounded, such as health checks.
+    /// None for a method without a limit, such as health checks.
     service: Option<usize>,
     lanes: HashMap<u64, VecDeque<Waiting<T>>>,
-    /// Connections with a call in line; the first one's turn is next.
+    /// Connections with a waiting call; the first one is served next.
     turns: VecDeque<u64>,
     waiting: usize,
     in_progress: usize,
-    /// Of the calls just taken.
+    /// Number of calls just taken.
     taken: usize,
     delay: Delay,
     limit: Limit,
@@ -62,7 +62,7 @@ struct Method<T> {
 pub struct Line<T> {
     services: Vec<Service>,
     methods: Vec<Method<T>>,
-    /// By priority, methods with a call in line; the first one's turn is next.
+    /// By priority, methods with a waiting call; the first one is served next.
     turns: [VecDeque<usize>; PRIORITIES],
     waiting: usize,
     bytes: usize,
@@ -73,7 +73,7 @@ pub struct Line<T> {
 }
 
 impl<T> Line<T> {
-    /// `methods` says the service of each.
+    /// `methods` has the index of the service of each method.
     pub fn new(services: Vec<Service>, methods: &[Option<usize>], most_waiting: usize, most_bytes: usize) -> Self {
         let method = |service: &Option<usize>| Method {
             service: *service,
@@ -98,13 +98,13 @@ impl<T> Line<T> {
         self.in_progress
     }
 
-    /// Whether calls of any method are refused, or were just now.
+    /// Whether calls of any method are being refused, or were a moment ago.
     pub fn is_refusing(&self, now: Instant) -> bool {
         self.methods.iter().any(|method| method.delay.is_refusing(now))
     }
 
-    /// Returns how many more calls a connection may bring for a method: what there is room for, and where another has a longer
-    /// lane, as many as make them equal.
+    /// Returns how many more calls of a method a connection may add: as many as there is room for, and if another lane is longer, as
+    /// many as make them equal.
     pub fn allowance(&self, now: Instant, number: usize, connection: u64) -> usize {
         let method = &self.methods[number];
         if method.service.is_none() {
@@ -118,23 +118,17 @@ impl<T> Line<T> {
         method.lanes.values().map(|lane| lane.len().saturating_sub(own) / 2).max().unwrap_or(0)
     }
 
-    /// Takes that calls were refused before they came here.
+    /// Records that calls were refused before they got here.
     pub fn turned_away(&mut self, now: Instant, number: usize) {
         self.methods[number].delay.refused(now);
     }
 
-    /// Returns, of a method, how many calls wait and are in progress, and how many may be.
-    pub fn state(&self, method: usize) -> (usize, usize, usize) {
-        let method = &self.methods[method];
-        (method.waiting, method.in_progress, method.limit.limit())
-    }
-
-    /// Returns calls that were refused since it was last asked.
+    /// Returns the calls refused since the last time.
     pub fn take_refused(&mut self) -> Vec<(T, Refusal)> {
         std::mem::take(&mut self.refused)
     }
 
-    /// Puts a call in line. It, or others for it, may be refused.
+    /// Queues a call. It, or others in its place, may be refused.
     pub fn add(&mut self, now: Instant, number: usize, connection: u64, bytes: usize, deadline: Option<Instant>, call: T) {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return self.refused.push((call, Refusal::Deadline));
@@ -159,7 +153,7 @@ impl<T> Line<T> {
         method.waiting += 1;
         self.waiting += 1;
         self.bytes += bytes;
-        // Two for one, so that what came before it was known that the line stands goes soon, but not in one long turn.
+        // Two for one: the calls queued before the line was known to be standing are cleared soon, but not all at once.
         for _ in 0..2 {
             if self.methods[number].waiting > room {
                 self.push_out(now, number);
@@ -179,7 +173,7 @@ impl<T> Line<T> {
         }
     }
 
-    /// Takes up to so many calls. Passes over those that `is_gone` says nobody waits for any more.
+    /// Takes up to `limit` calls, without those whose caller `is_gone`.
     pub fn take(&mut self, now: Instant, limit: usize, mut is_gone: impl FnMut(&mut T) -> bool) -> Vec<(usize, T)> {
         let mut taken = Vec::new();
         for priority in 0..PRIORITIES {
@@ -204,12 +198,12 @@ impl<T> Line<T> {
         taken
     }
 
-    /// Takes the call whose turn it is, if its deadline can be met.
+    /// Takes the next call of a method, if its deadline can be met.
     fn next(&mut self, now: Instant, number: usize) -> Option<T> {
         let method = &mut self.methods[number];
         let connection = method.turns[0];
         method.turns.rotate_left(1);
-        // Of a lane that gets short in time the oldest is, lest it wait behind all that come after it until it is refused.
+        // The oldest call of a lane that drains in time: newest first would let it wait until it is refused.
         let is_long = |lane: &VecDeque<Waiting<T>>| {
             lane.front().is_some_and(|oldest| now.saturating_duration_since(oldest.since) > TARGET)
         };
@@ -235,7 +229,7 @@ impl<T> Line<T> {
         if lane.is_empty() {
             method.lanes.remove(&connection);
             if method.turns.back() == Some(&connection) {
-                method.turns.pop_back(); // its turn was the last one
+                method.turns.pop_back(); // the lane is empty
             } else {
                 method.turns.retain(|other| *other != connection);
             }
@@ -261,7 +255,7 @@ impl<T> Line<T> {
         of_all && service.in_progress < service.most && method.in_progress < method.limit.limit()
     }
 
-    /// Says whether a call could be taken.
+    /// Returns whether a call can be taken.
     pub fn has_work(&self) -> bool {
         self.turns.iter().flatten().any(|number| self.has_room(*number))
     }
@@ -277,7 +271,7 @@ impl<T> Line<T> {
         }
     }
 
-    /// Takes that a call that was taken ended, so long after; None when its caller left it before.
+    /// Records the end of a call and its duration; None if its caller left before.
     pub fn end(&mut self, now: Instant, number: usize, took: Option<Duration>) {
         let method = &mut self.methods[number];
         method.in_progress -= 1;
@@ -298,8 +292,8 @@ impl<T> Line<T> {
         }
     }
 
-    /// Refuses those that have waited too long while their line stands, and those whose deadline has passed. Lines that no call
-    /// may be taken from are looked at here, as nobody comes to take one.
+    /// Refuses calls that have waited too long in a standing line, and those whose deadline has passed. `take` checks that, too, but
+    /// not for lines from which no call may be taken.
     pub fn sweep(&mut self, now: Instant) {
         for number in 0..self.methods.len() {
             if self.methods[number].waiting == 0 {
@@ -338,7 +332,7 @@ impl<T> Line<T> {
         }
     }
 
-    /// Takes all that wait.
+    /// Removes and returns all waiting calls.
     pub fn clear(&mut self) -> Vec<T> {
         let mut out = Vec::new();
         for number in 0..self.methods.len() {

@@ -1,30 +1,40 @@
-//! What a call's metadata allows.
+//! The route of a call, by its metadata.
 
-use crate::access::Tokens;
+use crate::tokens::Tokens;
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::Duration;
 
-/// Tells grpc.aio whose call it is: the number of a connection. What a client sends under that name is dropped.
+/// The header with the number of a call's connection, for grpc.aio; the same header from a client is dropped.
 pub const CONNECTION: &str = "cache-sidecar-connection";
 
-/// What a request may be compressed by, for `grpc-accept-encoding`: what C-core, which unpacks it, knows.
+/// For `grpc-accept-encoding`: the encodings known to C-core, and to `unpack.rs`.
 pub const ENCODINGS: &str = "identity, deflate, gzip";
 
-/// The furthest that the way of a call can be told from its metadata.
+/// Binary values: padded or not, and without bits that mean nothing. C-core reads all of these, and decides about others.
+const BINARY: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+
+/// How a call is answered, as far as its metadata determine it; later ones are shorter.
 #[derive(Debug, PartialEq, PartialOrd)]
-pub enum Way {
-    /// For grpc.aio: compression, binary metadata, anything that is not understood here.
+pub enum Route {
+    /// By grpc.aio: metadata that gRPC requires to be otherwise.
     Proxy,
-    /// For Python: something in it may matter to a service.
+    /// By Python: its caller may not call.
     Python,
-    /// Nothing in it can change a reply that is in memory.
+    /// From memory, if the reply is there: no metadata can change it.
     Memory,
 }
 
-/// Returns how far a call may take the short ways; what is in memory is only for those with a token, where there are tokens.
-pub fn way(headers: &HeaderMap, tokens: Option<&Tokens>) -> Way {
-    let mut way = Way::Memory;
+/// Returns the shortest route a call may take. If there are tokens, replies from memory are only for calls with one.
+///
+/// No reply depends on other metadata, whatever clients, interceptors and meshes add: trace context (`trace.rs` keeps what spans
+/// are made of), `authorization` without tokens, `x-forwarded-for`. They only have to be well formed.
+pub fn route(headers: &HeaderMap, tokens: Option<&Tokens>) -> Route {
+    let mut route = Route::Memory;
     let mut is_grpc = false;
     let mut is_admitted = tokens.is_none();
     for (name, value) in headers {
@@ -32,48 +42,47 @@ pub fn way(headers: &HeaderMap, tokens: Option<&Tokens>) -> Way {
         let of_this = match name.as_str() {
             "content-type" if matches!(value, b"application/grpc" | b"application/grpc+proto") => {
                 is_grpc = true;
-                Way::Memory
+                Route::Memory
             }
-            "authorization" if tokens.is_some_and(|tokens| tokens.admit(value)) => {
-                is_admitted = true;
-                Way::Memory
-            }
-            "content-type" => Way::Proxy,
-            "te"
-            | "user-agent"
-            | "grpc-accept-encoding"
-            | "accept-encoding"
-            | "x-request-id"
-            | "content-length"
-            | "tracestate" => Way::Memory,
-            "grpc-encoding" if value == b"identity" => Way::Memory,
-            "grpc-encoding" => Way::Proxy,
-            "grpc-timeout" if timeout(value).is_some() => Way::Memory,
-            "grpc-timeout" => Way::Proxy,
-            // A span is wanted of what is sampled.
-            "traceparent" if value.ends_with(b"-00") => Way::Memory,
-            name if name.ends_with("-bin") => Way::Proxy,
-            _ => Way::Python,
+            "content-type" => Route::Proxy,
+            "authorization" => match tokens {
+                Some(tokens) if !tokens.admit(value) => Route::Python,
+                _ => {
+                    is_admitted = true;
+                    Route::Memory
+                }
+            },
+            "grpc-encoding" if !is_known(value) => Route::Proxy,
+            "grpc-timeout" if timeout(value).is_none() => Route::Proxy,
+            name if name.ends_with("-bin") && binary(value).is_none() => Route::Proxy,
+            _ => Route::Memory,
         };
-        if of_this < way {
-            way = of_this;
+        if of_this < route {
+            route = of_this;
         }
     }
-    match way {
-        _ if !is_grpc => Way::Proxy,
-        Way::Memory if !is_admitted => Way::Python,
-        way => way,
+    match route {
+        _ if !is_grpc => Route::Proxy,
+        Route::Memory if !is_admitted => Route::Python,
+        route => route,
     }
 }
 
-/// Returns the encoding of a call's messages, if it is none of `ENCODINGS`.
+/// Returns the encoding of a call's messages unless it is one of `ENCODINGS`.
 pub fn unknown_encoding(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let is_known = |value: &HeaderValue| ENCODINGS.split(", ").any(|known| value.as_bytes() == known.as_bytes());
-    headers.get_all("grpc-encoding").iter().find(|value| !is_known(value))
+    headers.get_all("grpc-encoding").iter().find(|value| !is_known(value.as_bytes()))
 }
 
-/// Returns how large the headers of a call are, as SETTINGS_MAX_HEADER_LIST_SIZE counts them; the path stands for those that
-/// every call has alike.
+fn is_known(encoding: &[u8]) -> bool {
+    ENCODINGS.split(", ").any(|known| encoding == known.as_bytes())
+}
+
+/// Reads the value of metadata whose name ends with `-bin`; None for one that is not well formed.
+pub fn binary(value: &[u8]) -> Option<Vec<u8>> {
+    BINARY.decode(value).ok()
+}
+
+/// Returns the size of a call's headers, as SETTINGS_MAX_HEADER_LIST_SIZE counts them; of the pseudo-headers only the path.
 pub fn size(head: &Parts) -> usize {
     let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     let of = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
@@ -108,22 +117,58 @@ pub fn is_visible(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn way_of(more: &[(&'static str, &'static str)]) -> Way {
+    fn way_of(more: &[(&'static str, &'static str)]) -> Route {
         let common = [("content-type", "application/grpc"), ("te", "trailers"), ("user-agent", "grpc-python/1.83.2")];
         let pairs = common.iter().chain(more);
-        way(&pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect(), None)
+        route(&pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect(), None)
     }
 
     #[test]
     fn tells_the_way() {
-        assert_eq!(way_of(&[]), Way::Memory);
-        assert_eq!(way_of(&[("grpc-timeout", "100m"), ("grpc-encoding", "identity"), ("x-request-id", "r")]), Way::Memory);
-        assert_eq!(way_of(&[("x-shop", "1")]), Way::Python);
-        assert_eq!(way_of(&[("authorization", "Bearer x")]), Way::Python);
-        for odd in [("grpc-encoding", "gzip"), ("x-bin", "AAA"), ("grpc-timeout", "soon"), ("content-type", "text/html")] {
-            assert_eq!(way_of(&[odd, ("x-shop", "1")]), Way::Proxy, "{odd:?}");
+        assert_eq!(way_of(&[]), Route::Memory);
+        assert_eq!(way_of(&[("grpc-timeout", "100m"), ("grpc-encoding", "identity"), ("x-request-id", "r")]), Route::Memory);
+        for harmless in [
+            ("x-shop", "1"),
+            ("authorization", "Bearer x"),
+            ("x-forwarded-proto", "https"),
+            ("grpc-accept-encoding", "gzip"),
+            ("grpc-encoding", "gzip"),
+            ("grpc-encoding", "deflate"),
+            ("grpc-trace-bin", "AAAA"),
+            ("grpc-previous-rpc-attempts", "1"),
+        ] {
+            assert_eq!(way_of(&[harmless]), Route::Memory, "{harmless:?}");
         }
-        assert_eq!(way(&HeaderMap::new(), None), Way::Proxy);
+        for odd in [("grpc-encoding", "br"), ("x-bin", "A"), ("grpc-timeout", "soon"), ("content-type", "text/html")] {
+            assert_eq!(way_of(&[odd, ("x-shop", "1")]), Route::Proxy, "{odd:?}");
+        }
+        assert_eq!(route(&HeaderMap::new(), None), Route::Proxy);
+    }
+
+    #[test]
+    fn of_tokens_the_right_one_is_needed_and_no_other_may_be_shown() {
+        let tokens = Tokens::new(vec![b"t".into()]);
+        let of = |shown: &[&'static str]| {
+            let common = [("content-type", "application/grpc"), ("x-bin", "AAAA")];
+            let pairs = common.into_iter().chain(shown.iter().map(|value| ("authorization", *value)));
+            let headers = pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
+            route(&headers, Some(&tokens))
+        };
+        assert_eq!(of(&["Bearer t"]), Route::Memory);
+        for shown in [&[][..], &["Bearer u"], &["Bearer t", "Bearer u"], &["Bearer u", "Bearer t"]] {
+            assert_eq!(of(shown), Route::Python, "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn reads_binary_values_that_are_padded_or_not() {
+        for text in ["", "AAAA", "AAA=", "AAA", "AA==", "AA", "+/+/"] {
+            assert!(binary(text.as_bytes()).is_some(), "{text}");
+        }
+        for text in ["A", "AAAAA", "AAB", "AB", "A===", "AAA==", "AAAA=", "AA=A", "=", "!!!!", "-_-_", "AAAA,AAAA", " AAA"] {
+            assert!(binary(text.as_bytes()).is_none(), "{text}");
+        }
+        assert_eq!(binary(b"cGF5").unwrap(), b"pay");
     }
 
     #[test]
@@ -141,9 +186,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_not_sampled_needs_no_span() {
-        assert_eq!(way_of(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]), Way::Memory);
-        assert_eq!(way_of(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]), Way::Python);
+    fn trace_context_changes_no_reply() {
+        for flags in ["00", "01", "02", "03"] {
+            let parent = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+            let more = [("traceparent", &*parent.leak()), ("tracestate", "shop=1"), ("baggage", "user=7")];
+            assert_eq!(way_of(&more), Route::Memory, "{flags}");
+        }
+        assert_eq!(
+            way_of(&[("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1"), ("x-b3-sampled", "1")]),
+            Route::Memory
+        );
     }
 
     #[test]

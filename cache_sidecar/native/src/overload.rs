@@ -1,25 +1,26 @@
-//! What is measured of the calls of one method, to tell when there are too many of them. Time is an argument.
+//! Detects overload by measuring the calls of one method. Time is an argument.
 //!
-//! `Delay` says whether a line stands (CoDel, RFC 8289: a burst is served, a queue that does not get shorter is not), `Limit` how
-//! many calls may be in progress (as in Netflix's concurrency-limits: additive increase, multiplicative decrease). Crates for
-//! either wrap a tower service or an async lock each call waits at; here calls wait as bytes, and are refused without a task.
+//! `Delay` determines whether a line is standing (CoDel, RFC 8289: bursts are served, but a queue that does not drain is a standing
+//! queue), `Limit` how many calls may be in progress (as in Netflix's concurrency-limits: additive increase, multiplicative
+//! decrease). The crates for either wrap a tower service, or an async lock at which each call waits; here calls wait as bytes, and
+//! are refused without a task.
 //!
-//! There is no such thing on grpc.aio, whose calls wait in C-core, which does not say since when.
+//! The aio engine has no such thing: its calls wait in C-core, which does not report since when.
 
 use std::time::{Duration, Instant};
 
-/// A line that was never shorter than this, in the time that its oldest call has waited, for `INTERVAL` stands.
+/// A line is standing when the waiting time of its oldest call has not been below this for `INTERVAL`.
 pub const TARGET: Duration = Duration::from_millis(20);
 pub const INTERVAL: Duration = Duration::from_millis(100);
-/// While a line stands, a call that has waited for longer is refused, the newest is taken first, and the line holds no more than
-/// what is taken in `WORTH`, or `LEAST_LINE`, which is two wake-ups of Python: what does not fit could only wait in vain.
+/// While a line is standing, calls that have waited longer than this are refused, the newest call is taken first, and the line
+/// holds at most what is taken in `WORTH`, or `LEAST_LINE`, which is two wake-ups of Python: more would only wait in vain.
 pub const LONGEST_WAIT: Duration = Duration::from_millis(50);
 pub const WORTH: Duration = Duration::from_millis(10);
 pub const LEAST_LINE: usize = 128;
-/// As long as Python came for calls within `INTERVAL`, a line that does not stand holds no more than was ever taken in one, or this:
-/// the rest of a larger burst could not be answered within 200 ms, and is better told at once.
+/// If Python took calls within the last `INTERVAL`, a line that is not standing holds at most the maximum ever taken in one
+/// interval, or this: the rest of a larger burst could not be answered within 200 ms, so it is refused at once.
 pub const LEAST_BURST: usize = 2048;
-/// How fast the most that was taken in an interval is forgotten, per interval.
+/// The decay, per interval, of the maximum taken in an interval.
 const FORGET_MOST: f64 = 0.99;
 
 #[derive(Default)]
@@ -35,7 +36,7 @@ pub struct Delay {
 }
 
 impl Delay {
-    /// Takes how many calls were taken just now, and how long the oldest of those that were left has waited; None when none was.
+    /// Records how many calls were taken just now, and how long the oldest of the others has waited; None if no other is left.
     pub fn observe(&mut self, now: Instant, taken: usize, left: Option<Duration>) {
         self.count(now, taken);
         if taken > 0 {
@@ -71,7 +72,7 @@ impl Delay {
         self.is_standing
     }
 
-    /// Whether calls are refused at the moment, or were just now.
+    /// Whether calls are being refused, or were a moment ago.
     pub fn is_refusing(&self, now: Instant) -> bool {
         self.is_standing || self.refused_at.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL)
     }
@@ -87,17 +88,17 @@ impl Delay {
     }
 }
 
-/// Bounds of `Limit`. Below the least, Python and Redis would not work on many calls at once, which is what makes them fast.
+/// The bounds of `Limit`. Below the minimum, Python and Redis could not batch calls, which makes them fast.
 pub const LEAST_LIMIT: usize = 128;
 pub const FIRST_LIMIT: usize = 512;
-/// Calls that a window of `INTERVAL` must have for it to count.
+/// Minimum number of calls for a window of `INTERVAL` to count.
 const LEAST_SAMPLES: u32 = 10;
-/// Calls take too long when it is twice as long as they took at best, and longer than this: what is served is to be served within
-/// 200 ms, and a Redis that is slow whatever is asked of it is not to be asked less.
+/// Calls are too slow when they take twice as long as at best, and longer than this: replies are due within 200 ms, and a Redis
+/// that is slow at any load does not get faster with fewer calls.
 const SLOW: Duration = Duration::from_millis(75);
-/// What a call is thought to take at least is never longer.
+/// The maximum of the estimated minimum duration.
 const LONGEST_FASTEST: Duration = Duration::from_millis(20);
-/// How fast what they took at best is forgotten, per window.
+/// The growth, per window, of the best duration.
 const FORGET: f64 = 1.01;
 
 pub struct Limit {
@@ -109,9 +110,9 @@ pub struct Limit {
     since: Option<Instant>,
     sum: f64,
     count: u32,
-    /// Most in progress at once.
+    /// The maximum number in progress.
     peak: usize,
-    /// What the fastest call of the last window took, and when that was.
+    /// The duration of the fastest call of the last window, and when that was.
     fastest: Option<(Duration, Instant)>,
 }
 
@@ -125,19 +126,19 @@ impl Limit {
         self.limit
     }
 
-    /// Returns what a call takes at least: an estimate that may only be too low. It is short, and soon forgotten, so that calls
-    /// get through again when what made all of them slow is over.
+    /// Returns the estimated minimum duration of a call, which may only be too low. It is short, and decays soon, so that calls are
+    /// admitted again when the cause of slow calls is over.
     pub fn fastest(&self, now: Instant) -> Duration {
         let recent = self.fastest.filter(|(_, at)| now.saturating_duration_since(*at) < 10 * INTERVAL);
         recent.map_or(Duration::ZERO, |(fastest, _)| fastest.min(LONGEST_FASTEST))
     }
 
-    /// Takes that a call began; with it so many are in progress.
+    /// Records the start of a call; `in_progress` includes it.
     pub fn began(&mut self, in_progress: usize) {
         self.peak = self.peak.max(in_progress);
     }
 
-    /// Takes that a call ended, so long after it began.
+    /// Records the end of a call, and its duration.
     pub fn ended(&mut self, now: Instant, took: Duration) {
         let took = took.as_secs_f64();
         (self.sum, self.count) = (self.sum + took, self.count + 1);

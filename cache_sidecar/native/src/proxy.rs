@@ -1,144 +1,132 @@
-//! Calls passed on to a grpc.aio server of this process, on a private unix socket: streams, compression, large requests,
-//! and whatever is unusual. Each client connection has a connection of its own there, so that one client's stalled streams
-//! don't hold up another's calls.
+//! Proxies calls to a grpc.aio server of this process, on a private Unix socket: streams, large compressed requests, and anything
+//! malformed. Each client connection has its own connection there, so that stalled streams of one client don't block the
+//! calls of another.
 
-use crate::connection::Connection;
+use crate::body::Begun;
 use crate::counters::bump;
-use crate::io::Gathering;
-use crate::limits::{CONNECTION_WINDOW, MAX_STREAMS, PROXY_FRAME_BUDGET, PROXY_WINDOW, SEND_BUFFER};
+use crate::limits::{MAX_RATIO, STREAM_BYTES};
 use crate::metadata;
 use crate::peer::Peer;
-use crate::reply::{self, UNAVAILABLE};
+use crate::piece::Piece;
+use crate::reply;
+use crate::room::{self, Held, Kind};
+use crate::state::Connection;
+use crate::status::{RESOURCE_EXHAUSTED, STUCK, UNAVAILABLE};
+use crate::upstream::Failure;
+use crate::wire;
 use bytes::Bytes;
-use h2::client::{self, SendRequest};
+use h2::client;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, request};
 use std::future::{Future, poll_fn};
-use std::path::Path;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::SemaphorePermit;
 
-/// Streams wait as long as their readers like; keepalive finds those that are gone.
+/// Streams wait as long as their readers need; keepalive detects readers that are gone.
 const EVER: Duration = Duration::from_secs(365 * 86_400);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// A call, with what has been read of its body.
+/// A call, with the part of its body read so far.
 pub struct Call {
     pub head: request::Parts,
-    pub begun: Vec<Bytes>,
+    pub begun: Begun,
     pub body: RecvStream,
-    pub respond: SendResponse<Bytes>,
+    pub respond: SendResponse<Piece>,
 }
 
-/// The way to grpc.aio, made when it is first needed and made anew when it is lost.
-#[derive(Default)]
-pub struct Upstream {
-    open: Mutex<Option<SendRequest<Bytes>>>,
+/// Counts a complete call as at hand; None if there is no room for it. Its message is counted twice: Python copies it.
+pub fn hold(connection: &Connection, call: &Call) -> Option<Held> {
+    let bytes = STREAM_BYTES + room::size(&call.head.headers) + 2 * call.begun.size();
+    connection.peer.may_wait().then(|| Held::new(&connection.peer, Kind::AtHand, bytes))
 }
 
-impl Upstream {
-    async fn ready(&self, path: &Path) -> Result<SendRequest<Bytes>, ()> {
-        loop {
-            let open = self.open.lock().await.clone();
-            let (requests, is_new) = match open {
-                Some(requests) => (requests, false),
-                None => (self.connect(path).await?, true),
-            };
-            match requests.ready().await {
-                Ok(requests) => return Ok(requests),
-                Err(_) if is_new => return Err(()),
-                Err(_) => *self.open.lock().await = None,
-            }
-        }
-    }
-
-    async fn connect(&self, path: &Path) -> Result<SendRequest<Bytes>, ()> {
-        let mut open = self.open.lock().await;
-        let socket = tokio::net::UnixStream::connect(path);
-        let socket = tokio::time::timeout(CONNECT_WITHIN, socket).await.map_err(drop)?.map_err(drop)?;
-        let (requests, connection) = client::Builder::new()
-            .initial_window_size(PROXY_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buffer_size(SEND_BUFFER)
-            .data_frame_budget(PROXY_FRAME_BUDGET)
-            .max_header_list_size(u32::MAX)
-            .initial_max_send_streams(MAX_STREAMS as usize)
-            .max_concurrent_reset_streams(MAX_STREAMS as usize)
-            .enable_push(false)
-            .handshake(Gathering::new(socket))
-            .await
-            .map_err(drop)?;
-        tokio::spawn(async move { drop(connection.await) });
-        *open = Some(requests.clone());
-        Ok(requests)
-    }
-}
-
-/// Passes a call on, and what comes back.
-pub async fn pass_on(connection: Arc<Connection>, call: Call) {
-    let Call { mut head, begun, mut body, mut respond } = call;
+/// Proxies a call, and its reply.
+pub async fn forward(connection: Arc<Connection>, call: Call) {
     let server = &connection.server;
     bump(&server.counters.proxied);
+    let (Some(mut held), Ok(_permit)) = (hold(&connection, &call), server.proxied.try_acquire()) else {
+        bump(&server.counters.overloaded);
+        return reply::refuse_with(call.respond, server.refusals.overloaded());
+    };
+    let Call { mut head, begun, mut body, mut respond } = call;
     if server.calls.is_stuck() {
         bump(&server.counters.unanswered);
         return reply::refuse(respond, UNAVAILABLE, STUCK, HeaderMap::new());
     }
-    let Some(requests) = or_reset(&mut respond, connection.upstream.ready(&server.private)).await else { return };
-    let Ok(mut requests) = requests else {
-        return reply::refuse(respond, UNAVAILABLE, "the sidecar is stopping", HeaderMap::new());
+    let ready = connection.upstream.ready(&server.private, &server.descriptors);
+    let Some(requests) = or_reset(&mut respond, ready).await else { return };
+    let mut requests = match requests {
+        Ok(requests) => requests,
+        Err(Failure::Full) => {
+            return reply::refuse(respond, RESOURCE_EXHAUSTED, "too many connections are open for this call", HeaderMap::new());
+        }
+        Err(Failure::Gone) => return reply::refuse(respond, UNAVAILABLE, "the sidecar is stopping", HeaderMap::new()),
     };
+    let is_compressed = head.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity");
+    let decompressed = if is_compressed { (begun.size() * MAX_RATIO).min(server.max_message) >> 10 } else { 0 };
+    let room = server.decompressed.acquire_many(decompressed as u32);
+    let Some(Ok(room)) = or_reset(&mut respond, room).await else { return };
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let takes_one_message = server.methods.contains_key(path) || server.one_message.contains(path);
     head.uri = Uri::builder().scheme("http").authority("sidecar").path_and_query(path).build().unwrap_or_default();
     head.headers.insert(metadata::CONNECTION, HeaderValue::from(connection.peer.number));
     let request = Request::from_parts(head, ());
-    // Also of a call that has no body at all: C-core takes one that ends with its headers for one that its caller gave up.
+    // Not ended here even if the call has no body: C-core treats a call that ends with its headers as cancelled.
     let Ok((response, mut up)) = requests.send_request(request, false) else {
-        return respond.send_reset(Reason::REFUSED_STREAM); // it was not sent, so it may be tried again
+        return respond.send_reset(Reason::REFUSED_STREAM); // it was not sent, so the client may retry it
     };
     drop(requests);
     let upward = async {
-        for part in begun {
-            let size = part.len();
-            reply::send(&mut up, part, EVER).await.map_err(drop)?;
-            let _ = body.flow_control().release_capacity(size);
+        let mut begun = begun.into_bytes();
+        if !takes_one_message {
+            reply::send(&mut up, Piece::of_request(begun), EVER).await.map_err(drop)?;
+            return copy(&mut body, &mut up, Piece::of_request).await;
         }
-        copy(&mut body, &mut up).await
+        begun.truncate(wire::announced(&begun).map_or(begun.len(), |length| wire::FRAME + length));
+        reply::send(&mut up, Piece::of_request(begun), EVER).await.map_err(drop)?;
+        discard(&mut body).await?;
+        up.send_data(Piece::empty(), true).map_err(drop)
     };
-    let downward = come_back(response, respond, &connection.peer);
+    let downward = copy_response(response, respond, &connection.peer, room, &mut held);
     tokio::pin!(upward, downward);
     tokio::select! { biased;
         () = &mut downward => {}
-        // An error is the client's: letting go of the rest resets it at grpc.aio.
+        // An error is the client's: dropping the rest resets the call at grpc.aio.
         sent = &mut upward => if sent.is_ok() { downward.await },
     }
 }
 
-/// What is said while Python does not take calls.
-pub const STUCK: &str = "the sidecar does not answer";
-
-/// Waits for something, or returns None when the client resets the call first.
-async fn or_reset<T>(respond: &mut SendResponse<Bytes>, wanted: impl Future<Output = T>) -> Option<T> {
+/// Waits for a future; None if the client resets the call first.
+async fn or_reset<T>(respond: &mut SendResponse<Piece>, wanted: impl Future<Output = T>) -> Option<T> {
     tokio::select! { biased;
         _ = poll_fn(|context| respond.poll_reset(context)) => None,
         found = wanted => Some(found),
     }
 }
 
-async fn come_back(response: client::ResponseFuture, mut respond: SendResponse<Bytes>, peer: &Peer) {
+/// `room` is for the decompressed request, until there is a response.
+async fn copy_response(
+    response: client::ResponseFuture,
+    mut respond: SendResponse<Piece>,
+    peer: &Arc<Peer>,
+    room: SemaphorePermit<'_>,
+    held: &mut Held,
+) {
     let Some(response) = or_reset(&mut respond, response).await else { return peer.count_reset() };
+    drop(room);
+    held.set(STREAM_BYTES);
     let (head, mut body) = match response {
         Ok(response) => response.into_parts(),
-        Err(error) => return failed(&error, respond),
+        Err(error) => return end_failed(&error, respond),
     };
     let is_whole = body.is_end_stream();
     let Ok(mut down) = respond.send_response(Response::from_parts(head, ()), is_whole) else { return };
     if is_whole {
         return;
     }
-    match copy(&mut body, &mut down).await {
+    match copy(&mut body, &mut down, |part| Piece::of_reply(part, peer)).await {
         Ok(()) => {}
         Err(()) => match poll_fn(|context| Poll::Ready(down.poll_reset(context))).await {
             Poll::Ready(_) => peer.count_reset(),
@@ -147,16 +135,24 @@ async fn come_back(response: client::ResponseFuture, mut respond: SendResponse<B
     }
 }
 
-fn failed(error: &h2::Error, mut respond: SendResponse<Bytes>) {
+fn end_failed(error: &h2::Error, mut respond: SendResponse<Piece>) {
     match error.reason() {
         Some(reason) if error.is_reset() && error.is_remote() => respond.send_reset(reason),
         _ => reply::refuse(respond, UNAVAILABLE, "the sidecar is stopping", HeaderMap::new()),
     }
 }
 
-/// Copies a body, and the trailers behind it. A byte is acknowledged to its sender once its receiver has made room for it:
-/// that is all there is to back-pressure. Err when either end is gone.
-async fn copy(from: &mut RecvStream, to: &mut SendStream<Bytes>) -> Result<(), ()> {
+/// Reads the rest of a body that nobody needs; Err when the client resets the call.
+async fn discard(body: &mut RecvStream) -> Result<(), ()> {
+    while let Some(part) = body.data().await {
+        let _ = body.flow_control().release_capacity(part.map_err(drop)?.len());
+    }
+    Ok(())
+}
+
+/// Copies a body and its trailers. Bytes are acknowledged to the sender once the receiver has room for them, which is all that
+/// back-pressure needs. Err when either end is gone.
+async fn copy(from: &mut RecvStream, to: &mut SendStream<Piece>, piece: impl Fn(Bytes) -> Piece) -> Result<(), ()> {
     loop {
         let part = poll_fn(|context| match from.poll_data(context) {
             Poll::Pending if to.poll_reset(context).is_ready() => Poll::Ready(Err(())),
@@ -165,11 +161,11 @@ async fn copy(from: &mut RecvStream, to: &mut SendStream<Bytes>) -> Result<(), (
         let Some(part) = part.await? else { break };
         let part = part.map_err(drop)?;
         let size = part.len();
-        reply::send(to, part, EVER).await.map_err(drop)?;
+        reply::send(to, piece(part), EVER).await.map_err(drop)?;
         let _ = from.flow_control().release_capacity(size);
     }
     match from.trailers().await.map_err(drop)? {
         Some(trailers) => to.send_trailers(trailers).map_err(drop),
-        None => to.send_data(Bytes::new(), true).map_err(drop),
+        None => to.send_data(Piece::empty(), true).map_err(drop),
     }
 }

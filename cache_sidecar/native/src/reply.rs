@@ -3,7 +3,8 @@
 use crate::early::Blocks;
 use crate::limits::{MAX_UNREAD, READ_WITHIN};
 use crate::peer::Peer;
-use bytes::Bytes;
+use crate::piece::Piece;
+use crate::status::{RESOURCE_EXHAUSTED, Status};
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::Response;
@@ -17,18 +18,16 @@ const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// Codes of gRPC that are answered here.
-pub const DEADLINE_EXCEEDED: u32 = 4;
-pub const RESOURCE_EXHAUSTED: u32 = 8;
-pub const UNIMPLEMENTED: u32 = 12;
-pub const INTERNAL: u32 = 13;
-pub const UNAVAILABLE: u32 = 14;
+/// Says why a call is refused whose caller does not read its replies.
+pub const UNREAD: &str = "too many replies are waiting to be read by their caller";
 
-/// Sends a framed message and OK. At once when the client has room for it; else a task waits for that.
-pub fn message(mut respond: SendResponse<Bytes>, initial: HeaderMap, body: Bytes, mut trailers: HeaderMap, peer: &Arc<Peer>) {
-    if peer.unread.load(Relaxed) > MAX_UNREAD {
-        return refuse(respond, RESOURCE_EXHAUSTED, "too many replies wait for their caller to read them", HeaderMap::new());
-    }
+/// Whether there is no room for a further reply, however small: too many wait to be read by this client, or by all together.
+pub fn has_no_room(peer: &Peer) -> bool {
+    peer.debt.owed() > MAX_UNREAD || peer.room.is_full()
+}
+
+/// Sends a framed message and OK: at once if the client has room for it, otherwise in a task.
+pub fn message(mut respond: SendResponse<Piece>, initial: HeaderMap, body: Piece, mut trailers: HeaderMap) {
     trailers.insert(STATUS, HeaderValue::from_static("0"));
     let Ok(mut stream) = respond.send_response(head(initial), false) else { return };
     stream.reserve_capacity(body.len());
@@ -37,13 +36,8 @@ pub fn message(mut respond: SendResponse<Bytes>, initial: HeaderMap, body: Bytes
         let _ = stream.send_trailers(trailers);
         return;
     }
-    let peer = peer.clone();
-    let size = body.len();
-    peer.unread.fetch_add(size, Relaxed);
     tokio::spawn(async move {
-        let sent = send(&mut stream, body, READ_WITHIN).await;
-        peer.unread.fetch_sub(size, Relaxed);
-        match sent {
+        match send(&mut stream, body, READ_WITHIN).await {
             Ok(()) => drop(stream.send_trailers(trailers)),
             Err(Unsent::TooSlow) => stream.send_reset(Reason::CANCEL),
             Err(Unsent::Gone) => {}
@@ -51,24 +45,26 @@ pub fn message(mut respond: SendResponse<Bytes>, initial: HeaderMap, body: Bytes
     });
 }
 
+/// Refuses a call whose caller does not read its replies.
+pub fn refuse_unread(respond: SendResponse<Piece>) {
+    refuse(respond, RESOURCE_EXHAUSTED, UNREAD, HeaderMap::new());
+}
+
 /// Ends a call without a message.
-pub fn refuse(mut respond: SendResponse<Bytes>, code: u32, details: &str, mut trailers: HeaderMap) {
+pub fn refuse(mut respond: SendResponse<Piece>, code: u32, details: &str, mut trailers: HeaderMap) {
     add_status(&mut trailers, code, details);
     let _ = respond.send_response(head(trailers), true);
 }
 
-/// Ends a call with a status that was made before.
-pub fn refuse_with(mut respond: SendResponse<Bytes>, status: &HeaderMap) {
+/// Ends a call with a prepared status.
+pub fn refuse_with(mut respond: SendResponse<Piece>, status: &HeaderMap) {
     let _ = respond.send_response(head(status.clone()), true);
 }
 
-/// A gRPC status: code, message, and details as they travel.
-pub type Status = (u32, String, Vec<u8>);
-
-/// Statuses that are given without Python: those of too many calls, that say in different words when to come again, and that of
-/// a deadline that cannot be met.
+/// The statuses of calls refused without Python: several for overload, with different retry delays, and one for a deadline that
+/// cannot be met.
 pub struct Refusals {
-    /// As `early.rs` sends the same.
+    /// Those for overload, as `early.rs` sends them.
     pub blocks: Arc<Blocks>,
     overloaded: Vec<HeaderMap>,
     late: HeaderMap,
@@ -76,15 +72,15 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Takes code, message and google.rpc.Status of each, as it travels; None when they cannot be sent.
+    /// None when a status cannot be sent as headers.
     pub fn new(overloaded: Vec<Status>, late: Status) -> Option<Self> {
-        let escaped = |(code, message, details): &Status| (*code, escaped(message), details.clone());
+        let escaped = |status: &Status| Status { message: escape(&status.message), ..status.clone() };
         let blocks = Arc::new(Blocks::new(overloaded.iter().map(escaped)));
-        let overloaded: Vec<_> = overloaded.into_iter().map(status).collect::<Option<_>>()?;
-        (!overloaded.is_empty()).then_some(Refusals { blocks, overloaded, late: status(late)?, next: AtomicUsize::new(0) })
+        let overloaded: Vec<_> = overloaded.into_iter().map(trailers_of).collect::<Option<_>>()?;
+        (!overloaded.is_empty()).then_some(Refusals { blocks, overloaded, late: trailers_of(late)?, next: AtomicUsize::new(0) })
     }
 
-    /// Returns one of them in turn, so that those that are refused together don't come again together.
+    /// Returns them in turn, so that callers refused together don't retry together.
     pub fn overloaded(&self) -> &HeaderMap {
         &self.overloaded[self.next.fetch_add(1, Relaxed) % self.overloaded.len()]
     }
@@ -94,15 +90,15 @@ impl Refusals {
     }
 }
 
-fn status((code, message, details): Status) -> Option<HeaderMap> {
+fn trailers_of(Status { code, message, details }: Status) -> Option<HeaderMap> {
     let mut trailers = HeaderMap::new();
     add_status(&mut trailers, code, &message);
     trailers.insert(DETAILS, HeaderValue::try_from(details).ok()?);
     Some(trailers)
 }
 
-/// Ends a call without a message, but with what is to be sent ahead of one.
-pub fn fail(mut respond: SendResponse<Bytes>, code: u32, details: &str, initial: HeaderMap, mut trailers: HeaderMap) {
+/// Ends a call with an error, after its initial metadata.
+pub fn fail(mut respond: SendResponse<Piece>, code: u32, details: &str, initial: HeaderMap, mut trailers: HeaderMap) {
     if initial.is_empty() {
         return refuse(respond, code, details, trailers);
     }
@@ -121,7 +117,7 @@ fn head(mut headers: HeaderMap) -> Response<()> {
 
 fn add_status(trailers: &mut HeaderMap, code: u32, details: &str) {
     trailers.insert(STATUS, HeaderValue::from(code));
-    if let Ok(details) = HeaderValue::try_from(escaped(details)) {
+    if let Ok(details) = HeaderValue::try_from(escape(details)) {
         trailers.insert(MESSAGE, details);
     }
 }
@@ -131,8 +127,8 @@ pub fn trailers(code: u32, details: &'static str) -> HeaderMap {
     HeaderMap::from_iter([(STATUS, HeaderValue::from(code)), (MESSAGE, HeaderValue::from_static(details))])
 }
 
-/// Percent-encodes, as `grpc-message` is.
-fn escaped(text: &str) -> String {
+/// Percent-encodes text for `grpc-message`.
+fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if (b' '..=b'~').contains(&byte) && byte != b'%' {
@@ -146,15 +142,15 @@ fn escaped(text: &str) -> String {
 
 #[derive(Debug)]
 pub enum Unsent {
-    /// The reader did not take any for too long.
+    /// The reader accepted nothing for too long.
     TooSlow,
     /// The stream was reset, or its connection is gone.
     Gone,
 }
 
 /// Sends bytes as the reader makes room for them.
-pub async fn send(stream: &mut SendStream<Bytes>, mut body: Bytes, within: std::time::Duration) -> Result<(), Unsent> {
-    while !body.is_empty() {
+pub async fn send(stream: &mut SendStream<Piece>, mut body: Piece, within: std::time::Duration) -> Result<(), Unsent> {
+    while body.len() > 0 {
         stream.reserve_capacity(body.len());
         let room = tokio::time::timeout(within, poll_fn(|context| stream.poll_capacity(context)));
         match room.await.map_err(|_| Unsent::TooSlow)? {
@@ -175,7 +171,7 @@ mod tests {
 
     #[test]
     fn messages_are_percent_encoded() {
-        assert_eq!(escaped("plain text ~"), "plain text ~");
-        assert_eq!(escaped("50 %\n\u{fc}\u{7f}"), "50 %25%0A%C3%BC%7F");
+        assert_eq!(escape("plain text ~"), "plain text ~");
+        assert_eq!(escape("50 %\n\u{fc}\u{7f}"), "50 %25%0A%C3%BC%7F");
     }
 }

@@ -1,11 +1,11 @@
-//! How often ids were asked for lately, held or not: a count-min sketch of 4-bit counters that are halved as time goes on
-//! (the frequency sketch of TinyLFU, Einziger, Friedman and Manes, 2017).
+//! How often ids were used lately, cached or not: a count-min sketch of 4-bit counters that are halved periodically (the frequency
+//! sketch of TinyLFU, Einziger, Friedman and Manes, 2017).
 
 /// Counters in a word.
 const PER_WORD: usize = 16;
-/// Words for each id held: with one, the counts of those that are not held hide those of the ids.
+/// Words per cached id: with one, the counts of uncached ids would drown those of cached ones.
 const WORDS: usize = 2;
-/// Counts per word after which all are halved. Fewer, and chance decides among ids that are asked for rarely.
+/// Counts per word after which all are halved. With fewer, chance would decide among rarely used ids.
 const SAMPLE: usize = 40;
 const SEEDS: [u64; 4] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f, 0x1656_67b1_9e37_79f9, 0x27d4_eb2f_1656_67c5];
 
@@ -15,13 +15,13 @@ pub struct Sketch {
 }
 
 impl Sketch {
-    /// Makes one for so many ids held.
+    /// Creates a sketch for a number of cached ids.
     pub fn new(ids: usize) -> Self {
         let words = (WORDS * ids).next_power_of_two().max(PER_WORD);
         Sketch { words: vec![0; words], counted: 0 }
     }
 
-    /// Makes room for more ids. Each counter is found twice afterwards, so nothing is forgotten.
+    /// Makes room for more ids. Each counter is duplicated, so nothing is forgotten.
     pub fn grow(&mut self, ids: usize) {
         while self.words.len() < WORDS * ids {
             self.words.extend_from_within(..);
@@ -45,7 +45,7 @@ impl Sketch {
         }
     }
 
-    /// Returns about how often it was used, 0 to 15; never too few.
+    /// Returns the approximate number of uses, 0 to 15; never too low.
     pub fn estimate(&self, hash: u64) -> u8 {
         let counts = self.places(hash).map(|(word, shift)| (self.words[word] >> shift & 15) as u8);
         counts.into_iter().min().unwrap_or(0)

@@ -1,11 +1,11 @@
-//! TLS on the TCP listener: what it shows, and whom it trusts. Python reads the files, and brings new ones.
+//! TLS on the TCP listener. Python reads the files, also when they change.
 
 use crate::identity::Identity;
 use parking_lot::RwLock;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use std::io;
 use std::sync::Arc;
@@ -15,33 +15,33 @@ use tokio_rustls::server::TlsStream;
 
 const HTTP2: &[u8] = b"h2";
 
-/// In force from the next handshake on; connections go on.
+/// Takes effect with the next handshake; existing connections are kept.
 pub struct Tls(RwLock<Arc<ServerConfig>>);
 
 impl Tls {
-    /// Takes PEM: a certificate with those between it and its root, its key, and those that sign clients' certificates,
-    /// which need none when that is empty. Err says what is wrong.
+    /// The arguments are PEM: a certificate with its intermediates, its key, and the authorities of client certificates; if these are
+    /// empty, clients need none. Err has a message.
     pub fn new(cert: &[u8], key: &[u8], client_ca: &[u8]) -> Result<Self, String> {
         Ok(Tls(RwLock::new(Arc::new(config(cert, key, client_ca)?))))
     }
 
     pub fn replace(&self, cert: &[u8], key: &[u8], client_ca: &[u8]) -> Result<(), String> {
-        // Sessions of before are forgotten with the old one: nobody resumes what was begun under another authority.
+        // The session cache is replaced, too: no session that began under another authority is resumed.
         *self.0.write() = Arc::new(config(cert, key, client_ca)?);
         Ok(())
     }
 
-    /// Shakes hands, and returns who the client is.
+    /// Performs the handshake, and returns the client's identity.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<(TlsStream<S>, Identity)> {
         let config = self.0.read().clone();
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(HTTP2) {
-            return Err(io::ErrorKind::InvalidData.into()); // as C-core: rustls takes who names no protocol at all
+            return Err(io::ErrorKind::InvalidData.into()); // as C-core does; rustls would accept clients without ALPN
         }
         let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-        let cert = session.peer_certificates().and_then(<[_]>::first);
-        let identity = Identity::of_tls(cert.map(|cert| cert.as_ref()), is_resumed);
+        let chain: Vec<&[u8]> = session.peer_certificates().unwrap_or_default().iter().map(AsRef::as_ref).collect();
+        let identity = Identity::of_tls(&chain, is_resumed);
         Ok((stream, identity))
     }
 }
@@ -64,6 +64,12 @@ fn config(cert: &[u8], key: &[u8], client_ca: &[u8]) -> Result<ServerConfig, Str
     };
     let mut config = builder.with_single_cert(certificates(cert)?, key).map_err(|error| error.to_string())?;
     config.alpn_protocols = vec![HTTP2.to_vec()];
+    if !client_ca.is_empty() {
+        // A resumed session does not verify the client's certificate again, and each one yields the ticket for the next: whoever
+        // once had a valid certificate could resume for ever.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
 }
 

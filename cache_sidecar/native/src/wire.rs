@@ -1,19 +1,19 @@
-//! The few bytes of protobuf and gRPC framing that a hit needs read and written.
+//! The parts of protobuf and gRPC framing that a hit needs.
 
-use crate::reply::{INTERNAL, UNIMPLEMENTED};
+use crate::status::{INTERNAL, UNIMPLEMENTED};
 
-/// Bytes of a gRPC message's header: a flag for compression, and the length.
+/// Bytes of the header of a gRPC message: the compression flag, and the length.
 pub const FRAME: usize = 5;
-/// Field number and type of a field with a length.
+/// The tag of a length-delimited field.
 const LENGTH: u64 = 2;
 
-/// Returns the one message a request's body is made of; None when it is compressed, more than one, or cut short.
+/// Returns the message of a request's body; None if it is compressed, incomplete, or not the only one.
 pub fn message(body: &[u8]) -> Option<&[u8]> {
     let message = &body[FRAME.min(body.len())..];
     (announced(body)? == message.len() && body[0] == 0).then_some(message)
 }
 
-/// What is wrong with a body that is whole.
+/// Why a complete body is invalid.
 #[derive(Debug, PartialEq)]
 pub enum Fault {
     NoMessage,
@@ -22,7 +22,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Returns gRPC's status for it, by its table of status codes and, for what is cut short, as its servers have it.
+    /// Returns its status, by gRPC's documentation of status codes and, for `CutShort`, as gRPC servers answer.
     pub fn status(&self) -> (u32, &'static str) {
         match self {
             Fault::NoMessage => (UNIMPLEMENTED, "the method takes one message, and none came"),
@@ -32,7 +32,7 @@ impl Fault {
     }
 }
 
-/// Returns what keeps a whole body from being one message, compressed or not.
+/// Returns why a complete body is not exactly one message, compressed or not.
 pub fn fault(body: &[u8]) -> Option<Fault> {
     let came = body.len().checked_sub(FRAME);
     match (announced(body), came) {
@@ -43,19 +43,19 @@ pub fn fault(body: &[u8]) -> Option<Fault> {
     }
 }
 
-/// Returns how long a body says its first message is; None when that has not come.
+/// Returns the announced length of a body's first message; None if it has not arrived.
 pub fn announced(body: &[u8]) -> Option<usize> {
     let head = body.first_chunk::<FRAME>()?;
     Some(u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize)
 }
 
-/// Writes the length of the message that begins at `start` into the frame header that was left free before it.
+/// Writes the length of the message that begins at `start` into the frame header reserved before it.
 pub fn close_frame(out: &mut [u8], start: usize) {
     let length = (out.len() - start) as u32;
     out[start - 4..start].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Reads one field after the other.
+/// Iterates over the fields of a message.
 pub struct Fields<'a> {
     rest: &'a [u8],
 }
@@ -71,7 +71,7 @@ impl<'a> Fields<'a> {
         Fields { rest: message }
     }
 
-    /// Returns the next field's number and value; Ok(None) at the end, Err for anything this does not read.
+    /// Returns the number and value of the next field; Ok(None) at the end, Err for anything this does not parse.
     pub fn read(&mut self) -> Result<Option<(u32, Value<'a>)>, Unread> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -108,11 +108,11 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The bytes are not what this reads; Python says what is to be said about them.
+/// Bytes that this does not parse; Python decides about them.
 #[derive(Debug, PartialEq)]
 pub struct Unread;
 
-/// Reads a google.protobuf.Duration in its range, in seconds; negative ones are for Python to refuse.
+/// Parses a google.protobuf.Duration in its valid range, in seconds; negative ones are left to Python, which refuses them.
 pub fn duration(message: &[u8]) -> Result<f64, Unread> {
     let mut fields = Fields::new(message);
     let (mut seconds, mut nanos) = (0, 0);
@@ -129,7 +129,7 @@ pub fn duration(message: &[u8]) -> Result<f64, Unread> {
     Ok(seconds as f64 + nanos as f64 / 1e9)
 }
 
-/// The greatest maximum age there is, see `cache.proto`: 30 days.
+/// The maximum of `max_age`, see `cache.proto`: 30 days.
 const MAX_SECONDS: u64 = 2_592_000;
 
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {

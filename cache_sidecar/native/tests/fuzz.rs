@@ -39,13 +39,26 @@ impl Random {
     }
 }
 
+/// The files of a tar archive, as `fuzz/corpus.py` writes it: for each a header with its size in octal, then its bytes, both
+/// padded to whole blocks; blocks of zeros end it.
+fn files_of(mut archive: &[u8]) -> Vec<Vec<u8>> {
+    const BLOCK: usize = 512;
+    let mut files = Vec::new();
+    while archive[0] != 0 {
+        let octal = std::str::from_utf8(&archive[124..135]).unwrap();
+        let size = usize::from_str_radix(octal, 8).unwrap();
+        archive = &archive[BLOCK..];
+        files.push(archive[..size].to_vec());
+        archive = &archive[size.next_multiple_of(BLOCK)..];
+    }
+    files
+}
+
 #[test]
 fn the_corpus_and_its_mutations() {
     for (name, target) in targets::ALL {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
-        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
-        files.sort();
-        let corpus: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+        let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name).with_extension("tar");
+        let corpus = files_of(&fs::read(archive).unwrap());
         assert!(!corpus.is_empty(), "{name}");
         corpus.iter().for_each(|bytes| target(bytes));
         let mut random = Random(0x9e37_79b9_7f4a_7c15);

@@ -1,1 +1,1 @@
-"""Hosts of the services. An engine has the shape of `engine.Engine`."""
+"""The engines, which host the services; each implements `engine.Engine`."""

@@ -1,4 +1,4 @@
-"""A folder for a socket that nobody else can reach, which does not outlive its process for long."""
+"""A private folder for a socket, which is removed after its process ends."""
 
 import contextlib
 import fcntl
@@ -11,14 +11,14 @@ _PREFIX, _RANDOM = "cache-sidecar-", "?" * 8
 SOCKET = "aio.sock"
 
 
-class PrivateFolder:
-    """A folder of mode 0700, held by a lock that ends with its process.
+class PrivateDir:
+    """A folder of mode 0700, with a lock that the process holds until it ends.
 
-    What a process left that was killed is removed when the next folder is made beside it.
+    The folder of a process that was killed is removed when the next one is created at the same place.
     """
 
     def __init__(self, place: str | None) -> None:
-        """Makes it in the folder `place`; None for the system's temporary one."""
+        """Creates it in the folder `place`, by default the system's temporary folder."""
         place = place or tempfile.gettempdir()
         for left in Path(place).glob(_PREFIX + _RANDOM):
             _remove_if_left(left)
@@ -28,15 +28,15 @@ class PrivateFolder:
             if held is not None:
                 self._held: int | None = held
                 return
-            # Another process took it for a leftover before it was held.
+            # Between `mkdtemp` and `_hold`, another process took it for a leftover and removed it: try again.
 
     @property
     def socket(self) -> Path:
-        """The socket's path."""
+        """The path of the socket."""
         return self.path / SOCKET
 
     def remove(self) -> None:
-        """Removes it, and lets go of it."""
+        """Removes the folder, and releases the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         held, self._held = self._held, None
         if held is not None:
@@ -44,7 +44,7 @@ class PrivateFolder:
 
 
 def _hold(folder: Path) -> int | None:
-    """Returns a file descriptor that holds a folder; None when another process holds it, or it is gone."""
+    """Locks a folder and returns the descriptor; None if another process holds it, or it is gone."""
     try:
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -58,7 +58,7 @@ def _hold(folder: Path) -> int | None:
 
 
 def _remove_if_left(folder: Path) -> None:
-    """Removes a folder that has what we put there and nothing else, is ours, and is held by nobody."""
+    """Removes a folder that belongs to this user, contains nothing but the socket, and is not locked."""
     with contextlib.suppress(OSError):
         found = folder.lstat()
         if found.st_uid != os.geteuid() or found.st_mode & 0o77 or {entry.name for entry in folder.iterdir()} - {SOCKET}:

@@ -1,4 +1,4 @@
-"""Calls that the native engine passes on to grpc.aio: their handlers get to see the real caller."""
+"""Calls that the native engine proxies to grpc.aio: their handlers see the real caller instead of the native engine."""
 
 import contextlib
 import inspect
@@ -7,36 +7,36 @@ from typing import Any, Protocol
 
 import grpc
 
-# Metadata that only the native engine sets, see `native/src/metadata.rs`: the number of the caller's connection.
+# The number of the caller's connection; only the native engine sets this metadata, see `native/src/metadata.rs`.
 CONNECTION = "cache-sidecar-connection"
 
 
 class Caller(Protocol):
-    """Of `grpc.aio.ServicerContext` what is about the caller."""
+    """The part of `grpc.aio.ServicerContext` that is about the caller."""
 
     def peer(self) -> str:
-        """Returns its address."""
+        """Returns the caller's address."""
         ...
 
     def peer_identities(self) -> list[bytes] | None:
-        """Returns the names in its certificate."""
+        """Returns the names in the caller's certificate."""
         ...
 
     def peer_identity_key(self) -> str | None:
-        """Returns what they are."""
+        """Returns which names they are."""
         ...
 
     def auth_context(self) -> dict[str, list[bytes]]:
-        """Returns all that is known."""
+        """Returns all properties."""
         ...
 
 
 Callers = Callable[[int], Caller | None]
-"""Returns the caller at the other end of a connection, by its number; None when it is gone."""
+"""Returns the caller of a connection, by its number; None if it is gone."""
 
 
 class ProxiedContext:
-    """The context of such a call."""
+    """The context of a proxied call."""
 
     def __init__(self, context: Any, caller: Caller) -> None:
         self._context = context
@@ -49,11 +49,11 @@ class ProxiedContext:
         return getattr(self._context, name)
 
     def invocation_metadata(self) -> Any:
-        """Returns what the caller sent along."""
+        """Returns the caller's metadata."""
         return tuple(pair for pair in self._context.invocation_metadata() or () if pair[0] != CONNECTION)
 
 
-async def _seen(context: Any, callers: Callers) -> ProxiedContext:
+async def _caller_context(context: Any, callers: Callers) -> ProxiedContext:
     number = dict(context.invocation_metadata() or ()).get(CONNECTION, "")
     caller = callers(int(number)) if number.isdecimal() else None
     if caller is None:
@@ -62,16 +62,16 @@ async def _seen(context: Any, callers: Callers) -> ProxiedContext:
     return ProxiedContext(context, caller)
 
 
-def proxied(handler: Any, callers: Callers) -> Any:
-    """Returns a handler that does the same, and sees the caller instead of the native engine."""
+def restore_caller(handler: Any, callers: Callers) -> Any:
+    """Wraps a handler so that its context shows the caller instead of the native engine."""
     (shape,) = (shape for shape in _SHAPES if getattr(handler, shape))
     behaviour = getattr(handler, shape)
 
     async def call(request: Any, context: Any) -> Any:
-        return await behaviour(request, await _seen(context, callers))
+        return await behaviour(request, await _caller_context(context, callers))
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-        async with contextlib.aclosing(behaviour(request, await _seen(context, callers))) as replies:
+        async with contextlib.aclosing(behaviour(request, await _caller_context(context, callers))) as replies:
             async for reply in replies:
                 yield reply
 

@@ -1,7 +1,7 @@
-"""Hits of L1, answered from the bytes of the request: nothing is parsed, validated or serialized.
+"""Answers L1 hits from the bytes of the request: nothing is parsed, validated or serialized.
 
-What a cache keeps is the serialized reply without its metadata. Every such reply has its `cache` as field 15, and every
-request that reads one resource has the id as its field 1, so the bytes of both say enough. All else takes the whole way.
+Caches keep the serialized reply without its metadata. Every such reply has its `cache` as field 15, and every request for one
+resource has the id as its field 1, so the bytes of both are enough. All other requests take the normal path.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ _MAX_LENGTH = 128
 
 
 def by_id(dataset: Dataset) -> Callable[[bytes], bytes | None]:
-    """Returns what answers a request that says nothing but an id, if L1 holds the reply and it is fresh."""
+    """Returns a function that answers a request with nothing but an id, if L1 has a fresh reply."""
     hit = dataset.hit
-    # One message for all: filled and serialized at once, and a new one each time would take twice as long.
+    # One message for all replies: there is no await between filling and serializing it, and a new one takes twice as long.
     reply = GetProductResponse()
     cache = reply.cache
     cache.source = SOURCE_L1
     age = cache.age
 
     def answer(request: bytes) -> bytes | None:
-        # An id that breaks a rule is in no cache, so it need not be checked. No function of its own: this is the hot path.
+        # An id that breaks a rule is in no cache, so it is not validated. Inlined: this is the hot path.
         length = len(request) - 2
         if not 0 < length < _MAX_LENGTH or request[0] != _FIELD_1 or request[1] != length:
             return None

@@ -1,4 +1,4 @@
-"""What every read shares: the caller's options, and the metadata of the reply."""
+"""What every read shares: the caller's options and deadline, and the metadata of the reply."""
 
 import asyncio
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from cache_sidecar.v1.cache_pb2 import CacheMetadata, ReadOptions, Source
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def wanted(options: ReadOptions, context: Context) -> Freshness:
-    """Returns what a caller asks of a read, and how long he waits for it."""
+def freshness_of(options: ReadOptions, context: Context) -> Freshness:
+    """Returns the freshness that a caller requests, and the deadline of the call."""
     until = deadline(context)
     if not options.ByteSize():
         return ANY if until is None else Freshness(until=until)
@@ -24,13 +24,13 @@ def wanted(options: ReadOptions, context: Context) -> Freshness:
 
 
 def deadline(context: Context) -> float | None:
-    """Returns when a caller stops waiting, in the event loop's time; None when he never does."""
+    """Returns when a caller stops waiting, in the event loop's time; None without a deadline."""
     left = context.time_remaining()
     return None if left is None else asyncio.get_running_loop().time() + left
 
 
 def describe(answer: Answer, cache: CacheMetadata) -> None:
-    """Writes where an answer came from, and how old it is, into the metadata of a reply."""
+    """Writes the source and age of an answer into the metadata of a reply."""
     _, source, version, age, stale, _ = answer
     cache.source = Source.ValueType(source)
     if version:
@@ -50,7 +50,7 @@ def metadata(answer: Answer) -> CacheMetadata:
 
 
 def metadata_of_all(answers: Iterable[Answer], *, version: int | None = None) -> CacheMetadata:
-    """Returns the metadata of a reply made of several answers: the least fresh of each, the newest version if none is given."""
+    """Returns the metadata of several answers: the furthest source, the greatest age, and, if not given, the newest version."""
     known = list(answers)
     if not known:  # none of the rows can be read
         return metadata(Answer(None, ports.Source.STORE, 0, 0.0, stale=False))

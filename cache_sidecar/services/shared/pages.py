@@ -1,9 +1,11 @@
-"""Page tokens: where a listing goes on, and of what."""
+"""Page tokens: where a listing continues, and which listing that is."""
 
 import base64
 import binascii
 import json
+from collections.abc import Callable
 from hashlib import sha256
+from typing import Any
 
 from cache_sidecar.core.errors import InvalidRequest
 
@@ -12,7 +14,7 @@ MAX_SIZE = 1000
 
 
 def size(asked: int) -> int:
-    """Returns the page size for the one asked for; 0 is the default."""
+    """Returns the page size for a requested one; 0 is the default."""
     return min(asked or DEFAULT_SIZE, MAX_SIZE)
 
 
@@ -32,7 +34,25 @@ def after(token: str, listing: str) -> str:
     match found:
         case [str(id), str(of)] if of == _digest(listing) and "\x00" not in id and _is_text(id):
             return id
-    raise InvalidRequest({"page_token": "must be the next_page_token of a page of the same listing"})
+    raise _invalid_token()
+
+
+def place(token: str, listing: str, *parsers: Callable[[str], Any]) -> tuple[Any, ...] | None:
+    """Returns the place after which a page starts, None for the first page: `parsers` read its parts, separated by spaces.
+
+    The last part may have spaces. Raises InvalidRequest, also when a parser raises ValueError.
+    """
+    text = after(token, listing)
+    if not text:
+        return None
+    try:
+        return tuple(parse(part) for parse, part in zip(parsers, text.split(" ", len(parsers) - 1), strict=True))
+    except ValueError:
+        raise _invalid_token() from None
+
+
+def _invalid_token() -> InvalidRequest:
+    return InvalidRequest({"page_token": "must be the next_page_token of a page of the same listing"})
 
 
 def _digest(listing: str) -> str:
@@ -40,5 +60,5 @@ def _digest(listing: str) -> str:
 
 
 def _is_text(id: str) -> bool:
-    # JSON can spell surrogates, which no database takes.
+    # JSON can encode surrogates, which PostgreSQL rejects.
     return not any("\ud800" <= character <= "\udfff" for character in id)

@@ -1,4 +1,4 @@
-"""Checks messages against the rules written in the protos."""
+"""Validates messages against the rules in the protos."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +13,12 @@ from google.protobuf.message import Message
 from cache_sidecar.core.errors import InvalidRequest
 from cache_sidecar.v1.buf.validate import validate_pb2
 
-# They travel in the trailers, which have to fit into the 8 KiB that clients accept.
+# Violations are sent in the trailers, which must fit into the 8 KiB that clients accept.
 MAX_VIOLATIONS = 20
-# Of a larger message, in bytes, only the first violation is told: each costs 30 us and 3 KB, and an empty string in a list
-# is a violation of two bytes.
+# For messages of more bytes only the first violation is reported: each costs 30 us and 3 KB, and an empty string in a list is a
+# violation that takes two bytes.
 MAX_EXPLAINED = 4096
-# Characters of a map's key that are repeated to the caller.
+# Characters of a map's key that an error shows.
 MAX_KEY = 64
 # What duration.proto allows: 10,000 years, and a second in nanoseconds.
 MAX_SECONDS = 315_576_000_000
@@ -28,23 +28,23 @@ _DURATION_RULE = "must be a google.protobuf.Duration: 10,000 years at most, nano
 
 
 def validate(message: Message, *, path: str = "") -> None:
-    """Checks the rules written in the protos. Raises InvalidRequest with the fields that break one."""
-    if none := dict(_no_durations(message, path)):
-        raise InvalidRequest(none)
+    """Checks the rules in the protos. Raises InvalidRequest with the fields that break one."""
+    if invalid := dict(_invalid_durations(message, path)):
+        raise InvalidRequest(invalid)
     try:
         found = protovalidate.collect_violations(message, fail_fast=True)
         if found and message.ByteSize() <= MAX_EXPLAINED:
             found = protovalidate.collect_violations(message)
     except protovalidate.EvaluationError as error:
-        # Such as a time out of its range, which a rule cannot compare.
+        # For example a time out of its range, which a rule cannot compare.
         raise InvalidRequest({path: f"a value cannot be read: {error}"}) from None
     if found:
-        described = (each for violation in found[:MAX_VIOLATIONS] for each in _described(violation, message, path))
+        described = (each for violation in found[:MAX_VIOLATIONS] for each in _describe(violation, message, path))
         raise InvalidRequest(_by_field(described))
 
 
-def _no_durations(message: Message, path: str) -> Iterator[tuple[str, str]]:
-    """Yields each field that holds no google.protobuf.Duration, but numbers of one: a rule would compare their sum."""
+def _invalid_durations(message: Message, path: str) -> Iterator[tuple[str, str]]:
+    """Yields each field whose numbers are not a valid google.protobuf.Duration: a rule would compare their sum."""
     for field in _leading_to_durations(message.DESCRIPTOR):
         if field.is_repeated:
             values = [(f"{field.name}[{at}].", value) for at, value in enumerate(getattr(message, field.name))]
@@ -52,14 +52,14 @@ def _no_durations(message: Message, path: str) -> Iterator[tuple[str, str]]:
             values = [(f"{field.name}.", getattr(message, field.name))] if message.HasField(field.name) else []
         for name, value in values:
             if value.DESCRIPTOR.full_name != _DURATION:
-                yield from _no_durations(value, path + name)
+                yield from _invalid_durations(value, path + name)
             elif not _is_duration(value):
                 yield f"{path}{name}".removesuffix("."), _DURATION_RULE
 
 
 @cache
 def _leading_to_durations(message: Descriptor) -> Sequence[FieldDescriptor]:
-    """Returns the fields that are durations, or hold some. Types that hold themselves are not expected in requests."""
+    """Returns the fields that are durations, or contain some. Recursive types are not expected in requests."""
     kinds = [(field, field.message_type) for field in message.fields]
     return [field for field, kind in kinds if kind and (kind.full_name == _DURATION or _leading_to_durations(kind))]
 
@@ -76,23 +76,23 @@ def _by_field(violations: Iterable[tuple[str, str]]) -> dict[str, str]:
     return texts
 
 
-# Fields in the expression of a rule.
+# A field in the expression of a rule.
 NAMED = re.compile(r"\bthis\.(\w+)")
-# What the patterns in the protos mean, as their own text says it to nobody.
+# What the patterns in the protos mean, in words.
 _PATTERNS = {
     r"^[^\x00-\x1f\x7f]*$": "must not contain control characters",
     r"^[^\x00]*$": "must not contain NUL characters",
 }
 
 
-def _described(violation: Any, message: Message, path: str) -> Iterable[tuple[str, str]]:
-    """Yields each field that a violation is about, and what is wrong with it."""
+def _describe(violation: Any, message: Message, path: str) -> Iterable[tuple[str, str]]:
+    """Yields each field that a violation concerns, and what is wrong with it."""
     found = violation.proto
     text = _PATTERNS.get(str(violation.rule_value)) or found.message or found.rule_id
     if found.field is not None and found.field.elements:
         yield path + ".".join(_element(element) for element in found.field.elements), text
         return
-    # A rule of the whole message: it is about the fields that its expression names.
+    # A rule of the whole message: it concerns the fields in its expression.
     for name in dict.fromkeys(NAMED.findall(_expression(message, found.rule_id))):
         yield f"{path}{name}", text
 

@@ -1,19 +1,23 @@
-"""What every write shares: the ledger, the transaction, and taking what was committed to the caches."""
+"""What every write shares: the request's key, a task of its own, the bound on replies, and publishing to the caches."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from cache_sidecar.core.errors import DeadlineExceeded
-from cache_sidecar.core.tasks import log_failure
+from cache_sidecar.core.tasks import BackgroundTasks, log_failure
 from cache_sidecar.services.fingerprint import fingerprint
 from cache_sidecar.services.shared.bounds import Bound
-from cache_sidecar.store.pool import AtOnce, Connection, Database, Work, WriteResult
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.requests import RequestKey
+from cache_sidecar.store.writes import Transaction, Write, WriteResult
 from cache_sidecar.tiers.path.dataset import Dataset
 
-Tell = Callable[[WriteResult], Awaitable[None]]
+T = TypeVar("T")
+Publish = Callable[[WriteResult[T]], Awaitable[bool]]
+"""Publishes what was committed, or was at the first execution of a repeat; returns whether Redis has it."""
 
 
 class Mutation(Protocol):
@@ -27,80 +31,77 @@ class Mutation(Protocol):
 
 
 class Writer:
-    """Writes through: PostgreSQL commits, then the caches hear of it, then the caller."""
+    """Writes through: PostgreSQL commits, then the caches are updated, then the caller gets the reply."""
 
     def __init__(self, database: Database, *, bound: Bound) -> None:
-        """Nothing is written that `bound` would not let anybody read."""
+        """Nothing is written that exceeds `bound`: it could not be read."""
         self._database = database
         self._bound = bound
-        self._running: set[asyncio.Task[WriteResult]] = set()
+        self._writes = BackgroundTasks()
 
-    async def write(self, dataset: Dataset, request: Mutation, work: Work, at_once: AtOnce | None = None) -> bytes:
-        """Does `work`, see `Database.write`, and returns the serialized reply: the first one, if the request is a repeat."""
+    async def write(self, dataset: Dataset, request: Mutation, write: Write[T], *, optimistic: bool = False) -> bytes:
+        """Runs a write, see `run`, publishes its entries to a dataset, and returns the serialized reply."""
+        return (await self.run(request, write, partial(publish, dataset), optimistic=optimistic)).reply
 
-        async def tell(written: WriteResult) -> None:
-            if written.repeated:
-                # Whoever did it may have died before Redis, or this sidecar, heard of it.
-                await dataset.told({change.id: change.version for change in written.changes})
-            else:
-                await dataset.told({id: dataset.record(version, entry) for id, version, entry in written.changes})
-
-        return (await self.run(request, work, tell, at_once)).reply
-
-    async def run(self, request: Mutation | None, work: Work, tell: Tell, at_once: AtOnce | None = None) -> WriteResult:
-        """Does `work`, then `tell` with what it wrote, or with what it wrote the first time.
+    async def run(
+        self, request: Mutation | None, write: Write[T], publish: Publish[T], *, optimistic: bool = False
+    ) -> WriteResult[T]:
+        """Runs a write, see `Database.write`, then publishes its result, or that of the first execution of a repeat.
 
         Without a request, nothing is a repeat.
+
+        A caller who leaves does not interrupt a write that has begun: what is committed must reach the caches. A write that
+        still waits for a connection is not begun for a caller who left.
         """
-        is_wanted = True
+        has_left = False
 
-        async def wanted_work(connection: Connection) -> WriteResult:
-            if not is_wanted:
+        async def begin(tx: Transaction) -> WriteResult[T]:
+            if has_left:
                 raise DeadlineExceeded
-            written = await work(connection)
-            self._bound.check_written(written)  # what is raised here rolls the transaction back
-            return written
+            result = await write(tx)
+            self._bound.check_result(result)  # before the commit: what is raised here rolls the transaction back
+            return result
 
-        async def wanted_at_once(connection: Connection, key: RequestKey) -> WriteResult | None:
-            return await at_once(connection, key) if at_once is not None and is_wanted else None
+        async def write_and_publish() -> WriteResult[T]:
+            key = None if request is None else key_of(request)
+            result = await self._database.write(key, begin, optimistic=optimistic)
+            return result._replace(is_published=await publish(result))
 
-        key = None if request is None else key_of(request)
-        attempt = self._run(key, wanted_work, tell, None if at_once is None else wanted_at_once)
-        task = asyncio.get_running_loop().create_task(attempt)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task = self._writes.spawn(write_and_publish(), log_failures=False)
         try:
-            # A caller that leaves must not tear the write apart: what is committed has to reach the caches.
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            is_wanted = False  # what stands in line is not begun any more
+            has_left = True
             task.add_done_callback(log_failure)
             raise
 
-    async def _run(self, key: RequestKey | None, work: Work, tell: Tell, at_once: AtOnce | None) -> WriteResult:
-        written = await self._database.write(key, work, at_once)
-        await tell(written)
-        return written
-
     async def close(self) -> None:
         """Waits for the writes in progress."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._writes.join()
+
+
+async def publish(dataset: Dataset, result: WriteResult[Any]) -> bool:
+    """Publishes the entries of a write to a dataset; returns whether Redis has them."""
+    if result.is_repeat:
+        # The sidecar that executed the request may have died before the caches had its changes.
+        return await dataset.publish(result.versions)
+    return await dataset.publish({id: dataset.record(version, entry) for id, version, entry in result.changes})
 
 
 def key_of(request: Mutation) -> RequestKey | None:
-    """Returns what a request is remembered by; None when it has no request_id, and each repeat is a request of its own."""
+    """Returns what identifies a request in the ledger; None without a request_id, when each repeat is a new request."""
     if not request.request_id:
         return None
-    # RFC 9562: upper and lower case are one UUID, and so one request.
+    # RFC 9562: upper and lower case are the same UUID, and so the same request.
     request.request_id = request.request_id.lower()
     return RequestKey(_scope(request), request.request_id, type(request).__name__, fingerprint(request))
 
 
 def _scope(request: Any) -> str:
-    """Returns whose request_id it is, so that nobody's can collide with another's.
+    """Returns whose request_id it is, so that those of different owners cannot collide.
 
-    That is the user a request names, the session or reservation that it is about, or the client of a session before a login.
-    The catalogue and its stock are nobody's: the shop writes them, which is one scope.
+    The owner is the user that a request names, the session or reservation that it is about, or, before a login, the client of a
+    session. The catalogue and its inventory belong to the shop, which is one scope.
     """
     for whose in (request, getattr(request, "cart", None)):
         if user_id := getattr(whose, "user_id", ""):

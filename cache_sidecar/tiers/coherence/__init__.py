@@ -1,1 +1,1 @@
-"""Keeps caches from answering with what is out of date: invalidations, failovers, late relays."""
+"""Keeps caches from serving what is out of date: invalidations, failovers, relays that lag."""

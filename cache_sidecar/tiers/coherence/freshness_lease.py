@@ -1,8 +1,8 @@
-"""Ends the trust in what is held in memory when it was not confirmed in time, whatever the event loop or Redis is doing.
+"""Expires L1's freshness lease unless a heartbeat renews it in time, whatever the event loop or Redis is doing.
 
-A good heartbeat says that every change that Redis was told of before it began was heard. Trust lasts from there for a limited
-time, and nobody has to notice its end: whoever reads from memory looks at the clock first. So neither a server that hangs nor
-a process that was stopped, or had no processor, makes a reply older than that.
+A good heartbeat shows that every change published to Redis before the heartbeat began was received. From that beginning, what
+is held in memory may be served for a limited time. Nothing has to notice the end: a read from memory checks the clock first. So
+neither a server that hangs nor a process that was stopped, or got no CPU, makes a reply older than that.
 """
 
 import math
@@ -12,51 +12,52 @@ from typing import Protocol
 
 
 class LeaseHolder(Protocol):
-    """What is trusted."""
+    """A source of changes that renews the lease."""
 
     def on_expired(self, late: float) -> None:
-        """FreshnessLease ended so many seconds ago."""
+        """The holder's lease expired `late` seconds ago."""
         ...
 
 
 class FreshnessLease:
-    """Until when what is held in memory is trusted, of each source of changes."""
+    """Until when what is held in memory may be served, by each source of changes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds that nobody sets back."""
+        """`clock` returns seconds, and is never set back."""
         self.clock = clock
         self.until = math.inf
-        "When the first of them lapses. A read from memory that comes later has to `check` first."
+        "When the first holder's lease expires. A read from memory at or after that has to call `check` first."
         self._ends: dict[LeaseHolder, float] = {}
         self._followers: list[Callable[[float], None]] = []
 
     def follow(self, follower: Callable[[float], None]) -> None:
-        """Tells `until`, now and whenever it is another, to who reads from memory without looking here."""
+        """Calls `follower` with `until`, now and whenever it changes: for readers that cannot look here."""
         self._followers.append(follower)
         follower(self.until)
 
     def extend(self, holder: LeaseHolder, until: float) -> None:
-        """Gives trust until a moment of the clock."""
+        """Renews a holder's lease until a moment of the clock."""
         self._ends[holder] = until
-        self._settle()
+        self._update()
 
     def end(self, holder: LeaseHolder) -> None:
-        """Takes trust that was given, if any."""
+        """Ends a holder's lease, if it has one."""
         self._ends.pop(holder, None)
-        self._settle()
+        self._update()
 
     def check(self) -> None:
-        """Tells those whose trust has lapsed."""
+        """Calls the holders whose lease has expired."""
         now = self.clock()
         if now < self.until:
             return
-        on_expired = [(holder, end) for holder, end in self._ends.items() if end <= now]
-        for holder, end in on_expired:
-            # Told first: a reader in another thread sees that the trust is over, or that it lapsed, or both.
+        expired = [(holder, end) for holder, end in self._ends.items() if end <= now]
+        for holder, end in expired:
+            # In this order: the other way round, a reader in another thread could look in between, and find `until` in the
+            # future and its partition still trusted.
             holder.on_expired(now - end)
             self.end(holder)
 
-    def _settle(self) -> None:
+    def _update(self) -> None:
         self.until = min(self._ends.values(), default=math.inf)
         for follower in self._followers:
             follower(self.until)

@@ -1,1 +1,1 @@
-"""L1, the memory of this process: one in Python, one in Rust, behind one port."""
+"""L1, the memory of this process: one in Python and one in Rust, with the same interface."""

@@ -1,4 +1,4 @@
-"""What a dataset counts, per tier."""
+"""The counters of a dataset, per tier."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,15 +13,22 @@ class TierCounters:
     fills: int = 0
     errors: int = 0
     unreadable: int = 0
+    newer: int = 0
+    refreshes: int = 0
 
 
 class TierStats(NamedTuple):
-    """What `GetStats` tells of one tier."""
+    """What `GetStats` reports of one tier."""
 
     counters: TierCounters
     entries: int
     bytes: int
     evictions: int
+    refused: int
+    "Fills that L1 refused."
     loads: int
+    batches: int
+    "Loads went out in so many."
     coalesced: int
     unreadable: int
+    unsigned: int

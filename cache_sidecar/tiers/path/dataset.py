@@ -1,46 +1,51 @@
 """THE read and write path of a cached dataset. Read it downward: `get`, then what it calls.
 
-A read asks L1, then Redis, then PostgreSQL, and fills on the way back. Reads that miss are coalesced per id, and go out in
-batches: `loader.py`. A write is PostgreSQL's; `committed` takes what it did to the caches.
+A read asks L1, then Redis, then PostgreSQL, and fills the caches on the way back. Reads that miss are coalesced per id and go
+out in batches (`loader.py`). A write is PostgreSQL's; `publish` brings the caches up to date after its commit.
 
+    hit -> L1, fresh entries only
     get -> _from_l1
-        -> _read_on -> _read_tiers -> _from_l2    -> Batch -> _read_l2    -> L1
-                                   -> _from_elsewhere -> Leases: what another sidecar is loading
-                                   -> _from_store -> Batch -> _read_store -> L1, and behind the reply L2
-                    -> _from_store_alone          -> Batch -> _read_alone -> behind the reply, in shadow: _would_answer
+        -> _read_past_l1 -> _read_tiers -> _from_l2        -> Loader: Redis -> L1
+                                        -> _from_elsewhere -> Leases: what another sidecar is loading
+                                        -> _from_store     -> Loader: PostgreSQL -> L1, and behind the reply Redis
+                         -> Rollout: PostgreSQL alone      -> in shadow, behind the reply: _would_answer
 
-What a tier's failure leads to stands in `failure.py`, what an entry's age leads to in `decision.py`. A key that is not in the
-policy's rollout, and every key in shadow, is read from PostgreSQL alone. What is in memory answers whatever the policy says:
-`policy_changed` drops what must not. Writes tell every cache at every setting, so none has anything to catch up on later.
+What a tier's failure leads to is decided in `failure.py`, what an entry's age leads to in `decision.py`, when records expire in
+`expiry.py`. A key that is not in the policy's rollout, and every key in shadow, is read from PostgreSQL alone. L1 answers
+without looking at the rollout, so `policy_changed` drops what must not answer. Writes update every cache at every setting, so
+none has anything to catch up on when a setting changes.
 """
 
 import asyncio
 import operator
-import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
 from cache_sidecar.config.policy import DatasetPolicy
-from cache_sidecar.core.clock import Clock
+from cache_sidecar.core import tracing
 from cache_sidecar.core.errors import DataLoss, DeadlineExceeded, Failure, Operation, Overloaded, RequestError, TierFailed
+from cache_sidecar.core.tracing import Attribute, Span
 from cache_sidecar.tiers.coherence.freshness_lease import FreshnessLease
 from cache_sidecar.tiers.memory.clock import NO_L1
 from cache_sidecar.tiers.path import decision
 from cache_sidecar.tiers.path.counters import TierStats
 from cache_sidecar.tiers.path.decision import Verdict
-from cache_sidecar.tiers.path.loader import MAX_BATCH, MAX_WAITING, NOTHING, STORE_BATCHES, Loader
+from cache_sidecar.tiers.path.expiry import ExpiryStrategy, FixedExpiry
+from cache_sidecar.tiers.path.held import Held
+from cache_sidecar.tiers.path.loader import NOTHING, Loader
 from cache_sidecar.tiers.path.rollout import Rollout, empties_memory
 from cache_sidecar.tiers.path.sampler import HitSampler, Sample
 from cache_sidecar.tiers.path.shadow import Same
+from cache_sidecar.tiers.path.tiers import Tiers
 from cache_sidecar.tiers.ports import (
     ANY,
     L1,
-    L2,
     PARTITIONS,
     Answer,
     Freshness,
-    Load,
+    L1Stats,
     Record,
     Row,
     Source,
@@ -48,62 +53,67 @@ from cache_sidecar.tiers.ports import (
     partition_of,
 )
 from cache_sidecar.tiers.resilience.failure import Action, action
-from cache_sidecar.tiers.resilience.guard import Guard
 
-# Each drop is a message to every sidecar: fewer of them fit into the time that one command of Redis may take.
+# Ids per call that drops them: each one is a message to every sidecar, and all have to fit into the time limit of a command.
 MAX_DROPS = 100
 
 
-class Dataset(Loader):
-    """One dataset in its tiers."""
+class Dataset:
+    """One dataset in its tiers: what is read and written, and what coherence and operators change."""
 
     def __init__(
         self,
-        name: str,
+        tiers: Tiers,
+        expiry: ExpiryStrategy | None = None,
         *,
-        l1: L1,
-        l2: L2,
-        load: Load,
-        l2_guard: Guard,
-        policy: Callable[[], DatasetPolicy],
-        clock: Clock,
-        unit: Callable[[], float] = random.random,
         rollout_key: Callable[[str], str] = str,
         same: Same = operator.eq,
         freshness_lease: FreshnessLease | None = None,
         is_private: bool = False,
     ) -> None:
-        """`rollout_key` says what an id is rolled out by, itself if nothing is said; `same` when two values say the same.
+        """`expiry` is a fixed age by default.
 
-        `freshness_lease` is what `set_trusted` follows, if it may lapse. With `is_private` ids are people's, and never logged.
+        `rollout_key` returns what an id is rolled out by, the id itself by default; `same` compares two values. Coherence ends
+        the trust in L1 through `set_trusted`, and `freshness_lease` when that comes too late. With `is_private`, ids are
+        personal data and never logged.
         """
-        super().__init__(name, l1=l1, l2=l2, load=load, l2_guard=l2_guard, policy=policy, clock=clock, unit=unit)
-        self._freshness_lease = freshness_lease or FreshnessLease()
+        self.name = tiers.name
+        self.is_private = is_private
+        self.policy = tiers.policy
+        self._l1 = tiers.l1
+        self._l2 = tiers.l2
+        self._l2_guard = tiers.l2_guard
+        self._load = tiers.load
+        self._clock = tiers.clock
+        self.expiry = expiry or FixedExpiry(tiers)
+        self.loader = Loader(tiers, self.expiry)
         self.rollout = Rollout(
-            name,
-            self._read_alone,
-            policy=policy,
-            key=rollout_key,
+            tiers,
+            self.loader.load_past_caches,
             ask_caches=self._would_answer,
+            key=rollout_key,
             same=same,
             shows_ids=not is_private,
-            max_ids=MAX_BATCH,
-            max_running=STORE_BATCHES,
-            max_waiting=MAX_WAITING,
         )
-        self._serving: L1 = NO_L1 if policy().shadow else l1
-        "What answers from memory: in shadow nothing does, whatever there is."
-        self._behind_in = [False] * PARTITIONS
-        "Of each partition, whether Redis is told of changes too late."
-        self.on_refusal: Callable[[Iterable[str]], None] = _nobody
-        "Hears of the ids whose change Redis refused to hear of."
-        self.sampler = HitSampler(lambda: policy().inspect_every, unit)
+        self._freshness_lease = freshness_lease or FreshnessLease()
+        self._serving: L1 = NO_L1 if tiers.policy().shadow else tiers.l1
+        "L1 as far as it answers reads: nothing in shadow, whatever it holds."
+        self._lagging = [False] * PARTITIONS
+        "By partition, whether the relay publishes changes too late."
+        self.on_refusal: Callable[[Iterable[str]], None] = _ignore
+        "Called with the ids whose invalidation Redis refused to publish."
+        self.sampler = HitSampler(lambda: tiers.policy().inspect_every, tiers.rng)
+        self.reuse = tiers.reuse
+        self.counters = self.loader.counters
         self._l1_counters = self.counters[Source.L1]
 
     # Reads
 
     def hit(self, id: str) -> tuple[Record, float] | None:
-        """Returns a fresh record from L1, and its age in seconds; None when `get` has to look further. Waits for nothing."""
+        """Returns a fresh record from L1, and its age in seconds, without waiting; None if `get` has to decide.
+
+        The fast path of `_lookup`: the same rules, for the one verdict that most reads get.
+        """
         if self._freshness_lease.clock() >= self._freshness_lease.until:
             return None
         entry = self._serving.get(id)
@@ -115,20 +125,21 @@ class Dataset(Loader):
         counters.hits = number = counters.hits + 1
         if number == self.sampler.due:
             self.sampler.take(Sample(id, record.version, is_there=True))
+        self.reuse.read(id, now)
         return record, max(0.0, now - record.read_at)
 
     async def get(self, id: str, wanted: Freshness = ANY) -> Answer:
-        """Returns what there is of an id.
+        """Returns the value of an id, or that there is none.
 
-        Raises TierFailed when no tier can tell, Overloaded when too many ids wait, DataLoss for a row that cannot be read.
+        Raises TierFailed when no tier can answer, Overloaded when too many ids wait, DataLoss for a row that cannot be read.
         """
-        answer = self._from_l1(id, wanted) or (await self._read_on([id], wanted)).get(id)
+        answer = self._from_l1(id, wanted) or (await self._read_past_l1([id], wanted)).get(id)
         if answer is None:
             raise DataLoss(self.name, id)
         return answer
 
     async def get_many(self, ids: Iterable[str], wanted: Freshness = ANY) -> dict[str, Answer]:
-        """Returns what there is of each id, and leaves out those whose rows cannot be read; other errors as of `get`."""
+        """Returns the answer for each id, without those whose rows cannot be read; other errors as of `get`."""
         answers: dict[str, Answer] = {}
         missed = []
         for id in dict.fromkeys(ids):
@@ -136,72 +147,101 @@ class Dataset(Loader):
                 answers[id] = answer
             else:
                 missed.append(id)
-        return answers | await self._read_on(missed, wanted) if missed else answers
+        return answers | await self._read_past_l1(missed, wanted) if missed else answers
 
     def _from_l1(self, id: str, wanted: Freshness) -> Answer | None:
-        answer = None if wanted.bypass or self._serving is not self._l1 else self._look(id, wanted)
-        if answer is None:
-            self._l1_counters.misses += 1
-        else:
-            self._l1_counters.hits += 1
-            if self._l1_counters.hits == self.sampler.due:
-                self.sampler.take(None if answer.stale else Sample(id, answer.version, answer.value is not None))
-        return answer
-
-    def _look(self, id: str, wanted: Freshness) -> Answer | None:
-        self._freshness_lease.check()
-        entry = self._l1.get(id)
-        if entry is None:
+        """Returns L1's answer; counts and samples a hit, and starts the refresh that is due."""
+        if wanted.bypass or self._serving is NO_L1:
             return None
-        now = self._clock.now()
-        verdict = decision.of_entry(entry, now=now, policy=self.policy(), wanted=wanted)
-        if verdict is Verdict.MISS:
+        verdict, answer = self._lookup(id, wanted)
+        if answer is None:
             return None
         if verdict is Verdict.SERVE_AND_REFRESH:
             self.refresh(id)
-        return _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
+        self._l1_counters.hits += 1
+        if self._l1_counters.hits == self.sampler.due:
+            self.sampler.take(None if answer.stale else Sample(id, answer.version, answer.value is not None))
+        self.reuse.read(id, self._clock.now())
+        return answer
 
-    async def _read_on(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
-        past = self.rollout.past(ids)
-        if not past:
-            return await self._read_tiers(ids, wanted)
-        self._l1_counters.misses -= len(past)
-        answers = await self._from_store_alone(past)
-        rest = [id for id in ids if id not in answers]
-        return answers | await self._read_tiers(rest, wanted) if rest else answers
+    def _lookup(self, id: str, wanted: Freshness, *, last_resort: bool = False) -> tuple[Verdict, Answer | None]:
+        """Looks into L1: the verdict on what it holds, and the answer unless that is a miss. Changes and counts nothing.
+
+        As a `last_resort`, for reads that no other tier can answer, an expired entry is served for a while, marked stale.
+        """
+        # Before the entry, by this reader's clock: the heartbeat that should have noticed may itself be late.
+        if self._freshness_lease.clock() >= self._freshness_lease.until:
+            self._freshness_lease.check()
+        entry = self._l1.get(id)
+        if entry is None:
+            return Verdict.MISS, None
+        now, policy = self._clock.now(), self.policy()
+        if last_resort:
+            is_served = decision.serves_as_last_resort(entry, now=now, policy=policy, wanted=wanted)
+            verdict = Verdict.SERVE_STALE if is_served else Verdict.MISS
+        else:
+            verdict = decision.verdict_on(entry, now=now, policy=policy, wanted=wanted)
+        if verdict is Verdict.MISS:
+            return verdict, None
+        return verdict, _answer(entry.record, Source.L1, now, stale=verdict is Verdict.SERVE_STALE)
+
+    async def _read_past_l1(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        """Reads what L1 did not answer: some keys may bypass the caches, the others missed in L1."""
+        answers: dict[str, Answer] = {}
+        if bypassing := self.rollout.bypassing(ids):
+            answers = self._answers_from_store(await self.rollout.read(bypassing))
+            skipped = set(bypassing)
+            ids = [id for id in ids if id not in skipped]
+        self._l1_counters.misses += len(ids)
+        if ids and (span := tracing.current()) is not None:
+            span.add_event("missed in memory", {"cache_sidecar.dataset": self.name, "cache_sidecar.ids": len(ids)})
+        self._follow_reuse(ids)
+        return answers | await self._read_tiers(ids, wanted) if ids else answers
 
     async def _read_tiers(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        """Reads Redis, then what another sidecar is loading, then PostgreSQL."""
         if wanted.bypass:
             return await self._from_store(ids, wanted)
-        answers = await self._from_l2(ids, wanted)
-        for id in ids:
-            # A second look: while this read asked Redis, another's load may have ended and filled L1. Without it, callers of
-            # one cold id that are overtaken here would each start a load of their own.
-            if id not in answers and (answer := self._look(id, wanted)):
+        answers: dict[str, Answer] = {}
+        if wanted.max_age is None and (expired := self.expiry.find_expired(ids)):
+            answers = dict.fromkeys(expired, Answer(None, Source.STORE, 0, 0.0, stale=False))
+        if rest := [id for id in ids if id not in answers]:
+            answers |= await self._from_l2(rest, wanted)
+        for id in rest:
+            # A second look: while this read asked Redis, another read's load may have ended and filled L1. Without it, of many
+            # readers of one cold id, each that comes here after that load would start a load of its own.
+            if id not in answers and (answer := self._lookup(id, wanted)[1]):
                 answers[id] = answer
-        rest = [id for id in ids if id not in answers]
-        if elsewhere := self._leases.elsewhere(rest):
+        rest = [id for id in rest if id not in answers]
+        if not rest:
+            return answers
+        if elsewhere := self.loader.leases.loading_elsewhere(rest):
             answers |= await self._from_elsewhere(elsewhere, wanted)
             rest = [id for id in rest if id not in answers]
         return answers | await self._from_store(rest, wanted) if rest else answers
 
     async def _from_l2(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
         if not self.policy().l2_enabled:
-            self._leases.note(ids, NOTHING)
+            self.loader.leases.note(ids, NOTHING)
             return {}
-        try:
-            records = await self._l2.get(ids, fresh=not self._joins, until=wanted.half(_now(), longest=self._l2_guard.timeout))
-        except TimeoutError:
-            # What Redis does not say in half of the caller's time, PostgreSQL is to say in the other half.
-            records = {}
-        answers = self._answers_of_l2(records, wanted)
+        # What Redis does not answer in half of the caller's time, PostgreSQL is to answer in the other half.
+        until = wanted.half(asyncio.get_running_loop().time(), longest=self._l2_guard.timeout)
+        with self._span("read", "l2", ids) as span:
+            try:
+                records = await self.loader.l2_batch.get(ids, fresh=not self.expiry.coalesces, until=until)
+            except TimeoutError:
+                records = {}
+            answers = self._answers_from_l2(records, wanted)
+            if span is not None:
+                span.set("cache_sidecar.hits", len(answers))
         self.counters[Source.L2].misses += len(ids) - len(answers)
         return answers
 
-    def _answers_of_l2(self, records: Mapping[str, Record], wanted: Freshness) -> dict[str, Answer]:
+    def _answers_from_l2(self, records: Mapping[str, Record], wanted: Freshness) -> dict[str, Answer]:
+        """Returns the answers that records from Redis are good for, and counts them as hits."""
         now, policy = self._clock.now(), self.policy()
         answers = {
-            id: _answer(record, Source.L2, now, stale=self._behind_in[partition_of(id)])
+            id: _answer(record, Source.L2, now, stale=self._lagging[partition_of(id)])
             for id, record in records.items()
             if decision.l2_serves(record, now=now, policy=policy, wanted=wanted)
         }
@@ -210,39 +250,76 @@ class Dataset(Loader):
 
     async def _from_elsewhere(self, ids: Sequence[str], wanted: Freshness) -> dict[str, Answer]:
         """Returns what L1 still holds, marked stale, or what the sidecars that are loading these ids put into Redis."""
-        answers = {id: answer for id in ids if (answer := self._stale(id, wanted))}
-        records = await self._leases.outcome([id for id in ids if id not in answers], until=wanted.half(_now()))
-        return answers | self._answers_of_l2(records, wanted)
+        answers = self._last_resort(ids, wanted)
+        waiting = [id for id in ids if id not in answers]
+        with self._span("wait for", "elsewhere", waiting):
+            records = await self.loader.leases.wait_for(waiting, until=wanted.half(asyncio.get_running_loop().time()))
+        return answers | self._answers_from_l2(records, wanted)
 
     async def _from_store(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        """Reads PostgreSQL; if that fails, or its answer is degraded, serves what is left in the caches, marked stale."""
+        failed: TierFailed | RequestError
         try:
-            fresh = not self._joins or wanted.bypass or wanted.max_age is not None
-            records = await self._store.get(ids, fresh=fresh, until=wanted.in_time)
+            fresh = not self.expiry.coalesces or wanted.bypass or wanted.max_age is not None
+            with self._span("read", "store", ids):
+                records = await self.loader.store_batch.get(ids, fresh=fresh, until=wanted.in_time)
         except TimeoutError:
+            failed = DeadlineExceeded()
             self.counters[Source.STORE].errors += 1
-            return await self._without_store(ids, wanted, DeadlineExceeded())
         except Overloaded as error:
+            failed = error
             self.counters[Source.STORE].errors += 1
-            return await self._without_store(ids, wanted, error)
-        except TierFailed as error:  # counted by the load
-            return await self._without_store(ids, wanted, error)
+        except TierFailed as error:  # counted by the loader, once for all who wait
+            failed = error
+            if action(error, Operation.READ) is not Action.SERVE_STALE:
+                raise
+        else:
+            last = self._last_resort((id for id, record in records.items() if record.degraded), wanted)
+            return last | self._answers_from_store({id: record for id, record in records.items() if id not in last})
+        answers = self._last_resort(ids, wanted)
+        answers |= await self._from_quarantine([id for id in ids if id not in answers], wanted)
+        if len(answers) < len(ids):
+            raise failed
+        return answers
+
+    def _span(self, verb: str, tier: str, ids: Sized) -> AbstractContextManager[Span | None]:
+        """Returns the span of what is done in a tier with ids, which it does not name; without effect unless that is traced."""
+        if tracing.current() is None:
+            return tracing.NO_SPAN
+        attributes: dict[str, Attribute] = {
+            "cache_sidecar.dataset": self.name,
+            "cache_sidecar.tier": tier,
+            "cache_sidecar.ids": len(ids),
+        }
+        return tracing.within(f"{verb} {self.name} {tier}", attributes=attributes)
+
+    def _answers_from_store(self, records: Mapping[str, Record]) -> dict[str, Answer]:
+        """Returns the answers from records that were just read from PostgreSQL, and counts them."""
         now = self._clock.now()
         self.counters[Source.STORE].hits += len(records)
         return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
 
-    async def _from_store_alone(self, ids: list[str]) -> dict[str, Answer]:
-        records = await self.rollout.read(ids)
-        now = self._clock.now()
-        self.counters[Source.STORE].hits += len(records)
-        return {id: _answer(record, Source.STORE, now) for id, record in records.items()}
+    def _last_resort(self, ids: Iterable[str], wanted: Freshness) -> dict[str, Answer]:
+        return {id: answer for id in ids if (answer := self._lookup(id, wanted, last_resort=True)[1])}
+
+    async def _from_quarantine(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
+        """Returns what Redis holds in quarantined partitions, marked stale: it may be out of date, but PostgreSQL is down."""
+        if wanted.bypass or not ids or not self.policy().l2_enabled:
+            return {}
+        try:
+            found = await self._l2_guard.run(partial(self._l2.read_quarantined, self.name, ids))
+        except TierFailed:
+            return {}
+        own_writes = self.loader.own_writes
+        records = {id: record for id, record in found.items() if record.value and not own_writes.supersedes(id, record)}
+        answers = {id: answer._replace(stale=True) for id, answer in self._answers_from_l2(records, wanted).items()}
+        return dict(self.expiry.on_quarantined_answers(answers))
 
     async def read_together(self, load: Callable[[], Awaitable[Mapping[str, Row | UnreadableRow]]]) -> dict[str, Answer | None]:
         """Returns what one load of the caller's own finds, all of it as of one moment; errors as of the load.
 
-        None stands for a row that cannot be read.
-
-        What Redis holds of that in an older version is replaced behind the reply. What it does not hold it still lacks: without
-        a lease, nobody knows whether that is out of date by the time it gets there.
+        None stands for a row that cannot be read. Older versions in Redis are replaced behind the reply. What Redis does not
+        hold is not filled in: there is no lease, and without one a fill could bring back what was changed and evicted since.
         """
         read_at = self._clock.now()
         try:
@@ -250,89 +327,74 @@ class Dataset(Loader):
         except TierFailed:
             self.counters[Source.STORE].errors += 1
             raise
-        self.counters[Source.STORE].hits += len(rows)
         records: dict[str, Record] = {}
         for id, row in rows.items():
             if isinstance(row, UnreadableRow):
-                self.note_unreadable(row)
+                self.loader.note_unreadable(row)
             else:
-                records[id] = self._read_record(row, read_at)
-        unread = set(self.rollout.past(list(records)))
-        self._behind.start(self._fill_l2({id: record for id, record in records.items() if id not in unread}, {}))
-        now = self._clock.now()
-        return dict.fromkeys(rows) | {id: _answer(record, Source.STORE, now) for id, record in records.items()}
+                records[id] = self.expiry.to_record(row, read_at)
+        bypassing = set(self.rollout.bypassing(list(records)))
+        fill = {id: record for id, record in records.items() if id not in bypassing and not record.degraded}
+        self.loader.background.try_spawn(self.loader.fill_l2(fill, {}))
+        return dict.fromkeys(rows) | self._answers_from_store(records)
 
     async def _would_answer(self, ids: list[str]) -> dict[str, Answer]:
-        """Returns what reads are answered with when it is not PostgreSQL alone that answers."""
-        answers = {id: answer for id in ids if (answer := self._look(id, ANY))}
-        self._l1_counters.hits += len(answers)
-        self._l1_counters.misses += len(ids) - len(answers)
+        """Returns what reads would be answered if the caches answered them: for the comparison in shadow."""
+        answers: dict[str, Answer] = {}
+        for id in ids:
+            verdict, answer = self._lookup(id, ANY)
+            if verdict is Verdict.SERVE_AND_REFRESH:
+                self.refresh(id)
+            if answer is not None:
+                answers[id] = answer
         rest = [id for id in ids if id not in answers]
+        self._l1_counters.hits += len(answers)
+        self._l1_counters.misses += len(rest)
+        self._follow_reuse(ids)
         return answers | await self._read_tiers(rest, ANY) if rest else answers
 
-    async def _without_store(self, ids: list[str], wanted: Freshness, error: TierFailed | RequestError) -> dict[str, Answer]:
-        """Returns what there is, marked stale; raises the error if that is not all."""
-        answers: dict[str, Answer] = {}
-        if isinstance(error, RequestError) or action(error, Operation.READ) is Action.SERVE_STALE:
-            answers = {id: answer for id in ids if (answer := self._stale(id, wanted))}
-            answers |= await self._in_doubt([id for id in ids if id not in answers], wanted)
-        if len(answers) < len(ids):
-            raise error
-        return answers
-
-    async def _in_doubt(self, ids: list[str], wanted: Freshness) -> dict[str, Answer]:
-        """Returns what Redis holds and would be passed over, since it may be out of date; PostgreSQL cannot tell."""
-        if wanted.bypass or not ids or not self.policy().l2_enabled:
-            return {}
-        try:
-            found = await self._l2_guard.run(partial(self._l2_tier.read_quarantined, self.name, ids))
-        except TierFailed:
-            return {}
-        records = {id: record for id, record in found.items() if record.value and not self._written.outruns(id, record)}
-        return {id: answer._replace(stale=True) for id, answer in self._answers_of_l2(records, wanted).items()}
-
-    def _stale(self, id: str, wanted: Freshness) -> Answer | None:
-        entry, now = self._l1.get(id), self._clock.now()
-        if entry is None or not decision.stale_serves(entry, now=now, policy=self.policy(), wanted=wanted):
-            return None
-        return _answer(entry.record, Source.L1, now, stale=True)
+    def _follow_reuse(self, ids: Iterable[str]) -> None:
+        now = self._clock.now()
+        for id in ids:
+            self.reuse.read(id, now)
 
     def refresh(self, id: str) -> None:
-        """Reads an id anew, behind the replies."""
-        self._behind.once("memory", self._refreshed, id)
+        """Refreshes an id in L1, behind the replies."""
+        self.loader.background.once(("refresh", id), self._refresh, id)
 
-    async def _refreshed(self, id: str) -> None:
-        """Refreshes what L1 holds."""
-        # Without the second look of `_read_tiers`: it would find the very entry that is to be refreshed.
-        if not await self._from_l2([id], ANY) and not self._leases.elsewhere([id]):
+    async def _refresh(self, id: str) -> None:
+        self._l1_counters.refreshes += 1
+        # Not by `_read_tiers`: its second look would find the very entry that is to be refreshed.
+        if not await self._from_l2([id], ANY) and not self.loader.leases.loading_elsewhere([id]):
             await self._from_store([id], ANY)
 
     # Writes
 
-    async def committed(self, id: str, version: int, value: bytes | None) -> None:
-        """Takes a committed change to the caches; see `told`."""
-        await self.told({id: self.record(version, value)})
-
     def record(self, version: int, value: bytes | None) -> Record:
         """Returns what caches keep of an id that was changed just now."""
-        return Record(version, self._clock.now(), value)
+        return self.expiry.to_record(Row(version, value), self._clock.now())
 
-    async def told(self, changes: Mapping[str, Record | int]) -> bool:
-        """Takes committed changes to the caches, and returns whether Redis heard of them; if not, the relay tells it later.
+    async def publish(self, changes: Mapping[str, Record | int]) -> bool:
+        """Writes committed changes to the caches and publishes their invalidations; returns whether they are published.
 
-        A bare version instead of a record says only what is out of date. Never fails: from here on no reply of this sidecar
-        is older, whatever Redis still holds.
+        If not, the relay publishes them later. A bare version instead of a record only invalidates what is older. Never fails:
+        from here on no reply of this sidecar is older, whatever Redis still holds.
         """
-        versions = {id: change if isinstance(change, int) else change.version for id, change in changes.items()}
         if not changes:
             return True
+        versions = {id: change if isinstance(change, int) else change.version for id, change in changes.items()}
         for id, version in versions.items():
-            self._written.remember(id, version)
-            self.changed(id, version)
-        stored = self.rollout.without_unread(changes)
+            self.loader.own_writes.remember(id, version)
+            self.on_invalidate(id, version)
+        changes = {
+            id: change if isinstance(change, int) else self.expiry.to_publish(id, change) for id, change in changes.items()
+        }
+        stored = self.rollout.drop_unread_values(changes)
         try:
-            ttl, footing = self._l2_ttl(self.policy()), self._l2_tier.footing(versions)
-            await self._l2_guard.run(lambda: self._l2_tier.change(self.name, stored, ttl=ttl), Operation.CHANGE)
+            ttl, footing = self.expiry.l2_ttl(), self._l2.footing(versions)
+            change = partial(self._l2.put_if_newer, self.name, stored, ttl=ttl)
+            with self._span("publish", "l2", versions):
+                newer = await self._l2_guard.run(change, Operation.CHANGE)
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
             if action(error, Operation.CHANGE) is not Action.LEAVE_TO_RELAY:
@@ -340,123 +402,186 @@ class Dataset(Loader):
             if error.failure is Failure.REFUSED:
                 self.on_refusal(versions)
             return False
-        # An old primary takes what it is told, too, and nobody reads it there.
-        return None not in footing and footing == self._l2_tier.footing(versions)
+        if newer:
+            # Usually another writer was faster. But what is forged must not outlive an update that is acknowledged.
+            try:
+                await self.loader.check_newer(newer)
+            except (TierFailed, Overloaded):
+                return False  # the relay finds it again
+        # An old primary that was replaced acknowledges, too, but no sidecar subscribes to it or reads from it any more.
+        return None not in footing and footing == self._l2.footing(versions)
 
     async def drop(self, ids: Sequence[str]) -> None:
-        """Drops ids from every cache. Raises TierFailed when only this sidecar's memory could be emptied."""
+        """Drops ids from every cache. Raises TierFailed when only this sidecar's L1 could be emptied."""
         for id in ids:
-            self.changed(id, 0)
+            self.on_invalidate(id, 0)
         for first in range(0, len(ids), MAX_DROPS):
             part = ids[first : first + MAX_DROPS]
-            await self._l2_guard.run(partial(self._l2_tier.drop, self.name, part), Operation.WRITE)
+            await self._l2_guard.run(partial(self._l2.drop, self.name, part), Operation.WRITE)
         for id in ids:
-            self.changed(id, 0)  # what was read from Redis meanwhile
+            self.on_invalidate(id, 0)  # a read may have taken it from Redis to L1 before Redis dropped it
 
     async def drop_all(self) -> int:
         """Drops everything from every cache, and returns how many keys Redis held; errors as of `drop`."""
-        self._everything_changed()
-        removed = await self._l2_tier.drop_all(self.name)
-        self._everything_changed()  # what was read from Redis meanwhile
+        self._drop_partitions()
+        removed = await self._l2.drop_all(self.name)
+        self._drop_partitions()  # as in `drop`
         return removed
 
-    def _everything_changed(self) -> None:
+    def _drop_partitions(self) -> None:
         for partition in range(PARTITIONS):
             self.on_partition_reset(partition)
 
-    # What other sidecars, the relay and the connection to Redis tell
+    # What coherence and the policy change: see `ports.InvalidationListener`
 
-    def changed(self, id: str, version: int) -> None:
-        """An id has a new version; 0 when it is only to be read again."""
+    def on_invalidate(self, id: str, version: int) -> None:
+        """Invalidates what is older than `version` of an id; 0 invalidates whatever there is."""
         self._l1.drop(id, version)
-        # What is being loaded may be older: callers from now on don't join it.
-        self._l2.detach(id)
-        self._leases.detach(id)
-        self._store.detach(id)
+        self.reuse.change(id, version, self._clock.now())
+        # A load that began before may return what is older. Reads that already wait for it may get that. A read that joined it
+        # from now on would be answered with less than this version, after the change was announced.
+        self.loader.forget_in_flight(id)
+        self.expiry.forget(id)
 
     def on_partition_reset(self, partition: int) -> None:
-        """Anything in a partition may have changed."""
+        """Drops a partition: anything in it may have changed."""
         self._l1.drop_partition(partition)
-        self._detach_all()
+        self.loader.forget_all_in_flight()
+        self.expiry.forget_all()
 
-    def _detach_all(self) -> None:
-        self._l2.detach_all()
-        self._leases.detach_all()
-        self._store.detach_all()
-
-    def set_trusted(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
-        """Says whether every change in a partition is known to be told, and for how many seconds that has been so."""
+    def on_lease_change(self, partition: int, trusted: bool, *, late: float = 0.0) -> None:
+        """Starts or ends the trust in what is held of a partition; `late` is for how many seconds that has been so."""
         self._l1.set_trusted(partition, trusted, now=self._clock.now() - late)
         if not trusted:
-            # What is being loaded may have changed meanwhile: callers from now on don't join it.
-            self._detach_all()
+            # An invalidation may be missed from now on: a read that joined a load from before it would not see the change.
+            self.loader.forget_all_in_flight()
+        self.expiry.forget_all()
+
+    def set_lagging(self, partition: int, lagging: bool) -> None:
+        """Has replies from a partition's caches marked stale while the relay publishes its changes too late."""
+        self._lagging[partition] = lagging
+        self._l1.set_lagging(partition, lagging)
 
     def policy_changed(self, old: DatasetPolicy) -> None:
-        """Takes another policy, in force from now on, to what was cached under the old one."""
+        """Applies a new policy, in effect from now on, to what was cached under the old one."""
         policy = self.policy()
         self._serving = NO_L1 if policy.shadow else self._l1
         if empties_memory(old, policy):
             self._l1.clear()
-            self._detach_all()
+            self.loader.forget_all_in_flight()
+        self.expiry.forget_all()
         if policy.l2_ttl > old.l2_ttl:
-            self._behind.start(self._extend_ttl(policy.l2_ttl))
+            self.loader.background.try_spawn(self.loader.extend_ttl(policy.l2_ttl))
 
-    def set_behind(self, partition: int, behind: bool) -> None:
-        """Says whether a partition's caches are told of changes too late: replies from them then say stale."""
-        self._behind_in[partition] = behind
-        self._l1.set_behind(partition, behind)
+    def note_unreadable(self, row: UnreadableRow) -> None:
+        """Counts and logs a row that a caller's own query found and could not read."""
+        self.loader.note_unreadable(row)
 
-    # Looking in
+    # What operators and auditors see
 
     @property
     def l1_hits(self) -> int:
         """Reads answered from L1 since the start."""
         return self._l1_counters.hits
 
-    def peek(self, id: str) -> Record | None:
-        """Returns what a read that is answered from L1, and not marked stale, would be answered with now."""
-        self._freshness_lease.check()
-        entry = self._serving.get(id)
+    def l1_stats(self) -> L1Stats:
+        """Returns the counters of L1."""
+        return self._l1.stats()
+
+    def peek(self, id: str) -> Answer | None:
+        """Returns what a read would be answered with from L1 now; None if by another tier, or marked stale."""
+        answer = None if self._serving is NO_L1 else self._lookup(id, ANY)[1]
+        return None if answer is None or answer.stale else answer
+
+    async def find_held(self, ids: Sequence[str]) -> list[Held]:
+        """Returns what each tier holds of ids, one row per id and tier. Fills nothing, and counts neither hits nor misses."""
+        in_l1 = [self._look_into_l1(id) for id in ids]
+        in_l2, in_store = await asyncio.gather(self._look_into_l2(ids), self._look_into_store(ids))
+        return [*in_l1, *in_l2, *in_store]
+
+    def _look_into_l1(self, id: str) -> Held:
+        verdict, known = self._lookup(id, ANY)[0], self._l1.newest(id)
+        entry = self._l1.get(id)
         if entry is None:
-            return None
-        verdict = decision.of_entry(entry, now=self._clock.now(), policy=self.policy(), wanted=ANY)
-        return entry.record if verdict in (Verdict.SERVE, Verdict.SERVE_AND_REFRESH) else None
+            return Held(id, Source.L1, known_version=known)
+        is_served = self._serving is not NO_L1 and verdict is not Verdict.MISS
+        return Held(
+            id,
+            Source.L1,
+            entry.record,
+            is_served=is_served,
+            is_stale=is_served and verdict is Verdict.SERVE_STALE,
+            known_version=known,
+        )
+
+    async def _look_into_l2(self, ids: Sequence[str]) -> list[Held]:
+        try:
+            found = await self._l2_guard.run(partial(self._l2.read, self.name, ids))
+            doubtful = await self._l2_guard.run(partial(self._l2.read_quarantined, self.name, ids))
+        except TierFailed as error:
+            return [Held(id, Source.L2, problem=error.failure.value) for id in ids]
+        now, policy = self._clock.now(), self.policy()
+        skipped = {*doubtful, *self.rollout.bypassing(ids)} if policy.l2_enabled else set(ids)
+        rows = []
+        for id in ids:
+            record = found.get(id)
+            is_served = (
+                record is not None
+                and id not in skipped
+                and not self.loader.own_writes.supersedes(id, record)
+                and decision.l2_serves(record, now=now, policy=policy, wanted=ANY)
+            )
+            is_stale = is_served and self._lagging[partition_of(id)]
+            rows.append(Held(id, Source.L2, record, is_served=is_served, is_stale=is_stale))
+        return rows
+
+    async def _look_into_store(self, ids: Sequence[str]) -> list[Held]:
+        """Returns what PostgreSQL has: read as the caches read it, but kept by none."""
+        now = self._clock.now()
+        try:
+            rows = await self._load(ids)
+        except TierFailed as error:
+            return [Held(id, Source.STORE, problem=error.failure.value) for id in ids]
+        except Overloaded as error:
+            return [Held(id, Source.STORE, problem=str(error)) for id in ids]
+        found: list[Held] = []
+        for id in ids:
+            row = rows.get(id)
+            record = row if row is None or isinstance(row, UnreadableRow) else self.expiry.to_record(row, now)
+            found.append(Held(id, Source.STORE, record, is_served=not isinstance(row, UnreadableRow)))
+        return found
 
     def stats(self) -> dict[Source, TierStats]:
         """Returns the counters of each tier."""
-        l1 = self._l1.stats()
-        loads = {Source.L2: self._l2.loads, Source.STORE: self._store.loads + self.rollout.batch.loads}
-        coalesced = {Source.L2: self._l2.coalesced, Source.STORE: self._store.coalesced + self.rollout.batch.coalesced}
+        l1, store, alone = self._l1.stats(), self.loader.store_batch, self.rollout.batch
+        loads = {Source.L2: self.loader.l2_batch.loads, Source.STORE: store.loads + alone.loads}
+        batches = {Source.L2: self.loader.l2_batch.batches, Source.STORE: store.batches + alone.batches}
+        coalesced = {Source.L2: self.loader.l2_batch.coalesced, Source.STORE: store.coalesced + alone.coalesced}
         return {
             source: TierStats(
                 replace(counters, hits=counters.hits + l1.hits) if source is Source.L1 else counters,
                 entries=l1.entries if source is Source.L1 else 0,
                 bytes=l1.bytes if source is Source.L1 else 0,
                 evictions=l1.evictions if source is Source.L1 else 0,
+                refused=l1.refused if source is Source.L1 else 0,
                 loads=loads.get(source, 0),
+                batches=batches.get(source, 0),
                 coalesced=coalesced.get(source, 0),
-                unreadable=self._l2_tier.unreadable.get(self.name, 0) if source is Source.L2 else counters.unreadable,
+                unreadable=self._l2.unreadable.get(self.name, 0) if source is Source.L2 else counters.unreadable,
+                unsigned=self._l2.unsigned.get(self.name, 0) if source is Source.L2 else 0,
             )
             for source, counters in self.counters.items()
         }
 
     async def close(self) -> None:
-        """Waits for what goes on behind the replies."""
+        """Waits for what runs behind the replies."""
         await self.rollout.close()
-        await self._behind.ended()
-        await self._leases.close()
-        await self._l2.close()
-        await self._store.close()
-        await self._behind.ended()  # what those loads left to be filled
+        await self.loader.close()
 
 
-def _nobody(_ids: Iterable[str]) -> None:
-    """Hears of nothing."""
+def _ignore(_ids: Iterable[str]) -> None:
+    """Does nothing, until the app asks for refusals."""
 
 
 def _answer(record: Record, source: Source, now: float, *, stale: bool = False) -> Answer:
     return Answer(record.value, source, record.version, max(0.0, now - record.read_at), stale, record.expiry)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

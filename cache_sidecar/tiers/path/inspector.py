@@ -1,25 +1,23 @@
 """Compares what L1 served with PostgreSQL, behind the replies, and counts what was older than it may be.
 
-When a change was committed, nobody tells. So a hit that PostgreSQL knows better than is looked at once more when the staleness
-bound has passed since: if a read would still be answered with less than PostgreSQL had then, the bound is broken, whenever the
-change was committed.
+PostgreSQL does not say when a row was committed. So a hit that was older than PostgreSQL's row is checked once more when the
+staleness bound has passed since: if a read would still be answered with less than PostgreSQL had then, the bound is violated,
+whenever the change was committed. A hit that was newer than the row, which was read later, is an alarm, and dropped everywhere.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from cache_sidecar.core import telemetry
 from cache_sidecar.core.clock import Clock
-from cache_sidecar.core.errors import TierFailed
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.path.sampler import Sample
 from cache_sidecar.tiers.ports import Load, Row, UnreadableRow
 
-# Seconds between two looks at what was sampled.
+# Seconds between two steps.
 EVERY = 1.0
-# Hits that may wait for the bound to pass; more are left out.
+# Hits that may wait for the bound to pass; more are skipped.
 MAX_DOUBTS = 10_000
 
 
@@ -33,6 +31,8 @@ class Inspection:
     "Older, within the bound."
     violations: int = 0
     "Older, and still served so when the bound had passed."
+    newer: int = 0
+    "Newer: forged, or lost by PostgreSQL."
 
 
 class _Doubt(NamedTuple):
@@ -42,57 +42,65 @@ class _Doubt(NamedTuple):
     "When PostgreSQL was asked, in seconds since the epoch."
     sample: Sample
     row: Row | None
-    "What PostgreSQL held; None when it had no such row."
+    "What PostgreSQL held; None if it had no such row."
 
 
 class Inspector:
     """Inspects the hits of one dataset."""
 
-    def __init__(self, dataset: Dataset, load: Load, *, clock: Clock) -> None:
+    def __init__(self, dataset: Dataset, load: Load, *, clock: Clock, values_without_rows: bool = False) -> None:
+        """With `values_without_rows`, a value of version 0 was made for an id that has no row: there is nothing to compare."""
+        self._values_without_rows = values_without_rows
         self._dataset = dataset
         self._load = load
         self._clock = clock
         self._doubts: list[_Doubt] = []
         self.counts = Inspection()
 
-    async def run(self) -> None:
-        """Inspects until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except TierFailed as error:
-                telemetry.log.debug("hits cannot be inspected", dataset=self._dataset.name, error=str(error))
-            await asyncio.sleep(EVERY)
-
     async def step(self) -> None:
-        """Compares what was sampled since the last step, and decides what has waited for long enough. Raises TierFailed."""
+        """Decides the doubts that have waited for long enough, and compares the hits sampled since. Raises TierFailed."""
         self._decide()
         self._dataset.sampler.arm(self._dataset.l1_hits)
-        if samples := self._dataset.sampler.taken():
+        if samples := self._dataset.sampler.drain():
             await self._compare(samples)
 
     async def _compare(self, samples: Sequence[Sample]) -> None:
         rows = await self._load(list({sample.id for sample in samples}))
         now = self._clock.now()
+        newer: dict[str, int] = {}
         for sample in samples:
             row = rows.get(sample.id)
             if isinstance(row, UnreadableRow):
                 continue
-            if sample.is_there if row is None else row.version > sample.version:
+            if row is not None and row.version < sample.version:
+                self.counts.newer += 1
+                newer[sample.id] = max(sample.version, newer.get(sample.id, 0))
+            elif self._differs(sample) if row is None else row.version > sample.version:
                 if len(self._doubts) < MAX_DOUBTS:
                     self._doubts.append(_Doubt(now, sample, row))
             else:
                 self.counts.fresh += 1
+        if newer:
+            await self._dataset.loader.retract(newer, rows)
+
+    def _differs(self, sample: Sample) -> bool:
+        """Whether a hit is not what an id without a row is answered with."""
+        return sample.is_there and not (self._values_without_rows and sample.version == 0)
 
     def _decide(self) -> None:
-        due = self._clock.now() - self._dataset.policy().staleness_bound
+        bound_passed_at = self._clock.now() - self._dataset.policy().staleness_bound
         waiting = []
         for doubt in self._doubts:
-            if doubt.since > due:
+            if doubt.since > bound_passed_at:
                 waiting.append(doubt)
             elif self._is_still_served(doubt):
                 self.counts.violations += 1
-                self._report(doubt)
+                telemetry.log.error(
+                    "L1 served an entry that PostgreSQL changed more than staleness_bound ago",
+                    dataset=self._dataset.name,
+                    served_version=doubt.sample.version,
+                    version=doubt.row.version if doubt.row else None,
+                )
             else:
                 self.counts.stale += 1
         self._doubts = waiting
@@ -104,11 +112,3 @@ class Inspector:
         if doubt.row is None:
             return served.value is not None and served.version == doubt.sample.version
         return served.version < doubt.row.version
-
-    def _report(self, doubt: _Doubt) -> None:
-        telemetry.log.error(
-            "L1 served an entry that PostgreSQL changed more than staleness_bound ago",
-            dataset=self._dataset.name,
-            served_version=doubt.sample.version,
-            version=doubt.row.version if doubt.row else None,
-        )

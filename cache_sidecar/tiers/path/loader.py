@@ -1,118 +1,147 @@
-"""How ids get from Redis and PostgreSQL into the caches: one load per id at a time, many ids at once.
+"""Loads records from Redis and PostgreSQL and fills the caches with them: one load per id at a time, many ids per load.
 
-What a load began with decides what may be kept of it: the generation of the partition for L1, a lease for Redis, and what this
-sidecar wrote itself. Beside the loads that reads ask for, values are refreshed before they expire, and prolonged when a policy
-says so, by one sidecar each.
+What a load began with decides what may be kept of it: the generation of the partition for L1, the lease for Redis, and what
+this sidecar wrote itself. Besides the loads that reads wait for, values are refreshed before they expire, and their time to
+live is extended when the policy grows it; a claim in Redis has one sidecar of the fleet do that.
 """
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from cache_sidecar.config.policy import DatasetPolicy
 from cache_sidecar.core import telemetry
-from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import Operation, TierFailed
+from cache_sidecar.core.log_limit import LogLimit
+from cache_sidecar.core.tasks import BackgroundTasks
 from cache_sidecar.tiers.path import decision
 from cache_sidecar.tiers.path.batch import Batch
 from cache_sidecar.tiers.path.counters import TierCounters
+from cache_sidecar.tiers.path.expiry import ExpiryStrategy
 from cache_sidecar.tiers.path.leases import Leases
 from cache_sidecar.tiers.path.own_writes import OwnWrites
-from cache_sidecar.tiers.path.refills import Refills
-from cache_sidecar.tiers.ports import ANY, L1, L2, Leased, Load, Record, Row, Source, UnreadableRow
+from cache_sidecar.tiers.path.tiers import Tiers
+from cache_sidecar.tiers.ports import ANY, Leased, Newer, Record, Row, Source, UnreadableRow
 from cache_sidecar.tiers.resilience.failure import Action, action
-from cache_sidecar.tiers.resilience.guard import Guard
 
-# Ids in one pipeline or query, batches under way at once, and ids that may wait for one.
+# Ids in one pipeline or query, batches that run at the same time, and ids that may wait for one.
 MAX_BATCH = 500
 L2_BATCHES = 1
 STORE_BATCHES = 4
+RECHECK_BATCHES = 1
 MAX_WAITING = 20_000
-# Seconds in which one sidecar alone may refresh a value in Redis before it expires there.
+# Fills and refreshes that run behind the replies; more are skipped, as no reply depends on them.
+MAX_BACKGROUND = 64
+# Seconds for which a claim lets one sidecar alone refresh a value in Redis before it expires there.
 REFRESH_CLAIM = 3.0
-# And in which one alone may prolong what is there: all hear of another policy within a second.
-PROLONG_CLAIM = 10.0
-# Weight of the last load in what a load is expected to take.
+# And extend the time to live of what Redis holds: all sidecars see a new policy within a second.
+EXTEND_CLAIM = 10.0
+# Weight of the last load in the moving average of how long a load takes.
 RECENT = 0.2
-# Seconds between two lines in the log on rows that cannot be read.
-SAY_UNREADABLE_EVERY = 60.0
+# Seconds between two log lines about unreadable rows.
+LOG_UNREADABLE_EVERY = 60.0
+# And about versions that PostgreSQL does not have.
+LOG_NEWER_EVERY = 60.0
 NOTHING = Leased({}, {})
 
 
 class Loader:
-    """Loads one dataset's records, and fills the caches with them."""
+    """Loads one dataset's records, and fills its caches."""
 
-    _joins = True
-    "Whether a read may share a load that began before it."
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        l1: L1,
-        l2: L2,
-        load: Load,
-        l2_guard: Guard,
-        policy: Callable[[], DatasetPolicy],
-        clock: Clock,
-        unit: Callable[[], float] = random.random,
-    ) -> None:
-        self.name = name
-        self._l1 = l1
-        self._l2_tier = l2
-        self._load = load
-        self._l2_guard = l2_guard
-        self.policy = policy
-        self._clock = clock
-        self._unit = unit
-        self._l2: Batch[Record] = Batch(self._read_l2, max_ids=MAX_BATCH, max_running=L2_BATCHES, max_waiting=MAX_WAITING)
-        self._store: Batch[Record] = Batch(
-            self._read_store, max_ids=MAX_BATCH, max_running=STORE_BATCHES, max_waiting=MAX_WAITING, gather_from=self._l2
+    def __init__(self, tiers: Tiers, expiry: ExpiryStrategy) -> None:
+        self._dataset = tiers.name
+        self._l1 = tiers.l1
+        self._l2 = tiers.l2
+        self._l2_guard = tiers.l2_guard
+        self._load = tiers.load
+        self._policy = tiers.policy
+        self._clock = tiers.clock
+        self._rng = tiers.rng
+        self._expiry = expiry
+        self.l2_batch: Batch[Record] = Batch(
+            self._load_from_l2,
+            max_ids=MAX_BATCH,
+            max_running=L2_BATCHES,
+            max_waiting=MAX_WAITING,
+            name=f"load of {tiers.name} from Redis",
         )
-        self._behind = Refills()
-        self._leases = Leases(self._l2.get)
-        self._written = OwnWrites()
-        self._load_seconds = 0.0
-        self._say_unreadable_at = 0.0
+        self.store_batch: Batch[Record] = Batch(
+            self._load_from_store,
+            max_ids=MAX_BATCH,
+            max_running=STORE_BATCHES,
+            max_waiting=MAX_WAITING,
+            gather_from=self.l2_batch,
+            name=f"load of {tiers.name} from PostgreSQL",
+        )
+        self._recheck_batch: Batch[Row | UnreadableRow] = Batch(
+            self._load,
+            max_ids=MAX_BATCH,
+            max_running=RECHECK_BATCHES,
+            max_waiting=MAX_WAITING,
+            name=f"check of {tiers.name} in PostgreSQL",
+        )
+        "The rows of ids of which Redis holds newer versions: writers of one row find that together, and share the query."
+        self.leases = Leases(self.l2_batch.get, name=f"load of {tiers.name} elsewhere")
+        self.own_writes = OwnWrites()
+        self.background = BackgroundTasks(max_running=MAX_BACKGROUND)
+        "Fills and refreshes that run behind the replies."
         self.counters = {source: TierCounters() for source in Source}
+        self._load_seconds = 0.0
+        "How long a load from PostgreSQL has been taking lately."
+        self._unreadable_limit = LogLimit(every=LOG_UNREADABLE_EVERY, monotonic=self._clock.now)
+        self._newer_limit = LogLimit(every=LOG_NEWER_EVERY, monotonic=self._clock.now)
 
-    async def _read_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        generations = self._generations(ids)
+    # Loading
+
+    async def _load_from_l2(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Reads Redis, fills L1, and notes who holds the leases of what is not there. A Redis that fails holds nothing."""
+        generations = {id: self._l1.generation(id) for id in ids}
         try:
-            found = await self._l2_guard.run(lambda: self._ask_l2(ids))
+            found = await self._l2_guard.run(lambda: self._expiry.read_l2(ids))
         except TierFailed as error:
             self.counters[Source.L2].errors += 1
             if action(error, Operation.READ) is not Action.FALL_BACK:
                 raise
             found = NOTHING
-        self._leases.note(ids, found)
-        now, policy = self._clock.now(), self.policy()
-        records = {id: record for id, record in found.records.items() if not self._written.outruns(id, record)}
+        self.leases.note(ids, found)
+        now, policy = self._clock.now(), self._policy()
+        # A reply of Redis may have been under way during a write of this sidecar, or come from a primary that lost the write. A
+        # caller who has seen the write's reply must not be answered with less.
+        records = {id: record for id, record in found.records.items() if not self.own_writes.supersedes(id, record)}
         for id, record in records.items():
-            if decision.l2_serves(record, now=now, policy=policy, wanted=ANY):
+            # Records that slide are neither kept in memory nor refreshed.
+            if record.expiry is None and decision.l2_serves(record, now=now, policy=policy, wanted=ANY):
                 self._fill_l1(id, record, generations[id])
-                if decision.is_due(id, record, now=now, policy=policy, load_seconds=self._load_seconds, unit=self._unit):
-                    self._behind.once("redis", self._refreshed_early, id)
+                if decision.should_refresh(id, record, now=now, policy=policy, load_seconds=self._load_seconds, rng=self._rng):
+                    self.background.once(("refresh early", id), self._refresh_early, id)
         return records
 
-    async def _ask_l2(self, ids: Sequence[str]) -> Leased:
-        return await self._l2_tier.read_leased(self.name, ids)
-
-    async def _read_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        generations, leases = self._generations(ids), self._leases.take(ids)
+    async def _load_from_store(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Reads PostgreSQL and fills L1, and Redis behind the reply. Raises TierFailed."""
+        generations, known = {id: self._l1.generation(id) for id in ids}, {id: self._l1.newest(id) for id in ids}
+        leases = self.leases.take(ids)
+        unleased = [id for id in ids if id not in leases] if self._policy().l2_enabled else []
         try:
-            records = await self._read_alone(ids)
+            records = await self.load_past_caches(ids)
         except TierFailed:
-            self._behind.start(self._release(leases))
+            self.background.try_spawn(self._release(leases))
             raise
         for id, record in records.items():
-            self._fill_l1(id, record, generations[id])
-        # What was dropped since may have been read before it changed.
-        undropped = {id: record for id, record in records.items() if self._l1.generation(id) == generations[id]}
-        self._behind.start(self._fill_l2(undropped, leases))
+            # What was known before PostgreSQL was read, it has to have. A deletion leaves no row to compare with.
+            if 0 < record.version < known[id]:
+                self._note_newer(Source.L1, held=known[id], current=record.version)
+                self._l1.retract(id, record.version, newest=known[id])
+            if not record.degraded:
+                self._fill_l1(id, record, generations[id])
+        # A partition that was reset meanwhile may have gone through a failover, which brought this lease back and lost the
+        # change that had taken it away. The row may have been read before that change, so Redis must not get it either.
+        current = {
+            id: record for id, record in records.items() if not record.degraded and self._l1.generation(id) == generations[id]
+        }
+        self.background.try_spawn(self.fill_l2(current, leases))
+        self._expiry.on_load_without_lease({id: records[id] for id in unleased if id in records})
         return records
 
-    async def _read_alone(self, ids: Sequence[str]) -> Mapping[str, Record]:
+    async def load_past_caches(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Reads PostgreSQL and fills nothing; rows that cannot be read are left out. Raises TierFailed."""
         read_at = self._clock.now()
         try:
             rows = await self._load(ids)
@@ -124,70 +153,136 @@ class Loader:
         for id in ids:
             row = rows.get(id)
             if isinstance(row, UnreadableRow):
-                # Neither what it is nor that there is none: no cache keeps it, and who asks for it alone is told.
+                # It exists, but with unknown content: no cache keeps that, and a read of this id alone fails.
                 self.note_unreadable(row)
             else:
-                records[id] = Record(0, read_at, None) if row is None else self._read_record(row, read_at)
-        return records
+                records[id] = Record(0, read_at, None) if row is None else self._expiry.to_record(row, read_at)
+        return self._expiry.on_load(records)
 
     def note_unreadable(self, row: UnreadableRow) -> None:
-        """Counts a row that cannot be read, and was left out; the first in a minute is logged."""
+        """Counts a row that cannot be read and was left out; the first in a minute is logged."""
         self.counters[Source.STORE].unreadable += 1
-        if self._clock.now() >= self._say_unreadable_at:
-            self._say_unreadable_at = self._clock.now() + SAY_UNREADABLE_EVERY
+        if self._unreadable_limit.should_log():
             telemetry.log.error(
                 "skipping an unreadable row in PostgreSQL",
-                dataset=self.name,
+                dataset=self._dataset,
                 error=row.why,
                 since_start=self.counters[Source.STORE].unreadable,
             )
 
-    def _read_record(self, row: Row, read_at: float) -> Record:
-        return Record(row.version, read_at, row.value)
+    def forget_in_flight(self, id: str) -> None:
+        """Has later reads of an id start a load of their own: the loads under way may return what is out of date."""
+        self.l2_batch.forget_in_flight(id)
+        self.leases.forget_in_flight(id)
+        self.store_batch.forget_in_flight(id)
 
-    def _generations(self, ids: Sequence[str]) -> dict[str, int]:
-        return {id: self._l1.generation(id) for id in ids}
+    def forget_all_in_flight(self) -> None:
+        """Has later reads of any id start a load of their own."""
+        self.l2_batch.forget_all_in_flight()
+        self.leases.forget_all_in_flight()
+        self.store_batch.forget_all_in_flight()
+
+    # Filling
 
     def _fill_l1(self, id: str, record: Record, generation: int) -> None:
-        policy = self.policy()
+        policy = self._policy()
         if not policy.l1_enabled:
             return
-        ttl = policy.negative_ttl if record.version == 0 and record.value is None else policy.l1_hard_ttl
-        timer = decision.jittered(self._clock.now(), unit=self._unit(), ttl=ttl, jitter=policy.jitter)
-        if self._l1.put(id, record, generation=generation, timer=timer):
+        ttl = policy.negative_ttl if decision.is_guess(record) else policy.l1_hard_ttl
+        expires_from = decision.with_jitter(self._clock.now(), draw=self._rng(), ttl=ttl, jitter=policy.jitter)
+        if self._l1.put(id, record, generation=generation, expires_from=expires_from):
             self.counters[Source.L1].fills += 1
 
-    async def _fill_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes]) -> None:
-        policy = self.policy()
+    async def fill_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes]) -> None:
+        """Fills Redis with what was read from PostgreSQL, and gives back the leases of what is not filled in."""
+        policy = self._policy()
         if not policy.l2_enabled:
             records = {}
-        known = {id: record for id, record in records.items() if record.version}
-        guesses = {id: record for id, record in records.items() if not record.version}
-        for group, ttl in ((known, self._l2_ttl(policy)), (guesses, policy.negative_ttl)):
+        guesses = {id: record for id, record in records.items() if decision.is_guess(record)}
+        known = {id: record for id, record in records.items() if id not in guesses}
+        newer: dict[str, int] = {}
+        for group, ttl in ((known, self._expiry.l2_ttl()), (guesses, policy.negative_ttl)):
             if group and ttl > 0:
-                await self._l2_guard.run(partial(self._put_l2, group, leases, ttl), Operation.FILL)
+                fill = partial(self._l2.fill, self._dataset, self._expiry.to_fill(group), leases, ttl=ttl)
+                newer |= await self._l2_guard.run(fill, Operation.FILL)
                 self.counters[Source.L2].fills += len(group)
                 leases = {id: lease for id, lease in leases.items() if id not in group}
         await self._release(leases)
-
-    async def _put_l2(self, records: Mapping[str, Record], leases: Mapping[str, bytes], ttl: float) -> None:
-        await self._l2_tier.fill(self.name, records, leases, ttl=ttl)
+        if newer:
+            await self.check_newer(newer)
 
     async def _release(self, leases: Mapping[str, bytes]) -> None:
-        if leases:
-            await self._l2_guard.run(partial(self._l2_tier.release, self.name, leases), Operation.FILL)
+        if leases and not self._expiry.slides:
+            await self._l2_guard.run(partial(self._l2.release, self._dataset, leases), Operation.FILL)
 
-    def _l2_ttl(self, policy: DatasetPolicy) -> float:
-        return decision.jittered(policy.l2_ttl, unit=self._unit(), ttl=policy.l2_ttl, jitter=policy.jitter)
+    # What is newer than PostgreSQL
 
-    async def _refreshed_early(self, id: str) -> None:
+    async def check_newer(self, newer: Mapping[str, int]) -> None:
+        """Reads PostgreSQL, given newer versions that Redis holds; retracts those that it does not have.
+
+        Raises TierFailed, and Overloaded when too many ids wait.
+
+        Finding a newer version proves nothing by itself: the row may have been read, or locked, before another writer committed
+        that version and wrote it to Redis. Every version is committed before it reaches Redis, so PostgreSQL, read now, has it,
+        unless it was forged, or PostgreSQL lost it in a failover or to a backup. It decides in either case.
+        """
+        # Fresh: a load under way may have read the row before the version was found.
+        await self.retract(newer, await self._recheck_batch.get(newer, fresh=True))
+
+    async def retract(self, newer: Mapping[str, int], rows: Mapping[str, Row | UnreadableRow]) -> None:
+        """Drops versions that rows do not have, from every cache, given the rows as read after these versions were found.
+
+        Raises TierFailed.
+        """
+        found: dict[str, Newer] = {}
+        for id, held in newer.items():
+            row = rows.get(id)
+            # Without a row it may just have been deleted. Records that slide may be absent because their last use is not known.
+            if (row is None or (isinstance(row, Row) and not row.version)) and not self._expiry.slides:
+                found[id] = Newer(held, None)
+            elif isinstance(row, Row) and row.version < held:
+                found[id] = Newer(held, row.version)
+                self._note_newer(Source.L2, held=held, current=row.version)
+                self._l1.retract(id, row.version, newest=held)
+        if found and self._policy().l2_enabled:
+            retract = partial(self._l2.retract, self._dataset, found, ttl=self._expiry.l2_ttl())
+            await self._l2_guard.run(retract, Operation.CHANGE)
+
+    def _note_newer(self, source: Source, *, held: int, current: int) -> None:
+        """Counts a version that PostgreSQL does not have; the first in a minute is logged."""
+        self.counters[source].newer += 1
+        if self._newer_limit.should_log():
+            telemetry.log.error(
+                "ALARM: dropped what is newer than PostgreSQL: it was forged, or PostgreSQL lost a commit",
+                dataset=self._dataset,
+                tier=source.name.lower(),
+                version=held,
+                postgres=current,
+                since_last=self._newer_limit.count,
+            )
+
+    # Behind the replies
+
+    async def _refresh_early(self, id: str) -> None:
         """Refreshes what Redis holds before it expires there, unless another sidecar does."""
-        if await self._l2_guard.run(partial(self._l2_tier.claim, self.name, id, ttl=REFRESH_CLAIM), Operation.FILL):
-            records = await self._store.get([id], fresh=not self._joins)
+        if await self._l2_guard.run(partial(self._l2.claim, self._dataset, id, ttl=REFRESH_CLAIM), Operation.FILL):
+            self.counters[Source.L2].refreshes += 1
+            records = await self.store_batch.get([id], fresh=not self._expiry.coalesces)
             self.counters[Source.STORE].hits += len(records)
 
-    async def _extend_ttl(self, ttl: float) -> None:
-        """Lets Redis keep what it holds as long as is said now, unless another sidecar sees to that."""
-        claim = partial(self._l2_tier.claim, self.name, f"l2_ttl {ttl:g}", ttl=PROLONG_CLAIM)
+    async def extend_ttl(self, ttl: float) -> None:
+        """Has Redis keep what it holds for `ttl` seconds, unless another sidecar does; records that slide need none of this."""
+        if self._expiry.slides:
+            return
+        claim = partial(self._l2.claim, self._dataset, f"l2_ttl {ttl:g}", ttl=EXTEND_CLAIM)
         if await self._l2_guard.run(claim, Operation.FILL):
-            await self._l2_tier.extend_ttl(self.name, ttl=ttl, now=self._clock.now())
+            await self._l2.extend_ttl(self._dataset, ttl=ttl, now=self._clock.now())
+
+    async def close(self) -> None:
+        """Waits for the loads under way, and for the fills that they leave behind."""
+        await self.background.join()
+        await self.leases.close()
+        await self.l2_batch.close()
+        await self.store_batch.close()
+        await self._recheck_batch.close()
+        await self.background.join()

@@ -1,9 +1,14 @@
-"""Chooses the hits in L1 that are compared with PostgreSQL. A hit that is not chosen costs one comparison of two numbers."""
+"""Samples the L1 hits that are compared with PostgreSQL. A hit that is not sampled costs one comparison of two numbers.
+
+While somebody watches which ids are read most, more hits may be sampled: no more of them are compared for that.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-# Hits that may wait to be compared; more are left out.
+from cache_sidecar.tiers.path.hottest import HottestIds
+
+# Samples that may wait to be compared; more are skipped.
 MAX_SAMPLES = 200
 
 
@@ -12,42 +17,63 @@ class Sample(NamedTuple):
 
     id: str
     version: int
-    "Of what was served."
+    "What was served."
     is_there: bool
-    "Whether that was a value, and not that there is none."
+    "Whether that was a value; otherwise it was that there is none."
 
 
 class HitSampler:
-    """Takes one of so many hits, at random, so that it does not keep time with what is being read."""
+    """Samples one in `every` hits, at random, so that it does not fall into step with a pattern of reads."""
 
-    def __init__(self, every: Callable[[], int], unit: Callable[[], float]) -> None:
-        """`every` says one of how many, or 0 for none; `unit` returns a random number from 0 to 1."""
+    def __init__(self, every: Callable[[], int], rng: Callable[[], float]) -> None:
+        """`every` returns one in how many hits is compared, 0 for none; `rng` draws a number from 0 to below 1."""
         self._every = every
-        self._unit = unit
+        self._rng = rng
         self._samples: list[Sample] = []
+        self._watch_every = 0
+        self.hottest: HottestIds | None = None
+        "The ids that are read most, while they are watched."
         self.due = 0
-        "The number of the next hit to be taken; 0 for none."
+        "The number of the next hit to be sampled; 0 for none."
+
+    def watch(self, every: int) -> None:
+        """Counts the ids of one in `every` hits from now on; 0 ends that. Without effect on hits that are compared."""
+        self._watch_every = every
+        if not every:
+            self.hottest = None
+        elif self.hottest is None:
+            self.hottest = HottestIds()
+
+    def interval(self) -> int:
+        """Returns one in how many hits is sampled, 0 for none."""
+        return min((every for every in (self._every(), self._watch_every) if every), default=0)
 
     def take(self, sample: Sample | None) -> None:
-        """Takes the hit that is due; None for one that was marked stale: there is nothing to compare."""
-        if sample is not None and len(self._samples) < MAX_SAMPLES:
-            self._samples.append(sample)
+        """Adds the hit that is due, and chooses the next; None for a hit marked stale, which promises nothing to compare."""
+        if sample is not None:
+            self.add(sample)
         self.arm(self.due)
 
     def add(self, sample: Sample) -> None:
-        """Takes a hit that the native engine served, and chose."""
-        if len(self._samples) < MAX_SAMPLES:
+        """Adds a hit that the native engine served and sampled."""
+        if self.hottest is not None:
+            self.hottest.count(sample.id)
+        if len(self._samples) < MAX_SAMPLES and self._is_compared():
             self._samples.append(sample)
 
-    def arm(self, hits: int) -> None:
-        """Sees to it that, after so many hits, the next one is taken when the policy of now says."""
+    def _is_compared(self) -> bool:
         every = self._every()
+        return bool(every) and (self.interval() == every or self._rng() * every < self.interval())
+
+    def arm(self, hits: int) -> None:
+        """Chooses the next hit to be sampled, given the number of hits so far and the current policy."""
+        every = self.interval()
         if not every:
             self.due = 0
         elif not hits < self.due < hits + 2 * every:
-            self.due = hits + 1 + int(self._unit() * (2 * every - 1))
+            self.due = hits + 1 + int(self._rng() * (2 * every - 1))
 
-    def taken(self) -> list[Sample]:
-        """Returns what was taken since it was asked last."""
+    def drain(self) -> list[Sample]:
+        """Returns and forgets the samples since the last call."""
         samples, self._samples = self._samples, []
         return samples

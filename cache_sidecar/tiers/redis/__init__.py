@@ -1,1 +1,1 @@
-"""L2: the shared Redis or Valkey. Beside `tiers/coherence`, the only code that speaks to it."""
+"""L2: the shared Redis or Valkey. Apart from `tiers/coherence`, the only code that connects to it."""

@@ -1,8 +1,8 @@
-"""The primaries of a Redis Cluster, or the one server: who holds which slot, and what is sent to each of them alone.
+"""The primaries of a Redis Cluster, or the single server: which node holds which slot, and what is sent to each of them.
 
-What fails is one shard: its breaker opens, its connections are closed, its part of a reply is an error, and the others go on
-as if nothing had happened. That is why commands don't go through redis-py's cluster client, which closes the connections to
-all nodes when a command to one of them fails (and costs twice as much). Its connections and its parser are used.
+What fails is one node: its breaker opens, its connections are closed, and its part of a reply is an error, while the others go
+on. That is why commands don't go through redis-py's cluster client, which closes the connections to all nodes when a command to
+one of them fails (and costs twice as much). Its connections and its parser are used.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseErr
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.dependencies import Dependencies
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
-from cache_sidecar.core.tasks import cancel_and_wait, log_failure
+from cache_sidecar.core.tasks import BackgroundTasks, cancel_and_wait
 from cache_sidecar.tiers.redis.errors import as_failure
-from cache_sidecar.tiers.redis.node import Address, Command, RedisNode
+from cache_sidecar.tiers.redis.node import Address, Command, Connections, RedisNode
 
 SLOTS = 16_384
-# Times that a command is sent on to where a server says its slot is, and seconds before one that is to be tried again.
+# Times that a command is redirected to where a server says its slot is, and seconds before one that is to be tried again.
 HOPS, AGAIN = 3, 0.02
-# Seconds between two questions who holds what, however many commands fail.
+# Minimum seconds between two requests for the slot map, however many commands fail.
 MAP_EVERY = 0.2
 
 
@@ -34,7 +34,7 @@ class Routed(NamedTuple):
 
 
 class RedisNodes:
-    """All of them. Methods raise TierFailed."""
+    """The nodes, by what they hold. Methods raise TierFailed."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class RedisNodes:
         clock: Clock,
         dependencies: Dependencies,
     ) -> None:
-        """`seeds` are asked who holds what; None for `is_cluster` asks the first of them whether it is one.
+        """`seeds` are asked for the slot map; with None for `is_cluster`, the first of them is asked whether it is a cluster.
 
-        `max_connections` are to each shard, `timeout` is in seconds and for each command or pipeline.
+        `max_connections` is per node; `timeout` is in seconds, for each command or pipeline.
         """
         self._is_cluster = is_cluster
         self._connect = connect
@@ -58,14 +58,14 @@ class RedisNodes:
         self._clock = clock
         self._dependencies = dependencies
         self._seeds = [self._new(address) for address in seeds]
-        self._known = {shard.address: shard for shard in self._seeds}
+        self._known = {node.address: node for node in self._seeds}
         self._owners: dict[int, RedisNode] = {}
-        "The primary of each slot, once somebody said so."
+        "The primary of each slot; empty before the first slot map."
         self._ranges: Any = None
-        "What `CLUSTER SLOTS` said of them; None when somebody knew better since."
+        "The reply to `CLUSTER SLOTS` that `_owners` was built from; None after a redirection has contradicted it."
         self._mapping: asyncio.Task[None] | None = None
         self._mapped_at = 0.0
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     def _new(self, address: Address) -> RedisNode:
         return RedisNode(
@@ -74,68 +74,66 @@ class RedisNodes:
             max_connections=self._max_connections,
             timeout=self._timeout,
             clock=self._clock,
-            dependency=self._dependencies.of("redis", named(address)),
+            dependency=self._dependencies.of("redis", host_port(address)),
         )
+
+    def connections(self) -> dict[str, Connections]:
+        """Returns the connections to each node, by host:port."""
+        return {host_port(address): node.connections for address, node in self._known.items()}
 
     # Sending
 
     async def send(self, commands: Sequence[Routed]) -> list[Any]:
-        """Returns what was answered to each command, or the error: TierFailed of its shard, or a refusal of redis-py's kind."""
-        await self.ready()
+        """Returns the reply to each command, or its error: the TierFailed of its node, or a refusal of redis-py's kind."""
+        if not self._owners:
+            await self.ready()
         replies: list[Any] = [None] * len(commands)
-        await self._fill(replies, commands, range(len(commands)))
+        await self._dispatch(commands, range(len(commands)), replies)
         for _ in range(HOPS):
             again = [number for number, reply in enumerate(replies) if isinstance(reply, (MovedError, AskError, TryAgainError))]
             if not again:
                 break
-            await self._redirect(replies, commands, again)
+            await self._redirect(commands, again, replies)
         if any(isinstance(reply, ClusterDownError) for reply in replies):
-            self._look_again()
+            self._refresh_map()
         return replies
 
-    async def _fill(self, replies: list[Any], commands: Sequence[Routed], numbers: Iterable[int]) -> None:
-        """Has each shard answer its part, all of them at the same time."""
+    async def _dispatch(self, commands: Sequence[Routed], numbers: Iterable[int], replies: list[Any]) -> None:
+        """Sends each node its part of the commands, all at the same time, and puts the replies in their places."""
         parts: dict[RedisNode, list[int]] = {}
         for number in numbers:
-            shard = self._owners.get(commands[number].slot)
-            if shard is None:
-                replies[number] = TierFailed(Tier.L2, Failure.UNREACHABLE, "nobody holds the slot")
-                self._look_again()
+            node = self._owners.get(commands[number].slot)
+            if node is None:
+                replies[number] = TierFailed(Tier.L2, Failure.UNREACHABLE, "no node holds the slot")
+                self._refresh_map()
             else:
-                parts.setdefault(shard, []).append(number)
-        if len(parts) == 1:
-            ((shard, part),) = parts.items()
-            await self._fill_part(replies, commands, shard, part)
-        else:
-            await asyncio.gather(*(self._fill_part(replies, commands, shard, part) for shard, part in parts.items()))
+                parts.setdefault(node, []).append(number)
+        exchanges = [self._exchange(node, [commands[number].command for number in part]) for node, part in parts.items()]
+        # One alone needs no task of its own.
+        found = [await exchanges[0]] if len(exchanges) == 1 else await asyncio.gather(*exchanges)
+        for part, answers in zip(parts.values(), found, strict=True):
+            for number, answer in zip(part, answers, strict=True):
+                replies[number] = answer
 
-    async def _fill_part(self, replies: list[Any], commands: Sequence[Routed], shard: RedisNode, part: list[int]) -> None:
+    async def _exchange(self, node: RedisNode, commands: Sequence[Command]) -> list[Any]:
+        """Returns a node's replies; if it does not answer, its TierFailed for each. Another one may be the primary by now."""
         try:
-            answers = await self._exchange(shard, [commands[number].command for number in part])
+            return await node.exchange(commands)
         except TierFailed as error:
-            answers = [error] * len(part)
-        for number, answer in zip(part, answers, strict=True):
-            replies[number] = answer
+            self._refresh_map()
+            return [error] * len(commands)
 
-    async def _exchange(self, shard: RedisNode, commands: Sequence[Command]) -> list[Any]:
-        """Has a primary answer; if it does not, another one may be it by now."""
-        try:
-            return await shard.exchange(commands)
-        except TierFailed:
-            self._look_again()
-            raise
-
-    async def _redirect(self, replies: list[Any], commands: Sequence[Routed], numbers: list[int]) -> None:
-        """Sends commands on to where the servers said, and once more to those that said to try again."""
+    async def _redirect(self, commands: Sequence[Routed], numbers: list[int], replies: list[Any]) -> None:
+        """Sends commands to where the servers said, and once more those that are to be tried again."""
         asked: dict[int, AskError] = {number: replies[number] for number in numbers if isinstance(replies[number], AskError)}
         for number in numbers:
             if isinstance(replies[number], MovedError):
                 self._ranges = None
                 self._owners[commands[number].slot] = self._at(replies[number].host, replies[number].port)
-                self._look_again()
+                self._refresh_map()
         if any(isinstance(replies[number], TryAgainError) for number in numbers):
             await asyncio.sleep(AGAIN)
-        await self._fill(replies, commands, [number for number in numbers if number not in asked])
+        await self._dispatch(commands, [number for number in numbers if number not in asked], replies)
         for number, error in asked.items():
             try:
                 _, replies[number] = await self._at(error.host, error.port).exchange([("ASKING",), commands[number].command])
@@ -149,145 +147,143 @@ class RedisNodes:
         return self._known[address]
 
     async def ask(self, slot: int, *command: Any) -> Any:
-        """Returns what one command is answered."""
+        """Returns the reply to one command."""
         (reply,) = await self.send([Routed(slot, command)])
-        return checked(reply)
+        return unwrap(reply)
 
-    async def ask_all(self, *command: Any) -> dict[Address, Any]:
-        """Returns what each primary answers to a command, or its error."""
+    async def ask_all(self, commands: Sequence[Command]) -> dict[Address, list[Any]]:
+        """Returns each primary's replies to commands, or its error for each of them."""
         await self.ready()
-        shards = set(self._owners.values())
-        replies = await asyncio.gather(*(self._exchange(shard, [command]) for shard in shards), return_exceptions=True)
-        return {
-            shard.address: reply if isinstance(reply, BaseException) else reply[0]
-            for shard, reply in zip(shards, replies, strict=True)
-        }
+        nodes = set(self._owners.values())
+        replies = await asyncio.gather(*(self._exchange(node, commands) for node in nodes))
+        return {node.address: reply for node, reply in zip(nodes, replies, strict=True)}
 
     async def ask_node(self, address: Address, commands: Sequence[Command]) -> list[Any]:
-        """Returns what a node answers to commands, refusals among it. Nothing is sent on to another one. Raises TierFailed."""
-        shard = self._known.get(address)
-        if shard is None:
-            raise TierFailed(Tier.L2, Failure.UNREACHABLE, "it is none of the nodes any more")
-        return await self._exchange(shard, commands)
+        """Returns a node's replies to commands, refusals among them, and redirects none. Raises TierFailed."""
+        node = self._known.get(address)
+        if node is None:
+            raise TierFailed(Tier.L2, Failure.UNREACHABLE, "it no longer belongs to the cluster")
+        replies = await self._exchange(node, commands)
+        for reply in replies:
+            if isinstance(reply, TierFailed):
+                raise reply
+        return replies
 
     def holder(self, slot: int) -> Address | None:
-        """Returns which node a command for a slot would be sent to, as far as is known."""
-        shard = self._owners.get(slot)
-        return None if shard is None else shard.address
+        """Returns the node to which a command for a slot would be sent; None if it is not known."""
+        node = self._owners.get(slot)
+        return None if node is None else node.address
 
     async def scan(self, pattern: str, *, count: int) -> AsyncIterator[list[bytes]]:
-        """Yields the keys of all primaries that match a pattern, about so many at a time."""
+        """Yields the keys of all primaries that match a pattern, about `count` at a time."""
         await self.ready()
-        for shard in set(self._owners.values()):
+        for node in set(self._owners.values()):
             cursor: Any = 0
             while True:
-                (reply,) = await self._exchange(shard, [("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
-                cursor, keys = checked(reply)
+                (reply,) = await self._exchange(node, [("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
+                cursor, keys = unwrap(reply)
                 yield keys
                 if int(cursor) == 0:
                     break
 
-    # Who holds what
+    # The slot map
 
     async def ready(self) -> None:
-        """Returns when it is known who holds what."""
+        """Returns when it is known which node holds which slot."""
         if not self._owners:
-            await self._map_shared()
+            await self._map_once()
 
-    def grouped(self, slots: Iterable[int]) -> list[list[int]]:
-        """Returns the positions of slots, those of one shard together, as far as is known."""
+    def group_by_node(self, slots: Iterable[int]) -> list[list[int]]:
+        """Returns the positions of slots, those of one node together, as far as is known."""
         groups: dict[RedisNode | None, list[int]] = {}
         for position, slot in enumerate(slots):
             groups.setdefault(self._owners.get(slot), []).append(position)
         return list(groups.values())
 
     async def owners(self) -> dict[Address, list[int]]:
-        """Asks who holds what, and returns the slots of each primary."""
-        await self._map_shared()
+        """Asks for the slot map, and returns the slots of each primary."""
+        await self._map_once()
         found: dict[Address, list[int]] = {}
-        for slot, shard in self._owners.items():
-            found.setdefault(shard.address, []).append(slot)
+        for slot, node in self._owners.items():
+            found.setdefault(node.address, []).append(slot)
         return found
 
-    def _look_again(self) -> None:
-        """Asks who holds what, behind the reply, unless that was just done."""
-        loop = asyncio.get_running_loop()
-        if self._is_cluster and self._mapping is None and loop.time() - self._mapped_at >= MAP_EVERY:
+    def _refresh_map(self) -> None:
+        """Asks for the slot map in the background, unless that has just been done."""
+        now = asyncio.get_running_loop().time()
+        if self._is_cluster and self._mapping is None and now - self._mapped_at >= MAP_EVERY:
             self._start_mapping()
 
-    async def _map_shared(self) -> None:
+    async def _map_once(self) -> None:
+        """Asks for the slot map, or waits for the request under way."""
         # Shielded: one caller's cancellation must not take the answer from the others.
         await asyncio.shield(self._mapping or self._start_mapping())
 
     def _start_mapping(self) -> asyncio.Task[None]:
-        self._mapping = asyncio.get_running_loop().create_task(self._map())
-        self._mapping.add_done_callback(self._mapped)
+        self._mapping = self._tasks.spawn(self._map())
+        self._mapping.add_done_callback(self._on_mapping_ended)
         return self._mapping
 
-    def _mapped(self, task: asyncio.Task[None]) -> None:
+    def _on_mapping_ended(self, task: asyncio.Task[None]) -> None:
         self._mapping = None
         self._mapped_at = task.get_loop().time()
-        log_failure(task)  # whoever waits for it is told; nobody may be
 
     async def _map(self) -> None:
         if self._is_cluster is None:
             (info,) = await self._seeds[0].exchange([("INFO", "cluster")])
-            self._is_cluster = b"cluster_enabled:1" in checked(info)
+            self._is_cluster = b"cluster_enabled:1" in unwrap(info)
         if not self._is_cluster:
             self._owners = dict.fromkeys(range(SLOTS), self._seeds[0])
             return
         failed = TierFailed(Tier.L2, Failure.UNREACHABLE)
         primaries = list(set(self._owners.values()))
-        for shard in (*random.sample(primaries, len(primaries)), *(one for one in self._seeds if one not in primaries)):
+        for node in (*random.sample(primaries, len(primaries)), *(one for one in self._seeds if one not in primaries)):
             try:
-                (reply,) = await shard.exchange([("CLUSTER", "SLOTS")])
-                self._adopt(checked(reply), shard.address[0])
+                (reply,) = await node.exchange([("CLUSTER", "SLOTS")])
+                self._adopt(unwrap(reply), node.address[0])
             except TierFailed as error:
                 failed = error
             else:
                 in_use = set(self._owners.values())
                 for known in self._known.values():
                     if known not in in_use:
-                        known.dependency.works()  # nothing depends on one that holds no slot; it was asked who does
+                        known.dependency.report_success()  # it holds no slot: nothing depends on it
                 return
         raise failed
 
     def _adopt(self, ranges: Any, host: str) -> None:
-        """Takes what `CLUSTER SLOTS` says; the server that was asked is at `host`."""
+        """Applies a reply to `CLUSTER SLOTS` from the server at `host`."""
         if ranges == self._ranges:
-            return  # 16,384 slots take milliseconds, again and again while a shard is away
+            return  # to build 16,384 entries takes milliseconds, again and again while a node is down
         owners: dict[int, RedisNode] = {}
         for first, last, primary, *_ in ranges:
-            shard = self._at(_text(primary[0]) or host, primary[1])
-            owners.update(dict.fromkeys(range(first, last + 1), shard))
+            node = self._at(_text(primary[0]) or host, primary[1])
+            owners.update(dict.fromkeys(range(first, last + 1), node))
         if not owners:
-            raise TierFailed(Tier.L2, Failure.UNREACHABLE, "nobody holds a slot")
+            raise TierFailed(Tier.L2, Failure.UNREACHABLE, "no node holds a slot")
         self._owners, self._ranges = owners, ranges
         kept = {*owners.values(), *self._seeds}
-        for address, shard in list(self._known.items()):
-            if shard not in kept:
+        for address, node in list(self._known.items()):
+            if node not in kept:
                 del self._known[address]
-                self._dependencies.forget("redis", named(address))
-                task = asyncio.get_running_loop().create_task(shard.close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
-                task.add_done_callback(log_failure)
+                self._dependencies.forget("redis", host_port(address))
+                self._tasks.spawn(node.close())
 
     async def close(self) -> None:
         """Closes all connections."""
         if self._mapping is not None:
             await cancel_and_wait(self._mapping)
-        await asyncio.gather(*self._closing, *(shard.close() for shard in self._known.values()), return_exceptions=True)
+        await asyncio.gather(self._tasks.join(), *(node.close() for node in self._known.values()), return_exceptions=True)
 
 
-def named(address: Address) -> str:
+def host_port(address: Address) -> str:
     """Returns an address as host:port."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def checked(reply: Any) -> Any:
-    """Returns a reply that is no error. Raises TierFailed."""
+def unwrap(reply: Any) -> Any:
+    """Returns a reply; raises TierFailed if it is an error."""
     if isinstance(reply, TierFailed):
         raise reply
     if isinstance(reply, ResponseError):

@@ -1,4 +1,4 @@
-"""What redis-py raises, as TierFailed."""
+"""Maps what redis-py raises to TierFailed."""
 
 import re
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ _FAILURES = (
     ((RedisError,), Failure.REFUSED),
 )
 KNOWN = (RedisError, TimeoutError, OSError, RuntimeError)
-# What uvloop says, as a RuntimeError, to who writes to a connection that was lost a moment ago; redis-py passes it on.
+# uvloop's RuntimeError for a write to a connection that was lost a moment ago; redis-py passes it on.
 _LOST = "the handler is closed"
-# What Redis adds to its words, and differs from call to call: arguments, such as a customer's id, and the place in a script.
-_DETAILS = re.compile(r",? with args beginning with.*|,? script: (\S+, )?on @user_function:\d+.*", re.DOTALL)
+# What Redis adds to its messages that differs from call to call: arguments, such as a customer's id, and the line of a script.
+_DETAILS = re.compile(r",? with args beginning with.*|,? script: (\S+, )?on @user_(?:function|script):\d+.*", re.DOTALL)
 
 
 def words(error: Exception) -> str:
-    """Returns what Redis said, with the code that redis-py takes off; empty when it said nothing."""
+    """Returns the message of Redis, with the code that redis-py strips; empty if there is none."""
     text, code = without_details(str(error)), getattr(error, "status_code", None)
     return f"{code} {text}" if code and not text.startswith(code) else text
 
 
 def as_failure(error: Exception) -> TierFailed:
-    """Returns what one of the `KNOWN` errors says of Redis. Raises a RuntimeError that says nothing of it."""
+    """Maps one of the `KNOWN` errors. Raises it again if it is a RuntimeError that does not come from the connection."""
     if isinstance(error, RuntimeError):
         if _LOST not in str(error):
             raise error
@@ -40,13 +40,13 @@ def as_failure(error: Exception) -> TierFailed:
 
 
 def without_details(text: str) -> str:
-    """Returns what Redis said without what differs from call to call."""
+    """Returns a message of Redis without what differs from call to call."""
     return _DETAILS.sub("", text)
 
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turns whatever redis-py raises into TierFailed."""
+    """Raises as TierFailed whatever redis-py raises."""
     try:
         yield
     except KNOWN as error:

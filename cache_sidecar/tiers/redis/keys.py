@@ -1,8 +1,7 @@
-"""The names of everything we have in Redis."""
+"""The names of all keys and channels that we use in Redis."""
 
-import hashlib
 from dataclasses import dataclass
-from importlib import resources
+from hashlib import blake2b
 
 from redis.crc import key_slot
 
@@ -14,7 +13,7 @@ _SLOTS = tuple(key_slot(tag.encode()) for tag in _TAGS)
 
 @dataclass(frozen=True)
 class KeyNames:
-    """The names of everything we have in Redis, all within one namespace."""
+    """The names within one namespace."""
 
     namespace: str
 
@@ -27,7 +26,7 @@ class KeyNames:
         return f"{self.namespace}:{dataset}:*"
 
     def id_of(self, dataset: str, key: bytes) -> str | None:
-        """Returns the id whose value a key holds, or None for somebody else's key."""
+        """Returns the id whose value a key holds, or None for a key of another program."""
         try:
             id = key.decode().removeprefix(f"{self.namespace}:{dataset}:")[len(_TAGS[0]) + 1 :]
         except UnicodeDecodeError:
@@ -35,7 +34,7 @@ class KeyNames:
         return id if self.key(dataset, id).encode() == key else None
 
     def claim(self, dataset: str, id: str) -> str:
-        """Returns the key that says who refreshes an id."""
+        """Returns the key of the claim to refresh an id."""
         return f"{self.namespace}:claim:{_TAGS[partition_of(id)]}:{dataset}:{id}"
 
     def counter(self, partition: int) -> str:
@@ -46,20 +45,26 @@ class KeyNames:
         """Returns the channel of a partition's messages."""
         return f"{self.namespace}:inv:{_TAGS[partition]}"
 
+    def probe(self, partition: int, name: str) -> str:
+        """Returns a channel of one subscription, in the slot of a partition; its name is that of no partition's channel."""
+        return f"{self.namespace}:inv:probe:{_TAGS[partition]}:{name}"
+
     def check(self, partition: int) -> tuple[str, str]:
-        """Returns a key and a channel that nobody uses, to try what Redis allows; in the slot of a partition."""
+        """Returns a key and a channel without other use, to try what Redis permits; in the slot of a partition."""
         return f"{self.namespace}:check:{_TAGS[partition]}", f"{self.namespace}:inv:check:{_TAGS[partition]}"
 
-    def told(self, role: str, partition: int) -> str:
-        """Returns the key that says up to when a partition was told of everything committed in a database."""
+    def reading(self, partition: int, names: bytes) -> str:
+        """Returns the key under which a reading of keys with these names is shared, in the slot of a partition."""
+        return f"{self.namespace}:reading:{_TAGS[partition]}:{blake2b(names, digest_size=8).hexdigest()}"
+
+    def watermark(self, role: str, partition: int) -> str:
+        """Returns the key of a partition's watermark: up to when what was committed in a database has been published."""
         return f"{self.namespace}:told:{_TAGS[partition]}:{role}"
 
-    def slot(self, partition: int) -> int:
-        """Returns the cluster slot in which a partition lives."""
-        return int(_SLOTS[partition])
+    def events(self, partition: int) -> str:
+        """Returns the key of a stream of user events."""
+        return f"{self.namespace}:events:{_TAGS[partition]}"
 
-    def library(self) -> tuple[str, str]:
-        """Returns name and code of the function library."""
-        code = resources.files("cache_sidecar.tiers.redis").joinpath("functions.lua").read_text()
-        name = f"{self.namespace}_{hashlib.sha256(code.encode()).hexdigest()[:8]}"
-        return name, f"#!lua name={name}\n{code.replace('LIBRARY', name)}"
+    def slot(self, partition: int) -> int:
+        """Returns the cluster slot of a partition."""
+        return int(_SLOTS[partition])

@@ -1,45 +1,57 @@
-"""What a relay and the sidecars of its region tell each other through Redis, beside the changes themselves."""
+"""The relay's watermarks in Redis: up to when everything committed has been published, in each partition."""
 
 import asyncio
 import itertools
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from cache_sidecar.core import telemetry
 from cache_sidecar.core.errors import TierFailed
+from cache_sidecar.core.log_limit import LogLimit
 from cache_sidecar.tiers.ports import PARTITIONS, Primary, Watermark
 from cache_sidecar.tiers.redis.client import RedisClient
-from cache_sidecar.tiers.redis.cluster import checked
+from cache_sidecar.tiers.redis.cluster import unwrap
 from cache_sidecar.tiers.redis.keys import KeyNames
+from cache_sidecar.tiers.redis.macs import Macs
 from cache_sidecar.tiers.redis.node import Address
+from cache_sidecar.tiers.redis.reading import NodeReader
+
+# Seconds between two log lines about watermarks without a valid MAC.
+LOG_EVERY = 60.0
 
 
 class RedisWatermarks:
     """See `ports.RelayWatermarks`."""
 
-    def __init__(self, connection: RedisClient, names: KeyNames) -> None:
-        self._shards = connection.shards
+    def __init__(self, connection: RedisClient, names: KeyNames, *, macs: Macs | None = None) -> None:
+        """With `macs`, watermarks are signed, and those of other programs are not read."""
+        self._macs = macs
+        self._limit = LogLimit(every=LOG_EVERY)
+        self._cluster = connection.cluster
         self._names = names
-        self._counts = f"{names.library()[0]}_counts"
+        self._readers: dict[Address, NodeReader] = {}
         self._name = secrets.token_hex(8)
         self._numbers = itertools.count(1)
 
     async def primaries(self) -> Sequence[Primary]:
-        """Looks at every primary. Raises TierFailed when none answers."""
-        # One that is no primary any more names the history it follows now.
-        replies = await self._shards.ask_all("INFO", "replication")
-        held = self._held()
+        """Returns every primary. Raises TierFailed when none answers."""
+        # A node that has become a replica returns the history of its new primary.
+        answers = await self._cluster.ask_all([("INFO", "replication")])
+        replies = {address: reply for address, (reply,) in answers.items()}
+        held = self._partitions_by_node()
         found = [Primary(address, _history(reply), frozenset(held.get(address, ()))) for address, reply in replies.items()]
         if all(primary.history is None for primary in found):
             for reply in replies.values():
-                checked(reply)
+                unwrap(reply)
         return found
 
-    async def caught_up(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
-        """Says in partitions, on the nodes given, that they were told of what was committed before a moment.
+    async def write_watermarks(self, roles: Sequence[str], moment: float, primaries: Sequence[Primary]) -> None:
+        """Writes into the partitions of primaries that everything committed before a moment has been published there.
 
-        Not sent on by a node that holds one of them no more: the other node is not the one that was looked at. Raises
-        TierFailed when no node takes it.
+        Redirections are not followed: the other node is not the one that was inspected, and may lack changes. Raises TierFailed
+        when no node accepts it.
         """
         value = f"{moment:.3f} {self._name} {next(self._numbers)}"
         marking = [self._write(primary, roles, value) for primary in primaries if primary.partitions]
@@ -48,21 +60,23 @@ class RedisWatermarks:
             raise failed[0]
 
     async def _write(self, primary: Primary, roles: Sequence[str], value: str) -> TierFailed | None:
-        commands = [("SET", self._names.told(role, partition), value) for role in roles for partition in primary.partitions]
+        keys = [self._names.watermark(role, partition) for role in roles for partition in primary.partitions]
+        macs = self._macs
+        commands = [("SET", key, value if macs is None else f"{value} {macs.sign(key, value.encode()).hex()}") for key in keys]
         try:
-            checked((await self._shards.ask_node(primary.address, commands))[0])
+            unwrap((await self._cluster.ask_node(primary.address, commands))[0])
         except TierFailed as error:
             return error
         return None
 
-    async def marks(self, roles: Sequence[str]) -> Mapping[str, Mapping[int, Watermark]]:
-        """Returns the mark of each partition, by role; those without one, or that cannot be asked, are left out.
+    async def read_watermarks(self, roles: Sequence[str], *, shared: bool = False) -> Mapping[str, Mapping[int, Watermark]]:
+        """Returns the watermark of each partition, by role, without those that have none or do not answer.
 
-        Raises TierFailed when none can.
+        With `shared`, those that another sidecar may have read just before. Raises TierFailed when none can.
         """
-        await self._shards.ready()
-        held = self._held()
-        replies = await asyncio.gather(*(self._read(address, roles, parts) for address, parts in held.items()))
+        await self._cluster.ready()
+        held = self._partitions_by_node()
+        replies = await asyncio.gather(*(self._read(address, roles, parts, shared=shared) for address, parts in held.items()))
         errors = [reply for reply in replies if isinstance(reply, TierFailed)]
         if errors and len(errors) == len(replies):
             raise errors[0]
@@ -72,25 +86,44 @@ class RedisWatermarks:
                 continue
             subjects = [(role, partition) for role in roles for partition in partitions]
             for (role, partition), value in zip(subjects, values, strict=True):
-                if mark := _mark(value):
+                if mark := self._parse(self._names.watermark(role, partition), value):
                     found[role][partition] = mark
         return found
 
-    async def _read(self, address: Address, roles: Sequence[str], partitions: Sequence[int]) -> Any:
-        keys = [self._names.told(role, partition) for role in roles for partition in partitions]
+    async def _read(self, address: Address, roles: Sequence[str], partitions: Sequence[int], *, shared: bool) -> Any:
+        keys = [self._names.watermark(role, partition) for role in roles for partition in partitions]
+        reader = self._readers.get(address)
+        if reader is None or reader.keys != keys:
+            reader = self._readers[address] = NodeReader(self._names, keys, partitions[0])
         try:
-            (values,) = await self._shards.ask_node(address, [("FCALL", self._counts, 0, *keys)])
-            if isinstance(values, Exception):  # nobody has loaded our functions, or a partition has just moved
-                values = await self._shards.ask_node(address, [("GET", key) for key in keys])
+            found = await reader.read(partial(self._cluster.ask_node, address), shared=shared)
+            # The script is refused: it is not loaded, or a partition has just moved.
+            return found[0].values if found else await self._cluster.ask_node(address, [("GET", key) for key in keys])
         except TierFailed as error:
             return error
-        return values
 
-    def _held(self) -> dict[Address, list[int]]:
+    def _parse(self, key: str, value: Any) -> Watermark | None:
+        """Returns the watermark; None if there is none, or another program wrote it."""
+        try:
+            moment, by, number, *mac = value.decode().split(" ")
+            watermark = Watermark(float(moment), by, int(number))
+            signature = bytes.fromhex(mac[0]) if mac else b""
+        except (AttributeError, ValueError):
+            return None
+        if self._macs is None or self._macs.is_valid(signature, key, f"{moment} {by} {number}".encode()):
+            return watermark
+        if self._limit.should_log():
+            telemetry.log.error(
+                "ignoring watermarks without a valid MAC: another program wrote them, or a relay without these keys",
+                since_last=self._limit.count,
+            )
+        return None
+
+    def _partitions_by_node(self) -> dict[Address, list[int]]:
         """Returns the partitions that each primary holds, as far as is known."""
         held: dict[Address, list[int]] = {}
         for partition in range(PARTITIONS):
-            if (address := self._shards.holder(self._names.slot(partition))) is not None:
+            if (address := self._cluster.holder(self._names.slot(partition))) is not None:
                 held.setdefault(address, []).append(partition)
         return held
 
@@ -100,11 +133,3 @@ def _history(reply: Any) -> str | None:
         return None
     lines = dict(line.partition(":")[::2] for line in reply.decode().splitlines())
     return str(lines["master_replid"])
-
-
-def _mark(value: Any) -> Watermark | None:
-    try:
-        moment, by, number = value.decode().split(" ")
-        return Watermark(float(moment), by, int(number))
-    except (AttributeError, ValueError):
-        return None  # none, or somebody else's

@@ -1,1 +1,1 @@
-"""What is done when a tier is slow, full or away."""
+"""Handling of tiers that are slow, full or down."""

@@ -1,4 +1,4 @@
-"""A circuit breaker: leaves alone what is known to be away, and lets one piece of work through now and then, to see.
+"""A circuit breaker: fails work at once while a tier is known to be down, and lets one piece of work through now and then.
 
 The pattern is Nygard's (Release It!, 2007).
 """
@@ -17,23 +17,27 @@ REACHED = "reached"
 class Breaker:
     """Opens after `BREAK_AFTER` failures in a row.
 
-    After `BREAK_FOR` seconds one piece of work is let through, while the rest goes on being refused until that one succeeds.
+    After `BREAK_FOR` seconds one piece of work, the trial, is let through; the rest is refused until a trial succeeds.
     """
 
     def __init__(
         self, tier: Tier, *, clock: Clock, dependency: Dependency | None = None, effect: str = "", problem: str = REACHED
     ) -> None:
-        """`dependency` is told of a problem while the breaker is open, and what that costs callers: `effect`."""
+        """While the breaker is open, `problem` is reported to `dependency`, with its `effect` on callers."""
         self._tier = tier
         self._clock = clock
         self._dependency = dependency
         self._effect = effect
         self._problem = problem
-        self._is_told = False
+        self._is_reported = False
         self._detail = ""
-        "What the tier said when it last failed."
+        "The tier's error message of its last failure."
         self._failures = 0
-        self._closed_until = 0.0
+        self._next_trial_at = 0.0
+        self.opened = 0
+        "How often it opened."
+        if dependency is not None:
+            dependency.breakers[problem] = self
 
     @property
     def is_open(self) -> bool:
@@ -41,40 +45,41 @@ class Breaker:
         return self._failures >= BREAK_AFTER
 
     def admit(self) -> bool:
-        """Returns whether this is the one piece of work that is let through to see. Raises TierFailed if it may not run."""
+        """Returns whether this is the trial. Raises TierFailed if the work may not run."""
         if self._failures < BREAK_AFTER:
             return False
         now = self._clock.now()
-        if now < self._closed_until:
+        if now < self._next_trial_at:
             raise self.refusal()
-        # The others wait for its outcome.
-        self._closed_until = now + BREAK_FOR
+        # Others are refused until the outcome of this one is known, or it has been out for as long again.
+        self._next_trial_at = now + BREAK_FOR
         return True
 
     def refusal(self) -> TierFailed:
-        """Returns what refused work gets, with the tier's own words when it last failed: whoever gets it may pass them on."""
+        """Returns the error of refused work, with the tier's last error message."""
         return TierFailed(self._tier, Failure.UNREACHABLE, self._detail)
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Records that the tier answered, even with a refusal."""
         self._failures = 0
-        if self._is_told and self._dependency is not None:
-            self._is_told = False
-            self._dependency.works(self._problem)
+        if self._is_reported and self._dependency is not None:
+            self._is_reported = False
+            self._dependency.report_success(self._problem)
 
-    def failed(self, error: TierFailed) -> None:
-        """Takes that work failed."""
+    def record_failure(self, error: TierFailed) -> None:
+        """Records that work failed."""
         if error.failure is Failure.REFUSED or error.failure is Failure.CONFLICT:
-            self.succeeded()  # it answered: others may be served
+            self.record_success()  # the tier answered, and may well serve other work
         elif error.failure is not Failure.BUSY:
             self._failures += 1
             if self._failures >= BREAK_AFTER:
-                self._closed_until = self._clock.now() + BREAK_FOR
+                self.opened += self._failures == BREAK_AFTER
+                self._next_trial_at = self._clock.now() + BREAK_FOR
                 self._detail = error.detail or error.failure.value
-                self.tell(error)
+                self.report(error)
 
-    def tell(self, error: TierFailed) -> None:
-        """Tells the dependency, before the breaker opens by itself."""
+    def report(self, error: TierFailed) -> None:
+        """Reports the problem to the dependency, if need be before the breaker opens by itself."""
         if self._dependency is not None:
-            self._is_told = True
-            self._dependency.failed(error.detail or error.failure.value, effect=self._effect, problem=self._problem)
+            self._is_reported = True
+            self._dependency.report_failure(error.detail or error.failure.value, effect=self._effect, problem=self._problem)

@@ -1,4 +1,4 @@
-"""Those who fill carts, two tabs and more at once, through any sidecar."""
+"""Clients that fill carts, two tabs and more at once, through any sidecar."""
 
 import asyncio
 import random
@@ -12,11 +12,11 @@ from cache_sidecar.v1 import cart_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import ReadOptions
 from cache_sidecar.v1.cart_pb2 import Cart, CartItem
 from cache_sidecar.v1.cart_service_pb2_grpc import CartServiceStub
-from tests.cart_model import lines_of
 from tests.consistency.load import Load, Outcome, read_of
 from tests.consistency.rulebook import CARTS
 from tests.consistency.rules.changes import Change
-from tests.customers import item
+from tests.support.cart_model import lines_of
+from tests.support.customers import item
 
 DATASET = "cart"
 # Products that are put into carts, and seconds that a client waits between two calls, on average.
@@ -28,7 +28,7 @@ CROWDED, CROWD = 0.3, 4
 
 
 def user_of(cart: int) -> str:
-    """Returns whose cart it is."""
+    """Returns the cart's user_id."""
     return f"cart-{cart:03}"
 
 

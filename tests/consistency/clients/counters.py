@@ -1,4 +1,4 @@
-"""Who looks at how many operations on Redis and PostgreSQL failed in each sidecar; see `rules/told.py`."""
+"""Clients that poll how many operations on Redis and PostgreSQL failed in each sidecar; see `rules/told.py`."""
 
 import asyncio
 from collections import Counter
@@ -12,12 +12,12 @@ from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceStub
 from tests.consistency.load import Load
 from tests.consistency.rules.told import Look
 
-# Seconds between two looks.
+# Seconds between two polls.
 EVERY = 0.2
 
 
 class Looker:
-    """Looks at one sidecar."""
+    """Polls one sidecar."""
 
     def __init__(self, load: Load, sidecar: int, channels: Mapping[int, grpc.aio.Channel]) -> None:
         self._load = load
@@ -26,7 +26,7 @@ class Looker:
         self._get_stats = stub.GetStats
 
     async def run(self) -> None:
-        """Looks until it is stopped."""
+        """Polls until it is stopped."""
         while not self._load.is_stopping:
             outcome = await self._load.call("admin", self._sidecar, self._get_stats, GetStatsRequest())
             if outcome.reply is not None:

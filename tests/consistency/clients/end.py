@@ -1,4 +1,4 @@
-"""What is compared when nothing changes any more."""
+"""The comparison once everything is at rest."""
 
 import asyncio
 import time
@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import psycopg
 
-from tests.cart_model import lines_of
 from tests.consistency.clients.carts import CartClient, user_of
 from tests.consistency.clients.products import ProductClient
 from tests.consistency.clients.stock import Auditor, StockClient
 from tests.consistency.load import Load
 from tests.consistency.rulebook import CARTS
-from tests.sidecars import until
+from tests.support.cart_model import lines_of
+from tests.support.until import until
 
 # Seconds that everything has to come to rest: far longer than it takes, and than any bound.
 PATIENCE = 60.0
@@ -43,7 +43,7 @@ class AtRest:
         self._deadline = 0.0
 
     async def compare(self, ids: Sequence[str]) -> None:
-        """Returns when all was compared; what is not as it has to be in time is a violation."""
+        """Waits until everything was compared; what is not right in time is a violation."""
         self._deadline = time.monotonic() + self._patience
         with self._load.during("rest"):
             await self._auditor.at_rest(until=self._deadline)
@@ -69,13 +69,13 @@ class AtRest:
         return {number: found.get(number, 0) for number in range(len(ids))}
 
     async def _every_change(self) -> None:
-        """Compares each cart in PostgreSQL with what the acknowledged changes make."""
+        """Compares each cart in PostgreSQL with the acknowledged changes."""
         for cart in range(CARTS):
             read = await until(lambda number=cart: self._carts.stored(number))
             self._load.rules.changes.read(cart, lines_of(read))
 
     async def _sidecar(self, dataset: str, sidecar: int, read: Callable[[], Awaitable[Versions]], expected: Versions) -> None:
-        """Reads until a sidecar shows what PostgreSQL holds, and does not mark it stale."""
+        """Reads until a sidecar shows what PostgreSQL holds, not marked stale."""
         while (found := await read()) != expected and time.monotonic() < self._deadline:
             await asyncio.sleep(0.2)
         for number, version in expected.items():

@@ -1,4 +1,4 @@
-"""Those who call a sidecar that nobody called for a while: what it last knew of the cluster may be out of date."""
+"""Clients that call an idle sidecar, whose view of the cluster may be out of date."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Those who read and write a few hot products, and another program that changes them in plain SQL."""
+"""Clients that read and write a few hot products, and another program that changes them in plain SQL."""
 
 import asyncio
 import random
@@ -45,7 +45,7 @@ async def make_products(dsn: str, count: int) -> list[str]:
 
 
 class ProductClient:
-    """One application beside one sidecar."""
+    """One application with its sidecar."""
 
     def __init__(self, load: Load, ids: Sequence[str], sidecar: int, channel: grpc.aio.Channel, chance: random.Random) -> None:
         self._load = load
@@ -119,7 +119,7 @@ class ProductClient:
         )
         request.update_mask.paths.append("title")
         streams = load.rules.begun(DATASET)
-        for _ in range(2):  # as a client that wants to know repeats it
+        for _ in range(2):  # repeated, as a client does whose call has an unknown outcome
             outcome = await load.call(DATASET, self._sidecar, self._update, request.SerializeToString(), is_write=True)
             if outcome.reply is not None:
                 version = int(pb.UpdateProductResponse.FromString(outcome.reply).product.etag, 16)

@@ -1,4 +1,4 @@
-"""Those who log in, look around through any sidecar, and log out."""
+"""Clients that log in, use their session through any sidecar, and log out."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Those who reserve, buy, give back and count stock, through any sidecar."""
+"""Clients that reserve, buy, release and count stock, through any sidecar."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from cache_sidecar.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from tests.consistency.load import Load, Outcome, read_of
 from tests.consistency.rulebook import CONTENDED, OWNED
 from tests.consistency.rules.pieces import COMMITTED, EXPIRED, RELEASED, Stored
-from tests.stockroom import reserving
+from tests.support.stockroom import reserving
 
 DATASET = "inventory"
 STOCK = (*CONTENDED, *OWNED)

@@ -1,4 +1,4 @@
-"""Those who watch products, carts and stock, and resume when the stream breaks."""
+"""Clients that watch products, carts and stock, and resume when the stream breaks."""
 
 import asyncio
 import random

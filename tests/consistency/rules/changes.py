@@ -10,8 +10,8 @@ what each of the replies says: a change that was lost, made twice, or made of an
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.cart_model import Key, Line, ModelCart
 from tests.consistency.rules.log import Log
+from tests.support.cart_model import Key, Line, ModelCart
 
 Lines = dict[Key, Line]
 Change = Callable[[ModelCart], object]
@@ -29,10 +29,10 @@ class Changes:
     def __init__(self, carts: int, log: Log) -> None:
         self.checked = 0
         "Changes that were compared."
-        self._log = log
-        self._carts = [ModelCart() for _ in range(carts)]
+        self.log = log
+        self.carts = [ModelCart() for _ in range(carts)]
         self._under_way = [0] * carts
-        self._done: list[list[_Done]] = [[] for _ in range(carts)]
+        self.pending: list[list[_Done]] = [[] for _ in range(carts)]
 
     def begun(self, cart: int) -> None:
         """Takes that a change is under way, until `done` or `refused`; a client repeats it until it knows."""
@@ -40,7 +40,7 @@ class Changes:
 
     def done(self, cart: int, version: int, change: Change, lines: Lines) -> None:
         """Takes what was acknowledged: a version, and what the cart is then."""
-        self._done[cart].append(_Done(version, change, lines))
+        self.pending[cart].append(_Done(version, change, lines))
         self._ended(cart)
 
     def refused(self, cart: int) -> None:
@@ -49,16 +49,16 @@ class Changes:
 
     def read(self, cart: int, lines: Lines) -> None:
         """Takes what PostgreSQL holds at the end."""
-        expected = self._carts[cart].lines
+        expected = self.carts[cart].lines
         if lines != expected:
-            self._log.add("cart", "lost", cart=cart, **_difference(lines, expected))
+            self.log.add("cart", "lost", cart=cart, **_difference(lines, expected))
 
     def _ended(self, cart: int) -> None:
         self._under_way[cart] -= 1
         if self._under_way[cart]:
             return
-        done = sorted(self._done[cart], key=lambda one: one.version)
-        self._done[cart].clear()
+        done = sorted(self.pending[cart], key=lambda one: one.version)
+        self.pending[cart].clear()
         while done:
             # A change that changes nothing has the version of the one before it: of those with one version, the one that fits.
             first = [one for one in done if one.version == done[0].version]
@@ -68,7 +68,7 @@ class Changes:
 
     def _made(self, cart: int, one: _Done) -> Lines:
         """Returns what a change makes of a cart as it is."""
-        model = ModelCart(dict(self._carts[cart].lines))
+        model = ModelCart(dict(self.carts[cart].lines))
         one.change(model)
         return model.lines
 
@@ -76,8 +76,8 @@ class Changes:
         self.checked += 1
         expected = self._made(cart, one)
         if one.lines != expected:
-            self._log.add("cart", "lost", cart=cart, version=one.version, **_difference(one.lines, expected))
-        self._carts[cart].lines = dict(one.lines)  # so that an error is told once
+            self.log.add("cart", "lost", cart=cart, version=one.version, **_difference(one.lines, expected))
+        self.carts[cart].lines = dict(one.lines)  # so that an error is told once
 
 
 def _difference(found: Lines, expected: Lines) -> dict[str, object]:

@@ -50,7 +50,7 @@ class Pieces:
     grants: int = 0
     adjusted: Counter[int] = field(default_factory=Counter)
     "Pieces that acknowledged adjustments added."
-    _reservations: dict[str, _Reservation] = field(default_factory=dict)
+    reservations: dict[str, _Reservation] = field(default_factory=dict)
     _may_be_added: Counter[int] = field(default_factory=Counter)
     "Pieces that adjustments added, or may yet."
     _certain: Counter[int] = field(default_factory=Counter)
@@ -58,14 +58,14 @@ class Pieces:
     _sold: Counter[int] = field(default_factory=Counter)
     "Pieces of committed reservations that were audited."
     _audited: int = 0
-    _first: dict[str, str] = field(default_factory=dict)
+    first_replies: dict[str, str] = field(default_factory=dict)
     "The first reply to a request_id."
 
     def clocks_differ(self, seconds: float) -> None:
         """From now on a reservation may expire so much earlier."""
         more = max(0.0, seconds - self.clock)
         self.clock += more
-        for reservation in self._reservations.values():
+        for reservation in self.reservations.values():
             reservation.expires -= more
 
     # Reservations
@@ -73,7 +73,7 @@ class Pieces:
     def granted(self, id: str, pieces: Mapping[int, int], *, called: float, hold: float, at: float) -> None:
         """Takes an acknowledged reservation, which expires `hold` seconds after a moment that is not before the call."""
         self.grants += 1
-        reservation = self._reservations[id] = _Reservation(pieces, expires=called + hold - self.clock)
+        reservation = self.reservations[id] = _Reservation(pieces, expires=called + hold - self.clock)
         if reservation.expires <= at:
             reservation.may_be_over = True
             return
@@ -81,15 +81,18 @@ class Pieces:
         for product in pieces:
             limit = self.stock[product] + self._may_be_added[product]
             if self._certain[product] > limit:
+                # One that expired since time was last looked at may have made room for this one.
+                self.passed(at)
+            if self._certain[product] > limit:
                 self.log.add(_DATASET, "oversold", product=product, held_or_sold=self._certain[product], limit=limit)
 
     def ending(self, id: str) -> None:
         """Takes that a call begins that may give back what a reservation holds."""
-        self._uncertain(self._reservations[id])
+        self._uncertain(self.reservations[id])
 
     def ended(self, id: str, state: str) -> None:
         """Takes what a reservation came to."""
-        reservation = self._reservations[id]
+        reservation = self.reservations[id]
         reservation.state = state
         if state in {RELEASED, EXPIRED}:
             self._uncertain(reservation)
@@ -98,7 +101,7 @@ class Pieces:
 
     def over_already(self, id: str, state: str, *, replied: float) -> None:
         """Takes that a call found a reservation that nobody ended over."""
-        reservation = self._reservations[id]
+        reservation = self.reservations[id]
         if replied < reservation.expires and not reservation.may_be_over:
             left = reservation.expires - replied
             self.log.add(_DATASET, "expired", reservation=id, state=state, left=left)
@@ -106,7 +109,7 @@ class Pieces:
 
     def passed(self, now: float) -> None:
         """Takes that time passed: what may have expired may be sold again."""
-        for reservation in self._reservations.values():
+        for reservation in self.reservations.values():
             if reservation.expires <= now:
                 self._uncertain(reservation)
 
@@ -134,22 +137,22 @@ class Pieces:
 
     def replied(self, request_id: str, reply: str) -> None:
         """Takes the reply to a request, the first or another one, as text."""
-        first = self._first.setdefault(request_id, reply)
+        first = self.first_replies.setdefault(request_id, reply)
         if first != reply:
             self.log.add(_DATASET, "repeat", request_id=request_id, first=first, now=reply)
-        if len(self._first) > REMEMBERED:
-            del self._first[next(iter(self._first))]
+        if len(self.first_replies) > REMEMBERED:
+            del self.first_replies[next(iter(self.first_replies))]
 
     # What PostgreSQL holds
 
     def over(self, at_most: int) -> list[str]:
         """Returns reservations that came to an end which nothing changes any more."""
-        return [id for id, one in self._reservations.items() if one.state != HELD][:at_most]
+        return [id for id, one in self.reservations.items() if one.state != HELD][:at_most]
 
     def audited(self, found: Mapping[str, Stored]) -> None:
         """Takes what PostgreSQL holds of reservations that are over: they need not be remembered any longer."""
         for id, stored in found.items():
-            reservation = self._reservations.pop(id)
+            reservation = self.reservations.pop(id)
             self._compare(id, reservation, stored)
             self._audited += 1
             if stored.state == COMMITTED:
@@ -157,7 +160,7 @@ class Pieces:
 
     def held(self) -> list[str]:
         """Returns those that were held last, and may have expired since."""
-        return list(self._reservations)
+        return list(self.reservations)
 
     def at_rest(self, stock: Mapping[int, tuple[int, int]], found: Mapping[str, Stored], *, reservations: int) -> None:
         """Takes what PostgreSQL holds when nothing is under way and nothing is due any more.
@@ -166,7 +169,7 @@ class Pieces:
         """
         held = Counter[int]()
         sold = Counter(self._sold)
-        for id, reservation in self._reservations.items():
+        for id, reservation in self.reservations.items():
             stored = found.get(id)
             if stored is None:
                 self.log.add(_DATASET, "lost", reservation=id, known=reservation.state)
@@ -174,7 +177,7 @@ class Pieces:
             self._compare(id, reservation, stored)
             if stored.state in {HELD, COMMITTED}:
                 (held if stored.state == HELD else sold).update(stored.pieces)
-        known = self._audited + len(self._reservations)
+        known = self._audited + len(self.reservations)
         if reservations != known:
             self.log.add(_DATASET, "lost", reservations=reservations, known=known)
         for product, began_with in enumerate(self.stock):

@@ -74,8 +74,8 @@ class Sessions:
         self._was_told = (told or Always()).was_told
         self.bounds = bounds
         self.reads = 0
-        self._log = log
-        self._sessions: dict[str, _Session] = {}
+        self.log = log
+        self.sessions: dict[str, _Session] = {}
         self._away: deque[tuple[float, float]] = deque(maxlen=OUTAGES)
 
     def clocks_differ(self, seconds: float) -> None:
@@ -88,41 +88,41 @@ class Sessions:
 
     def created(self, id: str, *, called: float, attempts: int = 1) -> None:
         """Takes a session whose creation was acknowledged, by CreateSession or RotateSession, at some attempt."""
-        self._sessions[id] = _Session(used=called, is_certain=attempts == 1)
+        self.sessions[id] = _Session(used=called, is_certain=attempts == 1)
 
     def ending(self, ids: Collection[str], *, called: float) -> None:
         """Takes that a call begins that may end some."""
         for id in ids:
-            session = self._sessions[id]
+            session = self.sessions[id]
             session.ending = min(session.ending, called)
 
     def ended(self, ids: Collection[str], how: str, *, sidecar: int, at: float, pending: bool = False) -> None:
         """Takes that a call said that some are ended. A repeat that says `pending` takes nothing back, unless that was unsaid."""
         for id in ids:
-            session = self._sessions[id]
+            session = self.sessions[id]
             if session.ended == inf or (session.pending and not pending):
                 session.ended, session.pending, session.process, session.how = at, pending, sidecar, how
 
     def not_there(self, id: str, *, replied: float) -> None:
         """Takes that the only call that was to end a session found none."""
-        self._judge_missing(self._sessions[id], sidecar=-1, replied=replied)
+        self._judge_missing(self.sessions[id], sidecar=-1, replied=replied)
 
     def changed(self, id: str, version: int, *, sidecar: int, at: float, called: float = 0.0) -> None:
         """Takes an acknowledged change; a session has one client that changes it."""
-        session = self._sessions[id]
+        session = self.sessions[id]
         session.version, session.changed, session.changer, session.changing = version, at, sidecar, called
 
     def forget(self, ids: Collection[str]) -> None:
         """Takes that nobody asks about some any more."""
         for id in ids:
-            self._sessions.pop(id, None)
+            self.sessions.pop(id, None)
 
     def read(self, id: str, *, sidecar: int, called: float, replied: float, version: int | None, stale: bool = False) -> float:
         """Takes what a call was told that uses a session: its version, or None when there is none.
 
         Returns how many seconds behind what was known that was.
         """
-        session = self._sessions.get(id)
+        session = self.sessions.get(id)
         if session is None:
             return 0.0
         self.reads += 1
@@ -139,7 +139,7 @@ class Sessions:
         left = session.used + self.bounds.expiry - self.bounds.clock - replied
         was_noted = not any(since - self.bounds.noted <= session.used <= until for since, until in self._away)
         if session.is_certain and was_noted and left > 0:
-            self._log.add(_DATASET, "lost", sidecar=sidecar, replied=replied, used=session.used, left=left)
+            self.log.add(_DATASET, "lost", sidecar=sidecar, replied=replied, used=session.used, left=left)
 
     def _shown(self, session: _Session, version: int, *, sidecar: int, called: float, stale: bool) -> float:
         late = called - session.changed
@@ -149,7 +149,7 @@ class Sessions:
         was_told = self._was_told(session.changer, session.changing, session.changed)
         if is_own or (late > (self.bounds.told if was_told else self.bounds.seen) and not stale):
             facts = {"sidecar": sidecar, "called": called, "late": late, "version": version, "newer": session.version}
-            self._log.add(_DATASET, "own" if is_own else "told", **facts)
+            self.log.add(_DATASET, "own" if is_own else "told", **facts)
         return late
 
     def _accepted(self, session: _Session, *, sidecar: int, called: float, stale: bool) -> float:
@@ -162,5 +162,5 @@ class Sessions:
             allowed = self.bounds.seen if session.pending else self.bounds.told
         if late > allowed:
             facts = {"sidecar": sidecar, "called": called, "late": late, "allowed": allowed, "pending": session.pending}
-            self._log.add(_DATASET, "ended", by=session.how, **facts)
+            self.log.add(_DATASET, "ended", by=session.how, **facts)
         return late

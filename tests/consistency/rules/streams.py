@@ -24,7 +24,7 @@ class Stream:
         self.has_begun = False
         self.delivered = 0
         self.dataset = dataset
-        self._log = log
+        self.log = log
         self._name = name
         self._every = every
         self._keys = keys
@@ -34,7 +34,7 @@ class Stream:
         "The same since the stream was resumed."
         self._missing: dict[int, int] = {}
         "The resources of acknowledged versions that were not delivered yet, by version."
-        self._early: OrderedDict[int, None] = OrderedDict()
+        self.early: OrderedDict[int, None] = OrderedDict()
         "Versions that were delivered before they were acknowledged."
 
     def resumed(self) -> None:
@@ -47,18 +47,18 @@ class Stream:
         self.delivered += 1
         before = self._in_connection.get(key, -1)
         if version <= before:
-            self._log.add(self.dataset, "back", stream=self._name, key=key, version=version, before=before)
+            self.log.add(self.dataset, "back", stream=self._name, key=key, version=version, before=before)
         self._in_connection[key] = version
         self._last[key] = version
         if self._every and self._missing.pop(version, None) is None:
-            self._early[version] = None
-            if len(self._early) > REMEMBERED:
-                self._early.popitem(last=False)
+            self.early[version] = None
+            if len(self.early) > REMEMBERED:
+                self.early.popitem(last=False)
 
     def acknowledged(self, key: int, version: int) -> None:
         """Takes a change that was called after the stream had begun."""
-        if self._every and version in self._early:
-            del self._early[version]
+        if self._every and version in self.early:
+            del self.early[version]
         elif self._every:
             self._missing[version] = key
 
@@ -69,13 +69,13 @@ class Stream:
     def found_incomplete(self, newest: Mapping[int, int]) -> None:
         """Takes that it did not within all the time it had."""
         for version, key in self._missing.items():
-            self._log.add(self.dataset, "gap", stream=self._name, key=key, version=version)
+            self.log.add(self.dataset, "gap", stream=self._name, key=key, version=version)
         for key, (last, version) in self._behind(newest).items():
-            self._log.add(self.dataset, "last", stream=self._name, key=key, last=last, newest=version)
+            self.log.add(self.dataset, "last", stream=self._name, key=key, last=last, newest=version)
 
     def cannot_resume(self, why: str) -> None:
         """Takes that it was refused to resume although that cannot have been too late."""
-        self._log.add(self.dataset, "gap", stream=self._name, refused=why)
+        self.log.add(self.dataset, "gap", stream=self._name, refused=why)
 
     def _behind(self, newest: Mapping[int, int]) -> dict[int, tuple[int, int]]:
         """Of changes, only what was delivered once is behind; the others are missing if they have to come."""

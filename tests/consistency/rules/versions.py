@@ -114,14 +114,14 @@ class Checker:
         self._doubtful: deque[_Doubtful] = deque(maxlen=DOUBTFUL)
         "Replies of which it is not known yet whether anything failed meanwhile."
         self._dataset = dataset
-        self._log = log
-        self._acknowledged = [Frontier() for _ in range(keys)]
+        self.log = log
+        self.frontiers = [Frontier() for _ in range(keys)]
         self._writes: dict[tuple[int, int], tuple[int, float, float]] = {}
         "Who acknowledged a version of a resource: the process, and when it was called and replied."
         self._seen = [Frontier() for _ in range(keys)]
-        self._own: dict[int, dict[int, Frontier]] = {}
+        self.own: dict[int, dict[int, Frontier]] = {}
         "By process, then by resource."
-        self._states: list[dict[int, Hashable]] = [{} for _ in range(keys)]
+        self.states: list[dict[int, Hashable]] = [{} for _ in range(keys)]
 
     def clocks_differ(self, seconds: float) -> None:
         """From now on what a reply says of its age may be wrong by so much: what was kept stays so for long."""
@@ -131,7 +131,7 @@ class Checker:
         self, key: int, version: int, *, sidecar: int, at: float, called: float = 0.0, replied: float = 0.0
     ) -> None:
         """Takes a write that a sidecar acknowledged, known at a moment; when it was called and replied counts for `told`."""
-        self._acknowledged[key].know(version, at)
+        self.frontiers[key].know(version, at)
         self._seen[key].know(version, at)
         self._writes[key, version] = sidecar, called, replied
         if len(self._writes) > WRITES:
@@ -145,9 +145,9 @@ class Checker:
 
     def is_state(self, key: int, version: int, state: Hashable) -> None:
         """Takes what a version says, from a write or from a watch."""
-        states = self._states[key]
+        states = self.states[key]
         if states.setdefault(version, state) != state:
-            self._log.add(self._dataset, "state", key=key, version=version, first=states[version], now=state)
+            self.log.add(self._dataset, "state", key=key, version=version, first=states[version], now=state)
         if len(states) > STATES:
             del states[next(iter(states))]
 
@@ -168,11 +168,11 @@ class Checker:
 
     def _judge(self, read: Read, seen_late: float, seen_newer: int, replied: float) -> None:
         bounds = self.bounds
-        own = self._own.get(read.sidecar, {}).get(read.key)
+        own = self.own.get(read.sidecar, {}).get(read.key)
         own_late, own_newer = own.late(read.version, read.called) if own else (0.0, 0)
         told = bounds.told + (bounds.stale if read.stale else 0.0)
         told_late, told_newer = self._told_late(read, told)
-        age_late, age_newer = self._acknowledged[read.key].late(read.version, read.called)
+        age_late, age_newer = self.frontiers[read.key].late(read.version, read.called)
         for rule, late, newer, allowed in (
             ("own", own_late, own_newer, 0.0),
             ("told", told_late, told_newer, told),
@@ -186,7 +186,7 @@ class Checker:
                     self._doubtful.append(_Doubtful(read, replied, facts))
                     self._settle(read.called)
                 else:
-                    self._log.add(self._dataset, rule, **facts)
+                    self.log.add(self._dataset, rule, **facts)
                 return
 
     def _settle(self, now: float) -> None:
@@ -199,11 +199,11 @@ class Checker:
             self._doubtful.popleft()
             if failed is None or failed.relay or (failed.store and one.read.source == "l2"):
                 continue
-            self._log.add(self._dataset, "told", **one.facts)
+            self.log.add(self._dataset, "told", **one.facts)
 
     def _told_late(self, read: Read, allowed: float) -> tuple[float, int]:
         """Returns as `Frontier.late`, of the writes that Redis was told of, if that is longer than allowed."""
-        frontier = self._acknowledged[read.key]
+        frontier = self.frontiers[read.key]
         for index in range(bisect_right(frontier.versions, read.version), len(frontier.versions)):
             late, version = read.called - frontier.times[index], frontier.versions[index]
             if late <= allowed:
@@ -214,6 +214,6 @@ class Checker:
         return 0.0, 0
 
     def _own_of(self, sidecar: int) -> dict[int, Frontier]:
-        if sidecar not in self._own and len(self._own) >= PROCESSES:
-            del self._own[min(self._own)]
-        return self._own.setdefault(sidecar, {})
+        if sidecar not in self.own and len(self.own) >= PROCESSES:
+            del self.own[min(self.own)]
+        return self.own.setdefault(sidecar, {})

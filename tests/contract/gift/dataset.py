@@ -15,9 +15,9 @@ from cache_sidecar.config.policy import DatasetPolicy, Policy
 from cache_sidecar.core.errors import NotFound
 from cache_sidecar.datasets import DatasetSpec, Parts, Service
 from cache_sidecar.server.limiter import Priority
-from cache_sidecar.services.shared import fast_path
-from cache_sidecar.services.shared.freshness import describe, wanted
-from cache_sidecar.store.pool import Database
+from cache_sidecar.services.shared import fast_path, wire
+from cache_sidecar.services.shared.freshness import describe, freshness_of
+from cache_sidecar.store.database import Database
 from cache_sidecar.store.versions import Table
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import L1, Load, Row, UnreadableRow
@@ -76,12 +76,16 @@ def spec(pb: Any, pb_grpc: Any) -> DatasetSpec:
             self._gifts = gifts
 
         async def GetGift(self, request: Any, context: Any) -> bytes:
-            answer = await self._gifts.get(request.gift_id, wanted(request.options, context))
+            answer = await self._gifts.get(request.gift_id, freshness_of(request.options, context))
             if answer.value is None:
                 raise NotFound("gift", request.gift_id)
             reply = pb.GetGiftResponse()
             describe(answer, reply.cache)
             return answer.value + bytes(reply.SerializeToString())
+
+    def is_entry(id: str, value: bytes) -> bool:
+        entry = wire.parse(pb.GetGiftResponse, value)
+        return entry is not None and entry.gift.gift_id == id and wire.has_only(entry, "gift")
 
     def build(_parts: Parts, dataset: Dataset, _memory: L1) -> Service:
         return Service(GiftService(dataset))
@@ -91,6 +95,7 @@ def spec(pb: Any, pb_grpc: Any) -> DatasetSpec:
         role="catalog",
         table=Table("gifts", "gift_id"),
         load=lambda parts: loader(parts.database, pb),
+        is_entry=is_entry,
         memory=1,
         service="shop.v1.GiftService",
         register=pb_grpc.add_GiftServiceServicer_to_server,

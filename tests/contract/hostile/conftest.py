@@ -1,30 +1,22 @@
-"""The sidecar that is attacked, one for each engine, and those that it serves meanwhile."""
+"""The sidecar under attack, one for each engine, and its honest callers."""
 
-import asyncio
 import contextlib
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import psutil
 import pytest
 
 from cache_sidecar.devstack.valkey import ValkeyCluster
-from tests.certificates import Authority, listen
-from tests.conftest import ChoosePorts
-from tests.contract.conftest import PATIENT
 from tests.contract.hostile.others import Others
 from tests.contract.hostile.report import Report
-from tests.contract.shop import Shop
-from tests.sidecars import Sidecar, process, relaying, serving, settings_for
-
-REPORT = pytest.StashKey[Report]()
-PRODUCT = "wanted"
-CALLS = 50
-EVERY = 0.01
+from tests.contract.hostile.victim import CALLS, PRODUCT, REPORT, Attacked, Victim
+from tests.support.authority import Authority, listen
+from tests.support.free_ports import ChoosePorts
+from tests.support.launch import PATIENT, Sidecar, process, relaying, serving, settings_for
+from tests.support.shop import Shop
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,37 +32,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[REPORT].publish()
 
 
-class Victim:
-    """A sidecar in a process of its own."""
-
-    def __init__(
-        self, shop: Shop, address: str, engine: str, process_: psutil.Process, others: Others, config: pytest.Config
-    ) -> None:
-        self.shop = shop
-        self.engine = engine
-        self.address = address
-        "Where it is attacked."
-        self.scale: int = config.getoption("--attacks", 1)
-        self._process = process_
-        self._others = others
-        self._report = config.stash.setdefault(REPORT, Report())
-
-    async def during(self, name: str, attack: Callable[["Victim"], Awaitable[Any]]) -> dict[str, Any]:
-        """Returns memory, and what others saw, before and during an attack."""
-        await self._others.take(at_least=0)
-        before = await self._others.take(at_least=CALLS)
-        rss = most = self._process.memory_info().rss
-        attacking = asyncio.ensure_future(attack(self))
-        while not attacking.done():
-            most = max(most, self._process.memory_info().rss)
-            await asyncio.wait([attacking], timeout=EVERY)
-        await attacking
-        seen = await self._others.take(at_least=CALLS)
-        row = {"attack": name, "engine": self.engine, "rss_before": rss, "rss_growth": most - rss}
-        self._report.rows.append(row | {"before": before, "during": seen})
-        return self._report.rows[-1]
-
-
 @pytest.fixture(scope="package")
 def many_files() -> Iterator[int]:
     """Returns how many files a process may open, after having raised that as far as it goes."""
@@ -78,9 +39,6 @@ def many_files() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-Attacked = Callable[..., AbstractAsyncContextManager[Victim]]
 
 
 @pytest.fixture(scope="package")

@@ -16,7 +16,7 @@ import grpc
 
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1 import product_service_pb2_grpc as pb_grpc
-from tests.sidecars import until
+from tests.support.until import until
 
 # Metadata that a service might look at keeps a call from being answered in Rust.
 KINDS: dict[str, tuple[tuple[str, str], ...]] = {"hits": (), "Python": (("x-shop", "1"),)}

@@ -1,4 +1,4 @@
-"""What `make hostile` prints and writes to build/hostile.json: the sidecar's memory, and the latencies of others."""
+"""The output of `make hostile`, also in build/hostile.json: the sidecar's memory, and the latencies of honest callers."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Each attack: the sidecar's memory is bounded, and others see no error. `make hostile` prints their latencies."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,14 +10,15 @@ import pytest
 from cache_sidecar.v1 import product_service_pb2 as pb
 from tests.bench import frames
 from tests.contract.hostile.client import HELLO, clients
-from tests.contract.hostile.conftest import PRODUCT, Victim
-from tests.contract.raw import RawConnection, _headers, _text, message
+from tests.contract.hostile.victim import PRODUCT, Attacked, Victim
 from tests.contract.test_hostile_bombs import bomb
+from tests.support.raw import RawConnection, encoded_text, header_block, message
 
 GET = "/cache_sidecar.v1.ProductService/GetProduct"
 WATCH = "/cache_sidecar.v1.ProductService/WatchProducts"
-OPEN = _headers(GET)
-EXHAUSTED = 8
+WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
+OPEN = header_block(GET)
+INVALID_ARGUMENT, EXHAUSTED = 3, 8
 MIB = 1024 * 1024
 CONTINUATION = 9
 PING = frames.frame(frames.PING, 0, 0, b"01234567")
@@ -79,7 +81,7 @@ async def late_resets(victim: Victim) -> None:
 
 
 async def continuation_flood(victim: Victim) -> None:
-    more = frames.frame(CONTINUATION, 0, 1, b"\x00" + _text(b"x-more") + _text(b"x" * 1000))
+    more = frames.frame(CONTINUATION, 0, 1, b"\x00" + encoded_text(b"x-more") + encoded_text(b"x" * 1000))
     async with clients(victim.address, 5) as opened:
         for client in opened:
             await client.send(frames.frame(frames.HEADERS, 0, 1, OPEN))
@@ -100,7 +102,7 @@ async def settings_flood(victim: Victim) -> None:
 
 
 async def header_bombs(victim: Victim) -> None:
-    entry = b"\x40" + _text(b"x-bomb") + _text(b"x" * 3000)
+    entry = b"\x40" + encoded_text(b"x-bomb") + encoded_text(b"x" * 3000)
     bombed = OPEN + entry + b"\xbe" * 10_000  # the entry, 10,000 times: 30 MB
     async with clients(victim.address, 20 * victim.scale) as opened:
         for client in opened:
@@ -139,6 +141,19 @@ async def connection_flood(victim: Victim) -> None:
             pass
 
 
+async def anonymous_watches(victim: Victim) -> None:
+    """Health watches, which need no token, on several connections; the watches of others are still admitted."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(4 * victim.scale):
+            raw = await stack.enter_async_context(RawConnection.open(victim.address))
+            for _ in range(100):
+                await raw.send(await raw.begin(WATCH_HEALTH), message(b""), end=True)
+            assert (await raw.call(GET, message(b""))).status == INVALID_ARGUMENT  # they have arrived
+        watch = victim.shop.products.WatchProducts(pb.WatchProductsRequest(), timeout=30)
+        assert isinstance(await watch.read(), pb.WatchProductsResponse)
+        watch.cancel()
+
+
 # What memory may grow by, in MiB.
 ATTACKS: dict[Callable[[Victim], Awaitable[Any]], int] = {
     gzip_bomb: 64,
@@ -151,24 +166,23 @@ ATTACKS: dict[Callable[[Victim], Awaitable[Any]], int] = {
     settings_flood: 64,
     header_bombs: 128,
     stalled_streams: 128,
+    anonymous_watches: 64,
     zero_windows: 128,
     half_closed_sockets: 128,
     connection_flood: 128,
 }
-# grpc.aio keeps calls that were reset until their turn has come: MAX_PENDING of them, with 16 KiB each.
-ON_AIO = {rapid_resets: 400}
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 async def test_others_are_served_and_memory_is_bounded(victim: Victim, attack: Callable[[Victim], Awaitable[Any]]) -> None:
-    growth = ON_AIO.get(attack, ATTACKS[attack]) if victim.engine == "aio" else ATTACKS[attack]
-    await _endure(victim, attack, growth)
+    await _endure(victim, attack, ATTACKS[attack])
 
 
-async def test_ten_thousand_idle_connections(victim: Victim, many_files: int) -> None:
+async def test_ten_thousand_idle_connections(attacked: Attacked, many_files: int) -> None:
     if many_files < 11_000:
         pytest.skip(f"a process may open only {many_files} files here")
-    await _endure(victim, idle_connections, 800)
+    async with attacked(max_connections=11_000) as victim:
+        await _endure(victim, idle_connections, 800)
 
 
 async def test_slow_tls_handshakes(victim_with_tls: Victim) -> None:
@@ -178,4 +192,5 @@ async def test_slow_tls_handshakes(victim_with_tls: Victim) -> None:
 async def _endure(victim: Victim, attack: Callable[[Victim], Awaitable[Any]], growth: int) -> None:
     row = await victim.during(attack.__name__.replace("_", " "), attack)
     assert row["rss_growth"] < growth * MIB
-    assert [row["during"][kind]["errors"] for kind in row["during"]] == [{}, {}]
+    for seen in row["during"].values():
+        assert victim.excuses(seen["errors"]), seen["errors"]

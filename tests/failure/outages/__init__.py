@@ -1,1 +1,1 @@
-"""What callers see of each outage."""
+"""What callers see during each outage."""

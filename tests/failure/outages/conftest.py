@@ -1,23 +1,18 @@
-"""The grounds on which things break, and the table of what that does."""
+"""The servers that outages break, and the table of results."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from cache_sidecar.devstack.processes import Processes
-from tests.conftest import ChoosePorts
-from tests.failure.outages.ground import Ground, Outage, ground
-from tests.failure.outages.load import Load
+from tests.failure.outages.ground import Ground, ground
 from tests.failure.outages.report import Report
-
-SECONDS = 0.7
+from tests.failure.outages.trial import REPORT, SECONDS, Trial
+from tests.support.free_ports import ChoosePorts
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--phase", type=float, default=SECONDS, help="seconds before, during and after each outage")
-
-
-REPORT = pytest.StashKey[Report]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,20 +22,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if config.getoption("--phase", SECONDS) != SECONDS:
         config.stash[REPORT].publish()
-
-
-class Trial:
-    """Runs outages, and keeps what came of them."""
-
-    def __init__(self, running: Ground, config: pytest.Config) -> None:
-        self.ground = running
-        self._config = config
-
-    async def of(self, outage: Outage) -> Load:
-        """Returns what came of an outage."""
-        load = await self.ground.during(outage, seconds=self._config.getoption("--phase", SECONDS))
-        self._config.stash.setdefault(REPORT, Report()).add(outage.name, load)
-        return load
 
 
 @pytest.fixture(scope="package")

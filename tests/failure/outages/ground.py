@@ -1,4 +1,4 @@
-"""What breaks in these tests, and who calls meanwhile: real servers behind proxies, a relay and a sidecar."""
+"""The servers that these tests break and the callers: real servers behind proxies, a relay and a sidecar."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,25 +15,24 @@ from cache_sidecar.devstack.postgres import Postgres
 from cache_sidecar.devstack.processes import Processes
 from cache_sidecar.devstack.valkey import Access, ValkeyCluster, ValkeyServer
 from cache_sidecar.store.migrate import migrate
-from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest, InvalidateRequest
+from cache_sidecar.v1.admin_service_pb2 import GetStatsRequest, GetStatsResponse, InvalidateRequest
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceStub
 from cache_sidecar.v1.product_service_pb2 import GetProductRequest
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
-from tests.conftest import ChoosePorts
-from tests.cut_off import Line, line_to
-from tests.failure.outages.load import CART, KINDS, Load
+from tests.failure.outages.load import CART, KINDS, REFUSALS, Load, answered
 from tests.failure.outages.standby import standby_of
-from tests.ports import later_ports
-from tests.proxy import Proxy
-from tests.sidecars import Sidecar, process, serving, until, without_retries
-from tests.tiers import open_l2
+from tests.support.cluster_proxies import Line, line_to
+from tests.support.dataset_case import open_l2
+from tests.support.free_ports import ChoosePorts, later_ports
+from tests.support.launch import Sidecar, process, serving, without_retries
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 PRODUCTS, NAMESPACE = 200, "outages"
-# Seconds that may pass until something is seen, on a busy machine.
+# Limit for a condition on a busy machine, in seconds.
 PATIENCE = 60.0
 # How the sidecar logs in to Redis.
 USER, PASSWORD = "shop", "open"
-REFUSALS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _INSERT = """
     INSERT INTO cache_sidecar.products (product_id, title, price_units, currency_code)
     SELECT 'warm-' || n, 'warm', 1, 'EUR' FROM generate_series(1, %s) AS n RETURNING product_id
@@ -42,7 +41,7 @@ _INSERT = """
 
 @dataclass(frozen=True)
 class Outage:
-    """Something that breaks, and is mended."""
+    """Something that breaks and recovers."""
 
     name: str
     begin: Callable[["Ground"], Awaitable[None]]
@@ -50,11 +49,11 @@ class Outage:
     at_least: float = 0.0
     "Seconds that it lasts."
     refuses: tuple[str, ...] = ()
-    "The kinds of calls that may be refused meanwhile; no others may fail."
+    "The kinds of calls that may be refused during it; no others may fail."
 
 
 class Ground:
-    """What runs. Every way to a server leads through a proxy."""
+    """The running servers. Every connection to them goes through a proxy."""
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class Ground:
         return sorted((node for node in self.nodes if node.port in ports), key=lambda node: node is not primary)
 
     async def warm_up(self) -> None:
-        """Returns when every warm product is in the sidecar's memory, and in Redis."""
+        """Waits until every warm product is in the sidecar's memory and in Redis."""
         stub = ProductServiceStub(self.sidecar.channel)  # type: ignore[no-untyped-call]
         admin = AdminServiceStub(self.sidecar.channel)  # type: ignore[no-untyped-call]
         nodes = self.nodes if self.cluster else self.nodes[:1]
@@ -104,18 +103,21 @@ class Ground:
         ) as redis:
 
             async def is_warm() -> bool:
-                replies = await asyncio.gather(*(stub.GetProduct(GetProductRequest(product_id=id)) for id in self.warm))
+                replies = await answered(
+                    lambda: asyncio.gather(*(stub.GetProduct(GetProductRequest(product_id=id)) for id in self.warm))
+                )
                 missing = self.warm - (await redis.read("product", list(self.warm))).keys()
-                if missing:  # an outage took it from there
-                    await admin.Invalidate(InvalidateRequest(dataset="product", ids=missing))
+                if missing:  # an outage removed it
+                    await answered(lambda: admin.Invalidate(InvalidateRequest(dataset="product", ids=missing)))
                 return not missing and {reply.cache.source for reply in replies} == {1}
 
             await until(is_warm, seconds=PATIENCE)
 
     async def degraded(self) -> set[str]:
-        """Returns what the sidecar says does not work now."""
-        reply = await AdminServiceStub(self.sidecar.channel).GetStats(GetStatsRequest())  # type: ignore[no-untyped-call]
-        return {one.what for one in reply.degradations}
+        """Returns the dependencies that the sidecar reports as failing; asks again while the load leaves no room for that."""
+        admin = AdminServiceStub(self.sidecar.channel)  # type: ignore[no-untyped-call]
+        stats: GetStatsResponse = await answered(lambda: admin.GetStats(GetStatsRequest()))
+        return {one.what for one in stats.degradations}
 
     async def is_refused(self) -> bool:
         """Whether a warm product cannot be read."""
@@ -127,10 +129,10 @@ class Ground:
         return False
 
     async def during(self, outage: Outage, *, seconds: float) -> Load:
-        """Calls for so many seconds before, during and after an outage, and returns what came of it.
+        """Calls for some seconds before, during and after an outage, and returns the results.
 
-        What is asserted of every outage: no acknowledged write is lost, nothing fails but what the outage may refuse, and that
-        is UNAVAILABLE or RESOURCE_EXHAUSTED, with RetryInfo; afterwards all is well with no restart.
+        Asserts for every outage: no acknowledged write is lost; only calls that the outage may refuse fail, with UNAVAILABLE or
+        RESOURCE_EXHAUSTED and RetryInfo; afterwards everything works without a restart.
         """
         await self.warm_up()
         load = Load(self.sidecar, sorted(self.warm))
@@ -162,7 +164,7 @@ class Ground:
         return load
 
     async def says_so(self) -> bool:
-        """Whether the sidecar says that all is well."""
+        """Returns whether the sidecar reports no failing dependency."""
         return not await self.degraded()
 
     async def _is_well(self, load: Load) -> bool:
@@ -172,6 +174,10 @@ class Ground:
         await asyncio.sleep(0.1)
         if len(load.acknowledged.sessions) == done or not healing[CART].latencies:
             return False
+        return await self.is_fresh()
+
+    async def is_fresh(self) -> bool:
+        """Whether a warm product is read from memory, of which the sidecar knows that it is no older than it may be."""
         stub = ProductServiceStub(self.sidecar.channel)  # type: ignore[no-untyped-call]
         try:
             reply = await stub.GetProduct(GetProductRequest(product_id=min(self.warm)))
@@ -251,4 +257,5 @@ def _config(running: Ground, *, is_cluster: bool) -> dict[str, Any]:
         "postgres_catalog": f"{before}@{hosts}/{after.partition('/')[2]}{options}",
         "log_level": "error",
         "drain_seconds": 1.0,
+        "local_admin": True,
     }

@@ -1,4 +1,4 @@
-"""Callers of one sidecar during an outage: what they were answered, how fast, and what was acknowledged to them."""
+"""Callers of one sidecar during an outage: the replies, latencies, and acknowledged writes."""
 
 import asyncio
 import math
@@ -7,27 +7,46 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc
 
 from cache_sidecar.v1 import product_service_pb2 as products
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
-from tests.contract.shop import refusal
-from tests.customers import Customer, item, lines
-from tests.sidecars import Sidecar
+from tests.support.customers import Customer, item, lines
+from tests.support.launch import Sidecar
+from tests.support.shop import refusal
 
+T = TypeVar("T")
 WARM, CART, SESSION = "warm reads", "cart writes", "session writes"
 KINDS = (WARM, CART, SESSION)
 # Callers of each kind, and seconds that each waits between two calls.
 CALLERS = {WARM: 4, CART: 2, SESSION: 1}
 PAUSES = {WARM: 0.002, CART: 0.01, SESSION: 0.02}
-# Seconds a caller waits for an answer: longer than anything may take on a busy machine.
+# Deadline of a call in seconds: longer than anything may take on a busy machine.
 PATIENCE = 15.0
 # Lines of a cart before the next one is begun.
 LINES = 40
+# How calls are refused by a sidecar that cannot serve them now.
+REFUSALS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+async def answered(call: Callable[[], Awaitable[T]], *, seconds: float = 60.0) -> T:
+    """Makes a call that is not part of the load until it is no longer refused, for so many seconds.
+
+    On a busy machine, the nodes of a cluster may take each other for dead, and a breaker may open, without any outage of a test's.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in REFUSALS or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
 
 
 @dataclass
@@ -35,11 +54,11 @@ class Tally:
     """The calls of one kind in one phase."""
 
     latencies: list[float] = field(default_factory=list)
-    "Seconds of each call, whatever came of it."
+    "Seconds of each call, whatever its outcome."
     codes: Counter[grpc.StatusCode] = field(default_factory=Counter)
     "The calls that failed."
     without_retry_info: int = 0
-    "Of these, those that did not say when to try again."
+    "Of these, those without RetryInfo."
     first_failure: float = math.inf
     "When the first of them did, in seconds since the phase began."
 
@@ -57,7 +76,7 @@ class Tally:
 
 @dataclass
 class Acknowledged:
-    """What the sidecar said it has done."""
+    """The acknowledged writes."""
 
     carts: dict[str, set[str]] = field(default_factory=dict)
     "The products put into each cart."
@@ -81,7 +100,7 @@ class Load:
         self.acknowledged = Acknowledged()
 
     def begin(self, phase: str) -> None:
-        """Counts what is answered from now on under the name of a phase."""
+        """Counts replies from now on under the name of a phase."""
         self.phases.pop(phase, None)
         self.resume(phase)
 
@@ -107,7 +126,7 @@ class Load:
             await asyncio.gather(*tasks)
 
     def _work(self) -> dict[str, Callable[[asyncio.Event], Coroutine[Any, Any, None]]]:
-        """Returns what a caller of each kind does until it is told to stop."""
+        """Returns what a caller of each kind does until it is stopped."""
         return {WARM: self._read, CART: self._fill_cart, SESSION: self._log_in}
 
     async def _read(self, stop: asyncio.Event) -> None:
@@ -153,15 +172,15 @@ class Load:
         tally.first_failure = min(tally.first_failure, time.monotonic() - self._began)
 
     async def lost(self) -> list[str]:
-        """Returns which acknowledged writes are not there any more, in PostgreSQL or as the sidecar answers."""
+        """Returns acknowledged writes that are missing in PostgreSQL or in the sidecar's replies."""
         missing = []
         for user, wanted in self.acknowledged.carts.items():
             for bypass in (False, True):
-                found = lines(await self._customer.cart(user, bypass=bypass))
+                found = lines(await answered(partial(self._customer.cart, user, bypass=bypass)))
                 missing += [f"{product} of {user}" for product in wanted - found.keys()]
         for session in self.acknowledged.sessions:
             try:
-                await self._customer.session(session)
+                await answered(partial(self._customer.session, session))
             except grpc.aio.AioRpcError as error:
                 missing.append(f"a session: {error.code()}")
         return missing

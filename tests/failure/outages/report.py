@@ -1,4 +1,4 @@
-"""What `make failure` prints and writes to build/failure.json: the share of calls that failed, and p99, in each phase."""
+"""The output of `make failure`, also in build/failure.json: the share of failed calls, and the p99, in each phase."""
 
 import json
 from pathlib import Path

@@ -3,13 +3,15 @@
 import math
 
 from cache_sidecar.config import policy
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import CART, KINDS, SESSION, WARM
-from tests.sidecars import until
+from tests.failure.outages.trial import Trial
+from tests.support.until import until
 
 
 async def _begin(ground: Ground) -> None:
+    # On a busy machine, the sidecar may have heard nothing for a while, and what is in memory is stale already.
+    await until(ground.is_fresh)
     ground.redis.cut()
     ground.store.cut()
     await until(ground.is_refused)

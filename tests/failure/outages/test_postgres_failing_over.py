@@ -2,9 +2,9 @@
 
 import psycopg
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import CART, SESSION, WARM
+from tests.failure.outages.trial import Trial
 
 
 async def _begin(ground: Ground) -> None:

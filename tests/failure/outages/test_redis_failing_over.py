@@ -1,8 +1,8 @@
 """kill -9 of a primary; its replica takes over while callers call, and it comes back as a replica with nothing."""
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import KINDS
+from tests.failure.outages.trial import Trial
 
 
 async def _begin(ground: Ground) -> None:

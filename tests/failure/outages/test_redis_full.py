@@ -1,8 +1,8 @@
 """Redis has no memory left, and may evict nothing."""
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import KINDS
+from tests.failure.outages.trial import Trial
 
 
 async def _begin(ground: Ground) -> None:

@@ -1,8 +1,8 @@
 """Every Redis node accepts connections and answers nothing."""
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import KINDS
+from tests.failure.outages.trial import Trial
 
 # Seconds in which memory stops answering, as it can no longer be known what changed: then PostgreSQL does.
 LONGER_THAN_STALE = 3.0

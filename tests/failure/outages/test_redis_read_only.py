@@ -1,8 +1,8 @@
 """A failover behind the address of a single Redis: whoever is connected talks to a replica now, which says READONLY."""
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import KINDS
+from tests.failure.outages.trial import Trial
 
 
 async def _begin(ground: Ground) -> None:

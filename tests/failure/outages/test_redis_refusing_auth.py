@@ -1,8 +1,8 @@
 """The password was changed in Redis, and not yet in the sidecar; nobody stays connected."""
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import PASSWORD, USER, Ground, Outage
 from tests.failure.outages.load import KINDS
+from tests.failure.outages.trial import Trial
 
 
 async def _begin(ground: Ground) -> None:

@@ -1,9 +1,9 @@
 """The primary is gone for good; another server, elsewhere, answers under its name."""
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import KINDS
-from tests.sidecars import until
+from tests.failure.outages.trial import Trial
+from tests.support.until import until
 
 
 async def _begin(ground: Ground) -> None:

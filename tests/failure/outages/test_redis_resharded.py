@@ -2,9 +2,9 @@
 
 from cache_sidecar.devstack.valkey import ValkeyServer
 from tests.consistency.nemesis import move_slots
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import KINDS
+from tests.failure.outages.trial import Trial
 
 
 async def _pair(ground: Ground) -> tuple[ValkeyServer, ValkeyServer]:

@@ -1,8 +1,8 @@
 """Redis answers, but later than a command may take."""
 
-from tests.failure.outages.conftest import Trial
 from tests.failure.outages.ground import Ground, Outage
 from tests.failure.outages.load import KINDS
+from tests.failure.outages.trial import Trial
 
 
 async def _begin(ground: Ground) -> None:

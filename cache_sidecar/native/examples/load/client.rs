@@ -107,7 +107,14 @@ pub struct Client {
 type Outcome = Option<Result<(), String>>;
 
 impl Client {
-    pub fn new(path: &str, authority: &str, payloads: Rc<Payloads>, tally: Rc<RefCell<Tally>>) -> Self {
+    /// `metadata` are names and values besides those of every call.
+    pub fn new(
+        path: &str,
+        authority: &str,
+        metadata: &[(&str, &str)],
+        payloads: Rc<Payloads>,
+        tally: Rc<RefCell<Tally>>,
+    ) -> Self {
         let mut unsent = PREFACE.to_vec();
         // ENABLE_PUSH 0, INITIAL_WINDOW_SIZE
         let mut settings = vec![0, 2, 0, 0, 0, 0, 0, 4];
@@ -121,9 +128,9 @@ impl Client {
             tally,
             open: HashMap::new(),
             parked: VecDeque::new(),
-            block: first_block(path, authority),
-            // The same fields: two of HPACK's own table, and the five that the first block added, the first of which is 66.
-            later_block: vec![0x83, 0x86, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe],
+            block: first_block(path, authority, metadata),
+            // The same fields: two of HPACK's own table, and those that the first block added, the last of which is 62.
+            later_block: [0x83, 0x86].into_iter().chain((0xbe..0xbe + ADDED + metadata.len() as u8).rev()).collect(),
             next_stream: 1,
             send_window: DEFAULT_WINDOW,
             received: 0,
@@ -263,8 +270,11 @@ impl Client {
     }
 }
 
-/// The fields of every call: those that HPACK's own table has, then five that are added to the table.
-fn first_block(path: &str, authority: &str) -> Vec<u8> {
+/// Fields of every call that are added to HPACK's table.
+const ADDED: u8 = 5;
+
+/// The fields of every call: those that HPACK's own table has, then those that are added to the table, `metadata` last.
+fn first_block(path: &str, authority: &str, metadata: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86]; // :method POST, :scheme http
     for (name, value) in [(0x44, path), (0x41, authority)] {
         block.push(name);
@@ -275,6 +285,11 @@ fn first_block(path: &str, authority: &str) -> Vec<u8> {
     put_text(&mut block, "trailers");
     for (name, value) in [(0x5f, "application/grpc"), (0x7a, "bench-load")] {
         block.push(name);
+        put_text(&mut block, value);
+    }
+    for (name, value) in metadata {
+        block.push(0x40);
+        put_text(&mut block, name);
         put_text(&mut block, value);
     }
     block

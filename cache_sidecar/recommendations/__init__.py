@@ -1,0 +1,1 @@
+"""Recommendations: what is learned from events, and lists computed from it."""

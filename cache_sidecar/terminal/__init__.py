@@ -1,0 +1,1 @@
+"""Commands for people on call, which ask a running sidecar."""

@@ -1,0 +1,1 @@
+"""Pieces for frameworks, none of which the client needs: Django, Flask, FastAPI."""
