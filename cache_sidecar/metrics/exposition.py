@@ -5,7 +5,7 @@ Formats: https://prometheus.io/docs/instrumenting/exposition_formats, https://gi
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from operator import add
@@ -50,24 +50,29 @@ def with_method(path: str, *more: str) -> tuple[str, ...]:
 
 def render(families: Families, *, openmetrics: bool) -> str:
     """Returns the text of metrics; those without values are left out."""
-    lines: list[str] = []
+    return "".join(rendered(families, openmetrics=openmetrics))
+
+
+def rendered(families: Families, *, openmetrics: bool) -> Iterator[str]:
+    """Yields the text of one metric after the other; those without values are left out."""
     for metric, samples in families:
         if not samples:
             continue
         sample_name = metric.sample_name
         # In OpenMetrics, a counter's family has not the suffix that its samples have.
         family = metric.name if openmetrics else sample_name
-        lines += [f"# HELP {family} {metric.help}", f"# TYPE {family} {metric.kind}"]
+        lines = [f"# HELP {family} {metric.help}", f"# TYPE {family} {metric.kind}"]
         if metric.unit and openmetrics:
-            lines.insert(-2, f"# UNIT {family} {metric.unit}")
+            lines.insert(0, f"# UNIT {family} {metric.unit}")
         for values, value in samples.items():
             if isinstance(value, Distribution):
                 lines += _histogram(metric, values, value, exemplars=value.exemplars if openmetrics else {})
             else:
                 lines.append(_beginning(sample_name, metric.labels, values) + _number(value))
+        lines.append("")
+        yield "\n".join(lines)
     if openmetrics:
-        lines.append("# EOF")
-    return "\n".join(lines) + "\n"
+        yield "# EOF\n"
 
 
 def accepts_openmetrics(accept: str) -> bool:

@@ -7,13 +7,15 @@ from http import HTTPStatus
 from typing import Protocol
 
 from cache_sidecar.metrics.definitions import Metric
-from cache_sidecar.metrics.exposition import OPENMETRICS, TEXT, Samples, accepts_openmetrics, render
+from cache_sidecar.metrics.exposition import OPENMETRICS, TEXT, Samples, accepts_openmetrics, rendered
 from cache_sidecar.server import http
 from cache_sidecar.server.http import Request
 
 # Seconds for a request and its response; and connections at the same time: more are closed at once.
 _SECONDS = 5.0
 _CONNECTIONS = 16
+# Lines of metrics that are made without a pause: less than 0.3 ms.
+_LINES = 200
 
 Collect = Callable[[], Iterable[tuple[Metric, Samples]]]
 
@@ -72,7 +74,7 @@ class _Endpoint:
                 if self._pages is not None and not is_metrics:
                     response = await self._pages.answer(request, reader, writer)
                 else:
-                    response = self._metrics(request)
+                    response = await self._metrics(request)
                 if not isinstance(response, bytes):
                     return response
                 writer.write(response)
@@ -81,12 +83,23 @@ class _Endpoint:
             self._connections -= 1
         return None
 
-    def _metrics(self, request: Request) -> bytes:
+    async def _metrics(self, request: Request) -> bytes:
         if request.target.partition("?")[0] != "/metrics":
             return http.response(HTTPStatus.NOT_FOUND, b"GET /metrics\n")
         if request.method not in {"GET", "HEAD"}:
             return http.response(HTTPStatus.METHOD_NOT_ALLOWED, b"GET /metrics\n", {"Allow": "GET, HEAD"})
         openmetrics = accepts_openmetrics(",".join(request.headers["accept"]))
-        body = render(self._collect() if self._collect else (), openmetrics=openmetrics).encode()
+        body = (await self._text(openmetrics=openmetrics)).encode()
         full = http.response(HTTPStatus.OK, body, {"Content-Type": OPENMETRICS if openmetrics else TEXT})
         return full if request.method == "GET" else full[: -len(body)]
+
+    async def _text(self, *, openmetrics: bool) -> str:
+        """Returns the metrics. Calls get their turn after each `_LINES` lines, however many series there are."""
+        parts, lines = list[str](), 0
+        for part in rendered(self._collect() if self._collect else (), openmetrics=openmetrics):
+            parts.append(part)
+            lines += part.count("\n")
+            if lines >= _LINES:
+                lines = 0
+                await asyncio.sleep(0)
+        return "".join(parts)

@@ -1,6 +1,8 @@
 """The list of metrics, and their text, as Prometheus' own parsers read it."""
 
+import asyncio
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from cache_sidecar.injector.certificates import renew
 from cache_sidecar.metrics import definitions
 from cache_sidecar.metrics.certificates import RELAY, Certificates
 from cache_sidecar.metrics.definitions import Kind, Metric, Process
-from cache_sidecar.metrics.exposition import Distribution, accepts_openmetrics, render
+from cache_sidecar.metrics.exposition import Distribution, Samples, accepts_openmetrics, render
 from cache_sidecar.metrics.table import table
+from cache_sidecar.metrics.web import serving
 from cache_sidecar.server.call_stats import BOUNDS, CallStats
+from tests.support import scrape
 from tests.support.launch import settings_for
 from tests.support.tokens import secret_file
 
@@ -96,6 +100,31 @@ def test_a_call_is_in_the_bucket_of_its_duration() -> None:
     stats.record(1)
     assert (stats.buckets[0], stats.buckets[1], stats.buckets[-2], stats.buckets[-1]) == (2, 1, 1, 1)
     assert (sum(stats.buckets), stats.codes) == (5, {0: 5, 1: 1})
+
+
+async def test_a_scrape_of_many_series_gives_others_their_turns() -> None:
+    turns = 0
+    lasted: list[int] = []
+
+    def collect() -> Iterator[tuple[Metric, Samples]]:
+        began = turns
+        for number in range(50):
+            yield Metric(f"shop_{number}", Kind.GAUGE, ("id",), "Has values."), {(str(id),): id for id in range(100)}
+        lasted.append(turns - began)
+
+    async def work() -> None:
+        nonlocal turns
+        while not lasted:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with serving("127.0.0.1:0", collect) as address:
+        working = asyncio.create_task(work())
+        _, body = await scrape.fetch(address)
+        await working
+    assert body.count("\nshop_") == 5000
+    # At least after every 200 lines.
+    assert lasted[0] >= 25
 
 
 def test_exemplars_are_read_in_openmetrics_only() -> None:
