@@ -50,10 +50,10 @@ def with_method(path: str, *more: str) -> tuple[str, ...]:
 
 def render(families: Families, *, openmetrics: bool) -> str:
     """Returns the text of metrics; those without values are left out."""
-    return "".join(rendered(families, openmetrics=openmetrics))
+    return "".join(texts(families, openmetrics=openmetrics))
 
 
-def rendered(families: Families, *, openmetrics: bool) -> Iterator[str]:
+def texts(families: Families, *, openmetrics: bool) -> Iterator[str]:
     """Yields the text of one metric after the other; those without values are left out."""
     for metric, samples in families:
         if not samples:

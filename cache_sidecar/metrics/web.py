@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from cache_sidecar.metrics.definitions import Metric
-from cache_sidecar.metrics.exposition import OPENMETRICS, TEXT, Samples, accepts_openmetrics, rendered
+from cache_sidecar.metrics.exposition import OPENMETRICS, TEXT, Samples, accepts_openmetrics, texts
 from cache_sidecar.server import http
 from cache_sidecar.server.http import Request
 
@@ -96,7 +96,7 @@ class _Endpoint:
     async def _text(self, *, openmetrics: bool) -> str:
         """Returns the metrics. Calls get their turn after each `_LINES` lines, however many series there are."""
         parts, lines = list[str](), 0
-        for part in rendered(self._collect() if self._collect else (), openmetrics=openmetrics):
+        for part in texts(self._collect() if self._collect else (), openmetrics=openmetrics):
             parts.append(part)
             lines += part.count("\n")
             if lines >= _LINES:

@@ -213,6 +213,25 @@ async def test_what_changes_while_the_id_does_is_kept_and_the_old_id_is_worthles
     assert await visitor.attributes(cookie=old) == {}
 
 
+async def test_a_logout_under_the_id_from_before_ends_the_session(visitor: Visitor) -> None:
+    async with visitor.holds("a", "1", then="invalidate"):
+        await visitor.change("c", "2", then="rotate")
+        new = visitor.browser.session
+        assert new
+        assert await visitor.attributes() == {"text": "0", "object": "[0]", "c": "2"}
+    assert await visitor.attributes(cookie=new) == {}
+
+
+async def test_no_change_brings_back_a_session_that_has_ended(visitor: Visitor) -> None:
+    ended = visitor.browser.session
+    assert ended
+    async with visitor.holds("a", "1"), visitor.holds("b", "2", asObject="true"):
+        await visitor.change("c", "3", then="invalidate")
+    assert await visitor.attributes(cookie=ended) == {}
+    # What they set is nowhere else, either.
+    assert await visitor.attributes() == {}
+
+
 async def test_the_spring_shop_answers_errors_by_their_status(shop: str, sidecar: Serving) -> None:
     await create_mug(sidecar.address)
     browser = Browser(shop)
