@@ -132,7 +132,7 @@ def _workloads(draw: st.DrawFn) -> dict[str, Any]:
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x", "labels": draw(LABELS)}, "spec": parts}
 
 
-@settings(max_examples=20, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
+@settings(max_examples=10, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
 @given(st.lists(_workloads(), min_size=1, max_size=3), st.lists(st.integers(0, 5), max_size=60))
 def test_whatever_is_shared_only_pods_change_and_everything_is_restored(
     items: list[dict[str, Any]], choices: list[int]
