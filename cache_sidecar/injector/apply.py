@@ -54,7 +54,7 @@ def uninject(pod: Pod) -> bool:
     spec, metadata = pod["spec"], pod["metadata"]
     lists = _Lists(status.empty)
     for kind in ("initContainers", "containers"):
-        lists.filter("/spec", spec, kind, lambda each: each["name"] != NAME)
+        lists.filter("/spec", spec, kind, lambda each: pods.name_of(each) != NAME)
         for index, each in enumerate(spec.get(kind) or []):
             _strip(f"/spec/{kind}/{index}", each, lists, status.kept)
     lists.filter("/spec", spec, "volumes", lambda volume: volume["name"] not in VOLUMES)
@@ -71,8 +71,8 @@ def uninject(pod: Pod) -> bool:
     del notes[annotations.STATUS]
     pods.labels(pod).pop(annotations.INJECTED, None)
     for parent, key in ((spec, "securityContext"), (metadata, "annotations"), (metadata, "labels"), (pod, "metadata")):
-        # A parent of something that was empty is kept: _restore puts the empty value back.
-        if not any(f"/{key}/" in pointer for pointer in status.empty):
+        # What was empty, or the parent of something that was, stays where it is: _restore puts the empty value back.
+        if not any(f"/{key}/" in f"{pointer}/" for pointer in status.empty):
             _drop_if_empty(parent, key)
     _restore(pod, status.empty)
     return True
@@ -137,7 +137,10 @@ class _Lists(NamedTuple):
 
 def _strip(pointer: str, each: Pod, lists: _Lists, kept: list[Any]) -> None:
     lists.filter(
-        pointer, each, "env", lambda variable: variable["name"] not in VARIABLES or f"{each['name']}/{variable['name']}" in kept
+        pointer,
+        each,
+        "env",
+        lambda variable: variable["name"] not in VARIABLES or f"{pods.name_of(each)}/{variable['name']}" in kept,
     )
     lists.filter(pointer, each, "volumeMounts", lambda mount: mount["name"] not in VOLUMES)
 

@@ -86,7 +86,7 @@ def _by_spec(spec: Pod) -> Iterator[Reason]:
 
 def _by_clash(pod: Pod, defaults: Options) -> Iterator[Reason]:
     everyone = pods.containers(pod)
-    if any(container["name"] == NAME or _is_sidecar(container, defaults) for container in everyone):
+    if any(pods.name_of(container) == NAME or _is_sidecar(container, defaults) for container in everyone):
         yield Reason.SIDECAR_PRESENT
     if any(volume["name"] in VOLUMES for volume in pod["spec"].get("volumes") or []):
         yield Reason.VOLUME_TAKEN

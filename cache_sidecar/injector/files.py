@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache_sidecar.core.errors import InputError
-from cache_sidecar.injector import apply, documents, pods, sharing
+from cache_sidecar.injector import apply, documents, lines, pods, sharing
 from cache_sidecar.injector.config import NEWEST, InjectorConfig, parse_version
 from cache_sidecar.injector.consider import Verdict, consider
 from cache_sidecar.injector.decide import Place
 from cache_sidecar.injector.workloads import Workload, namespace_labels, workloads
+
+_MARK = "\ufeff"
 
 
 class File(NamedTuple):
@@ -21,6 +23,8 @@ class File(NamedTuple):
     "With line feeds only, and without a byte order mark."
     documents: list[Any]
     newline: str = "\n"
+    raw: str = ""
+    "As it was read."
 
     def workloads(self, templates: Mapping[str, str]) -> list[Workload]:
         """Returns the workloads of all its documents."""
@@ -32,7 +36,12 @@ class File(NamedTuple):
             text = documents.write(self.documents, self.text, among_others=among_others)
         except InputError as error:
             raise InputError(f"{self.origin}: {error}") from None
-        return text.replace("\n", self.newline)
+        text, before = (each.replace("\n", self.newline) for each in (text, self.text))
+        raw = self.raw.removeprefix(_MARK)
+        if raw and raw != before:
+            # It has line ends of both kinds.
+            text = lines.apply_change(raw, before, text)
+        return _MARK * (self.raw.startswith(_MARK) and not among_others) + text
 
 
 class Result(NamedTuple):
@@ -49,26 +58,24 @@ def read(name: str) -> File:
     origin = "standard input" if name == "-" else name
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{origin} is not UTF-8") from None
-    newline = "\r\n" if "\r\n" in text else "\n"
-    return parse(origin, text.replace("\r\n", "\n"), newline)
+    newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
+    return parse(origin, text.removeprefix(_MARK).replace("\r\n", "\n"))._replace(newline=newline, raw=text)
 
 
-def parse(origin: str, text: str, newline: str = "\n") -> File:
+def parse(origin: str, text: str) -> File:
     """Returns the file with a text, whose lines end with line feeds only. Raises InputError."""
-    return File(origin, text, documents.read(text, origin), newline)
+    return File(origin, text, documents.read(text, origin))
 
 
 def inject(files: list[File], config: InjectorConfig, *, by_label: bool) -> tuple[list[File], list[Result]]:
     """Injects the sidecar into the files' workloads, or updates it. Returns the files, and the result for each workload."""
     version = parse_version(config.kubernetes_version) if config.kubernetes_version else NEWEST
-    files, denied = _without_sidecars(files, config)
-    if denied:
-        return files, denied
+    files = _without_sidecars(files, config)
     enabled = {name: on for file in files for document in file.documents for name, on in namespace_labels(document).items()}
     results = []
     for file in files:
@@ -78,16 +85,17 @@ def inject(files: list[File], config: InjectorConfig, *, by_label: bool) -> tupl
     return files, results
 
 
-def _without_sidecars(files: list[File], config: InjectorConfig) -> tuple[list[File], list[Result]]:
-    """Returns the files without sidecars of before, and what could not be understood."""
-    results = uninject(files, config.pod_templates)
-    denied = [result for result in results if result.action == "deny"]
-    if denied or all(result.action != "uninject" for result in results):
-        return files, denied
+def _without_sidecars(files: list[File], config: InjectorConfig) -> list[File]:
+    """Returns the files without sidecars of before."""
+    if all(result.action != "uninject" for result in uninject(files, config.pod_templates)):
+        return files
     # Read again, because nodes that are shared again are not the ones that were read.
-    return [
-        parse(file.origin, documents.write(file.documents, file.text, among_others=False), file.newline) for file in files
-    ], []
+    return [_read_again(file) for file in files]
+
+
+def _read_again(file: File) -> File:
+    text, raw = documents.write(file.documents, file.text, among_others=False), file.render(among_others=False)
+    return parse(file.origin, text)._replace(newline=file.newline, raw=raw)
 
 
 def _inject(workload: Workload, place: Place, config: InjectorConfig, version: tuple[int, int]) -> Result:

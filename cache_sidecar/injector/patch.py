@@ -47,7 +47,7 @@ def inject(pod: Pod, defaults: Options, version: tuple[int, int]) -> list[Operat
         if DEFAULT_CONTAINER in pods.annotations(pod):
             patch.kept.append(DEFAULT_CONTAINER)
         else:
-            notes[DEFAULT_CONTAINER] = spec["containers"][0]["name"]
+            notes[DEFAULT_CONTAINER] = pods.name_of(spec["containers"][0])
     # Last, because the status records what `uninject` must restore.
     patch.put("/metadata", metadata, "annotations", notes | {annotations.STATUS: ""})
     patch.fill_status(_status(plan, patch))
@@ -74,7 +74,7 @@ def plan_for(pod: Pod, options: Options, version: tuple[int, int]) -> Plan:
 def _ports(pod: Pod) -> dict[int, str]:
     """Returns the TCP ports that the containers declare, with the name of the container."""
     return {
-        port["containerPort"]: container["name"]
+        port["containerPort"]: pods.name_of(container)
         for container in pods.containers(pod)
         for port in container.get("ports") or []
         if port.get("protocol") in {None, "TCP"}
@@ -102,7 +102,7 @@ def find_sidecar(pod: Pod) -> Pod | None:
     """Returns the injected sidecar's container, None if the pod has none."""
     if annotations.STATUS not in pods.annotations(pod):
         return None
-    return next((container for container in pods.containers(pod) if container["name"] == NAME), None)
+    return next((container for container in pods.containers(pod) if pods.name_of(container) == NAME), None)
 
 
 def _complete(pod: Pod, sidecar: Pod) -> list[Operation]:
@@ -141,12 +141,12 @@ class _Patch:
         """Adds variables and mounts to every container except the sidecar."""
         for kind in ("initContainers", "containers"):
             for index, each in enumerate(pod["spec"].get(kind) or []):
-                if each["name"] != NAME:
+                if pods.name_of(each) != NAME:
                     self._add_variables(f"/spec/{kind}/{index}", each, variables, mounts)
 
     def _add_variables(self, pointer: str, each: Pod, variables: dict[str, str], mounts: list[Any]) -> None:
         own = {variable["name"] for variable in each.get("env") or []}
-        self.kept += [f"{each['name']}/{name}" for name in variables if name in own]
+        self.kept += [f"{pods.name_of(each)}/{name}" for name in variables if name in own]
         # First, so that the container's own variables can refer to them.
         added = [{"name": name, "value": value} for name, value in variables.items() if name not in own]
         self.insert(pointer, each, "env", added)

@@ -31,7 +31,7 @@ class _Port(TypedDict):
 
 @_open
 class _Container(TypedDict):
-    name: str
+    name: NotRequired[str]
     image: NotRequired[str | None]
     command: NotRequired[list[str] | None]
     env: NotRequired[list[_Named] | None]
@@ -106,6 +106,11 @@ def labels(pod: Pod) -> dict[str, str]:
 def annotations(pod: Pod) -> dict[str, str]:
     """Returns its annotations, which may be missing or null."""
     return (pod.get("metadata") or {}).get("annotations") or {}
+
+
+def name_of(container: dict[str, Any]) -> str:
+    """Returns a container's name, or for one without a name, as Knative allows, the one that it gets there."""
+    return str(container.get("name", "user-container"))
 
 
 def init_containers(pod: Pod) -> list[dict[str, Any]]:

@@ -139,7 +139,7 @@ def test_what_cannot_be_read(text: str, line: str) -> None:
         ("5", "a pod must be an object"),
         ("{}", "spec: Field required"),
         ("{spec: {containers: 5}}", "spec.containers: Input should be a valid list"),
-        ("{spec: {containers: [{image: a}]}}", "spec.containers.0.name: Field required"),
+        ("{spec: {containers: [{name: 5}]}}", "spec.containers.0.name: Input should be a valid string"),
         (
             "{metadata: {annotations: {cache-sidecar.io/port: 80}}, spec: {}}",
             "metadata.annotations.cache-sidecar.io/port: Input should be a valid string: quote it",
@@ -187,3 +187,104 @@ def test_a_configuration_that_is_not_there() -> None:
         64,
         "cache-sidecar: cannot read the injector's configuration /nowhere: No such file or directory\n",
     )
+
+
+UNUSUAL = """\
+%YAML 1.2
+---
+# A licence
+---
+null
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name:   c}
+data:
+    a:   'b'  # not ours
+...
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+    name:   web
+    labels: &labels   # shared
+        app: web
+spec:
+    selector:
+        matchLabels: *labels
+    template:
+        metadata:
+            labels: *labels
+        # before the spec
+        spec:
+            initContainers:
+            # the first one
+            - name: init\t# a tab
+              args: ["a",  # why
+                     'b']
+            containers:
+            -   name: web\t
+                image: web   # of the shop
+                resources:
+                    {}
+                env:
+                  - {name: A, value:   "b"}
+
+            # volumes
+            volumes:
+            -   name: v
+                emptyDir: {}
+            # groups
+            securityContext:
+                supplementalGroups: [1, 2] # two
+# the end"""
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        UNUSUAL.encode(),
+        f"\ufeff{UNUSUAL}\n".encode(),
+        UNUSUAL.replace("\n", "\r\n").encode(),
+        UNUSUAL.replace("\n", "\r\n", 9).encode(),
+    ],
+    ids=["no last line end", "mark", "windows", "both line ends"],
+)
+def test_every_byte_is_restored(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "web.yaml"
+    path.write_bytes(raw)
+    injected = run("inject", "-f", path)
+    assert injected.exit_code == 0
+    assert set(raw.split(b"\n")) - set(injected.stdout_bytes.split(b"\n")) <= {
+        line
+        for line in raw.split(b"\n")
+        if any(changed in line for changed in (b"labels: *", b"supplementalGroups", b"the end", b"env:"))
+    }
+    path.write_bytes(injected.stdout_bytes)
+    assert run("inject", "-f", path).stdout_bytes == injected.stdout_bytes
+    assert run("uninject", "-f", path).stdout_bytes == raw
+
+
+def test_what_was_empty_stays_where_it_is() -> None:
+    text = "kind: Pod\nmetadata: {name: x}\nspec:\n  securityContext: {}\n  containers:\n    - name: a\n      image: b\n"
+    assert run("uninject", "-f", "-", given=run("inject", "-f", "-", given=text).stdout).stdout == text
+
+
+def test_a_container_without_a_name() -> None:
+    text = "apiVersion: serving.knative.dev/v1\nkind: Service\nspec:\n  template:\n    spec:\n      containers:\n      - image: a\n"
+    injected = run("inject", "-f", "-", given=text)
+    assert injected.stderr == "Service/? inject\n"
+    assert meaning(injected.stdout)[0]["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert run("uninject", "-f", "-", given=injected.stdout).stdout == text
+
+
+def test_check_reports_all_workloads_though_one_is_denied() -> None:
+    pod = "kind: Pod\nmetadata: {{name: {0}}}\nspec: {{containers: [{{name: {0}}}]}}\n---\n"
+    text = "".join(pod.format(name) for name in ("a", 5, "c"))
+    done = run("check", "-f", "-", given=text)
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["Pod/a", "inject"],
+        ["Pod/5", "deny"],
+        ["Pod/c", "inject"],
+    ]
+    assert done.exit_code == 1
