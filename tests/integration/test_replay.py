@@ -3,6 +3,8 @@
 import asyncio
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ SMALL = ["--views", "2", "--concurrency", "2", "--change-every", "4", "--abandon
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files, also of processes."""
-    folder = tmp_path / "tmp"
-    folder.mkdir(mode=0o755)
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    return folder
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder for temporary files, also of processes; with a short name, as sockets are in it."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setattr("tempfile.tempdir", None)
+        yield folder
 
 
 def report_of(tmp_path: Path, *arguments: object) -> dict[str, Any]:
