@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cache_sidecar.core.errors import InputError
 from cache_sidecar.core.signals import run_to_end
@@ -172,6 +170,9 @@ def progress_on(stream: TextIO) -> Iterator[Tell]:
     if not stream.isatty():
         yield _lines(stream)
         return
+    from rich.console import Console  # noqa: PLC0415  # other commands don't wait for it to load
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("visits"), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=stream), transient=True) as bar:
         task = bar.add_task("reading", total=None)

@@ -121,9 +121,10 @@ async def _round(one: _Running, visits: Sequence[Visit], options: Options, progr
     samples: list[Sample] = [Sample(0.0, 0, before.tiers)]
     sampling = asyncio.create_task(_sample(one, begin, samples))
     breaking = asyncio.create_task(_break(one, first + len(visits) // 3, begin, options)) if options.fault else None
+    spent = time.process_time()
     try:
         record = await one.shoppers.run(visits, progress=progress)
-        seconds = time.perf_counter() - begin
+        seconds, spent = time.perf_counter() - begin, time.process_time() - spent
         window = None if breaking is None else await breaking
     finally:
         for task in (sampling, breaking):
@@ -132,14 +133,14 @@ async def _round(one: _Running, visits: Sequence[Visit], options: Options, progr
         await asyncio.gather(sampling, *([breaking] if breaking else []), return_exceptions=True)
     after = await _usage(one)
     samples.append(Sample(seconds, record.pages, after.tiers))
-    cpu = {name: max(0.0, after.cpu[name] - before.cpu[name]) for name in after.cpu}
+    cpu = {name: max(0.0, after.cpu[name] - before.cpu[name]) for name in after.cpu} | {SHOP: spent}
     statements = Statements(*(late - early for late, early in zip(after.statements, before.statements, strict=True)))
     return Round(record, seconds, cpu, statements, after.tiers - before.tiers, samples, window)
 
 
 async def _usage(one: _Running) -> Usage:
     cpu = {name: cpu_seconds(pids) for name, pids in one.servers.pids().items()}
-    return Usage(cpu | {SHOP: time.process_time()}, await one.servers.network.statements(), await one.arm.tiers())
+    return Usage(cpu, await one.servers.network.statements(), await one.arm.tiers())
 
 
 async def _sample(one: _Running, begin: float, samples: list[Sample]) -> None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from cache_sidecar.cli import cli
 from cache_sidecar.replay.faults import FAULTS
 from cache_sidecar.replay.shopper import PAGES, Kind
+from tests.support.engine_params import ENGINES
 from tests.support.until import until
 from tests.unit.test_replay_shopper import orders
 
@@ -52,7 +53,7 @@ def test_all_arms_serve_the_same_shoppers_and_every_figure_is_there(tmp_path: Pa
     changes = [str(kind) for kind in Kind if kind not in PAGES]
     for name, arm in arms.items():
         shown = {kind: row["count"] + row["failed"] for kind, row in arm["latency_ms"].items()}
-        assert shown["product"] > shown["category"] > 0
+        assert shown["product"] >= shown["category"] > 0
         assert all(arm["latency_ms"][kind]["count"] > 0 for kind in changes), arm["latency_ms"]
         assert all(row["max"] >= row["p99"] >= row["p50"] > 0 for row in arm["latency_ms"].values() if row["count"])
         own = {"sidecar": {"redis", "sidecars", "relay"}, "direct": set(), "redis": {"redis"}}[name]
@@ -80,7 +81,7 @@ def test_all_arms_serve_the_same_shoppers_and_every_figure_is_there(tmp_path: Pa
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine", ["native", "aio"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_sidecar_alone(tmp_path: Path, temporary: Path, engine: str) -> None:
     report = report_of(tmp_path, "--engine", engine, "--round-trip", "0", "--logged-in", "1", "--invoices", "6")
     assert list(report["arms"]) == ["sidecar"]

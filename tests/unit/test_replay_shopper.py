@@ -50,7 +50,7 @@ async def test_the_shop_in_a_file(shop: Shop) -> None:
     )
     assert [visit.time for visit in shop.visits[:2]] == [0.0, 60.0]
     # As often as it was bought.
-    assert shop.weights[-1] == sum(len(visit.lines) for visit in shop.visits) or shop.weights[-1] > len(shop.products)
+    assert shop.weights[-1] == len(shop.sales.sales)
     for product_id, others in shop.related.items():
         assert product_id not in others
         assert len(others) == LIST == len(set(others))
@@ -193,6 +193,8 @@ async def test_what_was_bought_is_what_the_database_has_to_hold(shop: Shop) -> N
     outcome = shoppers.outcome()
     assert outcome.orders == len(shop.visits) == shoppers.done
     assert outcome.sold == sum((Counter(dict(visit.lines)) for visit in shop.visits), Counter())
+    last = {decide(visit, shop, HABITS).user_id for visit in shop.visits}
+    assert outcome.emptied == last
     assert outcome.delivered.total() == 100 * len(shop.visits)
     assert record.pages == sum(len(record.seconds[kind]) for kind in (Kind.HOME, Kind.CATEGORY, Kind.PRODUCT, Kind.CART))
     assert len(record.seconds[Kind.CHECK_OUT]) == outcome.orders
@@ -200,6 +202,13 @@ async def test_what_was_bought_is_what_the_database_has_to_hold(shop: Shop) -> N
     assert not record.beyond
     right = {id: (one.stock - outcome.sold[id] + outcome.delivered[id], 0) for id, one in shop.products.items()}
     assert not any(differences(shop, outcome, EndState(right, set(), outcome.orders, outcome.orders)).values())
+
+
+async def test_whoever_leaves_may_keep_a_full_cart(shop: Shop) -> None:
+    shoppers = Shoppers(Plain(), shop, HABITS._replace(abandoned=1.0))
+    await shoppers.run(shop.visits)
+    outcome = shoppers.outcome()
+    assert (outcome.orders, outcome.sold, outcome.emptied) == (0, {}, set())
 
 
 async def test_each_difference_is_told(shop: Shop) -> None:
