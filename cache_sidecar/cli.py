@@ -24,6 +24,7 @@ from cache_sidecar.core.signals import run_to_end, run_until_signalled
 from cache_sidecar.dashboard.commands import dashboard
 from cache_sidecar.injector import commands as injector
 from cache_sidecar.kubectl import commands as kubectl
+from cache_sidecar.replay.commands import replay
 from cache_sidecar.server.engines import selection
 from cache_sidecar.terminal import commands as terminal
 from cache_sidecar.terminal.ranges import Range
@@ -99,7 +100,7 @@ def cli() -> None:
     """A gRPC cache sidecar for e-commerce: memory in front of Redis in front of PostgreSQL."""
 
 
-for command in (injector.serve, injector.inject, injector.uninject, injector.check, dashboard, *terminal.ALL):
+for command in (injector.serve, injector.inject, injector.uninject, injector.check, dashboard, replay, *terminal.ALL):
     cli.add_command(command)
 
 

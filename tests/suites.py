@@ -29,6 +29,8 @@ LONG = (
     "integration/test_wheels.py",
     # A hundred thousand rows.
     "integration/test_recommendations_size.py",
+    # Three shops with servers of their own, and faults.
+    "integration/test_replay.py",
     # The processes of many pods.
     "integration/test_pod_life.py",
     # Every two calls, the second at each statement of the first.

@@ -40,7 +40,7 @@ class Sidecar(NamedTuple):
 
 
 def start_sidecar(
-    processes: Processes, name: str, listen: str, common: Mapping[str, str | list[str] | bool], *, web: str = ""
+    processes: Processes, name: str, listen: str, common: Mapping[str, str | list[str] | bool | int], *, web: str = ""
 ) -> Sidecar:
     """Starts `cache-sidecar serve`, listening on host:port `listen` and on a Unix socket, with its status page at `web`."""
     socket = processes.state.socket(f"{name}.sock")
@@ -58,7 +58,7 @@ def start_sidecar(
     return Sidecar(_start(processes, name, "serve", config), address, socket, config, web)
 
 
-def start_relay(processes: Processes, name: str, common: Mapping[str, str | list[str] | bool]) -> Child:
+def start_relay(processes: Processes, name: str, common: Mapping[str, str | list[str] | bool | int]) -> Child:
     """Starts `cache-sidecar relay`."""
     return _start(processes, name, "relay", processes.state.write(f"{name}.toml", as_toml(common)))
 
@@ -93,7 +93,7 @@ def fail_if_ended(child: Child) -> None:
         raise ChildFailed(child)
 
 
-def as_toml(values: Mapping[str, str | list[str] | bool]) -> str:
+def as_toml(values: Mapping[str, str | list[str] | bool | int]) -> str:
     """Returns the text of a settings file. TOML's strings and lists have the syntax of JSON, except for DEL."""
     lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
     return "".join(lines).replace("\x7f", "\\u007f")

@@ -22,8 +22,23 @@ _VERSION = 18
 async def temporary_servers() -> AsyncIterator[tuple[str, str]]:
     """Starts a PostgreSQL with an empty database and a Valkey, and returns the DSN and the address.
 
-    Removes what killed commands left behind. Raises InputError if a wheel with a server is not installed, and ChildFailed if a
-    server does not start.
+    Raises InputError if a wheel with a server is not installed, and ChildFailed if a server does not start.
+    """
+    async with temporary_processes() as (processes, ports):
+        port, valkey_port = ports.choose([0, 0])
+        directory = processes.state.path
+        # What is in it is not needed after a crash.
+        server = Postgres(processes, directory / "postgres", port, version=_VERSION, settings={"fsync": "off"})
+        valkey = ValkeyServer(processes, directory / "valkey", valkey_port)
+        await together(server.start(), valkey.start())
+        yield server.dsn(), valkey.address
+
+
+@asynccontextmanager
+async def temporary_processes() -> AsyncIterator[tuple[Processes, Ports]]:
+    """Runs servers in a directory of their own; stops them and removes it at the end.
+
+    Removes what killed commands left behind.
     """
     await _remove_leftovers()
     state = StateDirectory(Path(tempfile.mkdtemp(prefix=_PREFIX)))
@@ -32,12 +47,7 @@ async def temporary_servers() -> AsyncIterator[tuple[str, str]]:
     state.claim()
     processes, ports = Processes(state), Ports()
     try:
-        port, valkey_port = ports.choose([0, 0])
-        # What is in it is not needed after a crash.
-        server = Postgres(processes, state.path / "postgres", port, version=_VERSION, settings={"fsync": "off"})
-        valkey = ValkeyServer(processes, state.path / "valkey", valkey_port)
-        await together(server.start(), valkey.start())
-        yield server.dsn(), valkey.address
+        yield processes, ports
     finally:
         await processes.stop_all()
         ports.close()

@@ -73,6 +73,7 @@ _DATE = re.compile(
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _BINARY_FRACTION = re.compile(r"-?[0-9]{1,12}\.[0-9]{10,40}")
 _PENNY = 10**7
+_MOST_PIECES = 10**9
 _NANO = Decimal(1).scaleb(-FRACTION_DIGITS)
 
 
@@ -127,6 +128,11 @@ class Sale(NamedTuple):
     customer_id: str
     "Empty if unknown."
     product_id: str
+    quantity: int
+    price: int
+    "Of a piece, in billionths."
+    title: str
+    "The line's description, as it is; empty if it has none."
 
 
 def sale(cells: Mapping[str, str]) -> Sale:
@@ -143,9 +149,19 @@ def sale(cells: Mapping[str, str]) -> Sale:
         quantity = Decimal(cells["quantity"].strip())
     except InvalidOperation:
         raise RowRejected("quantity", f"has an invalid quantity: {cells['quantity'][:60]!r}") from None
-    if not quantity > 0 or not _nanos(cells["price"].strip()) > 0:
+    price = _nanos(cells["price"].strip())
+    if not quantity > 0 or not price > 0:
         raise RowRejected("not_sold", "has a quantity or a price that is not above zero", left_out=True)
-    return Sale(invoice, _time(cells["invoice_date"].strip()), cells["customer_id"].strip().removesuffix(".0"), code)
+    return Sale(
+        invoice,
+        _time(cells["invoice_date"].strip()),
+        cells["customer_id"].strip().removesuffix(".0"),
+        code,
+        # A share of a piece is one, and infinity is what a file may say, too.
+        max(1, int(quantity)) if quantity < _MOST_PIECES else _MOST_PIECES,
+        price,
+        cells.get("description", "").strip(),
+    )
 
 
 def stock_code(cell: str) -> str:

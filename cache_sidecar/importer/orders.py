@@ -24,8 +24,23 @@ class Purchases(NamedTuple):
     "Lines that are in no event, by reason."
 
 
+class Sales(NamedTuple):
+    """The order lines of a file by which something was sold."""
+
+    sales: list[Sale]
+    lines: int
+    left_out: Counter[str]
+    "Lines that are not of a sale, by reason."
+
+
 async def read_purchases(source: str) -> Purchases:
     """Reads a file, or standard input for `-`. Raises InputError for a file that is in another format."""
+    found = await read_sales(source)
+    return Purchases(_events(found.sales), found.lines, found.left_out)
+
+
+async def read_sales(source: str) -> Sales:
+    """Reads a file as `read_purchases` does, with each line's quantity and price."""
     with Source(source) as opened:
         reader = RecordReader(opened, {FORMAT: _HEADER}, format=FORMAT)
         await reader.start()
@@ -38,7 +53,7 @@ async def read_purchases(source: str) -> Purchases:
                     sales.append(_sale(record))
                 except RowRejected as error:
                     left_out[error.reason] += 1
-    return Purchases(_events(sales), lines, left_out)
+    return Sales(sales, lines, left_out)
 
 
 def _sale(record: Row | Rejection) -> Sale:

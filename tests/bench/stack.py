@@ -226,7 +226,7 @@ class Stack:
             return
         file = self.directory / "network.json"
         file.write_text(json.dumps({"targets": self.redis, "delay": round_trip / 2}))
-        with self.helper("network", ["tests.bench.network", str(file)], beside=True) as (_, ports):
+        with self.helper("network", ["cache_sidecar.replay.network", str(file)], beside=True) as (_, ports):
             yield [f"127.0.0.1:{port}" for port in ports.split()]
 
     @contextmanager
