@@ -224,10 +224,18 @@ def _sessions(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
 
 def _carts(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
     limits = Limits(items=parts.settings.cart_max_items, quantity=parts.settings.cart_max_quantity)
-    store = CartStore(parts.database)
-    return Service(
-        CartService(dataset, store=store, writer=parts.writer, changes=parts.changes, limits=limits, bound=parts.bound)
+    catalogue = parts.database_of("catalog")
+    service = CartService(
+        dataset,
+        store=CartStore(parts.database),
+        products=ProductStore(catalogue),
+        has_products=catalogue is parts.database,
+        writer=parts.writer,
+        changes=parts.changes,
+        limits=limits,
+        bound=parts.bound,
     )
+    return Service(service)
 
 
 def _recommender(parts: Parts) -> Recommender:

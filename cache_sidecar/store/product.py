@@ -35,6 +35,17 @@ class ProductRow(NamedTuple):
     version: int = 0
 
 
+class PriceRow(NamedTuple):
+    """What a product costs, of cache_sidecar.products."""
+
+    product_id: str
+    price_units: int
+    price_nanos: int
+    currency_code: str
+    active: bool
+    version: int
+
+
 _COLUMNS = ", ".join(ProductRow._fields)
 _COLUMNS_WE_SET = ProductRow._fields[:11]
 _INSERT = f"""INSERT INTO cache_sidecar.products ({", ".join(_COLUMNS_WE_SET)})
@@ -42,6 +53,7 @@ _INSERT = f"""INSERT INTO cache_sidecar.products ({", ".join(_COLUMNS_WE_SET)})
 _UPDATE = f"""UPDATE cache_sidecar.products SET update_time = now(), {", ".join(f"{c} = %s" for c in _COLUMNS_WE_SET[1:])}
     WHERE product_id = %s RETURNING {_COLUMNS}"""
 _SELECT = f"SELECT {_COLUMNS} FROM cache_sidecar.products"
+_SELECT_PRICES = f"SELECT {', '.join(PriceRow._fields)} FROM cache_sidecar.products WHERE product_id = ANY(%s)"
 # Bytes of a row, see `pages.fetch`.
 _SIZE = """200 + octet_length(title) + octet_length(description) + pg_column_size(categories || '{}'::text[])
     + pg_column_size(image_uris || '{}'::text[]) + pg_column_size(attributes || '{}'::jsonb)"""
@@ -57,6 +69,15 @@ class ProductStore:
         """Returns the products that exist, in no particular order, by one statement."""
         rows = await self._database.fetch(f"{_SELECT} WHERE product_id = ANY(%s)", [list(product_ids)])
         return [ProductRow(*row) for row in rows]
+
+    async def prices(self, product_ids: Sequence[str]) -> list[PriceRow]:
+        """Returns what the products that exist cost now."""
+        return [PriceRow(*row) for row in await self._database.fetch(_SELECT_PRICES, [list(product_ids)])]
+
+    async def prices_within(self, tx: Transaction, product_ids: Sequence[str]) -> list[PriceRow]:
+        """As `prices`, as a step of a write of something else in the same database."""
+        cursor = await tx.execute(_SELECT_PRICES, [list(product_ids)])
+        return [PriceRow(*row) for row in await cursor.fetchall()]
 
     async def page(self, *, after: str, category: str, limit: int, max_bytes: int) -> Page[ProductRow]:
         """Returns products in the order of their ids, of one category or, if that is empty, of all; see `pages.fetch`."""
