@@ -136,6 +136,7 @@ def lists_of_change(old: ProductRow | None, new: ProductRow | None) -> list[str]
         for kind, is_other in (
             ("title", was.title != is_now.title),
             ("price", (was.price_units, was.price_nanos) != (is_now.price_units, is_now.price_nanos)),
+            ("rank", was.rank != is_now.rank),
         ):
             found += [f"{kind}:{category}" for category in before & after if is_other]
     return found

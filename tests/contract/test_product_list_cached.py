@@ -271,6 +271,21 @@ async def test_a_caller_sees_its_own_changes_in_lists(ground: Ground) -> None:
         assert not (await shop.products.GetCategories(pb.GetCategoriesRequest())).categories
 
 
+async def test_a_rank_that_is_set_by_a_call_moves_the_product_in_every_memory(ground: Ground) -> None:
+    rank = {"order": pb.PRODUCT_ORDER_RANK}
+    for id, place in (("a", 1.0), ("b", 2.0), ("c", None)):
+        await ground.first.create(id, categories=["x"], rank=place)
+    for shop in (ground.first, ground.second):
+        await until(shows(shop, ["a", "b", "c"], "x", **rank))
+        await until(is_from(shop, L1, "x", **rank))
+    await ground.first.update("c", rank=0.0)
+    assert await ids(ground.first, "x", **rank) == ["c", "a", "b"], "its caller sees it at once"
+    await until(shows(ground.second, ["c", "a", "b"], "x", **rank))
+    await ground.second.update("a", "rank")
+    assert await ids(ground.second, "x", **rank) == ["c", "b", "a"], "without one it is the last"
+    await until(shows(ground.first, ["c", "b", "a"], "x", **rank))
+
+
 async def test_they_are_counted_and_verified(ground: Ground) -> None:
     shop = ground.first
     await shop.create("p", categories=["x"])
