@@ -173,7 +173,7 @@ def _products(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
     lists, pages = parts.datasets[product_list.LIST], parts.datasets[product_list.PAGE]
     service = ProductService(
         dataset,
-        lists=ProductLists(lists, pages, ProductListStore(parts.database)),
+        lists=ProductLists(lists, pages, ProductListStore(parts.database), clock=parts.clock),
         store=ProductStore(parts.database),
         writer=parts.writer,
         changes=parts.changes,
