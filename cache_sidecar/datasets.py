@@ -173,7 +173,7 @@ def _products(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
     lists, pages = parts.datasets[product_list.LIST], parts.datasets[product_list.PAGE]
     service = ProductService(
         dataset,
-        lists=ProductLists(lists, pages, ProductListStore(parts.database)),
+        lists=ProductLists(lists, pages, ProductListStore(parts.database), clock=parts.clock),
         store=ProductStore(parts.database),
         writer=parts.writer,
         changes=parts.changes,
@@ -224,10 +224,18 @@ def _sessions(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
 
 def _carts(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
     limits = Limits(items=parts.settings.cart_max_items, quantity=parts.settings.cart_max_quantity)
-    store = CartStore(parts.database)
-    return Service(
-        CartService(dataset, store=store, writer=parts.writer, changes=parts.changes, limits=limits, bound=parts.bound)
+    catalogue = parts.database_of("catalog")
+    service = CartService(
+        dataset,
+        store=CartStore(parts.database),
+        products=ProductStore(catalogue),
+        has_products=catalogue is parts.database,
+        writer=parts.writer,
+        changes=parts.changes,
+        limits=limits,
+        bound=parts.bound,
     )
+    return Service(service)
 
 
 def _recommender(parts: Parts) -> Recommender:

@@ -63,14 +63,21 @@ def _shopify() -> Convert:
 
 
 def _woocommerce() -> Convert:
+    """The position of a variation is one among those of its product, whose row is before it."""
+    positions: dict[str, str] = {}
+
     def convert(cells: Cells) -> dict[str, str]:
         row = {name: cell.strip() for name, cell in cells.items()}
+        if "rank" in row and row["type"] == "variation":
+            row["rank"] = positions.get(row.get("parent", ""), "")
+        elif "rank" in row and not row["price"]:
+            positions.update({row["product_id"]: row["rank"], f"id:{row.get('id', '')}": row["rank"]})
         if not row["price"]:
             raise RowRejected("no_price", "has no price, as a product whose variations have it", left_out=True)
         lists = {name: _items(row[name]) for name in ("categories", "image_uris") if name in row}
         made = {name: row[name] for name in ("product_id", "title", "price", "currency_code")}
         made |= {"active": "true" if row.get("published", "1") == "1" else "false"}
-        return made | _present(row, description="description") | lists
+        return made | _present(row, description="description", rank="rank") | lists
 
     return convert
 
@@ -151,6 +158,9 @@ LAYOUTS = {
                 "description": (),
                 "categories": (),
                 "image_uris": ("Images",),
+                "rank": ("Position",),
+                "parent": (),
+                "id": (),
             },
             *("type", "product_id", "title", "price", "currency_code"),
         ),

@@ -1,7 +1,9 @@
 """Imports products: parses rows into columns of cache_sidecar.products."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from cache_sidecar.importer import online_retail
@@ -30,18 +32,20 @@ MAX_ATTRIBUTE_KEY_CHARACTERS = 64
 SEPARATOR = "|"
 
 REQUIRED = ("product_id", "title", "price", "currency_code")
-_OPTIONAL = ("description", "categories", "brand", "image_uris", "attributes", "active")
+_OPTIONAL = ("description", "categories", "brand", "image_uris", "attributes", "active", "rank")
 CSV_HEADER = Header(dict.fromkeys((*REQUIRED, *_OPTIONAL), ()), REQUIRED)
 # Output-only fields of the API.
 _IGNORED = {"etag", "create_time", "update_time"}
 
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})?", re.IGNORECASE | re.ASCII)
 _BOOLEANS = {"": True, "true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def from_csv(cells: Mapping[str, str]) -> TableRow:
     """Returns the columns of a CSV row; a column that the file lacks keeps its value in the table. Raises RowRejected.
 
-    Values are stripped. An empty cell is an empty description, an empty list of categories, and so on; `active` is true then.
+    Values are stripped. An empty cell is an empty description, an empty list of categories, and so on; `active` is true
+    then, and there is no rank.
     """
     values = {name: cell.strip() for name, cell in cells.items()}
     product = _texts(values) | price_columns(values["price"], values["currency_code"])
@@ -53,6 +57,8 @@ def from_csv(cells: Mapping[str, str]) -> TableRow:
         product["attributes"] = _attributes(_object(values["attributes"]) if values["attributes"] else {})
     if "active" in values:
         product["active"] = _boolean(values["active"])
+    if "rank" in values:
+        product["rank"] = _rank(values["rank"]) if values["rank"] else None
     return product
 
 
@@ -67,6 +73,8 @@ def from_json(value: Mapping[str, Any]) -> TableRow:
         product["attributes"] = _attributes(_check_type("attributes", values["attributes"], dict, "an object"))
     if "active" in values:
         product["active"] = _check_type("active", values["active"], bool, "true or false")
+    if "rank" in values:
+        product["rank"] = _rank(str(_check_type("rank", values["rank"], (int, float, Decimal), "a number")))
     return product
 
 
@@ -116,7 +124,13 @@ def _boolean(cell: str) -> bool:
     return value
 
 
-def _check_type(name: str, value: Any, kind: type, words: str) -> Any:
+def _rank(text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise RowRejected("rank", f"rank must be a number, not {short(text)}")
+    return float(text)
+
+
+def _check_type(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> Any:
     if not isinstance(value, kind):
         raise RowRejected("wrong_type", f"{name} must be {words}, not {short(value)}")
     return value

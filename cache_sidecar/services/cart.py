@@ -1,33 +1,38 @@
 """CartService: what users are about to buy."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
 from google.type.money_pb2 import Money
 
-from cache_sidecar.core.errors import EtagMismatch
+from cache_sidecar.core.errors import EtagMismatch, NotFound
 from cache_sidecar.services import cart_items
 from cache_sidecar.services.cart_items import Items, Limits
 from cache_sidecar.services.shared import pages, rows, wire
 from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.changes import Changes
+from cache_sidecar.services.shared.etags import etag_of
 from cache_sidecar.services.shared.freshness import freshness_of, metadata
 from cache_sidecar.services.shared.timestamps import optional_timestamp
+from cache_sidecar.services.shared.validation import validate
 from cache_sidecar.services.shared.wire import field
 from cache_sidecar.services.shared.writes import Mutation, Writer
 from cache_sidecar.store.cart import CartRow, CartStore, Item
+from cache_sidecar.store.product import PriceRow, ProductStore
 from cache_sidecar.store.requests import VERSION_DIGITS, VersionedReply
 from cache_sidecar.store.values import Micros, micros, micros_from
 from cache_sidecar.store.writes import RowChange, Transaction, WriteResult
 from cache_sidecar.tiers.path.dataset import Dataset
 from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import cart_service_pb2 as pb
-from cache_sidecar.v1.cart_pb2 import Cart, CartChange, CartItem
+from cache_sidecar.v1.cart_pb2 import Cart, CartChange, CartItem, CataloguePrice
 from cache_sidecar.v1.cart_service_pb2_grpc import CartServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Rule = Callable[[CartRow], Items]
+Prices = Mapping[str, Money]
+"""What products cost according to the catalogue: those of lines that were sent without a price."""
+Rule = Callable[[CartRow, Prices], Items]
 """What a change makes of the lines of a cart. Pure: it may be applied again, to the cart as it is by then."""
 DATASET = "cart"
 # Bytes of a cart that still fits into the details of a status, besides the rest of the trailers.
@@ -41,11 +46,23 @@ class CartService(CartServiceServicer):
     """Reads carts through the tiers. A change is applied to the cart as PostgreSQL has it, and saved through the caches."""
 
     def __init__(
-        self, carts: Dataset, *, store: CartStore, writer: Writer, changes: Changes, limits: Limits, bound: Bound
+        self,
+        carts: Dataset,
+        *,
+        store: CartStore,
+        products: ProductStore,
+        has_products: bool,
+        writer: Writer,
+        changes: Changes,
+        limits: Limits,
+        bound: Bound,
     ) -> None:
+        """`has_products` says whether the products are in the database of the carts."""
         self._carts = carts
         self._bound = bound
         self._store = store
+        self._products = products
+        self._has_products = has_products
         self._writer = writer
         self._changes = changes
         self._limits = limits
@@ -60,20 +77,23 @@ class CartService(CartServiceServicer):
         self, request: pb.ReplaceCartRequest, context: Context
     ) -> bytes:
         """Compares the etag with that of the cart as PostgreSQL has it."""
-        items = cart_items.replace(map(_item, request.cart.items), self._limits)
+        lines = request.cart.items
 
-        def replace(cart: CartRow) -> Items:
+        def replace(cart: CartRow, prices: Prices) -> Items:
             _check_etag(cart, request.cart.etag)
-            return items
+            return cart_items.replace((_item(line, prices) for line in lines), self._limits)
 
-        return await self._change(request, request.cart.user_id, replace)
+        return await self._change(request, request.cart.user_id, replace, lines)
 
     async def AddCartItem(  # type: ignore[override]  # replies are serialized here
         self, request: pb.AddCartItemRequest, context: Context
     ) -> bytes:
         """Adds to the lines as PostgreSQL has them."""
-        item = _item(request.item)
-        return await self._change(request, request.user_id, lambda cart: cart_items.add(cart.items, item, self._limits))
+
+        def add(cart: CartRow, prices: Prices) -> Items:
+            return cart_items.add(cart.items, _item(request.item, prices), self._limits)
+
+        return await self._change(request, request.user_id, add, [request.item])
 
     async def SetCartItemQuantity(  # type: ignore[override]  # replies are serialized here
         self, request: pb.SetCartItemQuantityRequest, context: Context
@@ -81,7 +101,7 @@ class CartService(CartServiceServicer):
         """Changes one line."""
         options = dict(request.options)
 
-        def set_quantity(cart: CartRow) -> Items:
+        def set_quantity(cart: CartRow, _: Prices) -> Items:
             return cart_items.set_quantity(cart.items, request.product_id, options, request.quantity, self._limits)
 
         return await self._change(request, request.user_id, set_quantity)
@@ -92,7 +112,7 @@ class CartService(CartServiceServicer):
         """Removes one line."""
         options = dict(request.options)
         return await self._change(
-            request, request.user_id, lambda cart: cart_items.remove(cart.items, request.product_id, options)
+            request, request.user_id, lambda cart, _: cart_items.remove(cart.items, request.product_id, options)
         )
 
     async def ClearCart(  # type: ignore[override]  # replies are serialized here
@@ -100,7 +120,7 @@ class CartService(CartServiceServicer):
     ) -> bytes:
         """Removes every line, of the cart that the caller knows if it sent an etag."""
 
-        def clear(cart: CartRow) -> Items:
+        def clear(cart: CartRow, _: Prices) -> Items:
             _check_etag(cart, request.etag)
             return ()
 
@@ -111,13 +131,14 @@ class CartService(CartServiceServicer):
     ) -> bytes:
         """Makes every change, or, when one is refused, none."""
 
-        def apply(cart: CartRow) -> Items:
+        def apply(cart: CartRow, prices: Prices) -> Items:
             items = cart.items
             for change in request.changes:
-                items = _apply(change, items, self._limits)
+                items = _apply(change, items, prices, self._limits)
             return items
 
-        return await self._change(request, request.user_id, apply)
+        added = [change.add_item for change in request.changes if change.HasField("add_item")]
+        return await self._change(request, request.user_id, apply, added)
 
     async def MergeCarts(  # type: ignore[override]  # replies are serialized here
         self, request: pb.MergeCartsRequest, context: Context
@@ -168,25 +189,33 @@ class CartService(CartServiceServicer):
                 sent = answer.version
                 yield pb.WatchCartResponse.FromString(_reply(request.user_id, answer))
 
-    async def _change(self, request: Mutation, user_id: str, rule: Rule) -> bytes:
-        """Applies a rule to the lines of a cart, and replies with the cart as it is then.
+    async def _change(self, request: Mutation, user_id: str, rule: Rule, lines: Iterable[CartItem] = ()) -> bytes:
+        """Applies a rule to the lines of a cart, and replies with the cart as it is then; `lines` may lack prices.
 
-        Optimistic: that is two statements instead of four, and two changes of one cart rarely meet.
+        Optimistic, unless prices are read, which is then a step of the same transaction: that is two statements instead of
+        four, and two changes of one cart rarely meet.
         """
+        unpriced = list(dict.fromkeys(line.product_id for line in lines if not line.HasField("unit_price")))
+        # Not inside of the write: that would hold a connection, and the guard of one database would count failures of another.
+        elsewhere = await self._products.prices(unpriced) if unpriced and not self._has_products else []
 
         async def change(tx: Transaction) -> WriteResult[None]:
             read, now = await self._store.read(tx, user_id)
-            cart = read.with_items(rule(read), now)
+            found = await self._products.prices_within(tx, unpriced) if unpriced and self._has_products else elsewhere
+            filled = [_price_of(id, found) for id in unpriced]
+            cart = read.with_items(rule(read, {price.product_id: price.unit_price for price in filled}), now)
+            prices = pb.AddCartItemResponse(catalogue_prices=filled).SerializeToString()
             if cart.items == read.items:
-                return WriteResult(make_entry(read), [_change_of(read)] if read.version else [])
-            reply = _make_versioned_entry(cart)
+                return WriteResult(prices + make_entry(read), [_change_of(read)] if read.version else [])
+            # Every reply to a change has the cart in the field that it has in GetCartResponse, and prices in one other field:
+            # the same bytes as the entry, after the prices.
+            entry = _make_versioned_entry(cart)
+            reply = VersionedReply(prices + entry.head)
             self._bound.check_resource(len(reply.head) + VERSION_DIGITS)  # before the statement that may commit by itself
             version = await self._store.save(tx, read, cart, reply)
-            # Every reply to a change is one message, the cart, in the field that it has in GetCartResponse: the same bytes.
-            entry = reply.complete(version)
-            return WriteResult(entry, [RowChange(user_id, version, entry)])
+            return WriteResult(reply.complete(version), [RowChange(user_id, version, entry.complete(version))])
 
-        return await self._writer.write(self._carts, request, change, optimistic=True)
+        return await self._writer.write(self._carts, request, change, optimistic=not unpriced)
 
 
 def loader(store: CartStore) -> Load:
@@ -252,15 +281,29 @@ def _line(item: Item) -> CartItem:
     return CartItem(product_id=item.product_id, quantity=item.quantity, unit_price=price, options=item.options)
 
 
-def _item(line: CartItem) -> Item:
-    price = line.unit_price
+def _price_of(product_id: str, found: Iterable[PriceRow]) -> CataloguePrice:
+    """Returns what a product costs, of what the catalogue has. Raises NotFound, and DataLoss for a price no cart can have."""
+    row = next((row for row in found if row.product_id == product_id), None)
+    if row is None or not row.active:
+        raise NotFound("product" if row is None else "active product", product_id)
+    return rows.read_alone(row, _make_price, resource="product", id=product_id)
+
+
+def _make_price(row: PriceRow) -> CataloguePrice:
+    price = Money(units=row.price_units, nanos=row.price_nanos, currency_code=row.currency_code)
+    validate(CartItem(product_id=row.product_id, quantity=1, unit_price=price))
+    return CataloguePrice(product_id=row.product_id, unit_price=price, product_etag=etag_of(row.version))
+
+
+def _item(line: CartItem, prices: Prices) -> Item:
+    price = line.unit_price if line.HasField("unit_price") else prices[line.product_id]
     return Item(line.product_id, line.quantity, price.units, price.nanos, price.currency_code, dict(line.options))
 
 
-def _apply(change: CartChange, items: Items, limits: Limits) -> Items:
+def _apply(change: CartChange, items: Items, prices: Prices, limits: Limits) -> Items:
     match change.WhichOneof("change"):
         case "add_item":
-            return cart_items.add(items, _item(change.add_item), limits)
+            return cart_items.add(items, _item(change.add_item, prices), limits)
         case "set_item_quantity":
             line = change.set_item_quantity
             return cart_items.set_quantity(items, line.product_id, dict(line.options), line.quantity, limits)

@@ -1,6 +1,7 @@
 """ProductService: the catalogue."""
 
 from collections.abc import AsyncIterator, Sequence
+from math import isnan
 from typing import Any
 
 import grpc
@@ -32,7 +33,7 @@ Lists = Sequence[str]
 DATASET = "product"
 # Products of a page that are read at once: no more than that are read in vain when a reply is full.
 AT_ONCE = 100
-CHANGEABLE = ("title", "description", "price", "categories", "brand", "image_uris", "attributes", "active")
+CHANGEABLE = ("title", "description", "price", "categories", "brand", "image_uris", "attributes", "active", "rank")
 KINDS = {"created": pb.CHANGE_KIND_CREATED, "updated": pb.CHANGE_KIND_UPDATED, "deleted": pb.CHANGE_KIND_DELETED}
 
 
@@ -250,6 +251,9 @@ def make_message(row: ProductRow) -> Product:
     product.price.units = row.price_units
     product.price.nanos = row.price_nanos
     product.price.currency_code = row.currency_code
+    # Lists have a product whose rank is not a number where they have those without.
+    if row.rank is not None and not isnan(row.rank):
+        product.rank = row.rank
     return product
 
 
@@ -266,6 +270,7 @@ def _to_row(product: Product) -> ProductRow:
         image_uris=list(product.image_uris),
         attributes=dict(product.attributes),
         active=product.active,
+        rank=product.rank if product.HasField("rank") else None,
     )
 
 

@@ -8,17 +8,19 @@ any more. So nothing has to know which pages of a list are cached, to invalidate
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import InvalidRequest, Overloaded, TierFailed
 from cache_sidecar.services.shared import pages, wire
 from cache_sidecar.store.product import ProductRow
 from cache_sidecar.store.product_list import CATEGORIES, START, CategoryCount, Listed, Order, Place, ProductListStore, is_key
 from cache_sidecar.tiers.path.dataset import Dataset
-from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, UnreadableRow
+from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import product_service_pb2 as pb
 
 LIST, PAGE = "product_list", "product_page"
@@ -57,10 +59,14 @@ class Page(NamedTuple):
 class ProductLists:
     """Reads lists through the tiers."""
 
-    def __init__(self, lists: Dataset, pages: Dataset, store: ProductListStore) -> None:
+    def __init__(self, lists: Dataset, pages: Dataset, store: ProductListStore, *, clock: Clock) -> None:
         self._lists = lists
         self._pages = pages
         self._store = store
+        self._clock = clock
+        self._looking = asyncio.Lock()
+        self._looked_at = self._kept_at = -math.inf
+        "When PostgreSQL was last asked whether it keeps the lists up to date, and when it last did."
 
     async def read(self, listing: Listing, wanted: Freshness) -> tuple[Page, list[Answer]]:
         """Returns a page, and the answers that it was read by. Raises TierFailed."""
@@ -76,7 +82,24 @@ class ProductLists:
 
     async def _read_versions(self, list_ids: Sequence[str], wanted: Freshness) -> list[Answer]:
         found = await self._lists.get_many(list_ids, wanted)
-        return [found[id] for id in list_ids]
+        is_behind = any(answer.source is not Source.STORE for answer in found.values()) and await self._is_behind()
+        return [found[id]._replace(stale=found[id].stale or is_behind) for id in list_ids]
+
+    async def _is_behind(self) -> bool:
+        """Whether PostgreSQL has not kept the lists up to date for longer than their staleness bound.
+
+        The relay's watermarks do not say so, as it publishes all other changes. PostgreSQL is asked twice per bound, if lists
+        are read from caches. If it does not answer, the relay cannot ask it either, and its watermarks say what is stale.
+        """
+        bound = self._lists.policy().staleness_bound
+        async with self._looking:
+            now = self._clock.now()
+            if now - self._looked_at >= bound / 2:
+                with contextlib.suppress(TierFailed, Overloaded):
+                    is_kept = await self._store.is_kept()
+                    self._looked_at = now
+                    self._kept_at = now if is_kept else self._kept_at
+            return self._kept_at < self._looked_at and now - self._kept_at > bound
 
     async def publish(self, list_ids: Sequence[str]) -> None:
         """Has every sidecar read these lists anew, after a committed change of a product that affects them. Never fails.
@@ -136,6 +159,7 @@ def lists_of_change(old: ProductRow | None, new: ProductRow | None) -> list[str]
         for kind, is_other in (
             ("title", was.title != is_now.title),
             ("price", (was.price_units, was.price_nanos) != (is_now.price_units, is_now.price_nanos)),
+            ("rank", was.rank != is_now.rank),
         ):
             found += [f"{kind}:{category}" for category in before & after if is_other]
     return found

@@ -182,6 +182,7 @@ class BulkProducts(Bulk):
         "image_uris": "text[]",
         "attributes": "jsonb",
         "active": "boolean",
+        "rank": "double precision",
     }
 
 

@@ -98,6 +98,11 @@ class ProductListStore:
         """As `versions`; None if that takes long, as many changes wait for their positions."""
         return await self._versions(list_ids) if await self._outbox.sequence_some() else None
 
+    async def is_kept(self) -> bool:
+        """Returns whether lists are kept up to date: the last attempt to do so did not fail."""
+        rows = await self._database.fetch("SELECT FROM cache_sidecar.product_list_state WHERE failure <> ''", [])
+        return not rows
+
     async def _versions(self, list_ids: Sequence[str]) -> Mapping[str, int]:
         rows = await self._database.fetch(
             """SELECT list_id, version, failure FROM cache_sidecar.product_list_state

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61\x63he_sidecar/v1/cart.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x8b\x02\n\x04\x43\x61rt\x12\x30\n\x07user_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x34\n\x05items\x18\x02 \x03(\x0b\x32\x1a.cache_sidecar.v1.CartItemB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03\x12\"\n\x06totals\x18\x03 \x03(\x0b\x32\x12.google.type.Money\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xbb\x04\n\x08\x43\x61rtItem\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x19\n\x08quantity\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\x12\xba\x02\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x91\x02\xbaH\x8d\x02\xba\x01\x84\x01\n\x13money.currency_code\x12\x43\x63urrency_code must be three capital letters (ISO 4217), such as EUR\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x7f\n\x0cmoney.amount\x12\x30units must be 0 or more and nanos 0 to 999999999\x1a=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\xc8\x01\x01\x12r\n\x07options\x18\x04 \x03(\x0b\x32\'.cache_sidecar.v1.CartItem.OptionsEntryB8\xbaH5\x9a\x01\x32\x10\x08\"\x1br\x19\x10\x01\x18@2\x13^[^\\x00-\\x1f\\x7f]*$*\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe8\x05\n\nCartChange\x12.\n\x08\x61\x64\x64_item\x18\x01 \x01(\x0b\x32\x1a.cache_sidecar.v1.CartItemH\x00\x12I\n\x11set_item_quantity\x18\x02 \x01(\x0b\x32,.cache_sidecar.v1.CartChange.SetItemQuantityH\x00\x12>\n\x0bremove_item\x18\x03 \x01(\x0b\x32\'.cache_sidecar.v1.CartChange.RemoveItemH\x00\x1a\x98\x02\n\x0fSetItemQuantity\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x84\x01\n\x07options\x18\x02 \x03(\x0b\x32\x39.cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntryB8\xbaH5\x9a\x01\x32\x10\x08\"\x1br\x19\x10\x01\x18@2\x13^[^\\x00-\\x1f\\x7f]*$*\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x12\x19\n\x08quantity\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\xf2\x01\n\nRemoveItem\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x7f\n\x07options\x18\x02 \x03(\x0b\x32\x34.cache_sidecar.v1.CartChange.RemoveItem.OptionsEntryB8\xbaH5\x9a\x01\x32\x10\x08\"\x1br\x19\x10\x01\x18@2\x13^[^\\x00-\\x1f\\x7f]*$*\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\x06\x63hange\x12\x05\xbaH\x02\x08\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61\x63he_sidecar/v1/cart.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x8b\x02\n\x04\x43\x61rt\x12\x30\n\x07user_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x34\n\x05items\x18\x02 \x03(\x0b\x32\x1a.cache_sidecar.v1.CartItemB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03\x12\"\n\x06totals\x18\x03 \x03(\x0b\x32\x12.google.type.Money\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xb8\x04\n\x08\x43\x61rtItem\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x19\n\x08quantity\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\x12\xb7\x02\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x8e\x02\xbaH\x8a\x02\xba\x01\x84\x01\n\x13money.currency_code\x12\x43\x63urrency_code must be three capital letters (ISO 4217), such as EUR\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x7f\n\x0cmoney.amount\x12\x30units must be 0 or more and nanos 0 to 999999999\x1a=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\x12r\n\x07options\x18\x04 \x03(\x0b\x32\'.cache_sidecar.v1.CartItem.OptionsEntryB8\xbaH5\x9a\x01\x32\x10\x08\"\x1br\x19\x10\x01\x18@2\x13^[^\\x00-\\x1f\\x7f]*$*\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\x0e\x43\x61taloguePrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12&\n\nunit_price\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cproduct_etag\x18\x03 \x01(\t\"\xe8\x05\n\nCartChange\x12.\n\x08\x61\x64\x64_item\x18\x01 \x01(\x0b\x32\x1a.cache_sidecar.v1.CartItemH\x00\x12I\n\x11set_item_quantity\x18\x02 \x01(\x0b\x32,.cache_sidecar.v1.CartChange.SetItemQuantityH\x00\x12>\n\x0bremove_item\x18\x03 \x01(\x0b\x32\'.cache_sidecar.v1.CartChange.RemoveItemH\x00\x1a\x98\x02\n\x0fSetItemQuantity\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x84\x01\n\x07options\x18\x02 \x03(\x0b\x32\x39.cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntryB8\xbaH5\x9a\x01\x32\x10\x08\"\x1br\x19\x10\x01\x18@2\x13^[^\\x00-\\x1f\\x7f]*$*\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x12\x19\n\x08quantity\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\xf2\x01\n\nRemoveItem\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x7f\n\x07options\x18\x02 \x03(\x0b\x32\x34.cache_sidecar.v1.CartChange.RemoveItem.OptionsEntryB8\xbaH5\x9a\x01\x32\x10\x08\"\x1br\x19\x10\x01\x18@2\x13^[^\\x00-\\x1f\\x7f]*$*\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\x06\x63hange\x12\x05\xbaH\x02\x08\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,7 +48,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CARTITEM'].fields_by_name['quantity']._loaded_options = None
   _globals['_CARTITEM'].fields_by_name['quantity']._serialized_options = b'\272H\004\032\002 \000'
   _globals['_CARTITEM'].fields_by_name['unit_price']._loaded_options = None
-  _globals['_CARTITEM'].fields_by_name['unit_price']._serialized_options = b'\272H\215\002\272\001\204\001\n\023money.currency_code\022Ccurrency_code must be three capital letters (ISO 4217), such as EUR\032(this.currency_code.matches(\'^[A-Z]{3}$\')\272\001\177\n\014money.amount\0220units must be 0 or more and nanos 0 to 999999999\032=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\310\001\001'
+  _globals['_CARTITEM'].fields_by_name['unit_price']._serialized_options = b'\272H\212\002\272\001\204\001\n\023money.currency_code\022Ccurrency_code must be three capital letters (ISO 4217), such as EUR\032(this.currency_code.matches(\'^[A-Z]{3}$\')\272\001\177\n\014money.amount\0220units must be 0 or more and nanos 0 to 999999999\032=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999'
   _globals['_CARTITEM'].fields_by_name['options']._loaded_options = None
   _globals['_CARTITEM'].fields_by_name['options']._serialized_options = b'\272H5\232\0012\020\010\"\033r\031\020\001\030@2\023^[^\\x00-\\x1f\\x7f]*$*\021r\017\030\200\0022\n^[^\\x00]*$'
   _globals['_CARTCHANGE_SETITEMQUANTITY_OPTIONSENTRY']._loaded_options = None
@@ -70,17 +70,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CART']._serialized_start=137
   _globals['_CART']._serialized_end=404
   _globals['_CARTITEM']._serialized_start=407
-  _globals['_CARTITEM']._serialized_end=978
-  _globals['_CARTITEM_OPTIONSENTRY']._serialized_start=932
-  _globals['_CARTITEM_OPTIONSENTRY']._serialized_end=978
-  _globals['_CARTCHANGE']._serialized_start=981
-  _globals['_CARTCHANGE']._serialized_end=1725
-  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_start=1183
-  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_end=1463
-  _globals['_CARTCHANGE_SETITEMQUANTITY_OPTIONSENTRY']._serialized_start=932
-  _globals['_CARTCHANGE_SETITEMQUANTITY_OPTIONSENTRY']._serialized_end=978
-  _globals['_CARTCHANGE_REMOVEITEM']._serialized_start=1466
-  _globals['_CARTCHANGE_REMOVEITEM']._serialized_end=1708
-  _globals['_CARTCHANGE_REMOVEITEM_OPTIONSENTRY']._serialized_start=932
-  _globals['_CARTCHANGE_REMOVEITEM_OPTIONSENTRY']._serialized_end=978
+  _globals['_CARTITEM']._serialized_end=975
+  _globals['_CARTITEM_OPTIONSENTRY']._serialized_start=929
+  _globals['_CARTITEM_OPTIONSENTRY']._serialized_end=975
+  _globals['_CATALOGUEPRICE']._serialized_start=977
+  _globals['_CATALOGUEPRICE']._serialized_end=1075
+  _globals['_CARTCHANGE']._serialized_start=1078
+  _globals['_CARTCHANGE']._serialized_end=1822
+  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_start=1280
+  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_end=1560
+  _globals['_CARTCHANGE_SETITEMQUANTITY_OPTIONSENTRY']._serialized_start=929
+  _globals['_CARTCHANGE_SETITEMQUANTITY_OPTIONSENTRY']._serialized_end=975
+  _globals['_CARTCHANGE_REMOVEITEM']._serialized_start=1563
+  _globals['_CARTCHANGE_REMOVEITEM']._serialized_end=1805
+  _globals['_CARTCHANGE_REMOVEITEM_OPTIONSENTRY']._serialized_start=929
+  _globals['_CARTCHANGE_REMOVEITEM_OPTIONSENTRY']._serialized_end=975
 # @@protoc_insertion_point(module_scope)

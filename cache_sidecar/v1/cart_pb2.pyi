@@ -112,8 +112,9 @@ class CartItem(_message.Message):
     """The number of pieces: at least 1, and at most 999 or the sidecar's setting `cart_max_quantity`."""
     @_builtins.property
     def unit_price(self) -> _money_pb2.Money:
-        """The price per piece; must not be negative. The shop sets it: it is stored as given and not compared with the
-        catalogue.
+        """The price per piece; must not be negative. If the caller sets it, it is stored as given and not compared with the
+        catalogue. If not, it is the price of the product in the catalogue, which must be active: PostgreSQL is asked, not a
+        cache, and the reply lists it in `catalogue_prices`. Always set in replies.
         """
 
     @_builtins.property
@@ -137,6 +138,38 @@ class CartItem(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CartItem: _TypeAlias = CartItem  # noqa: Y015
+
+@_typing.final
+class CataloguePrice(_message.Message):
+    """A price that was read from the catalogue, for items whose `unit_price` the caller did not set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    PRODUCT_ETAG_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """The product of these items."""
+    product_etag: _builtins.str
+    """The etag of the product with this price."""
+    @_builtins.property
+    def unit_price(self) -> _money_pb2.Money:
+        """The price of the product, and so of these items."""
+
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        unit_price: _money_pb2.Money | None = ...,
+        product_etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unit_price", b"unit_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_etag", b"product_etag", "product_id", b"product_id", "unit_price", b"unit_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CataloguePrice: _TypeAlias = CataloguePrice  # noqa: Y015
 
 @_typing.final
 class CartChange(_message.Message):

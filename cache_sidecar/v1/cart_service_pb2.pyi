@@ -116,18 +116,24 @@ class ReplaceCartResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
+    CATALOGUE_PRICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
         """The cart after the change."""
+
+    @_builtins.property
+    def catalogue_prices(self) -> _containers.RepeatedCompositeFieldContainer[_cart_pb2.CataloguePrice]:
+        """The prices of items that were sent without one, one for each product."""
 
     def __init__(
         self,
         *,
         cart: _cart_pb2.Cart | None = ...,
+        catalogue_prices: _abc.Iterable[_cart_pb2.CataloguePrice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart", "catalogue_prices", b"catalogue_prices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,18 +180,24 @@ class AddCartItemResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
+    CATALOGUE_PRICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
         """The cart after the change."""
+
+    @_builtins.property
+    def catalogue_prices(self) -> _containers.RepeatedCompositeFieldContainer[_cart_pb2.CataloguePrice]:
+        """The price of the item if it was sent without one; otherwise empty."""
 
     def __init__(
         self,
         *,
         cart: _cart_pb2.Cart | None = ...,
+        catalogue_prices: _abc.Iterable[_cart_pb2.CataloguePrice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart", "catalogue_prices", b"catalogue_prices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -506,18 +518,24 @@ class ApplyCartChangesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
+    CATALOGUE_PRICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> _cart_pb2.Cart:
         """The cart after all changes."""
+
+    @_builtins.property
+    def catalogue_prices(self) -> _containers.RepeatedCompositeFieldContainer[_cart_pb2.CataloguePrice]:
+        """The prices of items that were sent without one, one for each product."""
 
     def __init__(
         self,
         *,
         cart: _cart_pb2.Cart | None = ...,
+        catalogue_prices: _abc.Iterable[_cart_pb2.CataloguePrice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart", "catalogue_prices", b"catalogue_prices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

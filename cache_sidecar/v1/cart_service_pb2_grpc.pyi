@@ -45,6 +45,12 @@ class CartServiceStub:
     would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
     with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
+    Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+    catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+    different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+    as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+    active (`active product`).
+
     Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
     lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
     `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
@@ -69,7 +75,7 @@ class CartServiceStub:
     """
     AddCartItem: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.AddCartItemRequest, _cart_service_pb2.AddCartItemResponse]
     """Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
-    price replaced by the given one; otherwise a new item is added.
+    price replaced by the given one, or by that in the catalogue if none is given; otherwise a new item is added.
     """
     SetCartItemQuantity: _grpc.UnaryUnaryMultiCallable[_cart_service_pb2.SetCartItemQuantityRequest, _cart_service_pb2.SetCartItemQuantityResponse]
     """Sets the quantity of an item; 0 removes it. Fails with NOT_FOUND if the cart has no such item."""
@@ -113,6 +119,12 @@ class CartServiceAsyncStub(CartServiceStub):
     would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
     with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
+    Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+    catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+    different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+    as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+    active (`active product`).
+
     Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
     lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
     `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
@@ -134,7 +146,7 @@ class CartServiceAsyncStub(CartServiceStub):
     """
     AddCartItem: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.AddCartItemRequest, _cart_service_pb2.AddCartItemResponse]  # type: ignore[assignment]
     """Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
-    price replaced by the given one; otherwise a new item is added.
+    price replaced by the given one, or by that in the catalogue if none is given; otherwise a new item is added.
     """
     SetCartItemQuantity: _aio.UnaryUnaryMultiCallable[_cart_service_pb2.SetCartItemQuantityRequest, _cart_service_pb2.SetCartItemQuantityResponse]  # type: ignore[assignment]
     """Sets the quantity of an item; 0 removes it. Fails with NOT_FOUND if the cart has no such item."""
@@ -177,6 +189,12 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
     would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
     with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
+    Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+    catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+    different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+    as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+    active (`active product`).
+
     Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
     lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
     `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
@@ -214,7 +232,7 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cart_service_pb2.AddCartItemResponse, _abc.Awaitable[_cart_service_pb2.AddCartItemResponse]]:
         """Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
-        price replaced by the given one; otherwise a new item is added.
+        price replaced by the given one, or by that in the catalogue if none is given; otherwise a new item is added.
         """
 
     @_abc_1.abstractmethod

@@ -58,6 +58,7 @@ class Product(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """The unique ID of the product: 1 to 128 characters, no control characters. Case-sensitive."""
     title: _builtins.str
@@ -73,6 +74,11 @@ class Product(_message.Message):
     etag: _builtins.str
     """Set by the server. Identifies the current state of the product and changes with every update. If a caller sends it
     back in an update or a deletion and the product has changed since, the call fails with ABORTED.
+    """
+    rank: _builtins.float
+    """The place in the shop's own order, PRODUCT_ORDER_RANK: the lowest first, equal ones by product_id. A product that has
+    none comes last. Naming `rank` in an `update_mask` without setting it removes it. Fails with FAILED_PRECONDITION and
+    reason READ_ONLY if products are a view without a column `rank`.
     """
     @_builtins.property
     def price(self) -> _money_pb2.Money:
@@ -113,11 +119,14 @@ class Product(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        rank: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "price", b"price", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "create_time", b"create_time", "price", b"price", "rank", b"rank", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attributes", b"attributes", "brand", b"brand", "categories", b"categories", "create_time", b"create_time", "description", b"description", "etag", b"etag", "image_uris", b"image_uris", "price", b"price", "product_id", b"product_id", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "active", b"active", "attributes", b"attributes", "brand", b"brand", "categories", b"categories", "create_time", b"create_time", "description", b"description", "etag", b"etag", "image_uris", b"image_uris", "price", b"price", "product_id", b"product_id", "rank", b"rank", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
 
 Global___Product: _TypeAlias = Product  # noqa: Y015

@@ -40,7 +40,7 @@ class _ProductOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductO
     PRODUCT_ORDER_NEWEST: _ProductOrder.ValueType  # 4
     """By `create_time`, the newest first."""
     PRODUCT_ORDER_RANK: _ProductOrder.ValueType  # 5
-    """By the column `rank` of the products in PostgreSQL, the lowest first: an order that the shop defines. Products without
+    """By the products' `rank`, the lowest first: an order that the shop defines. Products without
     a rank come last.
     """
 
@@ -58,7 +58,7 @@ PRODUCT_ORDER_PRICE: ProductOrder.ValueType  # 3
 PRODUCT_ORDER_NEWEST: ProductOrder.ValueType  # 4
 """By `create_time`, the newest first."""
 PRODUCT_ORDER_RANK: ProductOrder.ValueType  # 5
-"""By the column `rank` of the products in PostgreSQL, the lowest first: an order that the shop defines. Products without
+"""By the products' `rank`, the lowest first: an order that the shop defines. Products without
 a rank come last.
 """
 Global___ProductOrder: _TypeAlias = ProductOrder  # noqa: Y015

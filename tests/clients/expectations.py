@@ -66,6 +66,9 @@ def find(value: Any, path: str) -> Any:
         return value
     if isinstance(value, list):
         number, _, rest = path.partition(".")
+        name, is_named, wanted = number.partition("=")
+        if is_named:
+            return find(next((one for one in value if find(one, name) == wanted), _MISSING), rest)
         return find(value[int(number)], rest) if int(number) < len(value) else _MISSING
     if isinstance(value, dict):
         for key in sorted(value, key=len, reverse=True):

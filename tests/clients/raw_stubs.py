@@ -43,6 +43,7 @@ _CALLS = {
             "get": "GetProduct",
             "batch_get": "BatchGetProducts",
             "list": "ListProducts",
+            "get_categories": "GetCategories",
             "create": "CreateProduct",
             "update": "UpdateProduct",
             "delete": "DeleteProduct",

@@ -31,7 +31,7 @@ from cache_sidecar.v1 import (
     user_event_service_pb2,
 )
 from cache_sidecar.v1 import cart_service_pb2 as carts
-from cache_sidecar.v1.cart_pb2 import Cart, CartChange
+from cache_sidecar.v1.cart_pb2 import Cart, CartChange, CartItem
 from cache_sidecar.v1.session_pb2 import Session
 from tests.contract.fuzz import FUZZ, FUZZ_SEED, Fuzzer, Request
 from tests.contract.test_tls import AUTHORITY, SERVER, credentials
@@ -90,7 +90,7 @@ def valid(session_id: str, reservation_id: str) -> dict[str, Message]:
         admin.UpdatePolicyRequest(policy=admin.DatasetPolicy(dataset="product", rollout=50), reset_mask={"paths": ["shadow"]}),
         admin.UpdateLogLevelRequest(level=admin.LOG_LEVEL_WARNING, duration={"seconds": 60}),
         carts.GetCartRequest(user_id="p-1"),
-        carts.ReplaceCartRequest(cart=Cart(user_id="p-1", items=[line])),
+        carts.ReplaceCartRequest(cart=Cart(user_id="p-1", items=[line, CartItem(product_id="p-2", quantity=1)])),
         carts.AddCartItemRequest(user_id="p-1", item=line, request_id=next(uuids)),
         carts.SetCartItemQuantityRequest(user_id="p-1", product_id="p-1", quantity=2),
         carts.RemoveCartItemRequest(user_id="p-1", product_id="p-1"),

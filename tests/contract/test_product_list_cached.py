@@ -17,12 +17,16 @@ from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.cache_pb2 import ReadOptions
 from tests.support import inside
 from tests.support.acl import allow
+from tests.support.clocks import ManualClock
+from tests.support.databases import run
 from tests.support.gates import Gate
 from tests.support.launch import PATIENT, in_process, rests_on_redis, settings_for
-from tests.support.shop import L1, L2, STORE, Shop, new_id
+from tests.support.shop import L1, L2, STORE, Open, Shop, new_id
 from tests.support.until import until
 
 PRICE = pb.PRODUCT_ORDER_PRICE
+# The default `staleness_bound`, in seconds.
+BOUND = 10.0
 
 
 class Ground:
@@ -269,6 +273,37 @@ async def test_a_caller_sees_its_own_changes_in_lists(ground: Ground) -> None:
         await shop.delete(id)
         assert await ids(shop, category) == []
         assert not (await shop.products.GetCategories(pb.GetCategoriesRequest())).categories
+
+
+async def test_a_rank_that_is_set_by_a_call_moves_the_product_in_every_memory(ground: Ground) -> None:
+    rank = {"order": pb.PRODUCT_ORDER_RANK}
+    for id, place in (("a", 1.0), ("b", 2.0), ("c", None)):
+        await ground.first.create(id, categories=["x"], rank=place)
+    for shop in (ground.first, ground.second):
+        await until(shows(shop, ["a", "b", "c"], "x", **rank))
+        await until(is_from(shop, L1, "x", **rank))
+    await ground.first.update("c", rank=0.0)
+    assert await ids(ground.first, "x", **rank) == ["c", "a", "b"], "its caller sees it at once"
+    await until(shows(ground.second, ["c", "a", "b"], "x", **rank))
+    await ground.second.update("a", "rank")
+    assert await ids(ground.second, "x", **rank) == ["c", "b", "a"], "without one it is the last"
+    await until(shows(ground.first, ["c", "b", "a"], "x", **rank))
+
+
+async def test_lists_that_postgresql_cannot_keep_are_marked_stale_beyond_their_bound(open_shop: Open, database: str) -> None:
+    clock = ManualClock()
+    async with open_shop(clock=clock) as shop:
+        await shop.create("a", categories=["x"])
+        await until(is_from(shop, L1, "x"))
+        await run(database, "UPDATE cache_sidecar.product_list_state SET failure = 'broken', next_try = 'infinity'")
+        for seconds, is_stale in ((BOUND / 2, False), (BOUND / 2, False), (0.1, True), (BOUND, True)):
+            clock.advance(seconds)
+            cache = (await read(shop, "x")).cache
+            assert (cache.source, cache.stale) == (L1, is_stale)
+        assert not (await shop.get("a")).cache.stale, "products are not"
+        await run(database, "UPDATE cache_sidecar.product_list_state SET failure = '', next_try = 'epoch'")
+        clock.advance(BOUND / 2)
+        assert not (await read(shop, "x")).cache.stale
 
 
 async def test_they_are_counted_and_verified(ground: Ground) -> None:

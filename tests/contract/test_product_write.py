@@ -1,6 +1,7 @@
 """CreateProduct, UpdateProduct and DeleteProduct."""
 
 import asyncio
+from math import inf, nan
 
 import pytest
 from google.type.money_pb2 import Money
@@ -9,7 +10,8 @@ from grpc import StatusCode
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
 from tests.support import inside
-from tests.support.shop import L1, Shop, new_id, product, refused
+from tests.support.databases import run
+from tests.support.shop import L1, Open, Shop, new_id, product, refused
 from tests.support.until import until
 
 FULL = {
@@ -21,6 +23,7 @@ FULL = {
     "image_uris": ["https://img.example/1"],
     "attributes": {"colour": "blue", "size": "l"},
     "active": True,
+    "rank": -0.5,
 }
 CHANGED = {
     "title": "A cup",
@@ -31,6 +34,7 @@ CHANGED = {
     "image_uris": ["https://img.example/2", "https://img.example/3"],
     "attributes": {"colour": "red"},
     "active": False,
+    "rank": 1e300,
 }
 
 
@@ -87,12 +91,45 @@ async def test_a_star_clears_what_is_not_given(shop: Shop) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("field", ["description", "categories", "brand", "image_uris", "attributes", "active"])
+@pytest.mark.parametrize("field", ["description", "categories", "brand", "image_uris", "attributes", "active", "rank"])
 async def test_a_field_in_the_mask_that_is_not_given_is_cleared(shop: Shop, field: str) -> None:
     id = (await shop.create(**FULL)).product_id
     updated = await shop.update(id, field)
     assert getattr(updated, field) == getattr(Product(), field)
     assert updated.title == FULL["title"]
+    assert updated.HasField("rank") == (field != "rank")
+
+
+async def test_a_rank_of_zero_is_one_and_a_rank_that_is_no_number_is_none(open_shop: Open, database: str) -> None:
+    async with open_shop() as shop:
+        id = (await shop.create()).product_id
+        assert not (await shop.get(id)).product.HasField("rank")
+        updated = await shop.update(id, rank=0.0)
+        assert updated.HasField("rank")
+        assert (await shop.get(id, bypass=True)).product == updated
+        refusal = await refused(shop.update(id, rank=nan))
+        assert set(refusal.violations) == {"product.rank"}
+        await run(database, "UPDATE cache_sidecar.products SET rank = 'NaN'")
+        assert not (await shop.update(id, title="Another")).HasField("rank")
+        await run(database, "UPDATE cache_sidecar.products SET rank = '-Infinity'")
+        assert (await shop.update(id, title="First")).rank == -inf
+
+
+async def test_products_need_not_have_a_column_for_ranks(open_shop: Open, database: str) -> None:
+    """As a view over a shop's own table."""
+    async with open_shop() as shop:
+        id = (await shop.create(rank=7.0)).product_id
+        await run(database, "ALTER TABLE cache_sidecar.products DROP COLUMN rank")
+        assert (await shop.update(id, title="Another")).title == "Another"
+        found = (await shop.get(id, bypass=True)).product
+        assert (found.title, found.HasField("rank")) == ("Another", False)
+        created = await shop.create()
+        reply = await shop.products.ListProducts(pb.ListProductsRequest(include_inactive=True))
+        assert {one.product_id for one in reply.products} == {id, created.product_id}
+        for call in (shop.update(id, rank=1.0), shop.create(rank=1.0)):
+            refusal = await refused(call)
+            assert (refusal.code, refusal.reason) == (StatusCode.FAILED_PRECONDITION, "READ_ONLY")
+            assert "rank" in refusal.message
 
 
 @pytest.mark.parametrize("field", ["title", "price"])

@@ -162,6 +162,7 @@ def _chance(chance: random.Random) -> dict[str, Any]:
         "categories": chance.sample("xyz", chance.randrange(4)),
         "brand": chance.choice("AB"),
         "active": chance.random() < 0.7,
+        "rank": chance.choice([None, 0.0, 1.0]),
     }
 
 
@@ -173,9 +174,9 @@ async def test_a_sidecar_publishes_all_lists_that_its_own_change_affects(store: 
         await store.execute("DELETE FROM cache_sidecar.products")
         if new is not None:
             await store.execute(
-                """INSERT INTO cache_sidecar.products (title, price_units, price_nanos, categories, brand, active, product_id,
-                       currency_code, create_time) VALUES (%s, %s, %s, %s, %s, %s, 'p', 'EUR', '2026-01-01')""",
-                [new.title, new.price_units, new.price_nanos, new.categories, new.brand, new.active],
+                """INSERT INTO cache_sidecar.products (title, price_units, price_nanos, categories, brand, active, rank, product_id,
+                       currency_code, create_time) VALUES (%s, %s, %s, %s, %s, %s, %s, 'p', 'EUR', '2026-01-01')""",
+                [new.title, new.price_units, new.price_nanos, new.categories, new.brand, new.active, new.rank],
             )
         assert set(lists_of_change(old, new)) == await changed(store)
         old = new

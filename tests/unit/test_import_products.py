@@ -46,6 +46,7 @@ def test_a_full_csv_row() -> None:
         "image_uris": "https://images.example.com/1.jpg",
         "attributes": '{"size": "M", "colour": "red"}',
         "active": "No",
+        "rank": " -1.5e2 ",
     }
     assert from_csv(cells) == BARE | {
         "description": "Words.",
@@ -54,11 +55,12 @@ def test_a_full_csv_row() -> None:
         "image_uris": ["https://images.example.com/1.jpg"],
         "attributes": '{"size": "M", "colour": "red"}',
         "active": False,
+        "rank": -150.0,
     }
 
 
 def test_empty_cells_empty_the_column() -> None:
-    optional = ("description", "categories", "brand", "image_uris", "attributes", "active")
+    optional = ("description", "categories", "brand", "image_uris", "attributes", "active", "rank")
     assert from_csv(CELLS | dict.fromkeys(optional, " ")) == BARE | {
         "description": "",
         "categories": [],
@@ -66,6 +68,7 @@ def test_empty_cells_empty_the_column() -> None:
         "image_uris": [],
         "attributes": "{}",
         "active": True,
+        "rank": None,
     }
 
 
@@ -94,12 +97,13 @@ def test_json_names_in_camel_case() -> None:
 
 
 def test_a_full_json_object() -> None:
-    value = OBJECT | {"description": "", "categories": ["a", "b", "a"], "attributes": {"ä": "ö"}, "active": False}
+    value = OBJECT | {"description": "", "categories": ["a", "b", "a"], "attributes": {"ä": "ö"}, "active": False, "rank": 3}
     assert from_json(value) == BARE | {
         "description": "",
         "categories": ["a", "b"],
         "attributes": '{"\\u00e4": "\\u00f6"}',
         "active": False,
+        "rank": 3.0,
     }
 
 
@@ -129,6 +133,10 @@ def test_a_full_json_object() -> None:
         ({"currency_code": "EURO"}, "currency_code"),
         ({"currency_code": "ÄÖÜ"}, "currency_code"),
         ({"active": "maybe"}, "active"),
+        ({"rank": "first"}, "rank"),
+        ({"rank": "nan"}, "rank"),
+        ({"rank": "1_0"}, "rank"),
+        ({"rank": "1" * 100_000}, "rank"),
         ({"attributes": "{"}, "attributes"),
         ({"attributes": "[" * 100_000}, "attributes"),
         ({"attributes": "[]"}, "wrong_type"),
@@ -171,6 +179,9 @@ def test_csv_rows_that_are_refused(change: dict[str, str], expected: str) -> Non
         ({"attributes": []}, "wrong_type"),
         ({"attributes": {"a": None}}, "wrong_type"),
         ({"active": "true"}, "wrong_type"),
+        ({"rank": "1"}, "wrong_type"),
+        ({"rank": True}, "rank"),
+        ({"rank": Decimal("NaN")}, "rank"),
         ({"colour": "red"}, "unknown_field"),
         ({"productId": "A-1"}, "unknown_field"),
     ],

@@ -117,10 +117,11 @@ kite,,,,,,,,Blue,K-2,,10.50,,
 kite,,,,,,,,,,,,https://x/2.jpg,
 bat,Bat,,Acme,,,true,Title,Default Title,B-1,-2,4,,draft
 """
-WOO = """ID,Type,SKU,Name,Published,"Is featured?",Description,Stock,"Sale price","Regular price",Categories,Images
-1,variable,K,Kite,1,0,Flies,,,,Toys,
-2,variation,K-1,"Kite - Red",1,0,,7,8,9.99,"Toys > Kites, Sale\\, big","https://x/1.jpg, https://x/2.jpg"
-3,simple,B-1,Bat,-1,0,,,,4,,
+WOO = """ID,Type,SKU,Name,Published,"Is featured?",Description,Stock,"Sale price","Regular price",Categories,Images,Parent,Position
+1,variable,K,Kite,1,0,Flies,,,,Toys,,,7
+2,variation,K-1,"Kite - Red",1,0,,7,8,9.99,"Toys > Kites, Sale\\, big","https://x/1.jpg, https://x/2.jpg",K,1
+3,simple,B-1,Bat,-1,0,,,,4,,,,-2
+4,variation,K-2,"Kite - Blue",1,0,,,,9.99,,,id:1,2
 """
 MAGENTO = """sku,store_view_code,attribute_set_code,product_type,categories,name,description,price,product_online,qty
 K-1,,Default,simple,"Default Category/Toys,Default Category/Sale",Kite,Flies,9.9900,1,100.0000
@@ -155,13 +156,14 @@ async def test_layouts_of_shops(tmp_path: Path, name: str, text: str) -> None:
             assert skipped == ["no_price"]
             assert rows["K-1"]["categories"] == ["Toys > Kites", "Sale, big"]
             assert rows["K-1"]["image_uris"] == ["https://x/1.jpg", "https://x/2.jpg"]
+            assert [rows[id]["rank"] for id in ("K-1", "K-2", "B-1")] == [7.0, 7.0, -2.0]
         case _:
             assert skipped == ["store_view", "no_price"]
             assert rows["K-1"]["categories"] == ["Default Category/Toys", "Default Category/Sale"]
     _, stock = await read(tmp_path, text, spec=inventory.IMPORT)
     expected: dict[str, list[Any]] = {
         "shopify": [("K-1", 5), "not_stocked", "not_stocked", "available"],
-        "woocommerce": ["not_stocked", ("K-1", 7), "not_stocked"],
+        "woocommerce": ["not_stocked", ("K-1", 7), "not_stocked", "not_stocked"],
         "magento": [("K-1", 100), "not_stocked", ("K", 0), ("B-1", 0)],
     }
     assert [tuple(row.values()) if isinstance(row, dict) else row[1] for row in stock] == expected[name]

@@ -21,14 +21,26 @@ type Cart struct {
 	UpdateTime time.Time
 	// Etag is the state that was read. A replacement with it fails if the cart was changed since.
 	Etag string
+	// CataloguePrices are set by changes: the prices of items that were sent without one, one for each product.
+	CataloguePrices []CataloguePrice
 	// Cache is set by reads.
 	Cache Cache
+}
+
+// CataloguePrice is a price that was read from the catalogue, for items that were sent without one.
+type CataloguePrice struct {
+	ProductID string
+	UnitPrice Money
+	// ProductEtag is the state of the product with this price.
+	ProductEtag string
 }
 
 // CartItem is a number of pieces of one product in a cart.
 type CartItem struct {
 	ProductID string
 	Quantity  int32
+	// UnitPrice is the price per piece. An item that is sent without one gets that of the catalogue; the call fails with
+	// NotFound if the catalogue has no such product, or it is not active.
 	UnitPrice Money
 	// Options distinguish items of one product, such as size or colour.
 	Options map[string]string
@@ -221,7 +233,15 @@ func cartOf(reply interface{ GetCart() *pb.Cart }, err error) (*Cart, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cartFrom(reply.GetCart(), nil), nil
+	cart := cartFrom(reply.GetCart(), nil)
+	if priced, ok := reply.(interface{ GetCataloguePrices() []*pb.CataloguePrice }); ok {
+		cart.CataloguePrices = each(priced.GetCataloguePrices(), cataloguePriceFrom)
+	}
+	return cart, nil
+}
+
+func cataloguePriceFrom(p *pb.CataloguePrice) CataloguePrice {
+	return CataloguePrice{ProductID: p.GetProductId(), UnitPrice: moneyFrom(p.GetUnitPrice()), ProductEtag: p.GetProductEtag()}
 }
 
 func cartFrom(c *pb.Cart, cache *pb.CacheMetadata) *Cart {

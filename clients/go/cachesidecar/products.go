@@ -23,6 +23,8 @@ type Product struct {
 	ImageURIs   []string
 	Attributes  map[string]string
 	Active      bool
+	// Rank is the place in the shop's own order, the lowest first; nil is none, and listed last.
+	Rank *float64
 	// Etag is the state that was read. An update or deletion with it fails if the product was changed since.
 	Etag       string
 	CreateTime time.Time
@@ -180,6 +182,44 @@ func (s *ProductService) List(ctx context.Context, query ProductQuery, options .
 	})
 }
 
+// Category is a category of active products.
+type Category struct {
+	Category string
+	// ProductCount is the number of products in exactly this category.
+	ProductCount int64
+	// TotalProductCount is the number of products in this category or any below it.
+	TotalProductCount int64
+	Subcategories     []Category
+}
+
+// Categories are the categories that are below no other one.
+type Categories struct {
+	Categories []Category
+	Cache      Cache
+}
+
+// Categories returns the categories of the active products as trees, with counts.
+func (s *ProductService) Categories(ctx context.Context, options ...ReadOption) (*Categories, error) {
+	settings := readOf(options)
+	return withFallback(ctx, s.client, settings, pb.ProductService_GetCategories_FullMethodName,
+		func(ctx context.Context) (*Categories, error) {
+			request := &pb.GetCategoriesRequest{Options: settings.options}
+			reply, err := invoke[pb.GetCategoriesResponse](
+				ctx, s.client, read, pb.ProductService_GetCategories_FullMethodName, request, settings.callSettings)
+			if err != nil {
+				return nil, err
+			}
+			return &Categories{Categories: each(reply.Categories, categoryFrom), Cache: cacheFrom(reply.Cache)}, nil
+		})
+}
+
+func categoryFrom(c *pb.Category) Category {
+	return Category{
+		Category: c.Category, ProductCount: c.ProductCount, TotalProductCount: c.TotalProductCount,
+		Subcategories: each(c.Subcategories, categoryFrom),
+	}
+}
+
 // Create creates a product; its etag and times are ignored. Fails with AlreadyExists if its id is taken.
 func (s *ProductService) Create(ctx context.Context, product Product, options ...WriteOption) (*Product, error) {
 	settings := writeOf(options)
@@ -328,7 +368,7 @@ func productFrom(p *pb.Product, cache *pb.CacheMetadata) *Product {
 	return &Product{
 		ProductID: p.ProductId, Title: p.Title, Description: p.Description, Price: moneyFrom(p.Price),
 		Categories: p.Categories, Brand: p.Brand, ImageURIs: p.ImageUris, Attributes: p.Attributes, Active: p.Active,
-		Etag: p.Etag, CreateTime: timeFrom(p.CreateTime), UpdateTime: timeFrom(p.UpdateTime), Cache: cacheFrom(cache),
+		Rank: p.Rank, Etag: p.Etag, CreateTime: timeFrom(p.CreateTime), UpdateTime: timeFrom(p.UpdateTime), Cache: cacheFrom(cache),
 	}
 }
 
@@ -336,7 +376,7 @@ func (p *Product) proto() *pb.Product {
 	return &pb.Product{
 		ProductId: p.ProductID, Title: p.Title, Description: p.Description, Price: p.Price.proto(),
 		Categories: p.Categories, Brand: p.Brand, ImageUris: p.ImageURIs, Attributes: p.Attributes, Active: p.Active,
-		Etag: p.Etag,
+		Rank: p.Rank, Etag: p.Etag,
 	}
 }
 
@@ -344,6 +384,10 @@ func (p *Product) clone() *Product {
 	copied := *p
 	copied.Categories, copied.ImageURIs = slices.Clone(p.Categories), slices.Clone(p.ImageURIs)
 	copied.Attributes = maps.Clone(p.Attributes)
+	if p.Rank != nil {
+		rank := *p.Rank
+		copied.Rank = &rank
+	}
 	return &copied
 }
 
@@ -362,6 +406,7 @@ func (p *Product) differing(other *Product) []string {
 		{"image_uris", !slices.Equal(p.ImageURIs, other.ImageURIs)},
 		{"attributes", !maps.Equal(p.Attributes, other.Attributes)},
 		{"active", p.Active != other.Active},
+		{"rank", (p.Rank == nil) != (other.Rank == nil) || p.Rank != nil && *p.Rank != *other.Rank},
 	} {
 		if field.differs {
 			fields = append(fields, field.name)
@@ -371,5 +416,7 @@ func (p *Product) differing(other *Product) []string {
 }
 
 func (p *Product) setFallback() { p.Cache.Fallback = true }
+
+func (c *Categories) setFallback() { c.Cache.Fallback = true }
 
 func (b *ProductBatch) setFallback() { b.Cache.Fallback = true }

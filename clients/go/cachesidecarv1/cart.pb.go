@@ -126,8 +126,9 @@ type CartItem struct {
 	ProductId string `protobuf:"bytes,1,opt,name=product_id,json=productId,proto3" json:"product_id,omitempty"`
 	// The number of pieces: at least 1, and at most 999 or the sidecar's setting `cart_max_quantity`.
 	Quantity int32 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
-	// The price per piece; must not be negative. The shop sets it: it is stored as given and not compared with the
-	// catalogue.
+	// The price per piece; must not be negative. If the caller sets it, it is stored as given and not compared with the
+	// catalogue. If not, it is the price of the product in the catalogue, which must be active: PostgreSQL is asked, not a
+	// cache, and the reply lists it in `catalogue_prices`. Always set in replies.
 	UnitPrice *money.Money `protobuf:"bytes,3,opt,name=unit_price,json=unitPrice,proto3" json:"unit_price,omitempty"`
 	// The options that distinguish this item from other items with the same product, such as a size: at most 8, with keys of
 	// 1 to 64 characters and values of at most 256.
@@ -194,6 +195,70 @@ func (x *CartItem) GetOptions() map[string]string {
 	return nil
 }
 
+// A price that was read from the catalogue, for items whose `unit_price` the caller did not set.
+type CataloguePrice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The product of these items.
+	ProductId string `protobuf:"bytes,1,opt,name=product_id,json=productId,proto3" json:"product_id,omitempty"`
+	// The price of the product, and so of these items.
+	UnitPrice *money.Money `protobuf:"bytes,2,opt,name=unit_price,json=unitPrice,proto3" json:"unit_price,omitempty"`
+	// The etag of the product with this price.
+	ProductEtag   string `protobuf:"bytes,3,opt,name=product_etag,json=productEtag,proto3" json:"product_etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CataloguePrice) Reset() {
+	*x = CataloguePrice{}
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CataloguePrice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CataloguePrice) ProtoMessage() {}
+
+func (x *CataloguePrice) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CataloguePrice.ProtoReflect.Descriptor instead.
+func (*CataloguePrice) Descriptor() ([]byte, []int) {
+	return file_cache_sidecar_v1_cart_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CataloguePrice) GetProductId() string {
+	if x != nil {
+		return x.ProductId
+	}
+	return ""
+}
+
+func (x *CataloguePrice) GetUnitPrice() *money.Money {
+	if x != nil {
+		return x.UnitPrice
+	}
+	return nil
+}
+
+func (x *CataloguePrice) GetProductEtag() string {
+	if x != nil {
+		return x.ProductEtag
+	}
+	return ""
+}
+
 // One of the changes in ApplyCartChanges.
 type CartChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -211,7 +276,7 @@ type CartChange struct {
 
 func (x *CartChange) Reset() {
 	*x = CartChange{}
-	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[2]
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -223,7 +288,7 @@ func (x *CartChange) String() string {
 func (*CartChange) ProtoMessage() {}
 
 func (x *CartChange) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[2]
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -236,7 +301,7 @@ func (x *CartChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartChange.ProtoReflect.Descriptor instead.
 func (*CartChange) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_cart_proto_rawDescGZIP(), []int{2}
+	return file_cache_sidecar_v1_cart_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CartChange) GetChange() isCartChange_Change {
@@ -313,7 +378,7 @@ type CartChange_SetItemQuantity struct {
 
 func (x *CartChange_SetItemQuantity) Reset() {
 	*x = CartChange_SetItemQuantity{}
-	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[4]
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +390,7 @@ func (x *CartChange_SetItemQuantity) String() string {
 func (*CartChange_SetItemQuantity) ProtoMessage() {}
 
 func (x *CartChange_SetItemQuantity) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[4]
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +403,7 @@ func (x *CartChange_SetItemQuantity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartChange_SetItemQuantity.ProtoReflect.Descriptor instead.
 func (*CartChange_SetItemQuantity) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_cart_proto_rawDescGZIP(), []int{2, 0}
+	return file_cache_sidecar_v1_cart_proto_rawDescGZIP(), []int{3, 0}
 }
 
 func (x *CartChange_SetItemQuantity) GetProductId() string {
@@ -375,7 +440,7 @@ type CartChange_RemoveItem struct {
 
 func (x *CartChange_RemoveItem) Reset() {
 	*x = CartChange_RemoveItem{}
-	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[5]
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +452,7 @@ func (x *CartChange_RemoveItem) String() string {
 func (*CartChange_RemoveItem) ProtoMessage() {}
 
 func (x *CartChange_RemoveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[5]
+	mi := &file_cache_sidecar_v1_cart_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +465,7 @@ func (x *CartChange_RemoveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartChange_RemoveItem.ProtoReflect.Descriptor instead.
 func (*CartChange_RemoveItem) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_cart_proto_rawDescGZIP(), []int{2, 1}
+	return file_cache_sidecar_v1_cart_proto_rawDescGZIP(), []int{3, 1}
 }
 
 func (x *CartChange_RemoveItem) GetProductId() string {
@@ -441,7 +506,13 @@ const file_cache_sidecar_v1_cart_proto_rawDesc = "" +
 	"\aoptions\x18\x04 \x03(\v2'.cache_sidecar.v1.CartItem.OptionsEntryR\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x91\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x85\x01\n" +
+	"\x0eCataloguePrice\x12\x1d\n" +
+	"\n" +
+	"product_id\x18\x01 \x01(\tR\tproductId\x121\n" +
+	"\n" +
+	"unit_price\x18\x02 \x01(\v2\x12.google.type.MoneyR\tunitPrice\x12!\n" +
+	"\fproduct_etag\x18\x03 \x01(\tR\vproductEtag\"\x91\x05\n" +
 	"\n" +
 	"CartChange\x127\n" +
 	"\badd_item\x18\x01 \x01(\v2\x1a.cache_sidecar.v1.CartItemH\x00R\aaddItem\x12Z\n" +
@@ -479,36 +550,38 @@ func file_cache_sidecar_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cache_sidecar_v1_cart_proto_rawDescData
 }
 
-var file_cache_sidecar_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_cache_sidecar_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_cache_sidecar_v1_cart_proto_goTypes = []any{
 	(*Cart)(nil),                       // 0: cache_sidecar.v1.Cart
 	(*CartItem)(nil),                   // 1: cache_sidecar.v1.CartItem
-	(*CartChange)(nil),                 // 2: cache_sidecar.v1.CartChange
-	nil,                                // 3: cache_sidecar.v1.CartItem.OptionsEntry
-	(*CartChange_SetItemQuantity)(nil), // 4: cache_sidecar.v1.CartChange.SetItemQuantity
-	(*CartChange_RemoveItem)(nil),      // 5: cache_sidecar.v1.CartChange.RemoveItem
-	nil,                                // 6: cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntry
-	nil,                                // 7: cache_sidecar.v1.CartChange.RemoveItem.OptionsEntry
-	(*money.Money)(nil),                // 8: google.type.Money
-	(*timestamppb.Timestamp)(nil),      // 9: google.protobuf.Timestamp
+	(*CataloguePrice)(nil),             // 2: cache_sidecar.v1.CataloguePrice
+	(*CartChange)(nil),                 // 3: cache_sidecar.v1.CartChange
+	nil,                                // 4: cache_sidecar.v1.CartItem.OptionsEntry
+	(*CartChange_SetItemQuantity)(nil), // 5: cache_sidecar.v1.CartChange.SetItemQuantity
+	(*CartChange_RemoveItem)(nil),      // 6: cache_sidecar.v1.CartChange.RemoveItem
+	nil,                                // 7: cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntry
+	nil,                                // 8: cache_sidecar.v1.CartChange.RemoveItem.OptionsEntry
+	(*money.Money)(nil),                // 9: google.type.Money
+	(*timestamppb.Timestamp)(nil),      // 10: google.protobuf.Timestamp
 }
 var file_cache_sidecar_v1_cart_proto_depIdxs = []int32{
 	1,  // 0: cache_sidecar.v1.Cart.items:type_name -> cache_sidecar.v1.CartItem
-	8,  // 1: cache_sidecar.v1.Cart.totals:type_name -> google.type.Money
-	9,  // 2: cache_sidecar.v1.Cart.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 3: cache_sidecar.v1.Cart.update_time:type_name -> google.protobuf.Timestamp
-	8,  // 4: cache_sidecar.v1.CartItem.unit_price:type_name -> google.type.Money
-	3,  // 5: cache_sidecar.v1.CartItem.options:type_name -> cache_sidecar.v1.CartItem.OptionsEntry
-	1,  // 6: cache_sidecar.v1.CartChange.add_item:type_name -> cache_sidecar.v1.CartItem
-	4,  // 7: cache_sidecar.v1.CartChange.set_item_quantity:type_name -> cache_sidecar.v1.CartChange.SetItemQuantity
-	5,  // 8: cache_sidecar.v1.CartChange.remove_item:type_name -> cache_sidecar.v1.CartChange.RemoveItem
-	6,  // 9: cache_sidecar.v1.CartChange.SetItemQuantity.options:type_name -> cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntry
-	7,  // 10: cache_sidecar.v1.CartChange.RemoveItem.options:type_name -> cache_sidecar.v1.CartChange.RemoveItem.OptionsEntry
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 1: cache_sidecar.v1.Cart.totals:type_name -> google.type.Money
+	10, // 2: cache_sidecar.v1.Cart.create_time:type_name -> google.protobuf.Timestamp
+	10, // 3: cache_sidecar.v1.Cart.update_time:type_name -> google.protobuf.Timestamp
+	9,  // 4: cache_sidecar.v1.CartItem.unit_price:type_name -> google.type.Money
+	4,  // 5: cache_sidecar.v1.CartItem.options:type_name -> cache_sidecar.v1.CartItem.OptionsEntry
+	9,  // 6: cache_sidecar.v1.CataloguePrice.unit_price:type_name -> google.type.Money
+	1,  // 7: cache_sidecar.v1.CartChange.add_item:type_name -> cache_sidecar.v1.CartItem
+	5,  // 8: cache_sidecar.v1.CartChange.set_item_quantity:type_name -> cache_sidecar.v1.CartChange.SetItemQuantity
+	6,  // 9: cache_sidecar.v1.CartChange.remove_item:type_name -> cache_sidecar.v1.CartChange.RemoveItem
+	7,  // 10: cache_sidecar.v1.CartChange.SetItemQuantity.options:type_name -> cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntry
+	8,  // 11: cache_sidecar.v1.CartChange.RemoveItem.options:type_name -> cache_sidecar.v1.CartChange.RemoveItem.OptionsEntry
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_cache_sidecar_v1_cart_proto_init() }
@@ -516,7 +589,7 @@ func file_cache_sidecar_v1_cart_proto_init() {
 	if File_cache_sidecar_v1_cart_proto != nil {
 		return
 	}
-	file_cache_sidecar_v1_cart_proto_msgTypes[2].OneofWrappers = []any{
+	file_cache_sidecar_v1_cart_proto_msgTypes[3].OneofWrappers = []any{
 		(*CartChange_AddItem)(nil),
 		(*CartChange_SetItemQuantity_)(nil),
 		(*CartChange_RemoveItem_)(nil),
@@ -527,7 +600,7 @@ func file_cache_sidecar_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cache_sidecar_v1_cart_proto_rawDesc), len(file_cache_sidecar_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -194,9 +194,11 @@ func (x *ReplaceCartRequest) GetRequestId() string {
 type ReplaceCartResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cart after the change.
-	Cart          *Cart `protobuf:"bytes,1,opt,name=cart,proto3" json:"cart,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Cart *Cart `protobuf:"bytes,1,opt,name=cart,proto3" json:"cart,omitempty"`
+	// The prices of items that were sent without one, one for each product.
+	CataloguePrices []*CataloguePrice `protobuf:"bytes,2,rep,name=catalogue_prices,json=cataloguePrices,proto3" json:"catalogue_prices,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ReplaceCartResponse) Reset() {
@@ -232,6 +234,13 @@ func (*ReplaceCartResponse) Descriptor() ([]byte, []int) {
 func (x *ReplaceCartResponse) GetCart() *Cart {
 	if x != nil {
 		return x.Cart
+	}
+	return nil
+}
+
+func (x *ReplaceCartResponse) GetCataloguePrices() []*CataloguePrice {
+	if x != nil {
+		return x.CataloguePrices
 	}
 	return nil
 }
@@ -305,9 +314,11 @@ func (x *AddCartItemRequest) GetRequestId() string {
 type AddCartItemResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cart after the change.
-	Cart          *Cart `protobuf:"bytes,1,opt,name=cart,proto3" json:"cart,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Cart *Cart `protobuf:"bytes,1,opt,name=cart,proto3" json:"cart,omitempty"`
+	// The price of the item if it was sent without one; otherwise empty.
+	CataloguePrices []*CataloguePrice `protobuf:"bytes,2,rep,name=catalogue_prices,json=cataloguePrices,proto3" json:"catalogue_prices,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AddCartItemResponse) Reset() {
@@ -343,6 +354,13 @@ func (*AddCartItemResponse) Descriptor() ([]byte, []int) {
 func (x *AddCartItemResponse) GetCart() *Cart {
 	if x != nil {
 		return x.Cart
+	}
+	return nil
+}
+
+func (x *AddCartItemResponse) GetCataloguePrices() []*CataloguePrice {
+	if x != nil {
+		return x.CataloguePrices
 	}
 	return nil
 }
@@ -884,9 +902,11 @@ func (x *ApplyCartChangesRequest) GetRequestId() string {
 type ApplyCartChangesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cart after all changes.
-	Cart          *Cart `protobuf:"bytes,1,opt,name=cart,proto3" json:"cart,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Cart *Cart `protobuf:"bytes,1,opt,name=cart,proto3" json:"cart,omitempty"`
+	// The prices of items that were sent without one, one for each product.
+	CataloguePrices []*CataloguePrice `protobuf:"bytes,2,rep,name=catalogue_prices,json=cataloguePrices,proto3" json:"catalogue_prices,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ApplyCartChangesResponse) Reset() {
@@ -922,6 +942,13 @@ func (*ApplyCartChangesResponse) Descriptor() ([]byte, []int) {
 func (x *ApplyCartChangesResponse) GetCart() *Cart {
 	if x != nil {
 		return x.Cart
+	}
+	return nil
+}
+
+func (x *ApplyCartChangesResponse) GetCataloguePrices() []*CataloguePrice {
+	if x != nil {
+		return x.CataloguePrices
 	}
 	return nil
 }
@@ -1170,16 +1197,18 @@ const file_cache_sidecar_v1_cart_service_proto_rawDesc = "" +
 	"\x12ReplaceCartRequest\x12*\n" +
 	"\x04cart\x18\x01 \x01(\v2\x16.cache_sidecar.v1.CartR\x04cart\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"A\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x8e\x01\n" +
 	"\x13ReplaceCartResponse\x12*\n" +
-	"\x04cart\x18\x01 \x01(\v2\x16.cache_sidecar.v1.CartR\x04cart\"|\n" +
+	"\x04cart\x18\x01 \x01(\v2\x16.cache_sidecar.v1.CartR\x04cart\x12K\n" +
+	"\x10catalogue_prices\x18\x02 \x03(\v2 .cache_sidecar.v1.CataloguePriceR\x0fcataloguePrices\"|\n" +
 	"\x12AddCartItemRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12.\n" +
 	"\x04item\x18\x02 \x01(\v2\x1a.cache_sidecar.v1.CartItemR\x04item\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"A\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"\x8e\x01\n" +
 	"\x13AddCartItemResponse\x12*\n" +
-	"\x04cart\x18\x01 \x01(\v2\x16.cache_sidecar.v1.CartR\x04cart\"\xa0\x02\n" +
+	"\x04cart\x18\x01 \x01(\v2\x16.cache_sidecar.v1.CartR\x04cart\x12K\n" +
+	"\x10catalogue_prices\x18\x02 \x03(\v2 .cache_sidecar.v1.CataloguePriceR\x0fcataloguePrices\"\xa0\x02\n" +
 	"\x1aSetCartItemQuantityRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1d\n" +
 	"\n" +
@@ -1223,9 +1252,10 @@ const file_cache_sidecar_v1_cart_service_proto_rawDesc = "" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x126\n" +
 	"\achanges\x18\x02 \x03(\v2\x1c.cache_sidecar.v1.CartChangeR\achanges\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"F\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"\x93\x01\n" +
 	"\x18ApplyCartChangesResponse\x12*\n" +
-	"\x04cart\x18\x01 \x01(\v2\x16.cache_sidecar.v1.CartR\x04cart\"\x8d\x01\n" +
+	"\x04cart\x18\x01 \x01(\v2\x16.cache_sidecar.v1.CartR\x04cart\x12K\n" +
+	"\x10catalogue_prices\x18\x02 \x03(\v2 .cache_sidecar.v1.CataloguePriceR\x0fcataloguePrices\"\x8d\x01\n" +
 	"\x19ListAbandonedCartsRequest\x124\n" +
 	"\bidle_for\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\aidleFor\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
@@ -1293,9 +1323,10 @@ var file_cache_sidecar_v1_cart_service_proto_goTypes = []any{
 	(*ReadOptions)(nil),                 // 22: cache_sidecar.v1.ReadOptions
 	(*Cart)(nil),                        // 23: cache_sidecar.v1.Cart
 	(*CacheMetadata)(nil),               // 24: cache_sidecar.v1.CacheMetadata
-	(*CartItem)(nil),                    // 25: cache_sidecar.v1.CartItem
-	(*CartChange)(nil),                  // 26: cache_sidecar.v1.CartChange
-	(*durationpb.Duration)(nil),         // 27: google.protobuf.Duration
+	(*CataloguePrice)(nil),              // 25: cache_sidecar.v1.CataloguePrice
+	(*CartItem)(nil),                    // 26: cache_sidecar.v1.CartItem
+	(*CartChange)(nil),                  // 27: cache_sidecar.v1.CartChange
+	(*durationpb.Duration)(nil),         // 28: google.protobuf.Duration
 }
 var file_cache_sidecar_v1_cart_service_proto_depIdxs = []int32{
 	22, // 0: cache_sidecar.v1.GetCartRequest.options:type_name -> cache_sidecar.v1.ReadOptions
@@ -1303,46 +1334,49 @@ var file_cache_sidecar_v1_cart_service_proto_depIdxs = []int32{
 	24, // 2: cache_sidecar.v1.GetCartResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
 	23, // 3: cache_sidecar.v1.ReplaceCartRequest.cart:type_name -> cache_sidecar.v1.Cart
 	23, // 4: cache_sidecar.v1.ReplaceCartResponse.cart:type_name -> cache_sidecar.v1.Cart
-	25, // 5: cache_sidecar.v1.AddCartItemRequest.item:type_name -> cache_sidecar.v1.CartItem
-	23, // 6: cache_sidecar.v1.AddCartItemResponse.cart:type_name -> cache_sidecar.v1.Cart
-	20, // 7: cache_sidecar.v1.SetCartItemQuantityRequest.options:type_name -> cache_sidecar.v1.SetCartItemQuantityRequest.OptionsEntry
-	23, // 8: cache_sidecar.v1.SetCartItemQuantityResponse.cart:type_name -> cache_sidecar.v1.Cart
-	21, // 9: cache_sidecar.v1.RemoveCartItemRequest.options:type_name -> cache_sidecar.v1.RemoveCartItemRequest.OptionsEntry
-	23, // 10: cache_sidecar.v1.RemoveCartItemResponse.cart:type_name -> cache_sidecar.v1.Cart
-	23, // 11: cache_sidecar.v1.ClearCartResponse.cart:type_name -> cache_sidecar.v1.Cart
-	23, // 12: cache_sidecar.v1.MergeCartsResponse.cart:type_name -> cache_sidecar.v1.Cart
-	26, // 13: cache_sidecar.v1.ApplyCartChangesRequest.changes:type_name -> cache_sidecar.v1.CartChange
-	23, // 14: cache_sidecar.v1.ApplyCartChangesResponse.cart:type_name -> cache_sidecar.v1.Cart
-	27, // 15: cache_sidecar.v1.ListAbandonedCartsRequest.idle_for:type_name -> google.protobuf.Duration
-	23, // 16: cache_sidecar.v1.ListAbandonedCartsResponse.carts:type_name -> cache_sidecar.v1.Cart
-	24, // 17: cache_sidecar.v1.ListAbandonedCartsResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
-	23, // 18: cache_sidecar.v1.WatchCartResponse.cart:type_name -> cache_sidecar.v1.Cart
-	24, // 19: cache_sidecar.v1.WatchCartResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
-	0,  // 20: cache_sidecar.v1.CartService.GetCart:input_type -> cache_sidecar.v1.GetCartRequest
-	2,  // 21: cache_sidecar.v1.CartService.ReplaceCart:input_type -> cache_sidecar.v1.ReplaceCartRequest
-	4,  // 22: cache_sidecar.v1.CartService.AddCartItem:input_type -> cache_sidecar.v1.AddCartItemRequest
-	6,  // 23: cache_sidecar.v1.CartService.SetCartItemQuantity:input_type -> cache_sidecar.v1.SetCartItemQuantityRequest
-	8,  // 24: cache_sidecar.v1.CartService.RemoveCartItem:input_type -> cache_sidecar.v1.RemoveCartItemRequest
-	10, // 25: cache_sidecar.v1.CartService.ClearCart:input_type -> cache_sidecar.v1.ClearCartRequest
-	12, // 26: cache_sidecar.v1.CartService.MergeCarts:input_type -> cache_sidecar.v1.MergeCartsRequest
-	14, // 27: cache_sidecar.v1.CartService.ApplyCartChanges:input_type -> cache_sidecar.v1.ApplyCartChangesRequest
-	16, // 28: cache_sidecar.v1.CartService.ListAbandonedCarts:input_type -> cache_sidecar.v1.ListAbandonedCartsRequest
-	18, // 29: cache_sidecar.v1.CartService.WatchCart:input_type -> cache_sidecar.v1.WatchCartRequest
-	1,  // 30: cache_sidecar.v1.CartService.GetCart:output_type -> cache_sidecar.v1.GetCartResponse
-	3,  // 31: cache_sidecar.v1.CartService.ReplaceCart:output_type -> cache_sidecar.v1.ReplaceCartResponse
-	5,  // 32: cache_sidecar.v1.CartService.AddCartItem:output_type -> cache_sidecar.v1.AddCartItemResponse
-	7,  // 33: cache_sidecar.v1.CartService.SetCartItemQuantity:output_type -> cache_sidecar.v1.SetCartItemQuantityResponse
-	9,  // 34: cache_sidecar.v1.CartService.RemoveCartItem:output_type -> cache_sidecar.v1.RemoveCartItemResponse
-	11, // 35: cache_sidecar.v1.CartService.ClearCart:output_type -> cache_sidecar.v1.ClearCartResponse
-	13, // 36: cache_sidecar.v1.CartService.MergeCarts:output_type -> cache_sidecar.v1.MergeCartsResponse
-	15, // 37: cache_sidecar.v1.CartService.ApplyCartChanges:output_type -> cache_sidecar.v1.ApplyCartChangesResponse
-	17, // 38: cache_sidecar.v1.CartService.ListAbandonedCarts:output_type -> cache_sidecar.v1.ListAbandonedCartsResponse
-	19, // 39: cache_sidecar.v1.CartService.WatchCart:output_type -> cache_sidecar.v1.WatchCartResponse
-	30, // [30:40] is the sub-list for method output_type
-	20, // [20:30] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	25, // 5: cache_sidecar.v1.ReplaceCartResponse.catalogue_prices:type_name -> cache_sidecar.v1.CataloguePrice
+	26, // 6: cache_sidecar.v1.AddCartItemRequest.item:type_name -> cache_sidecar.v1.CartItem
+	23, // 7: cache_sidecar.v1.AddCartItemResponse.cart:type_name -> cache_sidecar.v1.Cart
+	25, // 8: cache_sidecar.v1.AddCartItemResponse.catalogue_prices:type_name -> cache_sidecar.v1.CataloguePrice
+	20, // 9: cache_sidecar.v1.SetCartItemQuantityRequest.options:type_name -> cache_sidecar.v1.SetCartItemQuantityRequest.OptionsEntry
+	23, // 10: cache_sidecar.v1.SetCartItemQuantityResponse.cart:type_name -> cache_sidecar.v1.Cart
+	21, // 11: cache_sidecar.v1.RemoveCartItemRequest.options:type_name -> cache_sidecar.v1.RemoveCartItemRequest.OptionsEntry
+	23, // 12: cache_sidecar.v1.RemoveCartItemResponse.cart:type_name -> cache_sidecar.v1.Cart
+	23, // 13: cache_sidecar.v1.ClearCartResponse.cart:type_name -> cache_sidecar.v1.Cart
+	23, // 14: cache_sidecar.v1.MergeCartsResponse.cart:type_name -> cache_sidecar.v1.Cart
+	27, // 15: cache_sidecar.v1.ApplyCartChangesRequest.changes:type_name -> cache_sidecar.v1.CartChange
+	23, // 16: cache_sidecar.v1.ApplyCartChangesResponse.cart:type_name -> cache_sidecar.v1.Cart
+	25, // 17: cache_sidecar.v1.ApplyCartChangesResponse.catalogue_prices:type_name -> cache_sidecar.v1.CataloguePrice
+	28, // 18: cache_sidecar.v1.ListAbandonedCartsRequest.idle_for:type_name -> google.protobuf.Duration
+	23, // 19: cache_sidecar.v1.ListAbandonedCartsResponse.carts:type_name -> cache_sidecar.v1.Cart
+	24, // 20: cache_sidecar.v1.ListAbandonedCartsResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
+	23, // 21: cache_sidecar.v1.WatchCartResponse.cart:type_name -> cache_sidecar.v1.Cart
+	24, // 22: cache_sidecar.v1.WatchCartResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
+	0,  // 23: cache_sidecar.v1.CartService.GetCart:input_type -> cache_sidecar.v1.GetCartRequest
+	2,  // 24: cache_sidecar.v1.CartService.ReplaceCart:input_type -> cache_sidecar.v1.ReplaceCartRequest
+	4,  // 25: cache_sidecar.v1.CartService.AddCartItem:input_type -> cache_sidecar.v1.AddCartItemRequest
+	6,  // 26: cache_sidecar.v1.CartService.SetCartItemQuantity:input_type -> cache_sidecar.v1.SetCartItemQuantityRequest
+	8,  // 27: cache_sidecar.v1.CartService.RemoveCartItem:input_type -> cache_sidecar.v1.RemoveCartItemRequest
+	10, // 28: cache_sidecar.v1.CartService.ClearCart:input_type -> cache_sidecar.v1.ClearCartRequest
+	12, // 29: cache_sidecar.v1.CartService.MergeCarts:input_type -> cache_sidecar.v1.MergeCartsRequest
+	14, // 30: cache_sidecar.v1.CartService.ApplyCartChanges:input_type -> cache_sidecar.v1.ApplyCartChangesRequest
+	16, // 31: cache_sidecar.v1.CartService.ListAbandonedCarts:input_type -> cache_sidecar.v1.ListAbandonedCartsRequest
+	18, // 32: cache_sidecar.v1.CartService.WatchCart:input_type -> cache_sidecar.v1.WatchCartRequest
+	1,  // 33: cache_sidecar.v1.CartService.GetCart:output_type -> cache_sidecar.v1.GetCartResponse
+	3,  // 34: cache_sidecar.v1.CartService.ReplaceCart:output_type -> cache_sidecar.v1.ReplaceCartResponse
+	5,  // 35: cache_sidecar.v1.CartService.AddCartItem:output_type -> cache_sidecar.v1.AddCartItemResponse
+	7,  // 36: cache_sidecar.v1.CartService.SetCartItemQuantity:output_type -> cache_sidecar.v1.SetCartItemQuantityResponse
+	9,  // 37: cache_sidecar.v1.CartService.RemoveCartItem:output_type -> cache_sidecar.v1.RemoveCartItemResponse
+	11, // 38: cache_sidecar.v1.CartService.ClearCart:output_type -> cache_sidecar.v1.ClearCartResponse
+	13, // 39: cache_sidecar.v1.CartService.MergeCarts:output_type -> cache_sidecar.v1.MergeCartsResponse
+	15, // 40: cache_sidecar.v1.CartService.ApplyCartChanges:output_type -> cache_sidecar.v1.ApplyCartChangesResponse
+	17, // 41: cache_sidecar.v1.CartService.ListAbandonedCarts:output_type -> cache_sidecar.v1.ListAbandonedCartsResponse
+	19, // 42: cache_sidecar.v1.CartService.WatchCart:output_type -> cache_sidecar.v1.WatchCartResponse
+	33, // [33:43] is the sub-list for method output_type
+	23, // [23:33] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_cache_sidecar_v1_cart_service_proto_init() }

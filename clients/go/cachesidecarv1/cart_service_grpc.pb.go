@@ -55,6 +55,12 @@ const (
 // would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
 // with RetryInfo if no tier could answer. A change that is rejected has no effect.
 //
+// Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+// catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+// different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+// as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+// active (`active product`).
+//
 // Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
 // lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
 // `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
@@ -72,7 +78,7 @@ type CartServiceClient interface {
 	// then contain the current Cart, unless it is larger than 3,000 bytes.
 	ReplaceCart(ctx context.Context, in *ReplaceCartRequest, opts ...grpc.CallOption) (*ReplaceCartResponse, error)
 	// Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
-	// price replaced by the given one; otherwise a new item is added.
+	// price replaced by the given one, or by that in the catalogue if none is given; otherwise a new item is added.
 	AddCartItem(ctx context.Context, in *AddCartItemRequest, opts ...grpc.CallOption) (*AddCartItemResponse, error)
 	// Sets the quantity of an item; 0 removes it. Fails with NOT_FOUND if the cart has no such item.
 	SetCartItemQuantity(ctx context.Context, in *SetCartItemQuantityRequest, opts ...grpc.CallOption) (*SetCartItemQuantityResponse, error)
@@ -233,6 +239,12 @@ type CartService_WatchCartClient = grpc.ServerStreamingClient[WatchCartResponse]
 // would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
 // with RetryInfo if no tier could answer. A change that is rejected has no effect.
 //
+// Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+// catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+// different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+// as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+// active (`active product`).
+//
 // Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
 // lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
 // `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
@@ -250,7 +262,7 @@ type CartServiceServer interface {
 	// then contain the current Cart, unless it is larger than 3,000 bytes.
 	ReplaceCart(context.Context, *ReplaceCartRequest) (*ReplaceCartResponse, error)
 	// Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
-	// price replaced by the given one; otherwise a new item is added.
+	// price replaced by the given one, or by that in the catalogue if none is given; otherwise a new item is added.
 	AddCartItem(context.Context, *AddCartItemRequest) (*AddCartItemResponse, error)
 	// Sets the quantity of an item; 0 removes it. Fails with NOT_FOUND if the cart has no such item.
 	SetCartItemQuantity(context.Context, *SetCartItemQuantityRequest) (*SetCartItemQuantityResponse, error)

@@ -53,7 +53,11 @@ type Product struct {
 	// Output only. The time at which the product was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only. The time at which the product was last updated.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// The place in the shop's own order, PRODUCT_ORDER_RANK: the lowest first, equal ones by product_id. A product that has
+	// none comes last. Naming `rank` in an `update_mask` without setting it removes it. Fails with FAILED_PRECONDITION and
+	// reason READ_ONLY if products are a view without a column `rank`.
+	Rank          *float64 `protobuf:"fixed64,13,opt,name=rank,proto3,oneof" json:"rank,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,11 +176,18 @@ func (x *Product) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Product) GetRank() float64 {
+	if x != nil && x.Rank != nil {
+		return *x.Rank
+	}
+	return 0
+}
+
 var File_cache_sidecar_v1_product_proto protoreflect.FileDescriptor
 
 const file_cache_sidecar_v1_product_proto_rawDesc = "" +
 	"\n" +
-	"\x1ecache_sidecar/v1/product.proto\x12\x10cache_sidecar.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x8f\x04\n" +
+	"\x1ecache_sidecar/v1/product.proto\x12\x10cache_sidecar.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xb1\x04\n" +
 	"\aProduct\x12\x1d\n" +
 	"\n" +
 	"product_id\x18\x01 \x01(\tR\tproductId\x12\x14\n" +
@@ -198,10 +209,12 @@ const file_cache_sidecar_v1_product_proto_rawDesc = "" +
 	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x1a=\n" +
+	"updateTime\x12\x17\n" +
+	"\x04rank\x18\r \x01(\x01H\x00R\x04rank\x88\x01\x01\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\xb0\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
+	"\x05_rankB\xb0\x01\n" +
 	"\x12io.cachesidecar.v1P\x01Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\xa2\x02\x03CSC\xaa\x02\x0fCacheSidecar.V1\xca\x02\x0fCacheSidecar\\V1\xe2\x02\x18CacheSidecar\\V1\\Metadata\xea\x02\x10CacheSidecar::V1b\x06proto3"
 
 var (
@@ -240,6 +253,7 @@ func file_cache_sidecar_v1_product_proto_init() {
 	if File_cache_sidecar_v1_product_proto != nil {
 		return
 	}
+	file_cache_sidecar_v1_product_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -39,7 +39,7 @@ const (
 	ProductOrder_PRODUCT_ORDER_PRICE ProductOrder = 3
 	// By `create_time`, the newest first.
 	ProductOrder_PRODUCT_ORDER_NEWEST ProductOrder = 4
-	// By the column `rank` of the products in PostgreSQL, the lowest first: an order that the shop defines. Products without
+	// By the products' `rank`, the lowest first: an order that the shop defines. Products without
 	// a rank come last.
 	ProductOrder_PRODUCT_ORDER_RANK ProductOrder = 5
 )

@@ -55,6 +55,9 @@ BATCH_GET_PRODUCTS = Method(
 LIST_PRODUCTS = Method(
     "ProductService/ListProducts", product_service_pb2.ListProductsRequest, product_service_pb2.ListProductsResponse
 )
+GET_CATEGORIES = Method(
+    "ProductService/GetCategories", product_service_pb2.GetCategoriesRequest, product_service_pb2.GetCategoriesResponse
+)
 CREATE_PRODUCT = Method(
     "ProductService/CreateProduct",
     product_service_pb2.CreateProductRequest,

@@ -1,6 +1,6 @@
 """What calls return: typed views of the messages. A field is converted when it is read, so that a reply costs nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -154,6 +154,11 @@ class Product(View):
     create_time = _time()
     update_time = _time()
 
+    @property
+    def rank(self) -> float | None:
+        """The place in the shop's own order, the lowest first; None for one that is listed last."""
+        return float(self.message.rank) if self.message.HasField("rank") else None
+
     @classmethod
     def of(cls, product_id: str, **fields: "Unpack[ProductFields]") -> "Product":
         """Returns a product of the application's own, for fallbacks."""
@@ -171,12 +176,41 @@ class ProductFields(TypedDict, total=False):
     image_uris: Sequence[str]
     attributes: Mapping[str, str]
     active: bool
+    rank: float | None
 
 
 def product_message(product_id: str, fields: ProductFields) -> product_pb2.Product:
     """Returns the message of a product with these fields."""
     price = values.money_message(fields["price"]) if "price" in fields else None
     return product_pb2.Product(product_id=product_id, **fields | {"price": price})  # type: ignore[arg-type]
+
+
+def _categories(messages: Any) -> "tuple[Category, ...]":
+    return tuple(map(Category, messages))
+
+
+class Category(View):
+    """A category of products."""
+
+    __slots__ = ()
+    category = _text()
+    product_count = _number()
+    total_product_count = _number()
+    subcategories = Field(_categories)
+
+
+class Categories(NamedTuple):
+    """The categories of the active products."""
+
+    categories: tuple[Category, ...]
+    "Those that are below no other one."
+    cache: Cache
+    "Where they were read from, and how old they are."
+
+
+def categories_of(reply: product_service_pb2.GetCategoriesResponse) -> Categories:
+    """Returns the categories of a reply."""
+    return Categories(_categories(reply.categories), cache_of(reply.cache))
 
 
 class CartItem(View):
@@ -190,11 +224,24 @@ class CartItem(View):
 
     @classmethod
     def of(
-        cls, product_id: str, quantity: int, unit_price: Money | str, options: Mapping[str, str] | None = None
+        cls,
+        product_id: str,
+        quantity: int,
+        unit_price: Money | str | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> "CartItem":
-        """Returns an item for `replace`."""
-        price = values.money_message(unit_price)
+        """Returns an item for `replace`; without a price, it gets that of the catalogue."""
+        price = values.money_message(unit_price) if unit_price is not None else None
         return cls(cart_pb2.CartItem(product_id=product_id, quantity=quantity, unit_price=price, options=options))
+
+
+class CataloguePrice(View):
+    """A price that was read from the catalogue, for items that were sent without one."""
+
+    __slots__ = ()
+    product_id = _text()
+    unit_price = _money()
+    product_etag = _text()
 
 
 def _items(messages: Any) -> tuple[CartItem, ...]:
@@ -208,14 +255,18 @@ def _totals(messages: Any) -> tuple[Money, ...]:
 class Cart(View):
     """The cart of a user."""
 
-    __slots__ = ("cache", "missed")
+    __slots__ = ("cache", "catalogue_prices", "missed")
 
-    def __init__(self, message: Any, cache: Cache | None = None, *, missed: bool = False) -> None:
+    def __init__(
+        self, message: Any, cache: Cache | None = None, *, missed: bool = False, catalogue_prices: Iterable[Any] = ()
+    ) -> None:
         self.message = message
         self.cache = cache
         "Where it was read from, and how old it is; None for the reply of a write."
         self.missed = missed
         "Of an event of a watch: whether states between this and the event before were missed."
+        self.catalogue_prices = tuple(map(CataloguePrice, catalogue_prices))
+        "Of the reply of a write: the prices of items that were sent without one, one for each product."
 
     user_id = _text()
     items = Field(_items)

@@ -34,7 +34,11 @@ const withoutCache = <T extends object>(name: string, found: T) => {
   return { [name]: rest, cache };
 };
 
-const cart = (found: Cart | undefined) => (found === undefined ? {} : withoutCache("cart", { ...found }));
+const cart = (found: Cart | undefined) => {
+  if (found === undefined) return {};
+  const { cataloguePrices, ...rest } = found;
+  return { ...withoutCache("cart", rest), cataloguePrices };
+};
 const reservation = (found: unknown) => ({ reservation: found });
 
 function edits(changes: Arguments[]): (edit: CartEdit) => void {
@@ -100,6 +104,7 @@ export const CALLS: Record<string, Call> = {
   "products.get": getWithFallback,
   "products.batch_get": (shop, a, o) => batch("products", shop.products.getMany(a.productIds, read(a.options, o))),
   "products.list": (shop, { options, ...query }, o, { limit }) => all(shop.products.list({ ...query, ...read(options, o) }), limit),
+  "products.get_categories": (shop, { options }, o) => shop.products.categories(read(options, o)),
   "products.create": async (shop, { product: { productId = "", ...fields } }, o) => ({
     product: await shop.products.create(productId, fields, o),
   }),

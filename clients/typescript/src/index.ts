@@ -7,6 +7,8 @@ export type { LocalCacheOptions } from "./local_cache.js";
 export { Cart } from "./model.js";
 export type {
   CartItem,
+  CataloguePrice,
+  Category,
   Freshness,
   Inventory,
   Product,
@@ -20,7 +22,7 @@ export { CartEdit } from "./services/carts.js";
 export type { CartEvent, NewItem } from "./services/carts.js";
 export type { EventType, UserEvent, WrittenEvents } from "./services/events.js";
 export type { Inventories, InventoryEvent, ReservationOptions } from "./services/inventory.js";
-export type { GetOptions, LoadedProduct, ProductEvent, ProductOrder, Products } from "./services/products.js";
+export type { Categories, GetOptions, LoadedProduct, ProductEvent, ProductOrder, Products } from "./services/products.js";
 export type {
   Model,
   Placement,

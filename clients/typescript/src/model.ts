@@ -2,10 +2,15 @@
 import { durationFromMs, durationMs, timestampDate, type Timestamp } from "@bufbuild/protobuf/wkt";
 
 import { Source, type CacheMetadata } from "./gen/cache_sidecar/v1/cache_pb.js";
-import type { Cart as CartMessage, CartItem as CartItemMessage } from "./gen/cache_sidecar/v1/cart_pb.js";
+import type {
+  Cart as CartMessage,
+  CartItem as CartItemMessage,
+  CataloguePrice as PriceMessage,
+} from "./gen/cache_sidecar/v1/cart_pb.js";
 import type { Inventory as InventoryMessage, Reservation as ReservationMessage } from "./gen/cache_sidecar/v1/inventory_pb.js";
 import { ReservationState as StateOfReservation } from "./gen/cache_sidecar/v1/inventory_pb.js";
 import type { Product as ProductMessage } from "./gen/cache_sidecar/v1/product_pb.js";
+import type { Category as CategoryMessage } from "./gen/cache_sidecar/v1/product_service_pb.js";
 import type { Session as SessionMessage } from "./gen/cache_sidecar/v1/session_pb.js";
 import { Money } from "./money.js";
 
@@ -47,6 +52,8 @@ export interface Product {
   readonly attributes: Readonly<Record<string, string>>;
   /** Whether it is for sale. */
   readonly active: boolean;
+  /** The place in the shop's own order, the lowest first; without one it is listed last. */
+  readonly rank: number | undefined;
   readonly etag: string;
   readonly createTime: Date | undefined;
   readonly updateTime: Date | undefined;
@@ -64,6 +71,7 @@ export interface ProductFields {
   imageUris?: readonly string[];
   attributes?: Readonly<Record<string, string>>;
   active?: boolean;
+  rank?: number;
 }
 
 export function productOf(message: ProductMessage, cache?: Freshness): Product {
@@ -77,11 +85,39 @@ export function productOf(message: ProductMessage, cache?: Freshness): Product {
     imageUris: message.imageUris,
     attributes: message.attributes,
     active: message.active,
+    rank: message.rank,
     etag: message.etag,
     createTime: dateOf(message.createTime),
     updateTime: dateOf(message.updateTime),
     cache,
   };
+}
+
+/** A category of active products. */
+export interface Category {
+  readonly category: string;
+  /** In exactly this category. */
+  readonly productCount: number;
+  /** In this category or any below it. */
+  readonly totalProductCount: number;
+  readonly subcategories: readonly Category[];
+}
+
+export function categoryOf({ category, productCount, totalProductCount, subcategories }: CategoryMessage): Category {
+  return {
+    category,
+    productCount: Number(productCount),
+    totalProductCount: Number(totalProductCount),
+    subcategories: subcategories.map(categoryOf),
+  };
+}
+
+/** A price that was read from the catalogue, for items that were sent without one. */
+export interface CataloguePrice {
+  readonly productId: string;
+  readonly unitPrice: Money | undefined;
+  /** Of the product with this price. */
+  readonly productEtag: string;
 }
 
 export interface CartItem {
@@ -103,9 +139,11 @@ export class Cart {
     readonly etag: string,
     /** Nothing in the reply to a write. */
     readonly cache: Freshness | undefined,
+    /** In the reply to a write: the prices of items that were sent without one, one for each product. */
+    readonly cataloguePrices: readonly CataloguePrice[],
   ) {}
 
-  static fromMessage(message: CartMessage, cache?: Freshness): Cart {
+  static fromMessage(message: CartMessage, cache?: Freshness, prices: readonly PriceMessage[] = []): Cart {
     return new Cart(
       message.userId,
       message.items.map(itemOf),
@@ -114,6 +152,11 @@ export class Cart {
       dateOf(message.updateTime),
       message.etag,
       cache,
+      prices.map(({ productId, unitPrice, productEtag }) => ({
+        productId,
+        unitPrice: unitPrice && Money.fromMessage(unitPrice),
+        productEtag,
+      })),
     );
   }
 

@@ -21,7 +21,7 @@ class World {
 function product(productId: string, version: bigint, age = 0, stale = false): Product {
   const empty = { title: "", description: "", brand: "", etag: "", categories: [], imageUris: [], attributes: {}, active: true };
   const cache = { source: "l1", version, age, stale } as const;
-  return { productId, ...empty, price: undefined, createTime: undefined, updateTime: undefined, cache };
+  return { productId, ...empty, price: undefined, rank: undefined, createTime: undefined, updateTime: undefined, cache };
 }
 
 test("a product that is kept has the age of its reply and of its stay", () => {

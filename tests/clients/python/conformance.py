@@ -55,7 +55,7 @@ async def each(elements: Any) -> AsyncIterator[Any]:
         await wait_for(elements.aclose() if hasattr(elements, "aclose") else elements.close())
 
 
-def shown(value: Any) -> Any:  # noqa: PLR0911  # a line for each type
+def shown(value: Any) -> Any:  # noqa: C901, PLR0911  # a line for each type
     """Returns a value as the README says."""
     if isinstance(value, values.Money):
         return str(value)
@@ -63,6 +63,8 @@ def shown(value: Any) -> Any:  # noqa: PLR0911  # a line for each type
         fields = {name: shown(getattr(value, name)) for name, field in vars(type(value)).items() if isinstance(field, Field)}
         if isinstance(value, sidecar.Session):
             fields["client"] = {"ip_address": value.ip_address, "user_agent": value.user_agent}
+        if isinstance(value, sidecar.Product):
+            fields["rank"] = value.rank
         if isinstance(value, sidecar.Reservation):
             fields["items"] = [{"product_id": id, "quantity": quantity} for id, quantity in value.items.items()]
         if isinstance(value, sidecar.Recommendation) and value.message.HasField("terms"):
@@ -350,6 +352,11 @@ async def _(case: Case, args: Args, options: Args, timeout: Args) -> Any:
     return await items(case.shop.products.list(**args, **more, **timeout), options)
 
 
+@call("products.get_categories")
+async def _(case: Case, args: Args, options: Args, timeout: Args) -> Any:
+    return shown(await wait_for(case.shop.products.categories(**read_options(args), **args, **timeout)))
+
+
 @call("sessions.list")
 async def _(case: Case, args: Args, options: Args, timeout: Args) -> Any:
     return await items(case.shop.sessions.list(**args, **timeout), options)
@@ -420,7 +427,7 @@ async def _(case: Case, args: Args, options: Args, timeout: Args) -> Any:
 async def _(case: Case, args: Args, options: Args, timeout: Args) -> Any:
     cart = dict(args.pop("cart"))
     rows = [sidecar.CartItem.of(**row) for row in cart.pop("items", ())]
-    return {"cart": shown(await wait_for(case.shop.carts.replace(cart.pop("user_id", ""), rows, **cart, **args, **timeout)))}
+    return changed_cart(await wait_for(case.shop.carts.replace(cart.pop("user_id", ""), rows, **cart, **args, **timeout)))
 
 
 @call("carts.add")
@@ -428,9 +435,13 @@ async def _(case: Case, args: Args, options: Args, timeout: Args) -> Any:
     item = args.pop("item")
     more = {"options": item["options"]} if "options" in item else {}
     added = case.shop.carts.add(
-        args.pop("user_id"), item["product_id"], item["quantity"], item["unit_price"], **more, **args, **timeout
+        args.pop("user_id"), item["product_id"], item["quantity"], item.get("unit_price"), **more, **args, **timeout
     )
-    return {"cart": shown(await wait_for(added))}
+    return changed_cart(await wait_for(added))
+
+
+def changed_cart(cart: Any) -> Any:
+    return {"cart": shown(cart), "catalogue_prices": shown(cart.catalogue_prices)}
 
 
 def _cart_call(name: str) -> None:
@@ -451,13 +462,13 @@ async def _(case: Case, args: Args, options: Args, timeout: Args) -> Any:
     await edit.__aenter__() if is_async else edit.__enter__()
     for change in args.get("changes", ()):
         if item := change.get("add_item"):
-            edit.add(item["product_id"], item["quantity"], item["unit_price"], options=item.get("options"))
+            edit.add(item["product_id"], item["quantity"], item.get("unit_price"), options=item.get("options"))
         if item := change.get("set_item_quantity"):
             edit.set_quantity(item["product_id"], item.get("quantity", 0), options=item.get("options"))
         if item := change.get("remove_item"):
             edit.remove(item["product_id"], options=item.get("options"))
     await edit.__aexit__(None, None, None) if is_async else edit.__exit__(None, None, None)
-    return {"cart": shown(edit.result)} if edit.result else {}
+    return changed_cart(edit.result) if edit.result else {}
 
 
 @call("inventory.get")

@@ -118,6 +118,10 @@ func reply[T any](name string, resource *T, cache *cachesidecar.Cache, err error
 	fields, _ := toJSON(resource).(map[string]any)
 	delete(fields, "cache")
 	result := map[string]any{name: fields}
+	if prices, ok := fields["catalogue_prices"]; ok {
+		result["catalogue_prices"] = prices
+		delete(fields, "catalogue_prices")
+	}
 	if cache != nil {
 		result["cache"] = toJSON(*cache)
 	}
@@ -236,6 +240,10 @@ func init() {
 		},
 		"products.list": func(ctx context.Context, s *shop, r request) (any, error) {
 			return list(r, s.Products.List(ctx, all[cachesidecar.ProductQuery](r, "options"), r.read()...))
+		},
+		"products.get_categories": func(ctx context.Context, s *shop, r request) (any, error) {
+			found, err := s.Products.Categories(ctx, r.read()...)
+			return toJSON(found), err
 		},
 
 		"sessions.create": func(ctx context.Context, s *shop, r request) (any, error) {

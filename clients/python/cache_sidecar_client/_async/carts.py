@@ -44,7 +44,7 @@ class Carts:
         request.cart.user_id, request.cart.etag = user_id, etag
         request.cart.items.extend(item.message for item in items)
         reply = await self._caller.call(_methods.REPLACE_CART, request, timeout)
-        return Cart(reply.cart)
+        return Cart(reply.cart, catalogue_prices=reply.catalogue_prices)
 
     async def modify(
         self,
@@ -75,17 +75,20 @@ class Carts:
         user_id: str,
         product_id: str,
         quantity: int,
-        price: Money | str,
+        price: Money | str | None = None,
         *,
         options: Options | None = None,
         request_id: str = "",
         timeout: float | None = None,
     ) -> Cart:
-        """Adds pieces of a product, at a price per piece such as `9.99 EUR`."""
+        """Adds pieces of a product, at a price per piece such as `9.99 EUR`; without one, at that of the catalogue.
+
+        Without a price, raises NotFound if the catalogue has no such product, or it is not active.
+        """
         item = CartItem.of(product_id, quantity, price, options).message
         request = cart_service_pb2.AddCartItemRequest(user_id=user_id, item=item, request_id=request_id)
         reply = await self._caller.call(_methods.ADD_CART_ITEM, request, timeout)
-        return Cart(reply.cart)
+        return Cart(reply.cart, catalogue_prices=reply.catalogue_prices)
 
     async def set_quantity(
         self,
@@ -195,8 +198,8 @@ class CartEdit:
         """The cart after the block; None if there was nothing to change."""
         return self._result
 
-    def add(self, product_id: str, quantity: int, price: Money | str, *, options: Options | None = None) -> Self:
-        """Adds pieces of a product, at a price per piece such as `9.99 EUR`."""
+    def add(self, product_id: str, quantity: int, price: Money | str | None = None, *, options: Options | None = None) -> Self:
+        """Adds pieces of a product, at a price per piece such as `9.99 EUR`; without one, at that of the catalogue."""
         item = CartItem.of(product_id, quantity, price, options).message
         self._request.changes.append(cart_pb2.CartChange(add_item=item))
         return self
@@ -226,4 +229,4 @@ class CartEdit:
     ) -> None:
         if error is None and self._request.changes:
             reply = await self._caller.call(_methods.APPLY_CART_CHANGES, self._request, self._timeout)
-            self._result = Cart(reply.cart)
+            self._result = Cart(reply.cart, catalogue_prices=reply.catalogue_prices)

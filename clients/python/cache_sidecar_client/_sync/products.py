@@ -26,10 +26,12 @@ from cache_sidecar_client.models import (
     CHANGE,
     PRODUCT_ORDER,
     Cache,
+    Categories,
     Product,
     ProductChange,
     ProductFields,
     cache_of,
+    categories_of,
     product_message,
     read_options,
 )
@@ -123,6 +125,11 @@ class Products:
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    def categories(self, *, max_age: float | None = None, bypass: bool = False, timeout: float | None = None) -> Categories:
+        """Returns the categories of the active products as trees, with counts; `max_age` and `bypass` are as for `get`."""
+        request = product_service_pb2.GetCategoriesRequest(options=read_options(max_age, bypass))
+        return categories_of(self._caller.call(_methods.GET_CATEGORIES, request, timeout))
 
     def create(
         self,

@@ -16,7 +16,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from cache_sidecar_client.v1.google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n\x1b\x63\x61\x63he_sidecar/v1/cart.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xd6\x01\n\x04\x43\x61rt\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.cache_sidecar.v1.CartItem\x12\"\n\x06totals\x18\x03 \x03(\x0b\x32\x12.google.type.Money\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"\xc2\x01\n\x08\x43\x61rtItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\x12&\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x38\n\x07options\x18\x04 \x03(\x0b\x32\'.cache_sidecar.v1.CartItem.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa1\x04\n\nCartChange\x12.\n\x08\x61\x64\x64_item\x18\x01 \x01(\x0b\x32\x1a.cache_sidecar.v1.CartItemH\x00\x12I\n\x11set_item_quantity\x18\x02 \x01(\x0b\x32,.cache_sidecar.v1.CartChange.SetItemQuantityH\x00\x12>\n\x0bremove_item\x18\x03 \x01(\x0b\x32\'.cache_sidecar.v1.CartChange.RemoveItemH\x00\x1a\xb3\x01\n\x0fSetItemQuantity\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12J\n\x07options\x18\x02 \x03(\x0b\x32\x39.cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntry\x12\x10\n\x08quantity\x18\x03 \x01(\x05\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x97\x01\n\nRemoveItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x45\n\x07options\x18\x02 \x03(\x0b\x32\x34.cache_sidecar.v1.CartChange.RemoveItem.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x63hangeB\xb0\x01\n\x12io.cachesidecar.v1P\x01Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\xa2\x02\x03\x43SC\xaa\x02\x0f\x43\x61\x63heSidecar.V1\xca\x02\x0f\x43\x61\x63heSidecar\\V1\xe2\x02\x18\x43\x61\x63heSidecar\\V1\\Metadata\xea\x02\x10\x43\x61\x63heSidecar::V1b\x06proto3')
+DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n\x1b\x63\x61\x63he_sidecar/v1/cart.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xd6\x01\n\x04\x43\x61rt\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.cache_sidecar.v1.CartItem\x12\"\n\x06totals\x18\x03 \x03(\x0b\x32\x12.google.type.Money\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"\xc2\x01\n\x08\x43\x61rtItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\x12&\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x38\n\x07options\x18\x04 \x03(\x0b\x32\'.cache_sidecar.v1.CartItem.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\x0e\x43\x61taloguePrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12&\n\nunit_price\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cproduct_etag\x18\x03 \x01(\t\"\xa1\x04\n\nCartChange\x12.\n\x08\x61\x64\x64_item\x18\x01 \x01(\x0b\x32\x1a.cache_sidecar.v1.CartItemH\x00\x12I\n\x11set_item_quantity\x18\x02 \x01(\x0b\x32,.cache_sidecar.v1.CartChange.SetItemQuantityH\x00\x12>\n\x0bremove_item\x18\x03 \x01(\x0b\x32\'.cache_sidecar.v1.CartChange.RemoveItemH\x00\x1a\xb3\x01\n\x0fSetItemQuantity\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12J\n\x07options\x18\x02 \x03(\x0b\x32\x39.cache_sidecar.v1.CartChange.SetItemQuantity.OptionsEntry\x12\x10\n\x08quantity\x18\x03 \x01(\x05\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x97\x01\n\nRemoveItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x45\n\x07options\x18\x02 \x03(\x0b\x32\x34.cache_sidecar.v1.CartChange.RemoveItem.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x63hangeB\xb0\x01\n\x12io.cachesidecar.v1P\x01Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\xa2\x02\x03\x43SC\xaa\x02\x0f\x43\x61\x63heSidecar.V1\xca\x02\x0f\x43\x61\x63heSidecar\\V1\xe2\x02\x18\x43\x61\x63heSidecar\\V1\\Metadata\xea\x02\x10\x43\x61\x63heSidecar::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,14 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CARTITEM']._serialized_end=519
   _globals['_CARTITEM_OPTIONSENTRY']._serialized_start=473
   _globals['_CARTITEM_OPTIONSENTRY']._serialized_end=519
-  _globals['_CARTCHANGE']._serialized_start=522
-  _globals['_CARTCHANGE']._serialized_end=1067
-  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_start=724
-  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_end=903
+  _globals['_CATALOGUEPRICE']._serialized_start=521
+  _globals['_CATALOGUEPRICE']._serialized_end=619
+  _globals['_CARTCHANGE']._serialized_start=622
+  _globals['_CARTCHANGE']._serialized_end=1167
+  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_start=824
+  _globals['_CARTCHANGE_SETITEMQUANTITY']._serialized_end=1003
   _globals['_CARTCHANGE_SETITEMQUANTITY_OPTIONSENTRY']._serialized_start=473
   _globals['_CARTCHANGE_SETITEMQUANTITY_OPTIONSENTRY']._serialized_end=519
-  _globals['_CARTCHANGE_REMOVEITEM']._serialized_start=906
-  _globals['_CARTCHANGE_REMOVEITEM']._serialized_end=1057
+  _globals['_CARTCHANGE_REMOVEITEM']._serialized_start=1006
+  _globals['_CARTCHANGE_REMOVEITEM']._serialized_end=1157
   _globals['_CARTCHANGE_REMOVEITEM_OPTIONSENTRY']._serialized_start=473
   _globals['_CARTCHANGE_REMOVEITEM_OPTIONSENTRY']._serialized_end=519
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,16 @@ class CartItem(_message.Message):
     options: _containers.ScalarMap[str, str]
     def __init__(self, product_id: _Optional[str] = ..., quantity: _Optional[int] = ..., unit_price: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
+class CataloguePrice(_message.Message):
+    __slots__ = ("product_id", "unit_price", "product_etag")
+    PRODUCT_ID_FIELD_NUMBER: _ClassVar[int]
+    UNIT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    PRODUCT_ETAG_FIELD_NUMBER: _ClassVar[int]
+    product_id: str
+    unit_price: _money_pb2.Money
+    product_etag: str
+    def __init__(self, product_id: _Optional[str] = ..., unit_price: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., product_etag: _Optional[str] = ...) -> None: ...
+
 class CartChange(_message.Message):
     __slots__ = ("add_item", "set_item_quantity", "remove_item")
     class SetItemQuantity(_message.Message):

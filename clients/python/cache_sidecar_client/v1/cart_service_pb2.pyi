@@ -33,10 +33,12 @@ class ReplaceCartRequest(_message.Message):
     def __init__(self, cart: _Optional[_Union[_cart_pb2.Cart, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ReplaceCartResponse(_message.Message):
-    __slots__ = ("cart",)
+    __slots__ = ("cart", "catalogue_prices")
     CART_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_PRICES_FIELD_NUMBER: _ClassVar[int]
     cart: _cart_pb2.Cart
-    def __init__(self, cart: _Optional[_Union[_cart_pb2.Cart, _Mapping]] = ...) -> None: ...
+    catalogue_prices: _containers.RepeatedCompositeFieldContainer[_cart_pb2.CataloguePrice]
+    def __init__(self, cart: _Optional[_Union[_cart_pb2.Cart, _Mapping]] = ..., catalogue_prices: _Optional[_Iterable[_Union[_cart_pb2.CataloguePrice, _Mapping]]] = ...) -> None: ...
 
 class AddCartItemRequest(_message.Message):
     __slots__ = ("user_id", "item", "request_id")
@@ -49,10 +51,12 @@ class AddCartItemRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., item: _Optional[_Union[_cart_pb2.CartItem, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class AddCartItemResponse(_message.Message):
-    __slots__ = ("cart",)
+    __slots__ = ("cart", "catalogue_prices")
     CART_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_PRICES_FIELD_NUMBER: _ClassVar[int]
     cart: _cart_pb2.Cart
-    def __init__(self, cart: _Optional[_Union[_cart_pb2.Cart, _Mapping]] = ...) -> None: ...
+    catalogue_prices: _containers.RepeatedCompositeFieldContainer[_cart_pb2.CataloguePrice]
+    def __init__(self, cart: _Optional[_Union[_cart_pb2.Cart, _Mapping]] = ..., catalogue_prices: _Optional[_Iterable[_Union[_cart_pb2.CataloguePrice, _Mapping]]] = ...) -> None: ...
 
 class SetCartItemQuantityRequest(_message.Message):
     __slots__ = ("user_id", "product_id", "options", "quantity", "request_id")
@@ -149,10 +153,12 @@ class ApplyCartChangesRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[_cart_pb2.CartChange, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ApplyCartChangesResponse(_message.Message):
-    __slots__ = ("cart",)
+    __slots__ = ("cart", "catalogue_prices")
     CART_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_PRICES_FIELD_NUMBER: _ClassVar[int]
     cart: _cart_pb2.Cart
-    def __init__(self, cart: _Optional[_Union[_cart_pb2.Cart, _Mapping]] = ...) -> None: ...
+    catalogue_prices: _containers.RepeatedCompositeFieldContainer[_cart_pb2.CataloguePrice]
+    def __init__(self, cart: _Optional[_Union[_cart_pb2.Cart, _Mapping]] = ..., catalogue_prices: _Optional[_Iterable[_Union[_cart_pb2.CataloguePrice, _Mapping]]] = ...) -> None: ...
 
 class ListAbandonedCartsRequest(_message.Message):
     __slots__ = ("idle_for", "page_size", "page_token")

@@ -49,6 +49,12 @@ class CartServiceStub(object):
     would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
     with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
+    Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+    catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+    different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+    as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+    active (`active product`).
+
     Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
     lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
     `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
@@ -138,6 +144,12 @@ class CartServiceServicer(object):
     would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
     with RetryInfo if no tier could answer. A change that is rejected has no effect.
 
+    Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+    catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+    different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+    as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+    active (`active product`).
+
     Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
     lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and
     `limit` in bytes. Use ClearCart or ReplaceCart to make such a cart smaller.
@@ -167,7 +179,7 @@ class CartServiceServicer(object):
 
     def AddCartItem(self, request, context):
         """Adds pieces of a product. If the cart has an item with the same product and options, its quantity is increased and its
-        price replaced by the given one; otherwise a new item is added.
+        price replaced by the given one, or by that in the catalogue if none is given; otherwise a new item is added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,6 +316,12 @@ class CartService(object):
     would make a total larger than google.type.Money can hold; FAILED_PRECONDITION with reason LIMIT_REACHED if an item
     would have too many pieces or the cart too many items; RESOURCE_EXHAUSTED if the sidecar is overloaded; UNAVAILABLE
     with RetryInfo if no tier could answer. A change that is rejected has no effect.
+
+    Prices: ReplaceCart, AddCartItem and ApplyCartChanges take items without `unit_price`. Their prices are read from the
+    catalogue in PostgreSQL, by the transaction that changes the cart; if `postgres_catalog` and `postgres_user` are
+    different databases, right before it. A price is never older than the call. Later changes of the product leave the cart
+    as it is. Fails with NOT_FOUND if there is no such product (`resource` in the error metadata is `product`) or it is not
+    active (`active product`).
 
     Size limit: if a cart is, or would become, larger than the sidecar's setting `max_message_bytes` (4 MiB by default)
     lets a reply be, the call fails with FAILED_PRECONDITION and reason REPLY_TOO_LARGE; the error metadata has `size` and

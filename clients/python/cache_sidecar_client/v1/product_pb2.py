@@ -16,7 +16,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from cache_sidecar_client.v1.google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n\x1e\x63\x61\x63he_sidecar/v1/product.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x8d\x03\n\x07Product\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12!\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\x12\n\ncategories\x18\x05 \x03(\t\x12\r\n\x05\x62rand\x18\x06 \x01(\t\x12\x12\n\nimage_uris\x18\x07 \x03(\t\x12=\n\nattributes\x18\x08 \x03(\x0b\x32).cache_sidecar.v1.Product.AttributesEntry\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\xb0\x01\n\x12io.cachesidecar.v1P\x01Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\xa2\x02\x03\x43SC\xaa\x02\x0f\x43\x61\x63heSidecar.V1\xca\x02\x0f\x43\x61\x63heSidecar\\V1\xe2\x02\x18\x43\x61\x63heSidecar\\V1\\Metadata\xea\x02\x10\x43\x61\x63heSidecar::V1b\x06proto3')
+DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n\x1e\x63\x61\x63he_sidecar/v1/product.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xa9\x03\n\x07Product\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12!\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\x12\n\ncategories\x18\x05 \x03(\t\x12\r\n\x05\x62rand\x18\x06 \x01(\t\x12\x12\n\nimage_uris\x18\x07 \x03(\t\x12=\n\nattributes\x18\x08 \x03(\x0b\x32).cache_sidecar.v1.Product.AttributesEntry\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\x04rank\x18\r \x01(\x01H\x00\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_rankB\xb0\x01\n\x12io.cachesidecar.v1P\x01Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\xa2\x02\x03\x43SC\xaa\x02\x0f\x43\x61\x63heSidecar.V1\xca\x02\x0f\x43\x61\x63heSidecar\\V1\xe2\x02\x18\x43\x61\x63heSidecar\\V1\\Metadata\xea\x02\x10\x43\x61\x63heSidecar::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,7 +27,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_PRODUCT']._serialized_start=111
-  _globals['_PRODUCT']._serialized_end=508
-  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_start=459
-  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_end=508
+  _globals['_PRODUCT']._serialized_end=536
+  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_start=478
+  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_end=527
 # @@protoc_insertion_point(module_scope)

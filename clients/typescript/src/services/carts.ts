@@ -16,7 +16,8 @@ type ItemOptions = Readonly<Record<string, string>>;
 export interface NewItem {
   productId: string;
   quantity: number;
-  unitPrice: Money;
+  /** Without one, it gets that of the catalogue; throws NotFound if there is no such product, or it is not active. */
+  unitPrice?: Money | undefined;
   /** What distinguishes it from other items with the same product. */
   options?: ItemOptions;
 }
@@ -31,7 +32,7 @@ export interface CartEvent {
 export class CartEdit {
   readonly changes: Change[] = [];
 
-  add(productId: string, quantity: number, unitPrice: Money, options: ItemOptions = {}): this {
+  add(productId: string, quantity: number, unitPrice?: Money, options: ItemOptions = {}): this {
     this.changes.push({ change: { case: "addItem", value: itemMessage({ productId, quantity, unitPrice, options }) } });
     return this;
   }
@@ -138,9 +139,11 @@ export class CartCalls {
 }
 
 function itemMessage({ productId, quantity, unitPrice, options }: NewItem) {
-  return { productId, quantity, unitPrice: unitPrice.toMessage(), options: { ...options } };
+  return { productId, quantity, ...(unitPrice && { unitPrice: unitPrice.toMessage() }), options: { ...options } };
 }
 
-function cartOf({ cart }: { cart?: Parameters<typeof Cart.fromMessage>[0] | undefined }): Cart {
-  return Cart.fromMessage(cart ?? missingField("cart"));
+type CartParts = Parameters<typeof Cart.fromMessage>;
+
+function cartOf({ cart, cataloguePrices }: { cart?: CartParts[0] | undefined; cataloguePrices?: CartParts[2] }): Cart {
+  return Cart.fromMessage(cart ?? missingField("cart"), undefined, cataloguePrices);
 }

@@ -3,11 +3,13 @@ import { ChangesExpired, EtagMismatch, NotFound, type SidecarError } from "../er
 import { JoinedGets, type Lookup } from "../joined_gets.js";
 import { LocalCache } from "../local_cache.js";
 import {
+  categoryOf,
   dateOf,
   FALLBACK,
   freshnessOf,
   productOf,
   readOptionsMessage,
+  type Category,
   type Freshness,
   type Product,
   type ProductFields,
@@ -31,6 +33,12 @@ export interface Products {
   /** The IDs of products that do not exist. */
   readonly missing: readonly string[];
   /** Of the batch as a whole. */
+  readonly cache: Freshness;
+}
+
+export interface Categories {
+  /** Those that are below no other one. */
+  readonly categories: readonly Category[];
   readonly cache: Freshness;
 }
 
@@ -118,6 +126,12 @@ export class ProductCalls {
       (pageToken) => this.transport.unary(methods.listProducts, { ...query, pageToken }, options),
       ({ products, cache }) => products.map((product) => productOf(product, freshnessOf(cache))),
     );
+  }
+
+  /** Returns the categories of the active products as trees, with counts. */
+  async categories(options: ReadOptions & CallOptions = {}): Promise<Categories> {
+    const { categories, cache } = await this.transport.unary(methods.getCategories, readOptionsMessage(options), options);
+    return { categories: categories.map(categoryOf), cache: freshnessOf(cache) };
   }
 
   /** Creates a product. Throws AlreadyExists. */
@@ -297,6 +311,7 @@ function complete(loaded: LoadedProduct): Product {
     imageUris: [],
     attributes: {},
     active: true,
+    rank: undefined,
     etag: "",
     createTime: undefined,
     updateTime: undefined,

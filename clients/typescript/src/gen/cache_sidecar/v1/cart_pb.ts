@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file cache_sidecar/v1/cart.proto.
  */
 export const file_cache_sidecar_v1_cart: GenFile = /*@__PURE__*/
-  fileDesc("ChtjYWNoZV9zaWRlY2FyL3YxL2NhcnQucHJvdG8SEGNhY2hlX3NpZGVjYXIudjEi1gEKBENhcnQSDwoHdXNlcl9pZBgBIAEoCRIpCgVpdGVtcxgCIAMoCzIaLmNhY2hlX3NpZGVjYXIudjEuQ2FydEl0ZW0SIgoGdG90YWxzGAMgAygLMhIuZ29vZ2xlLnR5cGUuTW9uZXkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGAogASgJIsIBCghDYXJ0SXRlbRISCgpwcm9kdWN0X2lkGAEgASgJEhAKCHF1YW50aXR5GAIgASgFEiYKCnVuaXRfcHJpY2UYAyABKAsyEi5nb29nbGUudHlwZS5Nb25leRI4CgdvcHRpb25zGAQgAygLMicuY2FjaGVfc2lkZWNhci52MS5DYXJ0SXRlbS5PcHRpb25zRW50cnkaLgoMT3B0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEioQQKCkNhcnRDaGFuZ2USLgoIYWRkX2l0ZW0YASABKAsyGi5jYWNoZV9zaWRlY2FyLnYxLkNhcnRJdGVtSAASSQoRc2V0X2l0ZW1fcXVhbnRpdHkYAiABKAsyLC5jYWNoZV9zaWRlY2FyLnYxLkNhcnRDaGFuZ2UuU2V0SXRlbVF1YW50aXR5SAASPgoLcmVtb3ZlX2l0ZW0YAyABKAsyJy5jYWNoZV9zaWRlY2FyLnYxLkNhcnRDaGFuZ2UuUmVtb3ZlSXRlbUgAGrMBCg9TZXRJdGVtUXVhbnRpdHkSEgoKcHJvZHVjdF9pZBgBIAEoCRJKCgdvcHRpb25zGAIgAygLMjkuY2FjaGVfc2lkZWNhci52MS5DYXJ0Q2hhbmdlLlNldEl0ZW1RdWFudGl0eS5PcHRpb25zRW50cnkSEAoIcXVhbnRpdHkYAyABKAUaLgoMT3B0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEalwEKClJlbW92ZUl0ZW0SEgoKcHJvZHVjdF9pZBgBIAEoCRJFCgdvcHRpb25zGAIgAygLMjQuY2FjaGVfc2lkZWNhci52MS5DYXJ0Q2hhbmdlLlJlbW92ZUl0ZW0uT3B0aW9uc0VudHJ5Gi4KDE9wdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQggKBmNoYW5nZUKwAQoSaW8uY2FjaGVzaWRlY2FyLnYxUAFaQGdpdGh1Yi5jb20vY2FjaGUtc2lkZWNhci9jYWNoZS1zaWRlY2FyL2NsaWVudHMvZ28vY2FjaGVzaWRlY2FydjGiAgNDU0OqAg9DYWNoZVNpZGVjYXIuVjHKAg9DYWNoZVNpZGVjYXJcVjHiAhhDYWNoZVNpZGVjYXJcVjFcTWV0YWRhdGHqAhBDYWNoZVNpZGVjYXI6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_google_type_money]);
+  fileDesc("ChtjYWNoZV9zaWRlY2FyL3YxL2NhcnQucHJvdG8SEGNhY2hlX3NpZGVjYXIudjEi1gEKBENhcnQSDwoHdXNlcl9pZBgBIAEoCRIpCgVpdGVtcxgCIAMoCzIaLmNhY2hlX3NpZGVjYXIudjEuQ2FydEl0ZW0SIgoGdG90YWxzGAMgAygLMhIuZ29vZ2xlLnR5cGUuTW9uZXkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGAogASgJIsIBCghDYXJ0SXRlbRISCgpwcm9kdWN0X2lkGAEgASgJEhAKCHF1YW50aXR5GAIgASgFEiYKCnVuaXRfcHJpY2UYAyABKAsyEi5nb29nbGUudHlwZS5Nb25leRI4CgdvcHRpb25zGAQgAygLMicuY2FjaGVfc2lkZWNhci52MS5DYXJ0SXRlbS5PcHRpb25zRW50cnkaLgoMT3B0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiYgoOQ2F0YWxvZ3VlUHJpY2USEgoKcHJvZHVjdF9pZBgBIAEoCRImCgp1bml0X3ByaWNlGAIgASgLMhIuZ29vZ2xlLnR5cGUuTW9uZXkSFAoMcHJvZHVjdF9ldGFnGAMgASgJIqEECgpDYXJ0Q2hhbmdlEi4KCGFkZF9pdGVtGAEgASgLMhouY2FjaGVfc2lkZWNhci52MS5DYXJ0SXRlbUgAEkkKEXNldF9pdGVtX3F1YW50aXR5GAIgASgLMiwuY2FjaGVfc2lkZWNhci52MS5DYXJ0Q2hhbmdlLlNldEl0ZW1RdWFudGl0eUgAEj4KC3JlbW92ZV9pdGVtGAMgASgLMicuY2FjaGVfc2lkZWNhci52MS5DYXJ0Q2hhbmdlLlJlbW92ZUl0ZW1IABqzAQoPU2V0SXRlbVF1YW50aXR5EhIKCnByb2R1Y3RfaWQYASABKAkSSgoHb3B0aW9ucxgCIAMoCzI5LmNhY2hlX3NpZGVjYXIudjEuQ2FydENoYW5nZS5TZXRJdGVtUXVhbnRpdHkuT3B0aW9uc0VudHJ5EhAKCHF1YW50aXR5GAMgASgFGi4KDE9wdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGpcBCgpSZW1vdmVJdGVtEhIKCnByb2R1Y3RfaWQYASABKAkSRQoHb3B0aW9ucxgCIAMoCzI0LmNhY2hlX3NpZGVjYXIudjEuQ2FydENoYW5nZS5SZW1vdmVJdGVtLk9wdGlvbnNFbnRyeRouCgxPcHRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZjaGFuZ2VCsAEKEmlvLmNhY2hlc2lkZWNhci52MVABWkBnaXRodWIuY29tL2NhY2hlLXNpZGVjYXIvY2FjaGUtc2lkZWNhci9jbGllbnRzL2dvL2NhY2hlc2lkZWNhcnYxogIDQ1NDqgIPQ2FjaGVTaWRlY2FyLlYxygIPQ2FjaGVTaWRlY2FyXFYx4gIYQ2FjaGVTaWRlY2FyXFYxXE1ldGFkYXRh6gIQQ2FjaGVTaWRlY2FyOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_google_type_money]);
 
 /**
  * A shopping cart. A cart that was never written is an empty one.
@@ -98,8 +98,9 @@ export type CartItem = Message<"cache_sidecar.v1.CartItem"> & {
   quantity: number;
 
   /**
-   * The price per piece; must not be negative. The shop sets it: it is stored as given and not compared with the
-   * catalogue.
+   * The price per piece; must not be negative. If the caller sets it, it is stored as given and not compared with the
+   * catalogue. If not, it is the price of the product in the catalogue, which must be active: PostgreSQL is asked, not a
+   * cache, and the reply lists it in `catalogue_prices`. Always set in replies.
    *
    * @generated from field: google.type.Money unit_price = 3;
    */
@@ -120,6 +121,41 @@ export type CartItem = Message<"cache_sidecar.v1.CartItem"> & {
  */
 export const CartItemSchema: GenMessage<CartItem> = /*@__PURE__*/
   messageDesc(file_cache_sidecar_v1_cart, 1);
+
+/**
+ * A price that was read from the catalogue, for items whose `unit_price` the caller did not set.
+ *
+ * @generated from message cache_sidecar.v1.CataloguePrice
+ */
+export type CataloguePrice = Message<"cache_sidecar.v1.CataloguePrice"> & {
+  /**
+   * The product of these items.
+   *
+   * @generated from field: string product_id = 1;
+   */
+  productId: string;
+
+  /**
+   * The price of the product, and so of these items.
+   *
+   * @generated from field: google.type.Money unit_price = 2;
+   */
+  unitPrice?: Money | undefined;
+
+  /**
+   * The etag of the product with this price.
+   *
+   * @generated from field: string product_etag = 3;
+   */
+  productEtag: string;
+};
+
+/**
+ * Describes the message cache_sidecar.v1.CataloguePrice.
+ * Use `create(CataloguePriceSchema)` to create a new message.
+ */
+export const CataloguePriceSchema: GenMessage<CataloguePrice> = /*@__PURE__*/
+  messageDesc(file_cache_sidecar_v1_cart, 2);
 
 /**
  * One of the changes in ApplyCartChanges.
@@ -164,7 +200,7 @@ export type CartChange = Message<"cache_sidecar.v1.CartChange"> & {
  * Use `create(CartChangeSchema)` to create a new message.
  */
 export const CartChangeSchema: GenMessage<CartChange> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_cart, 2);
+  messageDesc(file_cache_sidecar_v1_cart, 3);
 
 /**
  * Sets the quantity of an item.
@@ -199,7 +235,7 @@ export type CartChange_SetItemQuantity = Message<"cache_sidecar.v1.CartChange.Se
  * Use `create(CartChange_SetItemQuantitySchema)` to create a new message.
  */
 export const CartChange_SetItemQuantitySchema: GenMessage<CartChange_SetItemQuantity> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_cart, 2, 0);
+  messageDesc(file_cache_sidecar_v1_cart, 3, 0);
 
 /**
  * Removes an item.
@@ -227,5 +263,5 @@ export type CartChange_RemoveItem = Message<"cache_sidecar.v1.CartChange.RemoveI
  * Use `create(CartChange_RemoveItemSchema)` to create a new message.
  */
 export const CartChange_RemoveItemSchema: GenMessage<CartChange_RemoveItem> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_cart, 2, 1);
+  messageDesc(file_cache_sidecar_v1_cart, 3, 1);
 

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file cache_sidecar/v1/product.proto.
  */
 export const file_cache_sidecar_v1_product: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jYWNoZV9zaWRlY2FyL3YxL3Byb2R1Y3QucHJvdG8SEGNhY2hlX3NpZGVjYXIudjEijQMKB1Byb2R1Y3QSEgoKcHJvZHVjdF9pZBgBIAEoCRINCgV0aXRsZRgCIAEoCRITCgtkZXNjcmlwdGlvbhgDIAEoCRIhCgVwcmljZRgEIAEoCzISLmdvb2dsZS50eXBlLk1vbmV5EhIKCmNhdGVnb3JpZXMYBSADKAkSDQoFYnJhbmQYBiABKAkSEgoKaW1hZ2VfdXJpcxgHIAMoCRI9CgphdHRyaWJ1dGVzGAggAygLMikuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0LkF0dHJpYnV0ZXNFbnRyeRIOCgZhY3RpdmUYCSABKAgSDAoEZXRhZxgKIAEoCRIvCgtjcmVhdGVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wGjEKD0F0dHJpYnV0ZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQrABChJpby5jYWNoZXNpZGVjYXIudjFQAVpAZ2l0aHViLmNvbS9jYWNoZS1zaWRlY2FyL2NhY2hlLXNpZGVjYXIvY2xpZW50cy9nby9jYWNoZXNpZGVjYXJ2MaICA0NTQ6oCD0NhY2hlU2lkZWNhci5WMcoCD0NhY2hlU2lkZWNhclxWMeICGENhY2hlU2lkZWNhclxWMVxNZXRhZGF0YeoCEENhY2hlU2lkZWNhcjo6VjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_google_type_money]);
+  fileDesc("Ch5jYWNoZV9zaWRlY2FyL3YxL3Byb2R1Y3QucHJvdG8SEGNhY2hlX3NpZGVjYXIudjEiqQMKB1Byb2R1Y3QSEgoKcHJvZHVjdF9pZBgBIAEoCRINCgV0aXRsZRgCIAEoCRITCgtkZXNjcmlwdGlvbhgDIAEoCRIhCgVwcmljZRgEIAEoCzISLmdvb2dsZS50eXBlLk1vbmV5EhIKCmNhdGVnb3JpZXMYBSADKAkSDQoFYnJhbmQYBiABKAkSEgoKaW1hZ2VfdXJpcxgHIAMoCRI9CgphdHRyaWJ1dGVzGAggAygLMikuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0LkF0dHJpYnV0ZXNFbnRyeRIOCgZhY3RpdmUYCSABKAgSDAoEZXRhZxgKIAEoCRIvCgtjcmVhdGVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKBHJhbmsYDSABKAFIAIgBARoxCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIHCgVfcmFua0KwAQoSaW8uY2FjaGVzaWRlY2FyLnYxUAFaQGdpdGh1Yi5jb20vY2FjaGUtc2lkZWNhci9jYWNoZS1zaWRlY2FyL2NsaWVudHMvZ28vY2FjaGVzaWRlY2FydjGiAgNDU0OqAg9DYWNoZVNpZGVjYXIuVjHKAg9DYWNoZVNpZGVjYXJcVjHiAhhDYWNoZVNpZGVjYXJcVjFcTWV0YWRhdGHqAhBDYWNoZVNpZGVjYXI6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_google_type_money]);
 
 /**
  * A product that the shop sells.
@@ -109,6 +109,15 @@ export type Product = Message<"cache_sidecar.v1.Product"> & {
    * @generated from field: google.protobuf.Timestamp update_time = 12;
    */
   updateTime?: Timestamp | undefined;
+
+  /**
+   * The place in the shop's own order, PRODUCT_ORDER_RANK: the lowest first, equal ones by product_id. A product that has
+   * none comes last. Naming `rank` in an `update_mask` without setting it removes it. Fails with FAILED_PRECONDITION and
+   * reason READ_ONLY if products are a view without a column `rank`.
+   *
+   * @generated from field: optional double rank = 13;
+   */
+  rank?: number | undefined;
 };
 
 /**

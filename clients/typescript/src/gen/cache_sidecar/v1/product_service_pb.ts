@@ -602,7 +602,7 @@ export enum ProductOrder {
   NEWEST = 4,
 
   /**
-   * By the column `rank` of the products in PostgreSQL, the lowest first: an order that the shop defines. Products without
+   * By the products' `rank`, the lowest first: an order that the shop defines. Products without
    * a rank come last.
    *
    * @generated from enum value: PRODUCT_ORDER_RANK = 5;

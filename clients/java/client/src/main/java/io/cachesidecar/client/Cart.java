@@ -1,6 +1,7 @@
 package io.cachesidecar.client;
 
 import io.cachesidecar.v1.CartItem;
+import io.cachesidecar.v1.CataloguePrice;
 import java.util.List;
 
 /**
@@ -8,8 +9,13 @@ import java.util.List;
  *
  * @param message all of it, as the protos describe it
  * @param cache how fresh it is; null in the reply to a write
+ * @param cataloguePrices in the reply to a write: the prices of items that were sent without one, one for each product
  */
-public record Cart(io.cachesidecar.v1.Cart message, Freshness cache) {
+public record Cart(io.cachesidecar.v1.Cart message, Freshness cache, List<CataloguePrice> cataloguePrices) {
+  public Cart(io.cachesidecar.v1.Cart message, Freshness cache) {
+    this(message, cache, List.of());
+  }
+
   public String userId() {
     return message.getUserId();
   }

@@ -16,7 +16,12 @@ public final class CartEdit {
     return add(productId, quantity, unitPrice, Map.of());
   }
 
-  /** The options distinguish it from other items with the same product, such as a size. */
+  /** At the price of the catalogue. */
+  public CartEdit add(String productId, int quantity) {
+    return add(productId, quantity, null, Map.of());
+  }
+
+  /** The options distinguish it from other items with the same product, such as a size; without a price, it is that of the catalogue. */
   public CartEdit add(String productId, int quantity, Money unitPrice, Map<String, String> options) {
     changes.add(CartChange.newBuilder().setAddItem(item(productId, quantity, unitPrice, options)).build());
     return this;
@@ -36,11 +41,8 @@ public final class CartEdit {
   }
 
   static CartItem item(String productId, int quantity, Money unitPrice, Map<String, String> options) {
-    return CartItem.newBuilder()
-        .setProductId(productId)
-        .setQuantity(quantity)
-        .setUnitPrice(unitPrice.toMessage())
-        .putAllOptions(options)
-        .build();
+    var item = CartItem.newBuilder().setProductId(productId).setQuantity(quantity).putAllOptions(options);
+    if (unitPrice != null) item.setUnitPrice(unitPrice.toMessage());
+    return item.build();
   }
 }

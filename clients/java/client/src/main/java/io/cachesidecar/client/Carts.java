@@ -60,16 +60,22 @@ public final class Carts {
   public CompletableFuture<Cart> replace(String userId, List<CartItem> items, String etag, With with) {
     var cart = io.cachesidecar.v1.Cart.newBuilder().setUserId(userId).addAllItems(items).setEtag(etag);
     var request = ReplaceCartRequest.newBuilder().setCart(cart).build();
-    return transport.unary(CartServiceGrpc.getReplaceCartMethod(), request, with).thenApply(reply -> new Cart(reply.getCart(), null));
+    return transport.unary(CartServiceGrpc.getReplaceCartMethod(), request, with).thenApply(reply -> new Cart(reply.getCart(), null, reply.getCataloguePricesList()));
   }
 
   public CompletableFuture<Cart> add(String userId, String productId, int quantity, Money unitPrice) {
     return add(userId, CartEdit.item(productId, quantity, unitPrice, Map.of()), With.DEFAULTS);
   }
 
+  /** Adds pieces at the price of the catalogue. Fails with NotFound if it has no such product, or it is not active. */
+  public CompletableFuture<Cart> add(String userId, String productId, int quantity) {
+    return add(userId, CartEdit.item(productId, quantity, null, Map.of()), With.DEFAULTS);
+  }
+
+  /** An item without a price gets that of the catalogue. */
   public CompletableFuture<Cart> add(String userId, CartItem item, With with) {
     var request = AddCartItemRequest.newBuilder().setUserId(userId).setItem(item).build();
-    return transport.unary(CartServiceGrpc.getAddCartItemMethod(), request, with).thenApply(reply -> new Cart(reply.getCart(), null));
+    return transport.unary(CartServiceGrpc.getAddCartItemMethod(), request, with).thenApply(reply -> new Cart(reply.getCart(), null, reply.getCataloguePricesList()));
   }
 
   /** Sets the quantity of an item; 0 removes it. Fails with NotFound. */
@@ -114,7 +120,7 @@ public final class Carts {
     var request = ApplyCartChangesRequest.newBuilder().setUserId(userId).addAllChanges(collected.changes).build();
     return transport
         .unary(CartServiceGrpc.getApplyCartChangesMethod(), request, with)
-        .thenApply(reply -> Optional.of(new Cart(reply.getCart(), null)));
+        .thenApply(reply -> Optional.of(new Cart(reply.getCart(), null, reply.getCataloguePricesList())));
   }
 
   /** Returns the carts with items that have not been changed for so long, from PostgreSQL; waits for each page. */

@@ -2,6 +2,7 @@ package io.cachesidecar.client;
 
 import java.util.List;
 import java.util.Optional;
+import java.util.OptionalDouble;
 
 /**
  * A product.
@@ -24,6 +25,11 @@ public record Product(io.cachesidecar.v1.Product message, Freshness cache) {
 
   public List<String> categories() {
     return message.getCategoriesList();
+  }
+
+  /** The place in the shop's own order, the lowest first; without one it is listed last. */
+  public OptionalDouble rank() {
+    return message.hasRank() ? OptionalDouble.of(message.getRank()) : OptionalDouble.empty();
   }
 
   public String etag() {

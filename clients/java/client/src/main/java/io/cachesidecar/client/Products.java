@@ -2,9 +2,11 @@ package io.cachesidecar.client;
 
 import com.google.protobuf.FieldMask;
 import io.cachesidecar.v1.BatchGetProductsRequest;
+import io.cachesidecar.v1.Category;
 import io.cachesidecar.v1.ChangeKind;
 import io.cachesidecar.v1.CreateProductRequest;
 import io.cachesidecar.v1.DeleteProductRequest;
+import io.cachesidecar.v1.GetCategoriesRequest;
 import io.cachesidecar.v1.GetProductRequest;
 import io.cachesidecar.v1.GetProductResponse;
 import io.cachesidecar.v1.ListProductsRequest;
@@ -48,6 +50,13 @@ public final class Products {
    * @param cache of the batch as a whole
    */
   public record Batch(List<Product> products, List<String> missing, Freshness cache) {}
+
+  /**
+   * The categories of the active products.
+   *
+   * @param categories those that are below no other one
+   */
+  public record Categories(List<Category> categories, Freshness cache) {}
 
   /**
    * A change of the catalogue.
@@ -109,12 +118,18 @@ public final class Products {
 
   /** Returns all active products, or those of a category, in the order of their IDs; waits for each page. */
   public Stream<Product> list(String category, int pageSize, With with) {
-    return list(ListProductsRequest.newBuilder().setCategory(category).setPageSize(pageSize).build(), with);
+    return list(ProductQuery.ALL.in(category).ofSize(pageSize), with);
   }
 
-  /** As above, for any list, such as one in another order; its page_token is not used. */
+  /** As above, for any list, such as one in another order. */
+  public Stream<Product> list(ProductQuery query, With with) {
+    return list(query.request(), with);
+  }
+
+  /** As above; page_token is not used, and options only if {@code with} says nothing of them. */
   public Stream<Product> list(ListProductsRequest query, With with) {
     var request = query.toBuilder();
+    if (with.maxAge() != null || with.bypass()) request.setOptions(with.readOptions());
     return Pages.stream(
         token -> transport.unary(ProductServiceGrpc.getListProductsMethod(), request.setPageToken(token).build(), with),
         page -> page.getProductsList().stream().map(found -> new Product(found, Freshness.of(page.getCache()))).toList(),
@@ -123,6 +138,14 @@ public final class Products {
 
   public Stream<Product> list(String category) {
     return list(category, 0, With.DEFAULTS);
+  }
+
+  /** Completes with the categories of the active products as trees, with counts. */
+  public CompletableFuture<Categories> categories(With with) {
+    var request = GetCategoriesRequest.newBuilder().setOptions(with.readOptions()).build();
+    return transport
+        .unary(ProductServiceGrpc.getGetCategoriesMethod(), request, with)
+        .thenApply(reply -> new Categories(reply.getCategoriesList(), Freshness.of(reply.getCache())));
   }
 
   /** Fails with AlreadyExists. */

@@ -15,6 +15,7 @@ import io.cachesidecar.client.CartEdit;
 import io.cachesidecar.client.Money;
 import io.cachesidecar.client.Options;
 import io.cachesidecar.client.Product;
+import io.cachesidecar.client.ProductQuery;
 import io.cachesidecar.client.SidecarException;
 import io.cachesidecar.client.With;
 import io.cachesidecar.v1.*;
@@ -112,7 +113,16 @@ final class Calls {
       }
       case "products.list": {
         ListProductsRequest request = message(ListProductsRequest.getDefaultInstance(), args);
-        return items(shop.products().list(request, with).limit(limit).map(found -> json(found.message())));
+        ProductQuery query = ProductQuery.ALL.in(request.getCategory()).by(request.getOrder()).ofSize(request.getPageSize());
+        if (request.getIncludeInactive()) query = query.withInactive();
+        return items(shop.products().list(query, with).limit(limit).map(found -> json(found.message())));
+      }
+      case "products.get_categories": {
+        var found = await(shop.products().categories(with));
+        JsonObject result = new JsonObject();
+        result.add("categories", list(found.categories().stream().map(Values::json)));
+        result.add("cache", json(found.cache()));
+        return result;
       }
       case "products.create":
         return written(await(shop.products().create(message(CreateProductRequest.getDefaultInstance(), args).getProduct(), with)));
@@ -251,7 +261,7 @@ final class Calls {
         switch (change.getChangeCase()) {
           case ADD_ITEM -> {
             var item = change.getAddItem();
-            edit.add(item.getProductId(), item.getQuantity(), Money.of(item.getUnitPrice()), item.getOptionsMap());
+            edit.add(item.getProductId(), item.getQuantity(), item.hasUnitPrice() ? Money.of(item.getUnitPrice()) : null, item.getOptionsMap());
           }
           case SET_ITEM_QUANTITY -> {
             var set = change.getSetItemQuantity();
@@ -267,6 +277,7 @@ final class Calls {
   static JsonObject cart(Cart found) {
     JsonObject result = new JsonObject();
     result.add("cart", json(found.message()));
+    result.add("catalogue_prices", list(found.cataloguePrices().stream().map(Values::json)));
     result.add("cache", json(found.cache()));
     return result;
   }
