@@ -428,6 +428,7 @@ class App:
             load=load,
             policy=parts.policy,
             clock=self._clock,
+            loads_singly=spec.loads_singly,
             reuse=self._reuse(memory),
         )
         dataset = Dataset(
@@ -463,6 +464,7 @@ class App:
             spec.register,
             service.servicer,
             priority=spec.priority,
+            priorities=spec.priorities,
             fast_path={method: answers(dataset) for method, answers in spec.fast_path.items()},
         )
         return service
@@ -535,7 +537,14 @@ class App:
             dsn, size=size, timeout=timeout, prepare=self._settings.postgres_prepare, guard=guard, dependency=dependency
         )
         guard.probe = database.ping
-        check = DatabaseCheck(database, roles, dependency, rights=SIDECAR, unreachable=breaker.report)
+        check = DatabaseCheck(
+            database,
+            roles,
+            dependency,
+            rights=SIDECAR,
+            language=self._settings.search_language,
+            unreachable=breaker.report,
+        )
         return Store(database, guard, Writer(database, bound=self._bound), Changes(Outbox(database)), check)
 
 

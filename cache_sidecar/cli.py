@@ -173,7 +173,7 @@ def migrate(config_file: str | None) -> None:
     granted = grants(sidecar=loaded.postgres_sidecar_role, relay=loaded.postgres_relay_role)
     for dsn, roles in loaded.databases().items():
         try:
-            names = uvloop.run(apply(dsn, *roles, grants=granted))
+            names = uvloop.run(apply(dsn, *roles, grants=granted, language=loaded.search_language))
         except (InputError, ServerUnreachable) as error:
             if migrated:
                 raise type(error)(f"{error} (already migrated: {', '.join(migrated)})") from None

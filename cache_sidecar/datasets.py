@@ -38,7 +38,7 @@ from cache_sidecar.recommendations.viewed import ViewedGenerator
 from cache_sidecar.server.layers import FastPath
 from cache_sidecar.server.limiter import Priority
 from cache_sidecar.server.middleware import Register
-from cache_sidecar.services import cart, inventory_messages, product, product_list, recommendation, session
+from cache_sidecar.services import cart, inventory_messages, product, product_list, product_search, recommendation, session
 from cache_sidecar.services.cart import CartService
 from cache_sidecar.services.cart_items import Limits
 from cache_sidecar.services.inventory import InventoryService
@@ -58,6 +58,7 @@ from cache_sidecar.store.database import Database
 from cache_sidecar.store.inventory import InventoryStore, every_row, possible_rows, product_of, row_ids
 from cache_sidecar.store.product import ProductStore
 from cache_sidecar.store.product_list import ProductListStore
+from cache_sidecar.store.product_search import ProductSearchStore
 from cache_sidecar.store.provided import ProvidedStore
 from cache_sidecar.store.recommendation import RecommendationStore
 from cache_sidecar.store.reservation import MAX_GRANTS, ReservationStore
@@ -143,6 +144,8 @@ class DatasetSpec:
     "Returns what an id is rolled out by."
     values_without_rows: bool = False
     "Whether ids without a row may have values, too, of version 0: they are made for callers, not stored."
+    loads_singly: bool = False
+    "Whether each load has one id, and few run at a time, because it may take long."
     expiry: Callable[[Tiers], ExpiryStrategy] = FixedExpiry
     "Returns what decides when its records expire: at a fixed age, or a while after their last use."
 
@@ -158,6 +161,8 @@ class DatasetSpec:
     register: Register | None = None
     build: Callable[[Parts, Dataset, L1], Service] | None = None
     priority: Priority = Priority.NORMAL
+    priorities: Mapping[str, Priority] = field(default_factory=dict)
+    "By method, where it is another one."
     fast_path: Mapping[str, Callable[[Dataset], FastPath]] = field(default_factory=dict)
     "By method, what answers hits from the bytes of a request, in Python."
     native: Sequence[str] = ()
@@ -174,6 +179,7 @@ def _products(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
     service = ProductService(
         dataset,
         lists=ProductLists(lists, pages, ProductListStore(parts.database), clock=parts.clock),
+        searches=parts.datasets[product_search.DATASET],
         store=ProductStore(parts.database),
         writer=parts.writer,
         changes=parts.changes,
@@ -301,6 +307,18 @@ PRODUCT_PAGE = DatasetSpec(
     values_without_rows=True,
     memory=0.015,
 )
+# The results of SearchProducts, which only expire. Their ids are what users typed.
+PRODUCT_SEARCH = DatasetSpec(
+    name=product_search.DATASET,
+    role="catalog",
+    table=Table("product_documents", "product_id"),
+    is_private=True,
+    load=lambda parts: product_search.loader(ProductSearchStore(parts.database)),
+    is_entry=product_search.is_entry,
+    values_without_rows=True,
+    loads_singly=True,
+    memory=0.0025,
+)
 PRODUCT = DatasetSpec(
     name=product.DATASET,
     role="catalog",
@@ -313,6 +331,7 @@ PRODUCT = DatasetSpec(
     register=product_service_pb2_grpc.add_ProductServiceServicer_to_server,
     build=_products,
     priority=Priority.NORMAL,
+    priorities={"SearchProducts": Priority.LOW},
     fast_path={"GetProduct": fast_path.by_id},
     native=["GetProduct", "BatchGetProducts"],
     imports=product_import.IMPORT,
@@ -414,6 +433,7 @@ RECOMMENDATION = DatasetSpec(
 ALL: Sequence[DatasetSpec] = (
     PRODUCT_LIST,
     PRODUCT_PAGE,
+    PRODUCT_SEARCH,
     PRODUCT,
     INVENTORY,
     SESSION,

@@ -185,6 +185,9 @@ class Settings(BaseSettings):
     cart_max_quantity: int = Field(999, ge=1, le=1_000_000)
     "Maximum quantity of a cart line."
 
+    search_language: str = Field("english", pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?$", max_length=127)
+    "Text search configuration of PostgreSQL in which products are found, such as german; `migrate` has relays index them."
+
     event_retention: int = Field(90, ge=1, le=3650)
     "Days for which PostgreSQL keeps user events; the relay drops the partitions of earlier days."
     event_max_age: int = Field(7, ge=1, le=365)

@@ -112,9 +112,10 @@ class SidecarMetrics:
         limiters = {(one.name, one.priority.name.lower()): one for one in self.stack.admission.limiters}
         yield d.SERVICE_CALLS, {key: limiter.inside for key, limiter in limiters.items()}
         refused = {key: limiter.refused for key, limiter in limiters.items()}
-        by_service = {key[0]: key for key in limiters}
+        by_name = {key[0]: key for key in limiters}
         for path, refusals in self.engine.refusals().items():
-            if key := by_service.get(path.removeprefix("/").partition("/")[0]):
+            method = path.removeprefix("/")
+            if key := by_name.get(method, by_name.get(method.partition("/")[0])):
                 refused[key] += refusals.overloaded
         yield d.CALLS_REFUSED, {key: float(count) for key, count in refused.items()}
         pool, _ = self.databases["catalog"]

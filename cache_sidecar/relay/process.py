@@ -18,7 +18,7 @@ from cache_sidecar.core.tasks import BackgroundTasks
 from cache_sidecar.core.watched_files import LOOK_EVERY
 from cache_sidecar.metrics import certificates, web
 from cache_sidecar.metrics.certificates import Certificates
-from cache_sidecar.relay import holds, metrics, redis_memory, sessions, user_events
+from cache_sidecar.relay import holds, metrics, product_search, redis_memory, sessions, user_events
 from cache_sidecar.relay.metrics import OutboxBacklog, Publishing, RelayMetrics
 from cache_sidecar.relay.outbox import Relay
 from cache_sidecar.relay.recommendations import RecommendationRelay
@@ -28,6 +28,7 @@ from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.database import Database
 from cache_sidecar.store.leadership import Leadership
 from cache_sidecar.store.outbox import RelayStore
+from cache_sidecar.store.product_search import ProductSearchStore
 from cache_sidecar.store.recommendation import CHANNEL, JOB
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.store.rights import RELAY
@@ -106,6 +107,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy
     expired_sessions = sessions.ExpiredSessions(
         SessionStore(databases[settings.database("user")]), policy=policy.reader("session"), clock=clock
     )
+    product_index = product_search.ProductIndex(ProductSearchStore(databases[settings.database("catalog")]))
     checks = Checks(dependencies, [l2.check, *(check.run for _, check, _ in opened.values())])
     collections = Collections()
     certificate_files = Certificates(settings, certificates.RELAY)
@@ -130,6 +132,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, default_policy: Policy
     for every, work in (
         (holds.EVERY, expired_holds.step),
         (sessions.EVERY, expired_sessions.step),
+        (product_search.EVERY, product_index.step),
         (redis_memory.EVERY, memory.look),
         (certificates.EVERY, certificate_files.look),
     ):

@@ -47,8 +47,8 @@ class Engine(Protocol):
         """Has `check` end calls of `SERVICE/METHOD` whose callers may not make them, before their message comes."""
         ...
 
-    def prioritize(self, service: str, priority: Priority) -> None:
-        """Sets the priority of a service's calls under overload."""
+    def prioritize(self, name: str, priority: Priority) -> None:
+        """Sets the priority under overload of a service's calls, or of those of a `service/method`."""
         ...
 
     def answer_hits(

@@ -93,6 +93,7 @@ class Middleware:
         engine: Engine,
         *,
         limiter: Limiter | None = None,
+        limiters: Mapping[str, Limiter] = MappingProxyType({}),
         fast_path: Mapping[str, FastPath] = MappingProxyType({}),
         need: Need | None = Need.DATA,
         needs: Mapping[str, Need] = MappingProxyType({}),
@@ -100,9 +101,9 @@ class Middleware:
     ) -> None:
         """Registers a servicer, by the function generated for it, with every method wrapped.
 
-        Without a `limiter`, unary calls are always admitted. `fast_path` has a function for each method of which some calls
-        can be answered from memory. `need` is what methods need of their callers, unless `needs` names another; None is for a
-        service that anyone may call. With `describe`, unary calls are audited.
+        Without a `limiter`, unary calls are always admitted; `limiters` has those of single methods. `fast_path` has a function
+        for each method of which some calls can be answered from memory. `need` is what methods need of their callers, unless
+        `needs` names another; None is for a service that anyone may call. With `describe`, unary calls are audited.
         """
 
         def wrap(service: str, name: str, handler: Any) -> Any:
@@ -119,7 +120,7 @@ class Middleware:
                 audit=self.audit,
                 describe=describe,
                 fast_path=fast_path.get(name),
-                limiter=limiter,
+                limiter=limiters.get(name, limiter),
                 tracer=self._tracer,
             )
             if describe is not None and handler.unary_unary:

@@ -45,16 +45,29 @@ class Server:
         servicer: object,
         *,
         priority: Priority,
+        priorities: Mapping[str, Priority] = MappingProxyType({}),
         fast_path: Mapping[str, FastPath] = MappingProxyType({}),
         need: Need = Need.DATA,
         needs: Mapping[str, Need] = MappingProxyType({}),
         describe: Describe | None = None,
     ) -> None:
-        """Adds a service under its full name; the other arguments as in `Middleware.register`."""
+        """Adds a service under its full name; `priorities` are of single methods, the rest as in `Middleware.register`."""
         self._engine.prioritize(name, priority)
         limiter = self._stack.admission.limiter(name, priority)
+        limiters = {}
+        for method, own in priorities.items():
+            self._engine.prioritize(f"{name}/{method}", own)
+            limiters[method] = self._stack.admission.limiter(f"{name}/{method}", own)
         self._stack.register(
-            register, servicer, self._engine, limiter=limiter, fast_path=fast_path, need=need, needs=needs, describe=describe
+            register,
+            servicer,
+            self._engine,
+            limiter=limiter,
+            limiters=limiters,
+            fast_path=fast_path,
+            need=need,
+            needs=needs,
+            describe=describe,
         )
         self._services.append(name)
 

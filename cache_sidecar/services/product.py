@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator, Sequence
 from math import isnan
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
 from cache_sidecar.core.errors import InvalidRequest, NotFound
-from cache_sidecar.services import product_list
+from cache_sidecar.services import product_list, product_search
 from cache_sidecar.services.product_list import Listing, ProductLists, lists_of_change
 from cache_sidecar.services.shared import pages, rows, wire
 from cache_sidecar.services.shared.bounds import Bound
@@ -22,7 +22,7 @@ from cache_sidecar.store.product import ProductRow, ProductStore
 from cache_sidecar.store.product_list import Listed, Order
 from cache_sidecar.store.writes import RowChange, Transaction, WriteResult
 from cache_sidecar.tiers.path.dataset import Dataset
-from cache_sidecar.tiers.ports import Answer, Load, Row, Source, UnreadableRow
+from cache_sidecar.tiers.ports import Answer, Freshness, Load, Row, Source, UnreadableRow
 from cache_sidecar.v1 import product_service_pb2 as pb
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceServicer
@@ -37,6 +37,20 @@ CHANGEABLE = ("title", "description", "price", "categories", "brand", "image_uri
 KINDS = {"created": pb.CHANGE_KIND_CREATED, "updated": pb.CHANGE_KIND_UPDATED, "deleted": pb.CHANGE_KIND_DELETED}
 
 
+class Shown(NamedTuple):
+    """The part of a page that fits into a reply."""
+
+    parts: list[bytes]
+    "The entries of its products: concatenated, they are a repeated field."
+    done: int
+    "How many products of the page they stand for."
+    answers: list[Answer]
+    version: int
+    "The newest of a product."
+    is_whole: bool
+    "Whether some tier answered for each product."
+
+
 class ProductService(ProductServiceServicer):
     """Reads products through the tiers, and writes them through to PostgreSQL."""
 
@@ -45,6 +59,7 @@ class ProductService(ProductServiceServicer):
         products: Dataset,
         *,
         lists: ProductLists,
+        searches: Dataset,
         store: ProductStore,
         writer: Writer,
         changes: Changes,
@@ -52,6 +67,7 @@ class ProductService(ProductServiceServicer):
     ) -> None:
         self._products = products
         self._lists = lists
+        self._searches = searches
         self._bound = bound
         self._store = store
         self._writer = writer
@@ -94,14 +110,25 @@ class ProductService(ProductServiceServicer):
                 raise InvalidRequest({"order": "must be by product_id if include_inactive is set"})
             return await self._list_all(listing)
         page, answers = await self._lists.read(listing, wanted)
-        parts, left, done, version, is_whole = [], self._bound.room, 0, 0, True
-        while done < len(page.products):
-            some = page.products[done : done + AT_ONCE]
+        shown = await self._show(page.products, wanted, room=self._bound.room, category=request.category)
+        cache = metadata_of_all([*answers, *shown.answers], version=shown.version)
+        cache.stale = cache.stale or not shown.is_whole
+        is_last = shown.done == len(page.products) and not page.has_more
+        token = "" if is_last else product_list.token_after(listing, page.products[shown.done - 1])
+        return b"".join((*shown.parts, pb.ListProductsResponse(next_page_token=token, cache=cache).SerializeToString()))
+
+    async def _show(self, products: Sequence[Listed], wanted: Freshness, *, room: int, category: str = "") -> Shown:
+        """Reads the products of a page, of a category or of any, as far as their entries have `room` bytes."""
+        parts: list[bytes] = []
+        answers: list[Answer] = []
+        left, done, version, is_whole = room, 0, 0, True
+        while done < len(products):
+            some = products[done : done + AT_ONCE]
             found, unread = await read_known(self._products.get_many, [one.product_id for one in some], wanted)
             is_whole = is_whole and not unread
             for listed in some:
-                entry = _entry_to_show(listed, found.get(listed.product_id), request.category)
-                if len(entry) > left and len(entry) <= self._bound.room:
+                entry = _entry_to_show(listed, found.get(listed.product_id), category)
+                if left < len(entry) <= room:
                     break
                 if len(entry) <= left:
                     parts.append(entry)
@@ -113,11 +140,7 @@ class ProductService(ProductServiceServicer):
             else:
                 continue
             break
-        cache = metadata_of_all(answers, version=version)
-        cache.stale = cache.stale or not is_whole
-        is_last = done == len(page.products) and not page.has_more
-        token = "" if is_last else product_list.token_after(listing, page.products[done - 1])
-        return b"".join((*parts, pb.ListProductsResponse(next_page_token=token, cache=cache).SerializeToString()))
+        return Shown(parts, done, answers, version, is_whole)
 
     async def _list_all(self, listing: Listing) -> bytes:
         """Reads one product more than the page has, to know whether there is another page."""
@@ -138,6 +161,25 @@ class ProductService(ProductServiceServicer):
         rest = pb.GetCategoriesResponse(cache=metadata_of_all(answers)).SerializeToString()
         self._bound.check(len(entry) + len(rest))
         return entry + rest
+
+    async def SearchProducts(  # type: ignore[override]  # replies are serialized here
+        self, request: pb.SearchProductsRequest, context: Context
+    ) -> bytes:
+        """Returns the cached replies of the products on a page of the result concatenated, as many as fit beside the counts."""
+        wanted = freshness_of(request.options, context)
+        answer = await self._searches.get(product_search.search_of(request), wanted)
+        found = product_search.unpack(answer.value)
+        page = product_search.page_of(request, found)
+        facets = product_search.facets_of(request, found)
+        rest = pb.SearchProductsResponse(facets=facets, **product_search.counts_of(found))
+        shown = await self._show(page.products, wanted, room=self._bound.room - rest.ByteSize())
+        if not page.is_last or shown.done < len(page.products):
+            rest.next_page_token = product_search.token_after(request, page.start + shown.done)
+        rest.cache.CopyFrom(metadata_of_all([answer, *shown.answers], version=shown.version))
+        rest.cache.stale = rest.cache.stale or not shown.is_whole
+        parts = [*shown.parts, rest.SerializeToString()]
+        self._bound.check(sum(map(len, parts)))
+        return b"".join(parts)
 
     async def CreateProduct(  # type: ignore[override]  # replies are serialized here
         self, request: pb.CreateProductRequest, context: Context

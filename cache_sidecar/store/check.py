@@ -23,13 +23,18 @@ class DatabaseCheck:
         dependency: Dependency,
         *,
         rights: Rights,
+        language: str = "",
         unreachable: Callable[[TierFailed], None],
     ) -> None:
-        """`roles` are those that the settings give it; `unreachable` is called when it does not answer."""
+        """`roles` are those that the settings give it; `unreachable` is called when it does not answer.
+
+        `language` is that of searches in the settings, empty if it does not matter.
+        """
         self._database = database
         self._roles = roles
         self._dependency = dependency
         self._rights = rights
+        self._language = language
         self._unreachable = unreachable
 
     async def run(self, began: float) -> None:
@@ -38,6 +43,7 @@ class DatabaseCheck:
             found = {"schema": await self._schema()}
             if not found["schema"]:
                 found |= {"privileges": await self._privileges(), "read only": await self._standby()}
+            language = await self._other_language() if not any(found.values()) else ""
         except TierFailed as error:
             if error.failure in {Failure.UNREACHABLE, Failure.TIMEOUT}:
                 self._unreachable(error)
@@ -45,6 +51,8 @@ class DatabaseCheck:
         for problem, reason in found.items():
             if reason:
                 self._dependency.report_failure(reason, effect=REFUSES, problem=problem)
+        if language:
+            self._dependency.report_failure(language, effect="products are found in that language", problem="search language")
         self._dependency.report_success(before=began)
 
     async def _schema(self) -> str:
@@ -62,6 +70,13 @@ class DatabaseCheck:
         lacking = await self._database.fetch(LACKING, [*list_needs(self._rights, relations), user])
         found = "; ".join(f"the user lacks {privilege} on {names}" for privilege, names in lacking)
         return f"{found}: {GRANT}" if found else ""
+
+    async def _other_language(self) -> str:
+        if not self._language or "catalog" not in self._roles:
+            return ""
+        ((present,),) = await self._database.fetch("SELECT language FROM cache_sidecar.product_search_state", [])
+        is_same = present in {self._language, f"pg_catalog.{self._language}", f"public.{self._language}"}
+        return "" if is_same else f"search_language is {self._language}, but products are indexed in {present}: {MIGRATE}"
 
     async def _standby(self) -> str:
         # default_transaction_read_only has no effect: see connection.py.

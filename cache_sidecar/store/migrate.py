@@ -55,12 +55,16 @@ def migrations(role: str) -> list[Migration]:
     return [Migration(file.name.removesuffix(".sql"), file.read_text()) for file in files]
 
 
-async def migrate(dsn: str, *roles: str, grants: Mapping[str, Sequence[Rights]] = _NO_GRANTS) -> list[str]:
+async def migrate(
+    dsn: str, *roles: str, grants: Mapping[str, Sequence[Rights]] = _NO_GRANTS, language: str = "english"
+) -> list[str]:
     """Applies the missing migrations, shared and of the roles, and returns their names; then grants rights to login roles.
 
-    In one transaction: a failure leaves the database as it was. Then lists are compared with the products, in another one.
-    Raises ServerUnreachable, and InputError when an applied file has changed since, PostgreSQL refuses a statement, or a role
-    cannot be granted what it needs.
+    In one transaction: a failure leaves the database as it was. Then lists are compared with the products, in another one, and
+    relays are asked to index all products in `language`, a text search configuration.
+
+    Raises ServerUnreachable, and InputError when an applied file has changed since, PostgreSQL refuses a statement, a role
+    cannot be granted what it needs, or the language does not exist.
     """
     check_dsn(dsn)
     names = ", ".join(roles)
@@ -83,6 +87,14 @@ async def migrate(dsn: str, *roles: str, grants: Mapping[str, Sequence[Rights]] 
                 # A view may have taken the place of the table of products since the last time. By itself, as a great catalogue
                 # takes a while, and a migration may have locked the table: nobody could read a product meanwhile.
                 await connection.execute("SELECT cache_sidecar.list_all_products()")
+                await connection.execute("SELECT cache_sidecar.reindex_products(%s)", [language])
+        except psycopg.errors.UndefinedObject as error:
+            if "text search configuration" not in str(error):
+                raise
+            raise InputError(
+                f"search_language: the database ({names}) has no text search configuration {language!r}: "
+                "`SELECT cfgname FROM pg_ts_config` lists them"
+            ) from None
         except psycopg.errors.InsufficientPrivilege as error:
             raise InputError(f"the database user may not migrate: {first_line(error)}") from None
         except psycopg.OperationalError as error:

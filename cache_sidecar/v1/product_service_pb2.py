@@ -27,9 +27,10 @@ from cache_sidecar.v1 import cache_pb2 as cache__sidecar_dot_v1_dot_cache__pb2
 from cache_sidecar.v1 import product_pb2 as cache__sidecar_dot_v1_dot_product__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cache_sidecar/v1/product_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63\x61\x63he_sidecar/v1/cache.proto\x1a\x1e\x63\x61\x63he_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x11GetProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"p\n\x12GetProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x89\x01\n\x17\x42\x61tchGetProductsRequest\x12>\n\x0bproduct_ids\x18\x01 \x03(\tB)\xbaH&\x92\x01#\x08\x01\x10\xf4\x03\"\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\xc1\x01\n\x18\x42\x61tchGetProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x37\n\x0eproduct_caches\x18\x0e \x03(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\xfa\x01\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12&\n\x08\x63\x61tegory\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x01\x32\n^[^\\x00]*$\x12\x37\n\x05order\x18\x04 \x01(\x0e\x32\x1e.cache_sidecar.v1.ProductOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x10include_inactive\x18\x05 \x01(\x08\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\x8c\x01\n\x14ListProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"F\n\x14GetCategoriesRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"w\n\x15GetCategoriesResponse\x12.\n\ncategories\x18\x01 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x83\x01\n\x08\x43\x61tegory\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x15\n\rproduct_count\x18\x02 \x01(\x03\x12\x1b\n\x13total_product_count\x18\x03 \x01(\x03\x12\x31\n\rsubcategories\x18\x04 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\"k\n\x14\x43reateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15\x43reateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\xec\x01\n\x14UpdateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xd8\x01\x03\x12\x7f\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15UpdateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\x83\x01\n\x14\x44\x65leteProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteProductResponse\"6\n\x14WatchProductsRequest\x12\x1e\n\rafter_version\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x99\x01\n\x15WatchProductsResponse\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.cache_sidecar.v1.ChangeKind\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xaf\x01\n\x0cProductOrder\x12\x1d\n\x19PRODUCT_ORDER_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRODUCT_ORDER_PRODUCT_ID\x10\x01\x12\x17\n\x13PRODUCT_ORDER_TITLE\x10\x02\x12\x17\n\x13PRODUCT_ORDER_PRICE\x10\x03\x12\x18\n\x14PRODUCT_ORDER_NEWEST\x10\x04\x12\x16\n\x12PRODUCT_ORDER_RANK\x10\x05*\x93\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x12\x1d\n\x19\x43HANGE_KIND_WATCH_STARTED\x10\x04\x32\x9f\x06\n\x0eProductService\x12W\n\nGetProduct\x12#.cache_sidecar.v1.GetProductRequest\x1a$.cache_sidecar.v1.GetProductResponse\x12i\n\x10\x42\x61tchGetProducts\x12).cache_sidecar.v1.BatchGetProductsRequest\x1a*.cache_sidecar.v1.BatchGetProductsResponse\x12]\n\x0cListProducts\x12%.cache_sidecar.v1.ListProductsRequest\x1a&.cache_sidecar.v1.ListProductsResponse\x12`\n\rGetCategories\x12&.cache_sidecar.v1.GetCategoriesRequest\x1a\'.cache_sidecar.v1.GetCategoriesResponse\x12`\n\rCreateProduct\x12&.cache_sidecar.v1.CreateProductRequest\x1a\'.cache_sidecar.v1.CreateProductResponse\x12`\n\rUpdateProduct\x12&.cache_sidecar.v1.UpdateProductRequest\x1a\'.cache_sidecar.v1.UpdateProductResponse\x12`\n\rDeleteProduct\x12&.cache_sidecar.v1.DeleteProductRequest\x1a\'.cache_sidecar.v1.DeleteProductResponse\x12\x62\n\rWatchProducts\x12&.cache_sidecar.v1.WatchProductsRequest\x1a\'.cache_sidecar.v1.WatchProductsResponse0\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cache_sidecar/v1/product_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63\x61\x63he_sidecar/v1/cache.proto\x1a\x1e\x63\x61\x63he_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"x\n\x11GetProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"p\n\x12GetProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x89\x01\n\x17\x42\x61tchGetProductsRequest\x12>\n\x0bproduct_ids\x18\x01 \x03(\tB)\xbaH&\x92\x01#\x08\x01\x10\xf4\x03\"\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\xc1\x01\n\x18\x42\x61tchGetProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x37\n\x0eproduct_caches\x18\x0e \x03(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\xfa\x01\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12&\n\x08\x63\x61tegory\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x01\x32\n^[^\\x00]*$\x12\x37\n\x05order\x18\x04 \x01(\x0e\x32\x1e.cache_sidecar.v1.ProductOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x10include_inactive\x18\x05 \x01(\x08\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\x8c\x01\n\x14ListProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"F\n\x14GetCategoriesRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"w\n\x15GetCategoriesResponse\x12.\n\ncategories\x18\x01 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x83\x01\n\x08\x43\x61tegory\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x15\n\rproduct_count\x18\x02 \x01(\x03\x12\x1b\n\x13total_product_count\x18\x03 \x01(\x03\x12\x31\n\rsubcategories\x18\x04 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\"\x9f\x08\n\x15SearchProductsRequest\x12%\n\x05query\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x10\x01\x18\x80\x02\x32\n^[^\\x00]*$\x12\x0e\n\x06prefix\x18\x02 \x01(\x08\x12\x31\n\ncategories\x18\x03 \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\x10\"\x13r\x11\x10\x01\x18\x80\x01\x32\n^[^\\x00]*$\x12-\n\x06\x62rands\x18\x04 \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\x10\"\x13r\x11\x10\x01\x18\x80\x01\x32\n^[^\\x00]*$\x12\xb6\x02\n\tmin_price\x18\x05 \x01(\x0b\x32\x12.google.type.MoneyB\x8e\x02\xbaH\x8a\x02\xba\x01\x84\x01\n\x13money.currency_code\x12\x43\x63urrency_code must be three capital letters (ISO 4217), such as EUR\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x7f\n\x0cmoney.amount\x12\x30units must be 0 or more and nanos 0 to 999999999\x1a=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\x12\xb6\x02\n\tmax_price\x18\x06 \x01(\x0b\x32\x12.google.type.MoneyB\x8e\x02\xbaH\x8a\x02\xba\x01\x84\x01\n\x13money.currency_code\x12\x43\x63urrency_code must be three capital letters (ISO 4217), such as EUR\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x7f\n\x0cmoney.amount\x12\x30units must be 0 or more and nanos 0 to 999999999\x1a=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\x12?\n\nattributes\x18\x07 \x03(\x0b\x32!.cache_sidecar.v1.AttributeFilterB\x08\xbaH\x05\x92\x01\x02\x10\x08\x12P\n\x06\x66\x61\x63\x65ts\x18\x08 \x03(\tB@\xbaH=\x92\x01:\x10\x08\x18\x01\"4r2\x18K2.^(categories|brand|attributes\\.[^\\x00]{1,64})$\x12\x1a\n\tpage_size\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12.\n\x07options\x18\x0b \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"e\n\x0f\x41ttributeFilter\x12#\n\x04name\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18@2\n^[^\\x00]*$\x12-\n\x06values\x18\x02 \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x08\x01\x10\x10\"\x11r\x0f\x18\x80\x08\x32\n^[^\\x00]*$\"\xe5\x01\n\x16SearchProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12\x18\n\x10has_more_matches\x18\x04 \x01(\x08\x12\'\n\x06\x66\x61\x63\x65ts\x18\x05 \x03(\x0b\x32\x17.cache_sidecar.v1.Facet\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"C\n\x05\x46\x61\x63\x65t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06values\x18\x02 \x03(\x0b\x32\x1c.cache_sidecar.v1.FacetValue\"*\n\nFacetValue\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"k\n\x14\x43reateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15\x43reateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\xec\x01\n\x14UpdateProductRequest\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.ProductB\x06\xbaH\x03\xd8\x01\x03\x12\x7f\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBN\xbaHK\xba\x01H\n\x10\x66ield_mask.paths\x12\x1bmust have at most 100 paths\x1a\x17size(this.paths) <= 100\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15UpdateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\x83\x01\n\x14\x44\x65leteProductRequest\x12\x33\n\nproduct_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteProductResponse\"6\n\x14WatchProductsRequest\x12\x1e\n\rafter_version\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x99\x01\n\x15WatchProductsResponse\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.cache_sidecar.v1.ChangeKind\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xaf\x01\n\x0cProductOrder\x12\x1d\n\x19PRODUCT_ORDER_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRODUCT_ORDER_PRODUCT_ID\x10\x01\x12\x17\n\x13PRODUCT_ORDER_TITLE\x10\x02\x12\x17\n\x13PRODUCT_ORDER_PRICE\x10\x03\x12\x18\n\x14PRODUCT_ORDER_NEWEST\x10\x04\x12\x16\n\x12PRODUCT_ORDER_RANK\x10\x05*\x93\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x12\x1d\n\x19\x43HANGE_KIND_WATCH_STARTED\x10\x04\x32\x84\x07\n\x0eProductService\x12W\n\nGetProduct\x12#.cache_sidecar.v1.GetProductRequest\x1a$.cache_sidecar.v1.GetProductResponse\x12i\n\x10\x42\x61tchGetProducts\x12).cache_sidecar.v1.BatchGetProductsRequest\x1a*.cache_sidecar.v1.BatchGetProductsResponse\x12]\n\x0cListProducts\x12%.cache_sidecar.v1.ListProductsRequest\x1a&.cache_sidecar.v1.ListProductsResponse\x12`\n\rGetCategories\x12&.cache_sidecar.v1.GetCategoriesRequest\x1a\'.cache_sidecar.v1.GetCategoriesResponse\x12\x63\n\x0eSearchProducts\x12\'.cache_sidecar.v1.SearchProductsRequest\x1a(.cache_sidecar.v1.SearchProductsResponse\x12`\n\rCreateProduct\x12&.cache_sidecar.v1.CreateProductRequest\x1a\'.cache_sidecar.v1.CreateProductResponse\x12`\n\rUpdateProduct\x12&.cache_sidecar.v1.UpdateProductRequest\x1a\'.cache_sidecar.v1.UpdateProductResponse\x12`\n\rDeleteProduct\x12&.cache_sidecar.v1.DeleteProductRequest\x1a\'.cache_sidecar.v1.DeleteProductResponse\x12\x62\n\rWatchProducts\x12&.cache_sidecar.v1.WatchProductsRequest\x1a\'.cache_sidecar.v1.WatchProductsResponse0\x01\x42h\n\x12io.cachesidecar.v1P\x01ZPgithub.com/cache-sidecar/cache-sidecar/clients/go/cachesidecar/v1;cachesidecarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +50,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['category']._serialized_options = b'\272H\021r\017\030\200\0012\n^[^\\x00]*$'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['order']._loaded_options = None
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['order']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['query']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['query']._serialized_options = b'\272H\023r\021\020\001\030\200\0022\n^[^\\x00]*$'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['categories']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['categories']._serialized_options = b'\272H\032\222\001\027\020\020\"\023r\021\020\001\030\200\0012\n^[^\\x00]*$'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['brands']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['brands']._serialized_options = b'\272H\032\222\001\027\020\020\"\023r\021\020\001\030\200\0012\n^[^\\x00]*$'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['min_price']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['min_price']._serialized_options = b'\272H\212\002\272\001\204\001\n\023money.currency_code\022Ccurrency_code must be three capital letters (ISO 4217), such as EUR\032(this.currency_code.matches(\'^[A-Z]{3}$\')\272\001\177\n\014money.amount\0220units must be 0 or more and nanos 0 to 999999999\032=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['max_price']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['max_price']._serialized_options = b'\272H\212\002\272\001\204\001\n\023money.currency_code\022Ccurrency_code must be three capital letters (ISO 4217), such as EUR\032(this.currency_code.matches(\'^[A-Z]{3}$\')\272\001\177\n\014money.amount\0220units must be 0 or more and nanos 0 to 999999999\032=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['attributes']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['attributes']._serialized_options = b'\272H\005\222\001\002\020\010'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['facets']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['facets']._serialized_options = b'\272H=\222\001:\020\010\030\001\"4r2\030K2.^(categories|brand|attributes\\.[^\\x00]{1,64})$'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_SEARCHPRODUCTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_ATTRIBUTEFILTER'].fields_by_name['name']._loaded_options = None
+  _globals['_ATTRIBUTEFILTER'].fields_by_name['name']._serialized_options = b'\272H\022r\020\020\001\030@2\n^[^\\x00]*$'
+  _globals['_ATTRIBUTEFILTER'].fields_by_name['values']._loaded_options = None
+  _globals['_ATTRIBUTEFILTER'].fields_by_name['values']._serialized_options = b'\272H\032\222\001\027\010\001\020\020\"\021r\017\030\200\0102\n^[^\\x00]*$'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product']._loaded_options = None
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -67,44 +90,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEPRODUCTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_WATCHPRODUCTSREQUEST'].fields_by_name['after_version']._loaded_options = None
   _globals['_WATCHPRODUCTSREQUEST'].fields_by_name['after_version']._serialized_options = b'\272H\004\"\002(\000'
-  _globals['_PRODUCTORDER']._serialized_start=2371
-  _globals['_PRODUCTORDER']._serialized_end=2546
-  _globals['_CHANGEKIND']._serialized_start=2549
-  _globals['_CHANGEKIND']._serialized_end=2696
-  _globals['_GETPRODUCTREQUEST']._serialized_start=218
-  _globals['_GETPRODUCTREQUEST']._serialized_end=338
-  _globals['_GETPRODUCTRESPONSE']._serialized_start=340
-  _globals['_GETPRODUCTRESPONSE']._serialized_end=452
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=455
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=592
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=595
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=788
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=791
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1041
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1044
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1184
-  _globals['_GETCATEGORIESREQUEST']._serialized_start=1186
-  _globals['_GETCATEGORIESREQUEST']._serialized_end=1256
-  _globals['_GETCATEGORIESRESPONSE']._serialized_start=1258
-  _globals['_GETCATEGORIESRESPONSE']._serialized_end=1377
-  _globals['_CATEGORY']._serialized_start=1380
-  _globals['_CATEGORY']._serialized_end=1511
-  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1513
-  _globals['_CREATEPRODUCTREQUEST']._serialized_end=1620
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=1622
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=1689
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=1692
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=1928
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=1930
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=1997
-  _globals['_DELETEPRODUCTREQUEST']._serialized_start=2000
-  _globals['_DELETEPRODUCTREQUEST']._serialized_end=2131
-  _globals['_DELETEPRODUCTRESPONSE']._serialized_start=2133
-  _globals['_DELETEPRODUCTRESPONSE']._serialized_end=2156
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=2158
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=2212
-  _globals['_WATCHPRODUCTSRESPONSE']._serialized_start=2215
-  _globals['_WATCHPRODUCTSRESPONSE']._serialized_end=2368
-  _globals['_PRODUCTSERVICE']._serialized_start=2699
-  _globals['_PRODUCTSERVICE']._serialized_end=3498
+  _globals['_PRODUCTORDER']._serialized_start=3902
+  _globals['_PRODUCTORDER']._serialized_end=4077
+  _globals['_CHANGEKIND']._serialized_start=4080
+  _globals['_CHANGEKIND']._serialized_end=4227
+  _globals['_GETPRODUCTREQUEST']._serialized_start=243
+  _globals['_GETPRODUCTREQUEST']._serialized_end=363
+  _globals['_GETPRODUCTRESPONSE']._serialized_start=365
+  _globals['_GETPRODUCTRESPONSE']._serialized_end=477
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=480
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=617
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=620
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=813
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=816
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1066
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1069
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1209
+  _globals['_GETCATEGORIESREQUEST']._serialized_start=1211
+  _globals['_GETCATEGORIESREQUEST']._serialized_end=1281
+  _globals['_GETCATEGORIESRESPONSE']._serialized_start=1283
+  _globals['_GETCATEGORIESRESPONSE']._serialized_end=1402
+  _globals['_CATEGORY']._serialized_start=1405
+  _globals['_CATEGORY']._serialized_end=1536
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_start=1539
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_end=2594
+  _globals['_ATTRIBUTEFILTER']._serialized_start=2596
+  _globals['_ATTRIBUTEFILTER']._serialized_end=2697
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_start=2700
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_end=2929
+  _globals['_FACET']._serialized_start=2931
+  _globals['_FACET']._serialized_end=2998
+  _globals['_FACETVALUE']._serialized_start=3000
+  _globals['_FACETVALUE']._serialized_end=3042
+  _globals['_CREATEPRODUCTREQUEST']._serialized_start=3044
+  _globals['_CREATEPRODUCTREQUEST']._serialized_end=3151
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=3153
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=3220
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=3223
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=3459
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=3461
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=3528
+  _globals['_DELETEPRODUCTREQUEST']._serialized_start=3531
+  _globals['_DELETEPRODUCTREQUEST']._serialized_end=3662
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_start=3664
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_end=3687
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=3689
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=3743
+  _globals['_WATCHPRODUCTSRESPONSE']._serialized_start=3746
+  _globals['_WATCHPRODUCTSRESPONSE']._serialized_end=3899
+  _globals['_PRODUCTSERVICE']._serialized_start=4230
+  _globals['_PRODUCTSERVICE']._serialized_end=5130
 # @@protoc_insertion_point(module_scope)

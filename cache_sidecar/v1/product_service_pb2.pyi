@@ -12,6 +12,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.type import money_pb2 as _money_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -406,6 +407,234 @@ class Category(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Category: _TypeAlias = Category  # noqa: Y015
+
+@_typing.final
+class SearchProductsRequest(_message.Message):
+    """Request for SearchProducts. A product is returned if it matches the query and every filter that is set. The query and the filters
+    must not have more than 4,096 bytes together.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    BRANDS_FIELD_NUMBER: _builtins.int
+    MIN_PRICE_FIELD_NUMBER: _builtins.int
+    MAX_PRICE_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """What to look for in titles, brands, categories, values of attributes, descriptions and product_ids: 1 to 256 characters.
+    All words must occur, in a form of the setting `search_language`. `"solid oak"` finds these words next to each other, `or`
+    either of two alternatives, and `-oak` excludes, up to 16 times. A query of nothing but exclusions, or of words that the language ignores,
+    such as `the`, matches nothing. Case does not matter.
+    """
+    prefix: _builtins.bool
+    """If true, the last word is the beginning of one, for searching while the user types. Not if it is quoted or excluded, or if the
+    query ends with a space.
+    """
+    page_size: _builtins.int
+    """The maximum number of products to return. The default, for 0, is 20; values above 100 are reduced to 100; negative values
+    are rejected.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the previous page; empty for the first page. All other fields but `page_size`, `facets` and
+    `options` must be the same as in the call that returned the token. The first 500 products can be reached.
+    """
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """If set, products in exactly one of these categories. At most 16."""
+
+    @_builtins.property
+    def brands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """If set, products of one of these brands. At most 16."""
+
+    @_builtins.property
+    def min_price(self) -> _money_pb2.Money:
+        """If set, products that cost at least this much, in this currency."""
+
+    @_builtins.property
+    def max_price(self) -> _money_pb2.Money:
+        """If set, products that cost at most this much, in this currency. If both prices are set, their currencies must be equal, and
+        this must not be the lower one.
+        """
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeFilter]:
+        """Products that satisfy each of these. At most 8."""
+
+    @_builtins.property
+    def facets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to count the matching products by: `categories`, `brand`, or `attributes.` and the key of an attribute, such as
+        `attributes.color`. At most 8.
+        """
+
+    @_builtins.property
+    def options(self) -> _cache_pb2.ReadOptions:
+        """How fresh the result and its products must be. The age of a result counts from when it was searched for in PostgreSQL."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        prefix: _builtins.bool = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        brands: _abc.Iterable[_builtins.str] | None = ...,
+        min_price: _money_pb2.Money | None = ...,
+        max_price: _money_pb2.Money | None = ...,
+        attributes: _abc.Iterable[Global___AttributeFilter] | None = ...,
+        facets: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        options: _cache_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_price", b"max_price", "min_price", b"min_price", "options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "brands", b"brands", "categories", b"categories", "facets", b"facets", "max_price", b"max_price", "min_price", b"min_price", "options", b"options", "page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchProductsRequest: _TypeAlias = SearchProductsRequest  # noqa: Y015
+
+@_typing.final
+class AttributeFilter(_message.Message):
+    """Requires an attribute to have one of several values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The key of the attribute."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The accepted values: 1 to 16."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeFilter: _TypeAlias = AttributeFilter  # noqa: Y015
+
+@_typing.final
+class SearchProductsResponse(_message.Message):
+    """Reply of SearchProducts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    HAS_MORE_MATCHES_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The `page_token` of the next page; empty on the last page."""
+    total_size: _builtins.int
+    """The number of matching products, at most 10,000. If more match, any 10,000 of them are ranked and counted, and
+    `has_more_matches` is set.
+    """
+    has_more_matches: _builtins.bool
+    """Whether more products match than `total_size`. Then the counts of facets are lower bounds."""
+    @_builtins.property
+    def products(self) -> _containers.RepeatedCompositeFieldContainer[_product_pb2.Product]:
+        """The products of this page. There may be fewer than requested, even none, although it is not the last page:
+        `next_page_token` says that.
+        """
+
+    @_builtins.property
+    def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Facet]:
+        """The facets that were requested, in that order."""
+
+    @_builtins.property
+    def cache(self) -> _cache_pb2.CacheMetadata:
+        """The metadata of the page as a whole: the slowest tier that was read, for the result or one of its products, the newest
+        version of a product on the page, and the greatest age. Stale if any part of it is.
+        """
+
+    def __init__(
+        self,
+        *,
+        products: _abc.Iterable[_product_pb2.Product] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+        has_more_matches: _builtins.bool = ...,
+        facets: _abc.Iterable[Global___Facet] | None = ...,
+        cache: _cache_pb2.CacheMetadata | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "facets", b"facets", "has_more_matches", b"has_more_matches", "next_page_token", b"next_page_token", "products", b"products", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchProductsResponse: _TypeAlias = SearchProductsResponse  # noqa: Y015
+
+@_typing.final
+class Facet(_message.Message):
+    """How many of the matching products have which value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in the request."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetValue]:
+        """The most frequent values, at most 50, by count and then by their bytes."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[Global___FacetValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Facet: _TypeAlias = Facet  # noqa: Y015
+
+@_typing.final
+class FacetValue(_message.Message):
+    """A value that matching products have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """The category, the brand, or the value of the attribute."""
+    count: _builtins.int
+    """The number of matching products that have it."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetValue: _TypeAlias = FacetValue  # noqa: Y015
 
 @_typing.final
 class CreateProductRequest(_message.Message):

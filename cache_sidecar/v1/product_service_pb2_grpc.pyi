@@ -70,6 +70,15 @@ class ProductServiceStub:
     """
     GetCategories: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetCategoriesRequest, _product_service_pb2.GetCategoriesResponse]
     """Returns the categories of the active products as trees, with the number of products in each. Cached as lists are."""
+    SearchProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.SearchProductsRequest, _product_service_pb2.SearchProductsResponse]
+    """Returns the active products that match a text, the most relevant first, with counts by category, brand or attribute. A result
+    is cached for up to a minute and no change of a product invalidates it, but the products in it are those of GetProduct, and
+    products that are no longer active are omitted. A new or changed product is found once a relay has indexed it, usually within
+    two seconds, and cached results have expired. Under overload, searches are refused before other calls of this service.
+
+    Fails with UNAVAILABLE while the relay indexes the products for the first time. If PostgreSQL does not answer, a result that
+    expired in memory up to a minute ago is returned, with `cache.stale` set.
+    """
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]
     """Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use."""
     UpdateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.UpdateProductRequest, _product_service_pb2.UpdateProductResponse]
@@ -137,6 +146,15 @@ class ProductServiceAsyncStub(ProductServiceStub):
     """
     GetCategories: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetCategoriesRequest, _product_service_pb2.GetCategoriesResponse]  # type: ignore[assignment]
     """Returns the categories of the active products as trees, with the number of products in each. Cached as lists are."""
+    SearchProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.SearchProductsRequest, _product_service_pb2.SearchProductsResponse]  # type: ignore[assignment]
+    """Returns the active products that match a text, the most relevant first, with counts by category, brand or attribute. A result
+    is cached for up to a minute and no change of a product invalidates it, but the products in it are those of GetProduct, and
+    products that are no longer active are omitted. A new or changed product is found once a relay has indexed it, usually within
+    two seconds, and cached results have expired. Under overload, searches are refused before other calls of this service.
+
+    Fails with UNAVAILABLE while the relay indexes the products for the first time. If PostgreSQL does not answer, a result that
+    expired in memory up to a minute ago is returned, with `cache.stale` set.
+    """
     CreateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_service_pb2.CreateProductResponse]  # type: ignore[assignment]
     """Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use."""
     UpdateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.UpdateProductRequest, _product_service_pb2.UpdateProductResponse]  # type: ignore[assignment]
@@ -225,6 +243,21 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.GetCategoriesResponse, _abc.Awaitable[_product_service_pb2.GetCategoriesResponse]]:
         """Returns the categories of the active products as trees, with the number of products in each. Cached as lists are."""
+
+    @_abc_1.abstractmethod
+    def SearchProducts(
+        self,
+        request: _product_service_pb2.SearchProductsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_product_service_pb2.SearchProductsResponse, _abc.Awaitable[_product_service_pb2.SearchProductsResponse]]:
+        """Returns the active products that match a text, the most relevant first, with counts by category, brand or attribute. A result
+        is cached for up to a minute and no change of a product invalidates it, but the products in it are those of GetProduct, and
+        products that are no longer active are omitted. A new or changed product is found once a relay has indexed it, usually within
+        two seconds, and cached results have expired. Under overload, searches are refused before other calls of this service.
+
+        Fails with UNAVAILABLE while the relay indexes the products for the first time. If PostgreSQL does not answer, a result that
+        expired in memory up to a minute ago is returned, with `cache.stale` set.
+        """
 
     @_abc_1.abstractmethod
     def CreateProduct(

@@ -116,7 +116,7 @@ CALLS: dict[str, MethodDescriptor] = {
 
 def is_read(method: MethodDescriptor) -> bool:
     """Returns whether a method reads: those that change something have other names."""
-    return method.name.startswith(("Get", "BatchGet", "List", "Inspect", "Watch"))
+    return method.name.startswith(("Get", "BatchGet", "List", "Search", "Inspect", "Watch"))
 
 
 def is_for_stubs(case: dict[str, Any]) -> bool:

@@ -38,6 +38,7 @@ from tests.contract.test_tls import AUTHORITY, SERVER, credentials
 from tests.support import inside
 from tests.support.authority import listen
 from tests.support.customers import Customer, item, money
+from tests.support.databases import run
 from tests.support.recorder import BUY, SEARCH, event, new_event_id
 from tests.support.recorder import product as event_product
 from tests.support.shop import Open, Refusal, product, refusal
@@ -79,6 +80,14 @@ def valid(session_id: str, reservation_id: str) -> dict[str, Message]:
         file.BatchGetProductsRequest(product_ids=["p-1", "none"]),
         file.ListProductsRequest(page_size=3),
         file.GetCategoriesRequest(),
+        file.SearchProductsRequest(
+            query='mug or "a b" -c',
+            prefix=True,
+            categories=["a"],
+            min_price=product("p").price,
+            attributes=[{"name": "color", "values": ["red"]}],
+            facets=["brand", "attributes.color"],
+        ),
         file.CreateProductRequest(product=product("\u2028")),
         file.UpdateProductRequest(product=product("p-2"), update_mask={"paths": ["title", "categories"]}),
         file.DeleteProductRequest(product_id="p-3"),
@@ -169,10 +178,11 @@ def generated(count: int, seed: int) -> list[Request]:
     return Fuzzer(valid(SESSION_ID, RESERVATION_ID), [*IDS, SESSION_ID, RESERVATION_ID]).requests(count, chosen=seed)
 
 
-async def test_nothing_random_is_our_fault(open_shop: Open, request: pytest.FixtureRequest) -> None:
+async def test_nothing_random_is_our_fault(open_shop: Open, database: str, request: pytest.FixtureRequest) -> None:
     wanted: int = request.config.getoption("--fuzz", FUZZ)
     seed: int = request.config.getoption("--fuzz-seed", FUZZ_SEED)
     requests, made = valid(SESSION_ID, RESERVATION_ID), iter(generated(wanted, seed))
+    await run(database, "SELECT cache_sidecar.index_products(1)")
     async with open_shop() as shop:
         for id in IDS:
             await shop.create(id)

@@ -174,6 +174,7 @@ async def test_breakers_connections_and_calls_by_priority_are_shown(open_shop: O
             assert sum(map(sum, (one.values() for one in used))) > 0
             assert found["cache_sidecar_redis_waiting"][()] == 0
             assert found["cache_sidecar_service_calls_in_progress"][PRODUCTS, "normal"] == 0
+            assert found["cache_sidecar_service_calls_in_progress"][f"{PRODUCTS}/SearchProducts", "low"] == 0
             assert found["cache_sidecar_calls_refused_total"][CARTS, "vital"] == 0
             store.cut()
 

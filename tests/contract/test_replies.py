@@ -15,6 +15,7 @@ from cache_sidecar.v1.cache_pb2 import ReadOptions
 from cache_sidecar.v1.cart_pb2 import CartChange
 from tests.support import strict
 from tests.support.customers import item, new_request
+from tests.support.databases import run
 from tests.support.recommended import learn_baskets
 from tests.support.shop import DETAILS, L1, L2, STORE, Open, Shop, product
 from tests.support.until import DEADLINE
@@ -102,6 +103,7 @@ def _source(reply: Any) -> str:
 async def test_no_reply_says_anything_twice(open_shop: Open, database: str) -> None:
     async with open_shop() as shop, open_shop() as other:
         first, second = Strict(shop), Strict(other)
+        await run(database, "SELECT cache_sidecar.index_products(1)")
         await products(first, second)
         await sessions(first, second)
         await carts(first, second)
@@ -165,6 +167,7 @@ async def products(first: Strict, second: Strict) -> None:
         listed = await first(service, "ListProducts", page_size=1, include_inactive=include_inactive)
         assert len(listed.products) == 1
     await first(service, "GetCategories")
+    await first(service, "SearchProducts", query="mug", facets=["brand"])
     assert await first.refused(service, "GetProduct", product_id="nobody") == "NOT_FOUND"
     assert await first.refused(service, "GetProduct") == "INVALID_REQUEST"
     assert (

@@ -22,6 +22,7 @@ from cache_sidecar.store import connection as module
 from cache_sidecar.store.bulk import BulkCarts
 from cache_sidecar.store.connection import SETTINGS, Connection
 from cache_sidecar.store.outbox import Outbox
+from cache_sidecar.store.product_search import ProductSearchStore
 from cache_sidecar.store.reservation import HoldStore
 from cache_sidecar.store.writes import Transaction, WriteResult
 from cache_sidecar.v1 import product_service_pb2, session_service_pb2
@@ -99,6 +100,15 @@ async def everything(shop: Shop, dsn: str) -> None:
     more = [await shop.create(categories=["a"]) for _ in range(30)]
     listed = await shop.products.ListProducts(product_service_pb2.ListProductsRequest(category="a", page_size=100))
     assert len(listed.products) == len(more) + 1, "whatever gin_fuzzy_search_limit is"
+    async with open_database(dsn) as database:
+        await Outbox(database).sequence()
+        while await ProductSearchStore(database).index(200):
+            pass
+    search = product_service_pb2.SearchProductsRequest(query="mug", facets=["categories"])
+    searched = await shop.products.SearchProducts(search)
+    assert (searched.total_size, searched.facets[0].values[0].count) == (len(more), len(more))
+    search = product_service_pb2.SearchProductsRequest(query="日本 ½ für")
+    assert [one.product_id for one in (await shop.products.SearchProducts(search)).products] == [id]
     changed = await shop.update(id, title="€")
     assert int(changed.etag, 16) > int(made.etag, 16)
     user = new_user()

@@ -118,6 +118,7 @@ PUBLIC = [
     "redis_tls_server_name",
     "redis_username",
     "region",
+    "search_language",
     "trace_endpoint",
     "trace_ratio",
     "trace_tls",

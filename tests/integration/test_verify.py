@@ -180,7 +180,9 @@ async def test_on_a_cluster(open_either: OpenL2, database: str, namespace: str) 
 
 
 async def test_a_dataset_that_is_not_there_and_servers_that_are_away(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="there is no dataset 'sofa'; there are: product_list, product_page, product, "):
+    with pytest.raises(
+        SettingsError, match="there is no dataset 'sofa'; there are: product_list, product_page, product_search, product, "
+    ):
         await verified(settings, "sofa")
     away = settings.model_copy(update={"redis_nodes": ("127.0.0.1:1",)})
     with pytest.raises(ServerUnreachable, match="Redis: "):

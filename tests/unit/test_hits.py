@@ -133,7 +133,9 @@ class Whole:
     async def GetProduct(self, request: object, context: object) -> bytes:
         return type(request).__name__.encode()
 
-    BatchGetProducts = ListProducts = GetCategories = CreateProduct = UpdateProduct = DeleteProduct = WatchProducts = GetProduct
+    BatchGetProducts = ListProducts = GetCategories = SearchProducts = CreateProduct = UpdateProduct = DeleteProduct = (
+        WatchProducts
+    ) = GetProduct
 
 
 class Engine:

@@ -66,7 +66,7 @@ class AioServer:
         """Has `check` end calls of `SERVICE/METHOD` whose callers may not make them, before their message comes."""
         self._checks[method] = check
 
-    def prioritize(self, service: str, priority: Priority) -> None:
+    def prioritize(self, name: str, priority: Priority) -> None:
         """Does nothing: `limiter.py` limits calls."""
 
     def answer_hits(

@@ -203,9 +203,9 @@ class NativeServer:
             for chosen, version in hits.memory.take_samples():
                 hits.dataset.sampler.add(Sample(chosen, version, is_there=True))
 
-    def prioritize(self, service: str, priority: Priority) -> None:
-        """Limits a service's unary calls; other services have no limit. To be called before the first port is added."""
-        self._priorities[service] = priority
+    def prioritize(self, name: str, priority: Priority) -> None:
+        """Limits the unary calls of a service or a `service/method`; others have no limit. Before the first port."""
+        self._priorities[name] = priority
 
     def follow_refusals(self, path: str, on_refusals: Callable[[int], None]) -> None:
         """Calls `on_refusals` with the number of calls of a method that were refused under overload since the last time."""
@@ -247,9 +247,13 @@ class NativeServer:
     def _listener(self) -> NativeListener:
         """The server in Rust, created when the methods are known."""
         if self._created is None:
-            numbers = {service: number for number, service in enumerate(self._priorities)}
+            numbers = {name: number for number, name in enumerate(self._priorities)}
             methods = [
-                Method(path, service=numbers.get(path[1:].partition("/")[0]), hit_path=self._hit_path(path))
+                Method(
+                    path,
+                    service=numbers.get(path[1:], numbers.get(path[1:].partition("/")[0])),
+                    hit_path=self._hit_path(path),
+                )
                 for path in self._handlers
             ]
             self._followed = [

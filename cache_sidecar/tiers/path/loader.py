@@ -28,6 +28,8 @@ L2_BATCHES = 1
 STORE_BATCHES = 4
 RECHECK_BATCHES = 1
 MAX_WAITING = 20_000
+# Loads from PostgreSQL at the same time where each has one id: the other connections are for other datasets.
+SINGLE_LOADS = 2
 # Fills and refreshes that run behind the replies; more are skipped, as no reply depends on them.
 MAX_BACKGROUND = 64
 # Seconds for which a claim lets one sidecar alone refresh a value in Redis before it expires there.
@@ -65,8 +67,8 @@ class Loader:
         )
         self.store_batch: Batch[Record] = Batch(
             self._load_from_store,
-            max_ids=MAX_BATCH,
-            max_running=STORE_BATCHES,
+            max_ids=1 if tiers.loads_singly else MAX_BATCH,
+            max_running=SINGLE_LOADS if tiers.loads_singly else STORE_BATCHES,
             max_waiting=MAX_WAITING,
             gather_from=self.l2_batch,
             name=f"load of {tiers.name} from PostgreSQL",

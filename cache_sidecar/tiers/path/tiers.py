@@ -26,6 +26,8 @@ class Tiers:
     policy: Callable[[], DatasetPolicy]
     "Returns the policy in effect."
     clock: Clock
+    loads_singly: bool = False
+    "Whether each load from PostgreSQL has one id, and few run at a time: of ids that take long, each in its own way."
     reuse: Reuse = field(default_factory=SampledReuse)
     "Simulates other sizes and times to live."
     rng: Callable[[], float] = random.random

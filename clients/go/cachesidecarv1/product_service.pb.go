@@ -9,6 +9,7 @@
 package cachesidecarv1
 
 import (
+	money "google.golang.org/genproto/googleapis/type/money"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -726,6 +727,410 @@ func (x *Category) GetSubcategories() []*Category {
 	return nil
 }
 
+// Request for SearchProducts. A product is returned if it matches the query and every filter that is set. The query and the filters
+// must not have more than 4,096 bytes together.
+type SearchProductsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to look for in titles, brands, categories, values of attributes, descriptions and product_ids: 1 to 256 characters.
+	// All words must occur, in a form of the setting `search_language`. `"solid oak"` finds these words next to each other, `or`
+	// either of two alternatives, and `-oak` excludes, up to 16 times. A query of nothing but exclusions, or of words that the language ignores,
+	// such as `the`, matches nothing. Case does not matter.
+	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// If true, the last word is the beginning of one, for searching while the user types. Not if it is quoted or excluded, or if the
+	// query ends with a space.
+	Prefix bool `protobuf:"varint,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// If set, products in exactly one of these categories. At most 16.
+	Categories []string `protobuf:"bytes,3,rep,name=categories,proto3" json:"categories,omitempty"`
+	// If set, products of one of these brands. At most 16.
+	Brands []string `protobuf:"bytes,4,rep,name=brands,proto3" json:"brands,omitempty"`
+	// If set, products that cost at least this much, in this currency.
+	MinPrice *money.Money `protobuf:"bytes,5,opt,name=min_price,json=minPrice,proto3" json:"min_price,omitempty"`
+	// If set, products that cost at most this much, in this currency. If both prices are set, their currencies must be equal, and
+	// this must not be the lower one.
+	MaxPrice *money.Money `protobuf:"bytes,6,opt,name=max_price,json=maxPrice,proto3" json:"max_price,omitempty"`
+	// Products that satisfy each of these. At most 8.
+	Attributes []*AttributeFilter `protobuf:"bytes,7,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	// What to count the matching products by: `categories`, `brand`, or `attributes.` and the key of an attribute, such as
+	// `attributes.color`. At most 8.
+	Facets []string `protobuf:"bytes,8,rep,name=facets,proto3" json:"facets,omitempty"`
+	// The maximum number of products to return. The default, for 0, is 20; values above 100 are reduced to 100; negative values
+	// are rejected.
+	PageSize int32 `protobuf:"varint,9,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The `next_page_token` of the previous page; empty for the first page. All other fields but `page_size`, `facets` and
+	// `options` must be the same as in the call that returned the token. The first 500 products can be reached.
+	PageToken string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// How fresh the result and its products must be. The age of a result counts from when it was searched for in PostgreSQL.
+	Options       *ReadOptions `protobuf:"bytes,11,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchProductsRequest) Reset() {
+	*x = SearchProductsRequest{}
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchProductsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchProductsRequest) ProtoMessage() {}
+
+func (x *SearchProductsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchProductsRequest.ProtoReflect.Descriptor instead.
+func (*SearchProductsRequest) Descriptor() ([]byte, []int) {
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SearchProductsRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *SearchProductsRequest) GetPrefix() bool {
+	if x != nil {
+		return x.Prefix
+	}
+	return false
+}
+
+func (x *SearchProductsRequest) GetCategories() []string {
+	if x != nil {
+		return x.Categories
+	}
+	return nil
+}
+
+func (x *SearchProductsRequest) GetBrands() []string {
+	if x != nil {
+		return x.Brands
+	}
+	return nil
+}
+
+func (x *SearchProductsRequest) GetMinPrice() *money.Money {
+	if x != nil {
+		return x.MinPrice
+	}
+	return nil
+}
+
+func (x *SearchProductsRequest) GetMaxPrice() *money.Money {
+	if x != nil {
+		return x.MaxPrice
+	}
+	return nil
+}
+
+func (x *SearchProductsRequest) GetAttributes() []*AttributeFilter {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+func (x *SearchProductsRequest) GetFacets() []string {
+	if x != nil {
+		return x.Facets
+	}
+	return nil
+}
+
+func (x *SearchProductsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchProductsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *SearchProductsRequest) GetOptions() *ReadOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// Requires an attribute to have one of several values.
+type AttributeFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key of the attribute.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The accepted values: 1 to 16.
+	Values        []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttributeFilter) Reset() {
+	*x = AttributeFilter{}
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttributeFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttributeFilter) ProtoMessage() {}
+
+func (x *AttributeFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttributeFilter.ProtoReflect.Descriptor instead.
+func (*AttributeFilter) Descriptor() ([]byte, []int) {
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AttributeFilter) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AttributeFilter) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// Reply of SearchProducts.
+type SearchProductsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The products of this page. There may be fewer than requested, even none, although it is not the last page:
+	// `next_page_token` says that.
+	Products []*Product `protobuf:"bytes,1,rep,name=products,proto3" json:"products,omitempty"`
+	// The `page_token` of the next page; empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The number of matching products, at most 10,000. If more match, any 10,000 of them are ranked and counted, and
+	// `has_more_matches` is set.
+	TotalSize int32 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	// Whether more products match than `total_size`. Then the counts of facets are lower bounds.
+	HasMoreMatches bool `protobuf:"varint,4,opt,name=has_more_matches,json=hasMoreMatches,proto3" json:"has_more_matches,omitempty"`
+	// The facets that were requested, in that order.
+	Facets []*Facet `protobuf:"bytes,5,rep,name=facets,proto3" json:"facets,omitempty"`
+	// The metadata of the page as a whole: the slowest tier that was read, for the result or one of its products, the newest
+	// version of a product on the page, and the greatest age. Stale if any part of it is.
+	Cache         *CacheMetadata `protobuf:"bytes,15,opt,name=cache,proto3" json:"cache,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchProductsResponse) Reset() {
+	*x = SearchProductsResponse{}
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchProductsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchProductsResponse) ProtoMessage() {}
+
+func (x *SearchProductsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchProductsResponse.ProtoReflect.Descriptor instead.
+func (*SearchProductsResponse) Descriptor() ([]byte, []int) {
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SearchProductsResponse) GetProducts() []*Product {
+	if x != nil {
+		return x.Products
+	}
+	return nil
+}
+
+func (x *SearchProductsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *SearchProductsResponse) GetTotalSize() int32 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+func (x *SearchProductsResponse) GetHasMoreMatches() bool {
+	if x != nil {
+		return x.HasMoreMatches
+	}
+	return false
+}
+
+func (x *SearchProductsResponse) GetFacets() []*Facet {
+	if x != nil {
+		return x.Facets
+	}
+	return nil
+}
+
+func (x *SearchProductsResponse) GetCache() *CacheMetadata {
+	if x != nil {
+		return x.Cache
+	}
+	return nil
+}
+
+// How many of the matching products have which value.
+type Facet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the request.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The most frequent values, at most 50, by count and then by their bytes.
+	Values        []*FacetValue `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Facet) Reset() {
+	*x = Facet{}
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Facet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Facet) ProtoMessage() {}
+
+func (x *Facet) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Facet.ProtoReflect.Descriptor instead.
+func (*Facet) Descriptor() ([]byte, []int) {
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Facet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Facet) GetValues() []*FacetValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// A value that matching products have.
+type FacetValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The category, the brand, or the value of the attribute.
+	Value string `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	// The number of matching products that have it.
+	Count         int32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FacetValue) Reset() {
+	*x = FacetValue{}
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FacetValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FacetValue) ProtoMessage() {}
+
+func (x *FacetValue) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FacetValue.ProtoReflect.Descriptor instead.
+func (*FacetValue) Descriptor() ([]byte, []int) {
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FacetValue) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *FacetValue) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Request for CreateProduct.
 type CreateProductRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -739,7 +1144,7 @@ type CreateProductRequest struct {
 
 func (x *CreateProductRequest) Reset() {
 	*x = CreateProductRequest{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[9]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +1156,7 @@ func (x *CreateProductRequest) String() string {
 func (*CreateProductRequest) ProtoMessage() {}
 
 func (x *CreateProductRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[9]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +1169,7 @@ func (x *CreateProductRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProductRequest.ProtoReflect.Descriptor instead.
 func (*CreateProductRequest) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{9}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateProductRequest) GetProduct() *Product {
@@ -792,7 +1197,7 @@ type CreateProductResponse struct {
 
 func (x *CreateProductResponse) Reset() {
 	*x = CreateProductResponse{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[10]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1209,7 @@ func (x *CreateProductResponse) String() string {
 func (*CreateProductResponse) ProtoMessage() {}
 
 func (x *CreateProductResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[10]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1222,7 @@ func (x *CreateProductResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProductResponse.ProtoReflect.Descriptor instead.
 func (*CreateProductResponse) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{10}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateProductResponse) GetProduct() *Product {
@@ -846,7 +1251,7 @@ type UpdateProductRequest struct {
 
 func (x *UpdateProductRequest) Reset() {
 	*x = UpdateProductRequest{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[11]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1263,7 @@ func (x *UpdateProductRequest) String() string {
 func (*UpdateProductRequest) ProtoMessage() {}
 
 func (x *UpdateProductRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[11]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1276,7 @@ func (x *UpdateProductRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProductRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProductRequest) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{11}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateProductRequest) GetProduct() *Product {
@@ -906,7 +1311,7 @@ type UpdateProductResponse struct {
 
 func (x *UpdateProductResponse) Reset() {
 	*x = UpdateProductResponse{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[12]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1323,7 @@ func (x *UpdateProductResponse) String() string {
 func (*UpdateProductResponse) ProtoMessage() {}
 
 func (x *UpdateProductResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[12]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1336,7 @@ func (x *UpdateProductResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProductResponse.ProtoReflect.Descriptor instead.
 func (*UpdateProductResponse) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{12}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateProductResponse) GetProduct() *Product {
@@ -956,7 +1361,7 @@ type DeleteProductRequest struct {
 
 func (x *DeleteProductRequest) Reset() {
 	*x = DeleteProductRequest{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[13]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1373,7 @@ func (x *DeleteProductRequest) String() string {
 func (*DeleteProductRequest) ProtoMessage() {}
 
 func (x *DeleteProductRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[13]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1386,7 @@ func (x *DeleteProductRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProductRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProductRequest) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{13}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteProductRequest) GetProductId() string {
@@ -1014,7 +1419,7 @@ type DeleteProductResponse struct {
 
 func (x *DeleteProductResponse) Reset() {
 	*x = DeleteProductResponse{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[14]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1431,7 @@ func (x *DeleteProductResponse) String() string {
 func (*DeleteProductResponse) ProtoMessage() {}
 
 func (x *DeleteProductResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[14]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1444,7 @@ func (x *DeleteProductResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProductResponse.ProtoReflect.Descriptor instead.
 func (*DeleteProductResponse) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{14}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{19}
 }
 
 // Request for WatchProducts.
@@ -1054,7 +1459,7 @@ type WatchProductsRequest struct {
 
 func (x *WatchProductsRequest) Reset() {
 	*x = WatchProductsRequest{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[15]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1471,7 @@ func (x *WatchProductsRequest) String() string {
 func (*WatchProductsRequest) ProtoMessage() {}
 
 func (x *WatchProductsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[15]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1484,7 @@ func (x *WatchProductsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchProductsRequest.ProtoReflect.Descriptor instead.
 func (*WatchProductsRequest) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{15}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchProductsRequest) GetAfterVersion() int64 {
@@ -1108,7 +1513,7 @@ type WatchProductsResponse struct {
 
 func (x *WatchProductsResponse) Reset() {
 	*x = WatchProductsResponse{}
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[16]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1525,7 @@ func (x *WatchProductsResponse) String() string {
 func (*WatchProductsResponse) ProtoMessage() {}
 
 func (x *WatchProductsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[16]
+	mi := &file_cache_sidecar_v1_product_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1538,7 @@ func (x *WatchProductsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchProductsResponse.ProtoReflect.Descriptor instead.
 func (*WatchProductsResponse) Descriptor() ([]byte, []int) {
-	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{16}
+	return file_cache_sidecar_v1_product_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchProductsResponse) GetProductId() string {
@@ -1168,7 +1573,7 @@ var File_cache_sidecar_v1_product_service_proto protoreflect.FileDescriptor
 
 const file_cache_sidecar_v1_product_service_proto_rawDesc = "" +
 	"\n" +
-	"&cache_sidecar/v1/product_service.proto\x12\x10cache_sidecar.v1\x1a\x1ccache_sidecar/v1/cache.proto\x1a\x1ecache_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"k\n" +
+	"&cache_sidecar/v1/product_service.proto\x12\x10cache_sidecar.v1\x1a\x1ccache_sidecar/v1/cache.proto\x1a\x1ecache_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"k\n" +
 	"\x11GetProductRequest\x12\x1d\n" +
 	"\n" +
 	"product_id\x18\x01 \x01(\tR\tproductId\x127\n" +
@@ -1208,7 +1613,43 @@ const file_cache_sidecar_v1_product_service_proto_rawDesc = "" +
 	"\bcategory\x18\x01 \x01(\tR\bcategory\x12#\n" +
 	"\rproduct_count\x18\x02 \x01(\x03R\fproductCount\x12.\n" +
 	"\x13total_product_count\x18\x03 \x01(\x03R\x11totalProductCount\x12@\n" +
-	"\rsubcategories\x18\x04 \x03(\v2\x1a.cache_sidecar.v1.CategoryR\rsubcategories\"j\n" +
+	"\rsubcategories\x18\x04 \x03(\v2\x1a.cache_sidecar.v1.CategoryR\rsubcategories\"\xaf\x03\n" +
+	"\x15SearchProductsRequest\x12\x14\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\bR\x06prefix\x12\x1e\n" +
+	"\n" +
+	"categories\x18\x03 \x03(\tR\n" +
+	"categories\x12\x16\n" +
+	"\x06brands\x18\x04 \x03(\tR\x06brands\x12/\n" +
+	"\tmin_price\x18\x05 \x01(\v2\x12.google.type.MoneyR\bminPrice\x12/\n" +
+	"\tmax_price\x18\x06 \x01(\v2\x12.google.type.MoneyR\bmaxPrice\x12A\n" +
+	"\n" +
+	"attributes\x18\a \x03(\v2!.cache_sidecar.v1.AttributeFilterR\n" +
+	"attributes\x12\x16\n" +
+	"\x06facets\x18\b \x03(\tR\x06facets\x12\x1b\n" +
+	"\tpage_size\x18\t \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\n" +
+	" \x01(\tR\tpageToken\x127\n" +
+	"\aoptions\x18\v \x01(\v2\x1d.cache_sidecar.v1.ReadOptionsR\aoptions\"=\n" +
+	"\x0fAttributeFilter\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\"\xa8\x02\n" +
+	"\x16SearchProductsResponse\x125\n" +
+	"\bproducts\x18\x01 \x03(\v2\x19.cache_sidecar.v1.ProductR\bproducts\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x03 \x01(\x05R\ttotalSize\x12(\n" +
+	"\x10has_more_matches\x18\x04 \x01(\bR\x0ehasMoreMatches\x12/\n" +
+	"\x06facets\x18\x05 \x03(\v2\x17.cache_sidecar.v1.FacetR\x06facets\x125\n" +
+	"\x05cache\x18\x0f \x01(\v2\x1f.cache_sidecar.v1.CacheMetadataR\x05cache\"Q\n" +
+	"\x05Facet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
+	"\x06values\x18\x02 \x03(\v2\x1c.cache_sidecar.v1.FacetValueR\x06values\"8\n" +
+	"\n" +
+	"FacetValue\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\tR\x05value\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x05R\x05count\"j\n" +
 	"\x14CreateProductRequest\x123\n" +
 	"\aproduct\x18\x01 \x01(\v2\x19.cache_sidecar.v1.ProductR\aproduct\x12\x1d\n" +
 	"\n" +
@@ -1252,13 +1693,14 @@ const file_cache_sidecar_v1_product_service_proto_rawDesc = "" +
 	"\x13CHANGE_KIND_CREATED\x10\x01\x12\x17\n" +
 	"\x13CHANGE_KIND_UPDATED\x10\x02\x12\x17\n" +
 	"\x13CHANGE_KIND_DELETED\x10\x03\x12\x1d\n" +
-	"\x19CHANGE_KIND_WATCH_STARTED\x10\x042\x9f\x06\n" +
+	"\x19CHANGE_KIND_WATCH_STARTED\x10\x042\x84\a\n" +
 	"\x0eProductService\x12W\n" +
 	"\n" +
 	"GetProduct\x12#.cache_sidecar.v1.GetProductRequest\x1a$.cache_sidecar.v1.GetProductResponse\x12i\n" +
 	"\x10BatchGetProducts\x12).cache_sidecar.v1.BatchGetProductsRequest\x1a*.cache_sidecar.v1.BatchGetProductsResponse\x12]\n" +
 	"\fListProducts\x12%.cache_sidecar.v1.ListProductsRequest\x1a&.cache_sidecar.v1.ListProductsResponse\x12`\n" +
-	"\rGetCategories\x12&.cache_sidecar.v1.GetCategoriesRequest\x1a'.cache_sidecar.v1.GetCategoriesResponse\x12`\n" +
+	"\rGetCategories\x12&.cache_sidecar.v1.GetCategoriesRequest\x1a'.cache_sidecar.v1.GetCategoriesResponse\x12c\n" +
+	"\x0eSearchProducts\x12'.cache_sidecar.v1.SearchProductsRequest\x1a(.cache_sidecar.v1.SearchProductsResponse\x12`\n" +
 	"\rCreateProduct\x12&.cache_sidecar.v1.CreateProductRequest\x1a'.cache_sidecar.v1.CreateProductResponse\x12`\n" +
 	"\rUpdateProduct\x12&.cache_sidecar.v1.UpdateProductRequest\x1a'.cache_sidecar.v1.UpdateProductResponse\x12`\n" +
 	"\rDeleteProduct\x12&.cache_sidecar.v1.DeleteProductRequest\x1a'.cache_sidecar.v1.DeleteProductResponse\x12b\n" +
@@ -1278,7 +1720,7 @@ func file_cache_sidecar_v1_product_service_proto_rawDescGZIP() []byte {
 }
 
 var file_cache_sidecar_v1_product_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cache_sidecar_v1_product_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_cache_sidecar_v1_product_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_cache_sidecar_v1_product_service_proto_goTypes = []any{
 	(ProductOrder)(0),                // 0: cache_sidecar.v1.ProductOrder
 	(ChangeKind)(0),                  // 1: cache_sidecar.v1.ChangeKind
@@ -1291,64 +1733,80 @@ var file_cache_sidecar_v1_product_service_proto_goTypes = []any{
 	(*GetCategoriesRequest)(nil),     // 8: cache_sidecar.v1.GetCategoriesRequest
 	(*GetCategoriesResponse)(nil),    // 9: cache_sidecar.v1.GetCategoriesResponse
 	(*Category)(nil),                 // 10: cache_sidecar.v1.Category
-	(*CreateProductRequest)(nil),     // 11: cache_sidecar.v1.CreateProductRequest
-	(*CreateProductResponse)(nil),    // 12: cache_sidecar.v1.CreateProductResponse
-	(*UpdateProductRequest)(nil),     // 13: cache_sidecar.v1.UpdateProductRequest
-	(*UpdateProductResponse)(nil),    // 14: cache_sidecar.v1.UpdateProductResponse
-	(*DeleteProductRequest)(nil),     // 15: cache_sidecar.v1.DeleteProductRequest
-	(*DeleteProductResponse)(nil),    // 16: cache_sidecar.v1.DeleteProductResponse
-	(*WatchProductsRequest)(nil),     // 17: cache_sidecar.v1.WatchProductsRequest
-	(*WatchProductsResponse)(nil),    // 18: cache_sidecar.v1.WatchProductsResponse
-	(*ReadOptions)(nil),              // 19: cache_sidecar.v1.ReadOptions
-	(*Product)(nil),                  // 20: cache_sidecar.v1.Product
-	(*CacheMetadata)(nil),            // 21: cache_sidecar.v1.CacheMetadata
-	(*fieldmaskpb.FieldMask)(nil),    // 22: google.protobuf.FieldMask
-	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
+	(*SearchProductsRequest)(nil),    // 11: cache_sidecar.v1.SearchProductsRequest
+	(*AttributeFilter)(nil),          // 12: cache_sidecar.v1.AttributeFilter
+	(*SearchProductsResponse)(nil),   // 13: cache_sidecar.v1.SearchProductsResponse
+	(*Facet)(nil),                    // 14: cache_sidecar.v1.Facet
+	(*FacetValue)(nil),               // 15: cache_sidecar.v1.FacetValue
+	(*CreateProductRequest)(nil),     // 16: cache_sidecar.v1.CreateProductRequest
+	(*CreateProductResponse)(nil),    // 17: cache_sidecar.v1.CreateProductResponse
+	(*UpdateProductRequest)(nil),     // 18: cache_sidecar.v1.UpdateProductRequest
+	(*UpdateProductResponse)(nil),    // 19: cache_sidecar.v1.UpdateProductResponse
+	(*DeleteProductRequest)(nil),     // 20: cache_sidecar.v1.DeleteProductRequest
+	(*DeleteProductResponse)(nil),    // 21: cache_sidecar.v1.DeleteProductResponse
+	(*WatchProductsRequest)(nil),     // 22: cache_sidecar.v1.WatchProductsRequest
+	(*WatchProductsResponse)(nil),    // 23: cache_sidecar.v1.WatchProductsResponse
+	(*ReadOptions)(nil),              // 24: cache_sidecar.v1.ReadOptions
+	(*Product)(nil),                  // 25: cache_sidecar.v1.Product
+	(*CacheMetadata)(nil),            // 26: cache_sidecar.v1.CacheMetadata
+	(*money.Money)(nil),              // 27: google.type.Money
+	(*fieldmaskpb.FieldMask)(nil),    // 28: google.protobuf.FieldMask
+	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
 }
 var file_cache_sidecar_v1_product_service_proto_depIdxs = []int32{
-	19, // 0: cache_sidecar.v1.GetProductRequest.options:type_name -> cache_sidecar.v1.ReadOptions
-	20, // 1: cache_sidecar.v1.GetProductResponse.product:type_name -> cache_sidecar.v1.Product
-	21, // 2: cache_sidecar.v1.GetProductResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
-	19, // 3: cache_sidecar.v1.BatchGetProductsRequest.options:type_name -> cache_sidecar.v1.ReadOptions
-	20, // 4: cache_sidecar.v1.BatchGetProductsResponse.products:type_name -> cache_sidecar.v1.Product
-	21, // 5: cache_sidecar.v1.BatchGetProductsResponse.product_caches:type_name -> cache_sidecar.v1.CacheMetadata
-	21, // 6: cache_sidecar.v1.BatchGetProductsResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
+	24, // 0: cache_sidecar.v1.GetProductRequest.options:type_name -> cache_sidecar.v1.ReadOptions
+	25, // 1: cache_sidecar.v1.GetProductResponse.product:type_name -> cache_sidecar.v1.Product
+	26, // 2: cache_sidecar.v1.GetProductResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
+	24, // 3: cache_sidecar.v1.BatchGetProductsRequest.options:type_name -> cache_sidecar.v1.ReadOptions
+	25, // 4: cache_sidecar.v1.BatchGetProductsResponse.products:type_name -> cache_sidecar.v1.Product
+	26, // 5: cache_sidecar.v1.BatchGetProductsResponse.product_caches:type_name -> cache_sidecar.v1.CacheMetadata
+	26, // 6: cache_sidecar.v1.BatchGetProductsResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
 	0,  // 7: cache_sidecar.v1.ListProductsRequest.order:type_name -> cache_sidecar.v1.ProductOrder
-	19, // 8: cache_sidecar.v1.ListProductsRequest.options:type_name -> cache_sidecar.v1.ReadOptions
-	20, // 9: cache_sidecar.v1.ListProductsResponse.products:type_name -> cache_sidecar.v1.Product
-	21, // 10: cache_sidecar.v1.ListProductsResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
-	19, // 11: cache_sidecar.v1.GetCategoriesRequest.options:type_name -> cache_sidecar.v1.ReadOptions
+	24, // 8: cache_sidecar.v1.ListProductsRequest.options:type_name -> cache_sidecar.v1.ReadOptions
+	25, // 9: cache_sidecar.v1.ListProductsResponse.products:type_name -> cache_sidecar.v1.Product
+	26, // 10: cache_sidecar.v1.ListProductsResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
+	24, // 11: cache_sidecar.v1.GetCategoriesRequest.options:type_name -> cache_sidecar.v1.ReadOptions
 	10, // 12: cache_sidecar.v1.GetCategoriesResponse.categories:type_name -> cache_sidecar.v1.Category
-	21, // 13: cache_sidecar.v1.GetCategoriesResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
+	26, // 13: cache_sidecar.v1.GetCategoriesResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
 	10, // 14: cache_sidecar.v1.Category.subcategories:type_name -> cache_sidecar.v1.Category
-	20, // 15: cache_sidecar.v1.CreateProductRequest.product:type_name -> cache_sidecar.v1.Product
-	20, // 16: cache_sidecar.v1.CreateProductResponse.product:type_name -> cache_sidecar.v1.Product
-	20, // 17: cache_sidecar.v1.UpdateProductRequest.product:type_name -> cache_sidecar.v1.Product
-	22, // 18: cache_sidecar.v1.UpdateProductRequest.update_mask:type_name -> google.protobuf.FieldMask
-	20, // 19: cache_sidecar.v1.UpdateProductResponse.product:type_name -> cache_sidecar.v1.Product
-	1,  // 20: cache_sidecar.v1.WatchProductsResponse.kind:type_name -> cache_sidecar.v1.ChangeKind
-	23, // 21: cache_sidecar.v1.WatchProductsResponse.change_time:type_name -> google.protobuf.Timestamp
-	2,  // 22: cache_sidecar.v1.ProductService.GetProduct:input_type -> cache_sidecar.v1.GetProductRequest
-	4,  // 23: cache_sidecar.v1.ProductService.BatchGetProducts:input_type -> cache_sidecar.v1.BatchGetProductsRequest
-	6,  // 24: cache_sidecar.v1.ProductService.ListProducts:input_type -> cache_sidecar.v1.ListProductsRequest
-	8,  // 25: cache_sidecar.v1.ProductService.GetCategories:input_type -> cache_sidecar.v1.GetCategoriesRequest
-	11, // 26: cache_sidecar.v1.ProductService.CreateProduct:input_type -> cache_sidecar.v1.CreateProductRequest
-	13, // 27: cache_sidecar.v1.ProductService.UpdateProduct:input_type -> cache_sidecar.v1.UpdateProductRequest
-	15, // 28: cache_sidecar.v1.ProductService.DeleteProduct:input_type -> cache_sidecar.v1.DeleteProductRequest
-	17, // 29: cache_sidecar.v1.ProductService.WatchProducts:input_type -> cache_sidecar.v1.WatchProductsRequest
-	3,  // 30: cache_sidecar.v1.ProductService.GetProduct:output_type -> cache_sidecar.v1.GetProductResponse
-	5,  // 31: cache_sidecar.v1.ProductService.BatchGetProducts:output_type -> cache_sidecar.v1.BatchGetProductsResponse
-	7,  // 32: cache_sidecar.v1.ProductService.ListProducts:output_type -> cache_sidecar.v1.ListProductsResponse
-	9,  // 33: cache_sidecar.v1.ProductService.GetCategories:output_type -> cache_sidecar.v1.GetCategoriesResponse
-	12, // 34: cache_sidecar.v1.ProductService.CreateProduct:output_type -> cache_sidecar.v1.CreateProductResponse
-	14, // 35: cache_sidecar.v1.ProductService.UpdateProduct:output_type -> cache_sidecar.v1.UpdateProductResponse
-	16, // 36: cache_sidecar.v1.ProductService.DeleteProduct:output_type -> cache_sidecar.v1.DeleteProductResponse
-	18, // 37: cache_sidecar.v1.ProductService.WatchProducts:output_type -> cache_sidecar.v1.WatchProductsResponse
-	30, // [30:38] is the sub-list for method output_type
-	22, // [22:30] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	27, // 15: cache_sidecar.v1.SearchProductsRequest.min_price:type_name -> google.type.Money
+	27, // 16: cache_sidecar.v1.SearchProductsRequest.max_price:type_name -> google.type.Money
+	12, // 17: cache_sidecar.v1.SearchProductsRequest.attributes:type_name -> cache_sidecar.v1.AttributeFilter
+	24, // 18: cache_sidecar.v1.SearchProductsRequest.options:type_name -> cache_sidecar.v1.ReadOptions
+	25, // 19: cache_sidecar.v1.SearchProductsResponse.products:type_name -> cache_sidecar.v1.Product
+	14, // 20: cache_sidecar.v1.SearchProductsResponse.facets:type_name -> cache_sidecar.v1.Facet
+	26, // 21: cache_sidecar.v1.SearchProductsResponse.cache:type_name -> cache_sidecar.v1.CacheMetadata
+	15, // 22: cache_sidecar.v1.Facet.values:type_name -> cache_sidecar.v1.FacetValue
+	25, // 23: cache_sidecar.v1.CreateProductRequest.product:type_name -> cache_sidecar.v1.Product
+	25, // 24: cache_sidecar.v1.CreateProductResponse.product:type_name -> cache_sidecar.v1.Product
+	25, // 25: cache_sidecar.v1.UpdateProductRequest.product:type_name -> cache_sidecar.v1.Product
+	28, // 26: cache_sidecar.v1.UpdateProductRequest.update_mask:type_name -> google.protobuf.FieldMask
+	25, // 27: cache_sidecar.v1.UpdateProductResponse.product:type_name -> cache_sidecar.v1.Product
+	1,  // 28: cache_sidecar.v1.WatchProductsResponse.kind:type_name -> cache_sidecar.v1.ChangeKind
+	29, // 29: cache_sidecar.v1.WatchProductsResponse.change_time:type_name -> google.protobuf.Timestamp
+	2,  // 30: cache_sidecar.v1.ProductService.GetProduct:input_type -> cache_sidecar.v1.GetProductRequest
+	4,  // 31: cache_sidecar.v1.ProductService.BatchGetProducts:input_type -> cache_sidecar.v1.BatchGetProductsRequest
+	6,  // 32: cache_sidecar.v1.ProductService.ListProducts:input_type -> cache_sidecar.v1.ListProductsRequest
+	8,  // 33: cache_sidecar.v1.ProductService.GetCategories:input_type -> cache_sidecar.v1.GetCategoriesRequest
+	11, // 34: cache_sidecar.v1.ProductService.SearchProducts:input_type -> cache_sidecar.v1.SearchProductsRequest
+	16, // 35: cache_sidecar.v1.ProductService.CreateProduct:input_type -> cache_sidecar.v1.CreateProductRequest
+	18, // 36: cache_sidecar.v1.ProductService.UpdateProduct:input_type -> cache_sidecar.v1.UpdateProductRequest
+	20, // 37: cache_sidecar.v1.ProductService.DeleteProduct:input_type -> cache_sidecar.v1.DeleteProductRequest
+	22, // 38: cache_sidecar.v1.ProductService.WatchProducts:input_type -> cache_sidecar.v1.WatchProductsRequest
+	3,  // 39: cache_sidecar.v1.ProductService.GetProduct:output_type -> cache_sidecar.v1.GetProductResponse
+	5,  // 40: cache_sidecar.v1.ProductService.BatchGetProducts:output_type -> cache_sidecar.v1.BatchGetProductsResponse
+	7,  // 41: cache_sidecar.v1.ProductService.ListProducts:output_type -> cache_sidecar.v1.ListProductsResponse
+	9,  // 42: cache_sidecar.v1.ProductService.GetCategories:output_type -> cache_sidecar.v1.GetCategoriesResponse
+	13, // 43: cache_sidecar.v1.ProductService.SearchProducts:output_type -> cache_sidecar.v1.SearchProductsResponse
+	17, // 44: cache_sidecar.v1.ProductService.CreateProduct:output_type -> cache_sidecar.v1.CreateProductResponse
+	19, // 45: cache_sidecar.v1.ProductService.UpdateProduct:output_type -> cache_sidecar.v1.UpdateProductResponse
+	21, // 46: cache_sidecar.v1.ProductService.DeleteProduct:output_type -> cache_sidecar.v1.DeleteProductResponse
+	23, // 47: cache_sidecar.v1.ProductService.WatchProducts:output_type -> cache_sidecar.v1.WatchProductsResponse
+	39, // [39:48] is the sub-list for method output_type
+	30, // [30:39] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_cache_sidecar_v1_product_service_proto_init() }
@@ -1364,7 +1822,7 @@ func file_cache_sidecar_v1_product_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cache_sidecar_v1_product_service_proto_rawDesc), len(file_cache_sidecar_v1_product_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	ProductService_BatchGetProducts_FullMethodName = "/cache_sidecar.v1.ProductService/BatchGetProducts"
 	ProductService_ListProducts_FullMethodName     = "/cache_sidecar.v1.ProductService/ListProducts"
 	ProductService_GetCategories_FullMethodName    = "/cache_sidecar.v1.ProductService/GetCategories"
+	ProductService_SearchProducts_FullMethodName   = "/cache_sidecar.v1.ProductService/SearchProducts"
 	ProductService_CreateProduct_FullMethodName    = "/cache_sidecar.v1.ProductService/CreateProduct"
 	ProductService_UpdateProduct_FullMethodName    = "/cache_sidecar.v1.ProductService/UpdateProduct"
 	ProductService_DeleteProduct_FullMethodName    = "/cache_sidecar.v1.ProductService/DeleteProduct"
@@ -71,6 +72,14 @@ type ProductServiceClient interface {
 	ListProducts(ctx context.Context, in *ListProductsRequest, opts ...grpc.CallOption) (*ListProductsResponse, error)
 	// Returns the categories of the active products as trees, with the number of products in each. Cached as lists are.
 	GetCategories(ctx context.Context, in *GetCategoriesRequest, opts ...grpc.CallOption) (*GetCategoriesResponse, error)
+	// Returns the active products that match a text, the most relevant first, with counts by category, brand or attribute. A result
+	// is cached for up to a minute and no change of a product invalidates it, but the products in it are those of GetProduct, and
+	// products that are no longer active are omitted. A new or changed product is found once a relay has indexed it, usually within
+	// two seconds, and cached results have expired. Under overload, searches are refused before other calls of this service.
+	//
+	// Fails with UNAVAILABLE while the relay indexes the products for the first time. If PostgreSQL does not answer, a result that
+	// expired in memory up to a minute ago is returned, with `cache.stale` set.
+	SearchProducts(ctx context.Context, in *SearchProductsRequest, opts ...grpc.CallOption) (*SearchProductsResponse, error)
 	// Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use.
 	CreateProduct(ctx context.Context, in *CreateProductRequest, opts ...grpc.CallOption) (*CreateProductResponse, error)
 	// Updates the fields named in `update_mask`. Fails with NOT_FOUND if the product does not exist, and with ABORTED if
@@ -136,6 +145,16 @@ func (c *productServiceClient) GetCategories(ctx context.Context, in *GetCategor
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetCategoriesResponse)
 	err := c.cc.Invoke(ctx, ProductService_GetCategories_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *productServiceClient) SearchProducts(ctx context.Context, in *SearchProductsRequest, opts ...grpc.CallOption) (*SearchProductsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchProductsResponse)
+	err := c.cc.Invoke(ctx, ProductService_SearchProducts_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -231,6 +250,14 @@ type ProductServiceServer interface {
 	ListProducts(context.Context, *ListProductsRequest) (*ListProductsResponse, error)
 	// Returns the categories of the active products as trees, with the number of products in each. Cached as lists are.
 	GetCategories(context.Context, *GetCategoriesRequest) (*GetCategoriesResponse, error)
+	// Returns the active products that match a text, the most relevant first, with counts by category, brand or attribute. A result
+	// is cached for up to a minute and no change of a product invalidates it, but the products in it are those of GetProduct, and
+	// products that are no longer active are omitted. A new or changed product is found once a relay has indexed it, usually within
+	// two seconds, and cached results have expired. Under overload, searches are refused before other calls of this service.
+	//
+	// Fails with UNAVAILABLE while the relay indexes the products for the first time. If PostgreSQL does not answer, a result that
+	// expired in memory up to a minute ago is returned, with `cache.stale` set.
+	SearchProducts(context.Context, *SearchProductsRequest) (*SearchProductsResponse, error)
 	// Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use.
 	CreateProduct(context.Context, *CreateProductRequest) (*CreateProductResponse, error)
 	// Updates the fields named in `update_mask`. Fails with NOT_FOUND if the product does not exist, and with ABORTED if
@@ -273,6 +300,9 @@ func (UnimplementedProductServiceServer) ListProducts(context.Context, *ListProd
 }
 func (UnimplementedProductServiceServer) GetCategories(context.Context, *GetCategoriesRequest) (*GetCategoriesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCategories not implemented")
+}
+func (UnimplementedProductServiceServer) SearchProducts(context.Context, *SearchProductsRequest) (*SearchProductsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SearchProducts not implemented")
 }
 func (UnimplementedProductServiceServer) CreateProduct(context.Context, *CreateProductRequest) (*CreateProductResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateProduct not implemented")
@@ -379,6 +409,24 @@ func _ProductService_GetCategories_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProductService_SearchProducts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchProductsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProductServiceServer).SearchProducts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProductService_SearchProducts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProductServiceServer).SearchProducts(ctx, req.(*SearchProductsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ProductService_CreateProduct_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateProductRequest)
 	if err := dec(in); err != nil {
@@ -466,6 +514,10 @@ var ProductService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetCategories",
 			Handler:    _ProductService_GetCategories_Handler,
+		},
+		{
+			MethodName: "SearchProducts",
+			Handler:    _ProductService_SearchProducts_Handler,
 		},
 		{
 			MethodName: "CreateProduct",

@@ -16,9 +16,10 @@ from cache_sidecar_client.v1 import cache_pb2 as cache__sidecar_dot_v1_dot_cache
 from cache_sidecar_client.v1 import product_pb2 as cache__sidecar_dot_v1_dot_product__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from cache_sidecar_client.v1.google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n&cache_sidecar/v1/product_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1c\x63\x61\x63he_sidecar/v1/cache.proto\x1a\x1e\x63\x61\x63he_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"W\n\x11GetProductRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"p\n\x12GetProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"^\n\x17\x42\x61tchGetProductsRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\xc1\x01\n\x18\x42\x61tchGetProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x37\n\x0eproduct_caches\x18\x0e \x03(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\xc7\x01\n\x13ListProductsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12-\n\x05order\x18\x04 \x01(\x0e\x32\x1e.cache_sidecar.v1.ProductOrder\x12\x18\n\x10include_inactive\x18\x05 \x01(\x08\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\x8c\x01\n\x14ListProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"F\n\x14GetCategoriesRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"w\n\x15GetCategoriesResponse\x12.\n\ncategories\x18\x01 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x83\x01\n\x08\x43\x61tegory\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x15\n\rproduct_count\x18\x02 \x01(\x03\x12\x1b\n\x13total_product_count\x18\x03 \x01(\x03\x12\x31\n\rsubcategories\x18\x04 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\"V\n\x14\x43reateProductRequest\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x15\x43reateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\x87\x01\n\x14UpdateProductRequest\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x15UpdateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"L\n\x14\x44\x65leteProductRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x17\n\x15\x44\x65leteProductResponse\"-\n\x14WatchProductsRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x03\"\x99\x01\n\x15WatchProductsResponse\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.cache_sidecar.v1.ChangeKind\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xaf\x01\n\x0cProductOrder\x12\x1d\n\x19PRODUCT_ORDER_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRODUCT_ORDER_PRODUCT_ID\x10\x01\x12\x17\n\x13PRODUCT_ORDER_TITLE\x10\x02\x12\x17\n\x13PRODUCT_ORDER_PRICE\x10\x03\x12\x18\n\x14PRODUCT_ORDER_NEWEST\x10\x04\x12\x16\n\x12PRODUCT_ORDER_RANK\x10\x05*\x93\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x12\x1d\n\x19\x43HANGE_KIND_WATCH_STARTED\x10\x04\x32\x9f\x06\n\x0eProductService\x12W\n\nGetProduct\x12#.cache_sidecar.v1.GetProductRequest\x1a$.cache_sidecar.v1.GetProductResponse\x12i\n\x10\x42\x61tchGetProducts\x12).cache_sidecar.v1.BatchGetProductsRequest\x1a*.cache_sidecar.v1.BatchGetProductsResponse\x12]\n\x0cListProducts\x12%.cache_sidecar.v1.ListProductsRequest\x1a&.cache_sidecar.v1.ListProductsResponse\x12`\n\rGetCategories\x12&.cache_sidecar.v1.GetCategoriesRequest\x1a\'.cache_sidecar.v1.GetCategoriesResponse\x12`\n\rCreateProduct\x12&.cache_sidecar.v1.CreateProductRequest\x1a\'.cache_sidecar.v1.CreateProductResponse\x12`\n\rUpdateProduct\x12&.cache_sidecar.v1.UpdateProductRequest\x1a\'.cache_sidecar.v1.UpdateProductResponse\x12`\n\rDeleteProduct\x12&.cache_sidecar.v1.DeleteProductRequest\x1a\'.cache_sidecar.v1.DeleteProductResponse\x12\x62\n\rWatchProducts\x12&.cache_sidecar.v1.WatchProductsRequest\x1a\'.cache_sidecar.v1.WatchProductsResponse0\x01\x42\xb0\x01\n\x12io.cachesidecar.v1P\x01Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\xa2\x02\x03\x43SC\xaa\x02\x0f\x43\x61\x63heSidecar.V1\xca\x02\x0f\x43\x61\x63heSidecar\\V1\xe2\x02\x18\x43\x61\x63heSidecar\\V1\\Metadata\xea\x02\x10\x43\x61\x63heSidecar::V1b\x06proto3')
+DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n&cache_sidecar/v1/product_service.proto\x12\x10\x63\x61\x63he_sidecar.v1\x1a\x1c\x63\x61\x63he_sidecar/v1/cache.proto\x1a\x1e\x63\x61\x63he_sidecar/v1/product.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"W\n\x11GetProductRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"p\n\x12GetProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"^\n\x17\x42\x61tchGetProductsRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\xc1\x01\n\x18\x42\x61tchGetProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x37\n\x0eproduct_caches\x18\x0e \x03(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\xc7\x01\n\x13ListProductsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12-\n\x05order\x18\x04 \x01(\x0e\x32\x1e.cache_sidecar.v1.ProductOrder\x12\x18\n\x10include_inactive\x18\x05 \x01(\x08\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"\x8c\x01\n\x14ListProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"F\n\x14GetCategoriesRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"w\n\x15GetCategoriesResponse\x12.\n\ncategories\x18\x01 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"\x83\x01\n\x08\x43\x61tegory\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x15\n\rproduct_count\x18\x02 \x01(\x03\x12\x1b\n\x13total_product_count\x18\x03 \x01(\x03\x12\x31\n\rsubcategories\x18\x04 \x03(\x0b\x32\x1a.cache_sidecar.v1.Category\"\xc6\x02\n\x15SearchProductsRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\x08\x12\x12\n\ncategories\x18\x03 \x03(\t\x12\x0e\n\x06\x62rands\x18\x04 \x03(\t\x12%\n\tmin_price\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12%\n\tmax_price\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12\x35\n\nattributes\x18\x07 \x03(\x0b\x32!.cache_sidecar.v1.AttributeFilter\x12\x0e\n\x06\x66\x61\x63\x65ts\x18\x08 \x03(\t\x12\x11\n\tpage_size\x18\t \x01(\x05\x12\x12\n\npage_token\x18\n \x01(\t\x12.\n\x07options\x18\x0b \x01(\x0b\x32\x1d.cache_sidecar.v1.ReadOptions\"/\n\x0f\x41ttributeFilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xe5\x01\n\x16SearchProductsResponse\x12+\n\x08products\x18\x01 \x03(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12\x18\n\x10has_more_matches\x18\x04 \x01(\x08\x12\'\n\x06\x66\x61\x63\x65ts\x18\x05 \x03(\x0b\x32\x17.cache_sidecar.v1.Facet\x12.\n\x05\x63\x61\x63he\x18\x0f \x01(\x0b\x32\x1f.cache_sidecar.v1.CacheMetadata\"C\n\x05\x46\x61\x63\x65t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06values\x18\x02 \x03(\x0b\x32\x1c.cache_sidecar.v1.FacetValue\"*\n\nFacetValue\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"V\n\x14\x43reateProductRequest\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x15\x43reateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"\x87\x01\n\x14UpdateProductRequest\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x15UpdateProductResponse\x12*\n\x07product\x18\x01 \x01(\x0b\x32\x19.cache_sidecar.v1.Product\"L\n\x14\x44\x65leteProductRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x17\n\x15\x44\x65leteProductResponse\"-\n\x14WatchProductsRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x03\"\x99\x01\n\x15WatchProductsResponse\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.cache_sidecar.v1.ChangeKind\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xaf\x01\n\x0cProductOrder\x12\x1d\n\x19PRODUCT_ORDER_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRODUCT_ORDER_PRODUCT_ID\x10\x01\x12\x17\n\x13PRODUCT_ORDER_TITLE\x10\x02\x12\x17\n\x13PRODUCT_ORDER_PRICE\x10\x03\x12\x18\n\x14PRODUCT_ORDER_NEWEST\x10\x04\x12\x16\n\x12PRODUCT_ORDER_RANK\x10\x05*\x93\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x12\x1d\n\x19\x43HANGE_KIND_WATCH_STARTED\x10\x04\x32\x84\x07\n\x0eProductService\x12W\n\nGetProduct\x12#.cache_sidecar.v1.GetProductRequest\x1a$.cache_sidecar.v1.GetProductResponse\x12i\n\x10\x42\x61tchGetProducts\x12).cache_sidecar.v1.BatchGetProductsRequest\x1a*.cache_sidecar.v1.BatchGetProductsResponse\x12]\n\x0cListProducts\x12%.cache_sidecar.v1.ListProductsRequest\x1a&.cache_sidecar.v1.ListProductsResponse\x12`\n\rGetCategories\x12&.cache_sidecar.v1.GetCategoriesRequest\x1a\'.cache_sidecar.v1.GetCategoriesResponse\x12\x63\n\x0eSearchProducts\x12\'.cache_sidecar.v1.SearchProductsRequest\x1a(.cache_sidecar.v1.SearchProductsResponse\x12`\n\rCreateProduct\x12&.cache_sidecar.v1.CreateProductRequest\x1a\'.cache_sidecar.v1.CreateProductResponse\x12`\n\rUpdateProduct\x12&.cache_sidecar.v1.UpdateProductRequest\x1a\'.cache_sidecar.v1.UpdateProductResponse\x12`\n\rDeleteProduct\x12&.cache_sidecar.v1.DeleteProductRequest\x1a\'.cache_sidecar.v1.DeleteProductResponse\x12\x62\n\rWatchProducts\x12&.cache_sidecar.v1.WatchProductsRequest\x1a\'.cache_sidecar.v1.WatchProductsResponse0\x01\x42\xb0\x01\n\x12io.cachesidecar.v1P\x01Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\xa2\x02\x03\x43SC\xaa\x02\x0f\x43\x61\x63heSidecar.V1\xca\x02\x0f\x43\x61\x63heSidecar\\V1\xe2\x02\x18\x43\x61\x63heSidecar\\V1\\Metadata\xea\x02\x10\x43\x61\x63heSidecar::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -26,44 +27,54 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cache_sidecar_client.v1.pro
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.cachesidecar.v1P\001Z@github.com/cache-sidecar/cache-sidecar/clients/go/cachesidecarv1\242\002\003CSC\252\002\017CacheSidecar.V1\312\002\017CacheSidecar\\V1\342\002\030CacheSidecar\\V1\\Metadata\352\002\020CacheSidecar::V1'
-  _globals['_PRODUCTORDER']._serialized_start=2027
-  _globals['_PRODUCTORDER']._serialized_end=2202
-  _globals['_CHANGEKIND']._serialized_start=2205
-  _globals['_CHANGEKIND']._serialized_end=2352
-  _globals['_GETPRODUCTREQUEST']._serialized_start=189
-  _globals['_GETPRODUCTREQUEST']._serialized_end=276
-  _globals['_GETPRODUCTRESPONSE']._serialized_start=278
-  _globals['_GETPRODUCTRESPONSE']._serialized_end=390
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=392
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=486
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=489
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=682
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=685
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=884
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=887
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1027
-  _globals['_GETCATEGORIESREQUEST']._serialized_start=1029
-  _globals['_GETCATEGORIESREQUEST']._serialized_end=1099
-  _globals['_GETCATEGORIESRESPONSE']._serialized_start=1101
-  _globals['_GETCATEGORIESRESPONSE']._serialized_end=1220
-  _globals['_CATEGORY']._serialized_start=1223
-  _globals['_CATEGORY']._serialized_end=1354
-  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1356
-  _globals['_CREATEPRODUCTREQUEST']._serialized_end=1442
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=1444
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=1511
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=1514
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=1649
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=1651
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=1718
-  _globals['_DELETEPRODUCTREQUEST']._serialized_start=1720
-  _globals['_DELETEPRODUCTREQUEST']._serialized_end=1796
-  _globals['_DELETEPRODUCTRESPONSE']._serialized_start=1798
-  _globals['_DELETEPRODUCTRESPONSE']._serialized_end=1821
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=1823
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=1868
-  _globals['_WATCHPRODUCTSRESPONSE']._serialized_start=1871
-  _globals['_WATCHPRODUCTSRESPONSE']._serialized_end=2024
-  _globals['_PRODUCTSERVICE']._serialized_start=2355
-  _globals['_PRODUCTSERVICE']._serialized_end=3154
+  _globals['_PRODUCTORDER']._serialized_start=2775
+  _globals['_PRODUCTORDER']._serialized_end=2950
+  _globals['_CHANGEKIND']._serialized_start=2953
+  _globals['_CHANGEKIND']._serialized_end=3100
+  _globals['_GETPRODUCTREQUEST']._serialized_start=214
+  _globals['_GETPRODUCTREQUEST']._serialized_end=301
+  _globals['_GETPRODUCTRESPONSE']._serialized_start=303
+  _globals['_GETPRODUCTRESPONSE']._serialized_end=415
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=417
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=511
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=514
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=707
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=710
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=909
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=912
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1052
+  _globals['_GETCATEGORIESREQUEST']._serialized_start=1054
+  _globals['_GETCATEGORIESREQUEST']._serialized_end=1124
+  _globals['_GETCATEGORIESRESPONSE']._serialized_start=1126
+  _globals['_GETCATEGORIESRESPONSE']._serialized_end=1245
+  _globals['_CATEGORY']._serialized_start=1248
+  _globals['_CATEGORY']._serialized_end=1379
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_start=1382
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_end=1708
+  _globals['_ATTRIBUTEFILTER']._serialized_start=1710
+  _globals['_ATTRIBUTEFILTER']._serialized_end=1757
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_start=1760
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_end=1989
+  _globals['_FACET']._serialized_start=1991
+  _globals['_FACET']._serialized_end=2058
+  _globals['_FACETVALUE']._serialized_start=2060
+  _globals['_FACETVALUE']._serialized_end=2102
+  _globals['_CREATEPRODUCTREQUEST']._serialized_start=2104
+  _globals['_CREATEPRODUCTREQUEST']._serialized_end=2190
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=2192
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=2259
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=2262
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=2397
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=2399
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=2466
+  _globals['_DELETEPRODUCTREQUEST']._serialized_start=2468
+  _globals['_DELETEPRODUCTREQUEST']._serialized_end=2544
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_start=2546
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_end=2569
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=2571
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=2616
+  _globals['_WATCHPRODUCTSRESPONSE']._serialized_start=2619
+  _globals['_WATCHPRODUCTSRESPONSE']._serialized_end=2772
+  _globals['_PRODUCTSERVICE']._serialized_start=3103
+  _globals['_PRODUCTSERVICE']._serialized_end=4003
 # @@protoc_insertion_point(module_scope)

@@ -2,6 +2,7 @@ from cache_sidecar_client.v1 import cache_pb2 as _cache_pb2
 from cache_sidecar_client.v1 import product_pb2 as _product_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from cache_sidecar_client.v1.google.type import money_pb2 as _money_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -125,6 +126,72 @@ class Category(_message.Message):
     total_product_count: int
     subcategories: _containers.RepeatedCompositeFieldContainer[Category]
     def __init__(self, category: _Optional[str] = ..., product_count: _Optional[int] = ..., total_product_count: _Optional[int] = ..., subcategories: _Optional[_Iterable[_Union[Category, _Mapping]]] = ...) -> None: ...
+
+class SearchProductsRequest(_message.Message):
+    __slots__ = ("query", "prefix", "categories", "brands", "min_price", "max_price", "attributes", "facets", "page_size", "page_token", "options")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    BRANDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_PRICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRICE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    FACETS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    query: str
+    prefix: bool
+    categories: _containers.RepeatedScalarFieldContainer[str]
+    brands: _containers.RepeatedScalarFieldContainer[str]
+    min_price: _money_pb2.Money
+    max_price: _money_pb2.Money
+    attributes: _containers.RepeatedCompositeFieldContainer[AttributeFilter]
+    facets: _containers.RepeatedScalarFieldContainer[str]
+    page_size: int
+    page_token: str
+    options: _cache_pb2.ReadOptions
+    def __init__(self, query: _Optional[str] = ..., prefix: bool = ..., categories: _Optional[_Iterable[str]] = ..., brands: _Optional[_Iterable[str]] = ..., min_price: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., max_price: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., facets: _Optional[_Iterable[str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., options: _Optional[_Union[_cache_pb2.ReadOptions, _Mapping]] = ...) -> None: ...
+
+class AttributeFilter(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SearchProductsResponse(_message.Message):
+    __slots__ = ("products", "next_page_token", "total_size", "has_more_matches", "facets", "cache")
+    PRODUCTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SIZE_FIELD_NUMBER: _ClassVar[int]
+    HAS_MORE_MATCHES_FIELD_NUMBER: _ClassVar[int]
+    FACETS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    products: _containers.RepeatedCompositeFieldContainer[_product_pb2.Product]
+    next_page_token: str
+    total_size: int
+    has_more_matches: bool
+    facets: _containers.RepeatedCompositeFieldContainer[Facet]
+    cache: _cache_pb2.CacheMetadata
+    def __init__(self, products: _Optional[_Iterable[_Union[_product_pb2.Product, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_size: _Optional[int] = ..., has_more_matches: bool = ..., facets: _Optional[_Iterable[_Union[Facet, _Mapping]]] = ..., cache: _Optional[_Union[_cache_pb2.CacheMetadata, _Mapping]] = ...) -> None: ...
+
+class Facet(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedCompositeFieldContainer[FacetValue]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[_Union[FacetValue, _Mapping]]] = ...) -> None: ...
+
+class FacetValue(_message.Message):
+    __slots__ = ("value", "count")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    value: str
+    count: int
+    def __init__(self, value: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class CreateProductRequest(_message.Message):
     __slots__ = ("product", "request_id")

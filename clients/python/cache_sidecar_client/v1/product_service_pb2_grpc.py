@@ -80,6 +80,11 @@ class ProductServiceStub(object):
                 request_serializer=cache__sidecar_dot_v1_dot_product__service__pb2.GetCategoriesRequest.SerializeToString,
                 response_deserializer=cache__sidecar_dot_v1_dot_product__service__pb2.GetCategoriesResponse.FromString,
                 _registered_method=True)
+        self.SearchProducts = channel.unary_unary(
+                '/cache_sidecar.v1.ProductService/SearchProducts',
+                request_serializer=cache__sidecar_dot_v1_dot_product__service__pb2.SearchProductsRequest.SerializeToString,
+                response_deserializer=cache__sidecar_dot_v1_dot_product__service__pb2.SearchProductsResponse.FromString,
+                _registered_method=True)
         self.CreateProduct = channel.unary_unary(
                 '/cache_sidecar.v1.ProductService/CreateProduct',
                 request_serializer=cache__sidecar_dot_v1_dot_product__service__pb2.CreateProductRequest.SerializeToString,
@@ -160,6 +165,19 @@ class ProductServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchProducts(self, request, context):
+        """Returns the active products that match a text, the most relevant first, with counts by category, brand or attribute. A result
+        is cached for up to a minute and no change of a product invalidates it, but the products in it are those of GetProduct, and
+        products that are no longer active are omitted. A new or changed product is found once a relay has indexed it, usually within
+        two seconds, and cached results have expired. Under overload, searches are refused before other calls of this service.
+
+        Fails with UNAVAILABLE while the relay indexes the products for the first time. If PostgreSQL does not answer, a result that
+        expired in memory up to a minute ago is returned, with `cache.stale` set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateProduct(self, request, context):
         """Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use.
         """
@@ -223,6 +241,11 @@ def add_ProductServiceServicer_to_server(servicer, server):
                     servicer.GetCategories,
                     request_deserializer=cache__sidecar_dot_v1_dot_product__service__pb2.GetCategoriesRequest.FromString,
                     response_serializer=cache__sidecar_dot_v1_dot_product__service__pb2.GetCategoriesResponse.SerializeToString,
+            ),
+            'SearchProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchProducts,
+                    request_deserializer=cache__sidecar_dot_v1_dot_product__service__pb2.SearchProductsRequest.FromString,
+                    response_serializer=cache__sidecar_dot_v1_dot_product__service__pb2.SearchProductsResponse.SerializeToString,
             ),
             'CreateProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateProduct,
@@ -373,6 +396,33 @@ class ProductService(object):
             '/cache_sidecar.v1.ProductService/GetCategories',
             cache__sidecar_dot_v1_dot_product__service__pb2.GetCategoriesRequest.SerializeToString,
             cache__sidecar_dot_v1_dot_product__service__pb2.GetCategoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchProducts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cache_sidecar.v1.ProductService/SearchProducts',
+            cache__sidecar_dot_v1_dot_product__service__pb2.SearchProductsRequest.SerializeToString,
+            cache__sidecar_dot_v1_dot_product__service__pb2.SearchProductsResponse.FromString,
             options,
             channel_credentials,
             insecure,

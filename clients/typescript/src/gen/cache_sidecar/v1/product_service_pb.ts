@@ -12,13 +12,15 @@ import type { Product } from "./product_pb.js";
 import { file_cache_sidecar_v1_product } from "./product_pb.js";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Money } from "../../google/type/money_pb.js";
+import { file_google_type_money } from "../../google/type/money_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file cache_sidecar/v1/product_service.proto.
  */
 export const file_cache_sidecar_v1_product_service: GenFile = /*@__PURE__*/
-  fileDesc("CiZjYWNoZV9zaWRlY2FyL3YxL3Byb2R1Y3Rfc2VydmljZS5wcm90bxIQY2FjaGVfc2lkZWNhci52MSJXChFHZXRQcm9kdWN0UmVxdWVzdBISCgpwcm9kdWN0X2lkGAEgASgJEi4KB29wdGlvbnMYAiABKAsyHS5jYWNoZV9zaWRlY2FyLnYxLlJlYWRPcHRpb25zInAKEkdldFByb2R1Y3RSZXNwb25zZRIqCgdwcm9kdWN0GAEgASgLMhkuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0Ei4KBWNhY2hlGA8gASgLMh8uY2FjaGVfc2lkZWNhci52MS5DYWNoZU1ldGFkYXRhIl4KF0JhdGNoR2V0UHJvZHVjdHNSZXF1ZXN0EhMKC3Byb2R1Y3RfaWRzGAEgAygJEi4KB29wdGlvbnMYAiABKAsyHS5jYWNoZV9zaWRlY2FyLnYxLlJlYWRPcHRpb25zIsEBChhCYXRjaEdldFByb2R1Y3RzUmVzcG9uc2USKwoIcHJvZHVjdHMYASADKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QSDwoHbWlzc2luZxgCIAMoCRI3Cg5wcm9kdWN0X2NhY2hlcxgOIAMoCzIfLmNhY2hlX3NpZGVjYXIudjEuQ2FjaGVNZXRhZGF0YRIuCgVjYWNoZRgPIAEoCzIfLmNhY2hlX3NpZGVjYXIudjEuQ2FjaGVNZXRhZGF0YSLHAQoTTGlzdFByb2R1Y3RzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIQCghjYXRlZ29yeRgDIAEoCRItCgVvcmRlchgEIAEoDjIeLmNhY2hlX3NpZGVjYXIudjEuUHJvZHVjdE9yZGVyEhgKEGluY2x1ZGVfaW5hY3RpdmUYBSABKAgSLgoHb3B0aW9ucxgGIAEoCzIdLmNhY2hlX3NpZGVjYXIudjEuUmVhZE9wdGlvbnMijAEKFExpc3RQcm9kdWN0c1Jlc3BvbnNlEisKCHByb2R1Y3RzGAEgAygLMhkuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIuCgVjYWNoZRgPIAEoCzIfLmNhY2hlX3NpZGVjYXIudjEuQ2FjaGVNZXRhZGF0YSJGChRHZXRDYXRlZ29yaWVzUmVxdWVzdBIuCgdvcHRpb25zGAEgASgLMh0uY2FjaGVfc2lkZWNhci52MS5SZWFkT3B0aW9ucyJ3ChVHZXRDYXRlZ29yaWVzUmVzcG9uc2USLgoKY2F0ZWdvcmllcxgBIAMoCzIaLmNhY2hlX3NpZGVjYXIudjEuQ2F0ZWdvcnkSLgoFY2FjaGUYDyABKAsyHy5jYWNoZV9zaWRlY2FyLnYxLkNhY2hlTWV0YWRhdGEigwEKCENhdGVnb3J5EhAKCGNhdGVnb3J5GAEgASgJEhUKDXByb2R1Y3RfY291bnQYAiABKAMSGwoTdG90YWxfcHJvZHVjdF9jb3VudBgDIAEoAxIxCg1zdWJjYXRlZ29yaWVzGAQgAygLMhouY2FjaGVfc2lkZWNhci52MS5DYXRlZ29yeSJWChRDcmVhdGVQcm9kdWN0UmVxdWVzdBIqCgdwcm9kdWN0GAEgASgLMhkuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0EhIKCnJlcXVlc3RfaWQYAiABKAkiQwoVQ3JlYXRlUHJvZHVjdFJlc3BvbnNlEioKB3Byb2R1Y3QYASABKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QihwEKFFVwZGF0ZVByb2R1Y3RSZXF1ZXN0EioKB3Byb2R1Y3QYASABKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoVVXBkYXRlUHJvZHVjdFJlc3BvbnNlEioKB3Byb2R1Y3QYASABKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QiTAoURGVsZXRlUHJvZHVjdFJlcXVlc3QSEgoKcHJvZHVjdF9pZBgBIAEoCRIMCgRldGFnGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiFwoVRGVsZXRlUHJvZHVjdFJlc3BvbnNlIi0KFFdhdGNoUHJvZHVjdHNSZXF1ZXN0EhUKDWFmdGVyX3ZlcnNpb24YASABKAMimQEKFVdhdGNoUHJvZHVjdHNSZXNwb25zZRISCgpwcm9kdWN0X2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAMSKgoEa2luZBgDIAEoDjIcLmNhY2hlX3NpZGVjYXIudjEuQ2hhbmdlS2luZBIvCgtjaGFuZ2VfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqrwEKDFByb2R1Y3RPcmRlchIdChlQUk9EVUNUX09SREVSX1VOU1BFQ0lGSUVEEAASHAoYUFJPRFVDVF9PUkRFUl9QUk9EVUNUX0lEEAESFwoTUFJPRFVDVF9PUkRFUl9USVRMRRACEhcKE1BST0RVQ1RfT1JERVJfUFJJQ0UQAxIYChRQUk9EVUNUX09SREVSX05FV0VTVBAEEhYKElBST0RVQ1RfT1JERVJfUkFOSxAFKpMBCgpDaGFuZ2VLaW5kEhsKF0NIQU5HRV9LSU5EX1VOU1BFQ0lGSUVEEAASFwoTQ0hBTkdFX0tJTkRfQ1JFQVRFRBABEhcKE0NIQU5HRV9LSU5EX1VQREFURUQQAhIXChNDSEFOR0VfS0lORF9ERUxFVEVEEAMSHQoZQ0hBTkdFX0tJTkRfV0FUQ0hfU1RBUlRFRBAEMp8GCg5Qcm9kdWN0U2VydmljZRJXCgpHZXRQcm9kdWN0EiMuY2FjaGVfc2lkZWNhci52MS5HZXRQcm9kdWN0UmVxdWVzdBokLmNhY2hlX3NpZGVjYXIudjEuR2V0UHJvZHVjdFJlc3BvbnNlEmkKEEJhdGNoR2V0UHJvZHVjdHMSKS5jYWNoZV9zaWRlY2FyLnYxLkJhdGNoR2V0UHJvZHVjdHNSZXF1ZXN0GiouY2FjaGVfc2lkZWNhci52MS5CYXRjaEdldFByb2R1Y3RzUmVzcG9uc2USXQoMTGlzdFByb2R1Y3RzEiUuY2FjaGVfc2lkZWNhci52MS5MaXN0UHJvZHVjdHNSZXF1ZXN0GiYuY2FjaGVfc2lkZWNhci52MS5MaXN0UHJvZHVjdHNSZXNwb25zZRJgCg1HZXRDYXRlZ29yaWVzEiYuY2FjaGVfc2lkZWNhci52MS5HZXRDYXRlZ29yaWVzUmVxdWVzdBonLmNhY2hlX3NpZGVjYXIudjEuR2V0Q2F0ZWdvcmllc1Jlc3BvbnNlEmAKDUNyZWF0ZVByb2R1Y3QSJi5jYWNoZV9zaWRlY2FyLnYxLkNyZWF0ZVByb2R1Y3RSZXF1ZXN0GicuY2FjaGVfc2lkZWNhci52MS5DcmVhdGVQcm9kdWN0UmVzcG9uc2USYAoNVXBkYXRlUHJvZHVjdBImLmNhY2hlX3NpZGVjYXIudjEuVXBkYXRlUHJvZHVjdFJlcXVlc3QaJy5jYWNoZV9zaWRlY2FyLnYxLlVwZGF0ZVByb2R1Y3RSZXNwb25zZRJgCg1EZWxldGVQcm9kdWN0EiYuY2FjaGVfc2lkZWNhci52MS5EZWxldGVQcm9kdWN0UmVxdWVzdBonLmNhY2hlX3NpZGVjYXIudjEuRGVsZXRlUHJvZHVjdFJlc3BvbnNlEmIKDVdhdGNoUHJvZHVjdHMSJi5jYWNoZV9zaWRlY2FyLnYxLldhdGNoUHJvZHVjdHNSZXF1ZXN0GicuY2FjaGVfc2lkZWNhci52MS5XYXRjaFByb2R1Y3RzUmVzcG9uc2UwAUKwAQoSaW8uY2FjaGVzaWRlY2FyLnYxUAFaQGdpdGh1Yi5jb20vY2FjaGUtc2lkZWNhci9jYWNoZS1zaWRlY2FyL2NsaWVudHMvZ28vY2FjaGVzaWRlY2FydjGiAgNDU0OqAg9DYWNoZVNpZGVjYXIuVjHKAg9DYWNoZVNpZGVjYXJcVjHiAhhDYWNoZVNpZGVjYXJcVjFcTWV0YWRhdGHqAhBDYWNoZVNpZGVjYXI6OlYxYgZwcm90bzM", [file_cache_sidecar_v1_cache, file_cache_sidecar_v1_product, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("CiZjYWNoZV9zaWRlY2FyL3YxL3Byb2R1Y3Rfc2VydmljZS5wcm90bxIQY2FjaGVfc2lkZWNhci52MSJXChFHZXRQcm9kdWN0UmVxdWVzdBISCgpwcm9kdWN0X2lkGAEgASgJEi4KB29wdGlvbnMYAiABKAsyHS5jYWNoZV9zaWRlY2FyLnYxLlJlYWRPcHRpb25zInAKEkdldFByb2R1Y3RSZXNwb25zZRIqCgdwcm9kdWN0GAEgASgLMhkuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0Ei4KBWNhY2hlGA8gASgLMh8uY2FjaGVfc2lkZWNhci52MS5DYWNoZU1ldGFkYXRhIl4KF0JhdGNoR2V0UHJvZHVjdHNSZXF1ZXN0EhMKC3Byb2R1Y3RfaWRzGAEgAygJEi4KB29wdGlvbnMYAiABKAsyHS5jYWNoZV9zaWRlY2FyLnYxLlJlYWRPcHRpb25zIsEBChhCYXRjaEdldFByb2R1Y3RzUmVzcG9uc2USKwoIcHJvZHVjdHMYASADKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QSDwoHbWlzc2luZxgCIAMoCRI3Cg5wcm9kdWN0X2NhY2hlcxgOIAMoCzIfLmNhY2hlX3NpZGVjYXIudjEuQ2FjaGVNZXRhZGF0YRIuCgVjYWNoZRgPIAEoCzIfLmNhY2hlX3NpZGVjYXIudjEuQ2FjaGVNZXRhZGF0YSLHAQoTTGlzdFByb2R1Y3RzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIQCghjYXRlZ29yeRgDIAEoCRItCgVvcmRlchgEIAEoDjIeLmNhY2hlX3NpZGVjYXIudjEuUHJvZHVjdE9yZGVyEhgKEGluY2x1ZGVfaW5hY3RpdmUYBSABKAgSLgoHb3B0aW9ucxgGIAEoCzIdLmNhY2hlX3NpZGVjYXIudjEuUmVhZE9wdGlvbnMijAEKFExpc3RQcm9kdWN0c1Jlc3BvbnNlEisKCHByb2R1Y3RzGAEgAygLMhkuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIuCgVjYWNoZRgPIAEoCzIfLmNhY2hlX3NpZGVjYXIudjEuQ2FjaGVNZXRhZGF0YSJGChRHZXRDYXRlZ29yaWVzUmVxdWVzdBIuCgdvcHRpb25zGAEgASgLMh0uY2FjaGVfc2lkZWNhci52MS5SZWFkT3B0aW9ucyJ3ChVHZXRDYXRlZ29yaWVzUmVzcG9uc2USLgoKY2F0ZWdvcmllcxgBIAMoCzIaLmNhY2hlX3NpZGVjYXIudjEuQ2F0ZWdvcnkSLgoFY2FjaGUYDyABKAsyHy5jYWNoZV9zaWRlY2FyLnYxLkNhY2hlTWV0YWRhdGEigwEKCENhdGVnb3J5EhAKCGNhdGVnb3J5GAEgASgJEhUKDXByb2R1Y3RfY291bnQYAiABKAMSGwoTdG90YWxfcHJvZHVjdF9jb3VudBgDIAEoAxIxCg1zdWJjYXRlZ29yaWVzGAQgAygLMhouY2FjaGVfc2lkZWNhci52MS5DYXRlZ29yeSLGAgoVU2VhcmNoUHJvZHVjdHNSZXF1ZXN0Eg0KBXF1ZXJ5GAEgASgJEg4KBnByZWZpeBgCIAEoCBISCgpjYXRlZ29yaWVzGAMgAygJEg4KBmJyYW5kcxgEIAMoCRIlCgltaW5fcHJpY2UYBSABKAsyEi5nb29nbGUudHlwZS5Nb25leRIlCgltYXhfcHJpY2UYBiABKAsyEi5nb29nbGUudHlwZS5Nb25leRI1CgphdHRyaWJ1dGVzGAcgAygLMiEuY2FjaGVfc2lkZWNhci52MS5BdHRyaWJ1dGVGaWx0ZXISDgoGZmFjZXRzGAggAygJEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi4KB29wdGlvbnMYCyABKAsyHS5jYWNoZV9zaWRlY2FyLnYxLlJlYWRPcHRpb25zIi8KD0F0dHJpYnV0ZUZpbHRlchIMCgRuYW1lGAEgASgJEg4KBnZhbHVlcxgCIAMoCSLlAQoWU2VhcmNoUHJvZHVjdHNSZXNwb25zZRIrCghwcm9kdWN0cxgBIAMoCzIZLmNhY2hlX3NpZGVjYXIudjEuUHJvZHVjdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEgoKdG90YWxfc2l6ZRgDIAEoBRIYChBoYXNfbW9yZV9tYXRjaGVzGAQgASgIEicKBmZhY2V0cxgFIAMoCzIXLmNhY2hlX3NpZGVjYXIudjEuRmFjZXQSLgoFY2FjaGUYDyABKAsyHy5jYWNoZV9zaWRlY2FyLnYxLkNhY2hlTWV0YWRhdGEiQwoFRmFjZXQSDAoEbmFtZRgBIAEoCRIsCgZ2YWx1ZXMYAiADKAsyHC5jYWNoZV9zaWRlY2FyLnYxLkZhY2V0VmFsdWUiKgoKRmFjZXRWYWx1ZRINCgV2YWx1ZRgBIAEoCRINCgVjb3VudBgCIAEoBSJWChRDcmVhdGVQcm9kdWN0UmVxdWVzdBIqCgdwcm9kdWN0GAEgASgLMhkuY2FjaGVfc2lkZWNhci52MS5Qcm9kdWN0EhIKCnJlcXVlc3RfaWQYAiABKAkiQwoVQ3JlYXRlUHJvZHVjdFJlc3BvbnNlEioKB3Byb2R1Y3QYASABKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QihwEKFFVwZGF0ZVByb2R1Y3RSZXF1ZXN0EioKB3Byb2R1Y3QYASABKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoVVXBkYXRlUHJvZHVjdFJlc3BvbnNlEioKB3Byb2R1Y3QYASABKAsyGS5jYWNoZV9zaWRlY2FyLnYxLlByb2R1Y3QiTAoURGVsZXRlUHJvZHVjdFJlcXVlc3QSEgoKcHJvZHVjdF9pZBgBIAEoCRIMCgRldGFnGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiFwoVRGVsZXRlUHJvZHVjdFJlc3BvbnNlIi0KFFdhdGNoUHJvZHVjdHNSZXF1ZXN0EhUKDWFmdGVyX3ZlcnNpb24YASABKAMimQEKFVdhdGNoUHJvZHVjdHNSZXNwb25zZRISCgpwcm9kdWN0X2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAMSKgoEa2luZBgDIAEoDjIcLmNhY2hlX3NpZGVjYXIudjEuQ2hhbmdlS2luZBIvCgtjaGFuZ2VfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqrwEKDFByb2R1Y3RPcmRlchIdChlQUk9EVUNUX09SREVSX1VOU1BFQ0lGSUVEEAASHAoYUFJPRFVDVF9PUkRFUl9QUk9EVUNUX0lEEAESFwoTUFJPRFVDVF9PUkRFUl9USVRMRRACEhcKE1BST0RVQ1RfT1JERVJfUFJJQ0UQAxIYChRQUk9EVUNUX09SREVSX05FV0VTVBAEEhYKElBST0RVQ1RfT1JERVJfUkFOSxAFKpMBCgpDaGFuZ2VLaW5kEhsKF0NIQU5HRV9LSU5EX1VOU1BFQ0lGSUVEEAASFwoTQ0hBTkdFX0tJTkRfQ1JFQVRFRBABEhcKE0NIQU5HRV9LSU5EX1VQREFURUQQAhIXChNDSEFOR0VfS0lORF9ERUxFVEVEEAMSHQoZQ0hBTkdFX0tJTkRfV0FUQ0hfU1RBUlRFRBAEMoQHCg5Qcm9kdWN0U2VydmljZRJXCgpHZXRQcm9kdWN0EiMuY2FjaGVfc2lkZWNhci52MS5HZXRQcm9kdWN0UmVxdWVzdBokLmNhY2hlX3NpZGVjYXIudjEuR2V0UHJvZHVjdFJlc3BvbnNlEmkKEEJhdGNoR2V0UHJvZHVjdHMSKS5jYWNoZV9zaWRlY2FyLnYxLkJhdGNoR2V0UHJvZHVjdHNSZXF1ZXN0GiouY2FjaGVfc2lkZWNhci52MS5CYXRjaEdldFByb2R1Y3RzUmVzcG9uc2USXQoMTGlzdFByb2R1Y3RzEiUuY2FjaGVfc2lkZWNhci52MS5MaXN0UHJvZHVjdHNSZXF1ZXN0GiYuY2FjaGVfc2lkZWNhci52MS5MaXN0UHJvZHVjdHNSZXNwb25zZRJgCg1HZXRDYXRlZ29yaWVzEiYuY2FjaGVfc2lkZWNhci52MS5HZXRDYXRlZ29yaWVzUmVxdWVzdBonLmNhY2hlX3NpZGVjYXIudjEuR2V0Q2F0ZWdvcmllc1Jlc3BvbnNlEmMKDlNlYXJjaFByb2R1Y3RzEicuY2FjaGVfc2lkZWNhci52MS5TZWFyY2hQcm9kdWN0c1JlcXVlc3QaKC5jYWNoZV9zaWRlY2FyLnYxLlNlYXJjaFByb2R1Y3RzUmVzcG9uc2USYAoNQ3JlYXRlUHJvZHVjdBImLmNhY2hlX3NpZGVjYXIudjEuQ3JlYXRlUHJvZHVjdFJlcXVlc3QaJy5jYWNoZV9zaWRlY2FyLnYxLkNyZWF0ZVByb2R1Y3RSZXNwb25zZRJgCg1VcGRhdGVQcm9kdWN0EiYuY2FjaGVfc2lkZWNhci52MS5VcGRhdGVQcm9kdWN0UmVxdWVzdBonLmNhY2hlX3NpZGVjYXIudjEuVXBkYXRlUHJvZHVjdFJlc3BvbnNlEmAKDURlbGV0ZVByb2R1Y3QSJi5jYWNoZV9zaWRlY2FyLnYxLkRlbGV0ZVByb2R1Y3RSZXF1ZXN0GicuY2FjaGVfc2lkZWNhci52MS5EZWxldGVQcm9kdWN0UmVzcG9uc2USYgoNV2F0Y2hQcm9kdWN0cxImLmNhY2hlX3NpZGVjYXIudjEuV2F0Y2hQcm9kdWN0c1JlcXVlc3QaJy5jYWNoZV9zaWRlY2FyLnYxLldhdGNoUHJvZHVjdHNSZXNwb25zZTABQrABChJpby5jYWNoZXNpZGVjYXIudjFQAVpAZ2l0aHViLmNvbS9jYWNoZS1zaWRlY2FyL2NhY2hlLXNpZGVjYXIvY2xpZW50cy9nby9jYWNoZXNpZGVjYXJ2MaICA0NTQ6oCD0NhY2hlU2lkZWNhci5WMcoCD0NhY2hlU2lkZWNhclxWMeICGENhY2hlU2lkZWNhclxWMVxNZXRhZGF0YeoCEENhY2hlU2lkZWNhcjo6VjFiBnByb3RvMw", [file_cache_sidecar_v1_cache, file_cache_sidecar_v1_product, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_type_money]);
 
 /**
  * Request for GetProduct.
@@ -336,6 +338,249 @@ export const CategorySchema: GenMessage<Category> = /*@__PURE__*/
   messageDesc(file_cache_sidecar_v1_product_service, 8);
 
 /**
+ * Request for SearchProducts. A product is returned if it matches the query and every filter that is set. The query and the filters
+ * must not have more than 4,096 bytes together.
+ *
+ * @generated from message cache_sidecar.v1.SearchProductsRequest
+ */
+export type SearchProductsRequest = Message<"cache_sidecar.v1.SearchProductsRequest"> & {
+  /**
+   * What to look for in titles, brands, categories, values of attributes, descriptions and product_ids: 1 to 256 characters.
+   * All words must occur, in a form of the setting `search_language`. `"solid oak"` finds these words next to each other, `or`
+   * either of two alternatives, and `-oak` excludes, up to 16 times. A query of nothing but exclusions, or of words that the language ignores,
+   * such as `the`, matches nothing. Case does not matter.
+   *
+   * @generated from field: string query = 1;
+   */
+  query: string;
+
+  /**
+   * If true, the last word is the beginning of one, for searching while the user types. Not if it is quoted or excluded, or if the
+   * query ends with a space.
+   *
+   * @generated from field: bool prefix = 2;
+   */
+  prefix: boolean;
+
+  /**
+   * If set, products in exactly one of these categories. At most 16.
+   *
+   * @generated from field: repeated string categories = 3;
+   */
+  categories: string[];
+
+  /**
+   * If set, products of one of these brands. At most 16.
+   *
+   * @generated from field: repeated string brands = 4;
+   */
+  brands: string[];
+
+  /**
+   * If set, products that cost at least this much, in this currency.
+   *
+   * @generated from field: google.type.Money min_price = 5;
+   */
+  minPrice?: Money | undefined;
+
+  /**
+   * If set, products that cost at most this much, in this currency. If both prices are set, their currencies must be equal, and
+   * this must not be the lower one.
+   *
+   * @generated from field: google.type.Money max_price = 6;
+   */
+  maxPrice?: Money | undefined;
+
+  /**
+   * Products that satisfy each of these. At most 8.
+   *
+   * @generated from field: repeated cache_sidecar.v1.AttributeFilter attributes = 7;
+   */
+  attributes: AttributeFilter[];
+
+  /**
+   * What to count the matching products by: `categories`, `brand`, or `attributes.` and the key of an attribute, such as
+   * `attributes.color`. At most 8.
+   *
+   * @generated from field: repeated string facets = 8;
+   */
+  facets: string[];
+
+  /**
+   * The maximum number of products to return. The default, for 0, is 20; values above 100 are reduced to 100; negative values
+   * are rejected.
+   *
+   * @generated from field: int32 page_size = 9;
+   */
+  pageSize: number;
+
+  /**
+   * The `next_page_token` of the previous page; empty for the first page. All other fields but `page_size`, `facets` and
+   * `options` must be the same as in the call that returned the token. The first 500 products can be reached.
+   *
+   * @generated from field: string page_token = 10;
+   */
+  pageToken: string;
+
+  /**
+   * How fresh the result and its products must be. The age of a result counts from when it was searched for in PostgreSQL.
+   *
+   * @generated from field: cache_sidecar.v1.ReadOptions options = 11;
+   */
+  options?: ReadOptions | undefined;
+};
+
+/**
+ * Describes the message cache_sidecar.v1.SearchProductsRequest.
+ * Use `create(SearchProductsRequestSchema)` to create a new message.
+ */
+export const SearchProductsRequestSchema: GenMessage<SearchProductsRequest> = /*@__PURE__*/
+  messageDesc(file_cache_sidecar_v1_product_service, 9);
+
+/**
+ * Requires an attribute to have one of several values.
+ *
+ * @generated from message cache_sidecar.v1.AttributeFilter
+ */
+export type AttributeFilter = Message<"cache_sidecar.v1.AttributeFilter"> & {
+  /**
+   * The key of the attribute.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The accepted values: 1 to 16.
+   *
+   * @generated from field: repeated string values = 2;
+   */
+  values: string[];
+};
+
+/**
+ * Describes the message cache_sidecar.v1.AttributeFilter.
+ * Use `create(AttributeFilterSchema)` to create a new message.
+ */
+export const AttributeFilterSchema: GenMessage<AttributeFilter> = /*@__PURE__*/
+  messageDesc(file_cache_sidecar_v1_product_service, 10);
+
+/**
+ * Reply of SearchProducts.
+ *
+ * @generated from message cache_sidecar.v1.SearchProductsResponse
+ */
+export type SearchProductsResponse = Message<"cache_sidecar.v1.SearchProductsResponse"> & {
+  /**
+   * The products of this page. There may be fewer than requested, even none, although it is not the last page:
+   * `next_page_token` says that.
+   *
+   * @generated from field: repeated cache_sidecar.v1.Product products = 1;
+   */
+  products: Product[];
+
+  /**
+   * The `page_token` of the next page; empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The number of matching products, at most 10,000. If more match, any 10,000 of them are ranked and counted, and
+   * `has_more_matches` is set.
+   *
+   * @generated from field: int32 total_size = 3;
+   */
+  totalSize: number;
+
+  /**
+   * Whether more products match than `total_size`. Then the counts of facets are lower bounds.
+   *
+   * @generated from field: bool has_more_matches = 4;
+   */
+  hasMoreMatches: boolean;
+
+  /**
+   * The facets that were requested, in that order.
+   *
+   * @generated from field: repeated cache_sidecar.v1.Facet facets = 5;
+   */
+  facets: Facet[];
+
+  /**
+   * The metadata of the page as a whole: the slowest tier that was read, for the result or one of its products, the newest
+   * version of a product on the page, and the greatest age. Stale if any part of it is.
+   *
+   * @generated from field: cache_sidecar.v1.CacheMetadata cache = 15;
+   */
+  cache?: CacheMetadata | undefined;
+};
+
+/**
+ * Describes the message cache_sidecar.v1.SearchProductsResponse.
+ * Use `create(SearchProductsResponseSchema)` to create a new message.
+ */
+export const SearchProductsResponseSchema: GenMessage<SearchProductsResponse> = /*@__PURE__*/
+  messageDesc(file_cache_sidecar_v1_product_service, 11);
+
+/**
+ * How many of the matching products have which value.
+ *
+ * @generated from message cache_sidecar.v1.Facet
+ */
+export type Facet = Message<"cache_sidecar.v1.Facet"> & {
+  /**
+   * As in the request.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The most frequent values, at most 50, by count and then by their bytes.
+   *
+   * @generated from field: repeated cache_sidecar.v1.FacetValue values = 2;
+   */
+  values: FacetValue[];
+};
+
+/**
+ * Describes the message cache_sidecar.v1.Facet.
+ * Use `create(FacetSchema)` to create a new message.
+ */
+export const FacetSchema: GenMessage<Facet> = /*@__PURE__*/
+  messageDesc(file_cache_sidecar_v1_product_service, 12);
+
+/**
+ * A value that matching products have.
+ *
+ * @generated from message cache_sidecar.v1.FacetValue
+ */
+export type FacetValue = Message<"cache_sidecar.v1.FacetValue"> & {
+  /**
+   * The category, the brand, or the value of the attribute.
+   *
+   * @generated from field: string value = 1;
+   */
+  value: string;
+
+  /**
+   * The number of matching products that have it.
+   *
+   * @generated from field: int32 count = 2;
+   */
+  count: number;
+};
+
+/**
+ * Describes the message cache_sidecar.v1.FacetValue.
+ * Use `create(FacetValueSchema)` to create a new message.
+ */
+export const FacetValueSchema: GenMessage<FacetValue> = /*@__PURE__*/
+  messageDesc(file_cache_sidecar_v1_product_service, 13);
+
+/**
  * Request for CreateProduct.
  *
  * @generated from message cache_sidecar.v1.CreateProductRequest
@@ -361,7 +606,7 @@ export type CreateProductRequest = Message<"cache_sidecar.v1.CreateProductReques
  * Use `create(CreateProductRequestSchema)` to create a new message.
  */
 export const CreateProductRequestSchema: GenMessage<CreateProductRequest> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 9);
+  messageDesc(file_cache_sidecar_v1_product_service, 14);
 
 /**
  * Reply of CreateProduct.
@@ -382,7 +627,7 @@ export type CreateProductResponse = Message<"cache_sidecar.v1.CreateProductRespo
  * Use `create(CreateProductResponseSchema)` to create a new message.
  */
 export const CreateProductResponseSchema: GenMessage<CreateProductResponse> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 10);
+  messageDesc(file_cache_sidecar_v1_product_service, 15);
 
 /**
  * Request for UpdateProduct.
@@ -421,7 +666,7 @@ export type UpdateProductRequest = Message<"cache_sidecar.v1.UpdateProductReques
  * Use `create(UpdateProductRequestSchema)` to create a new message.
  */
 export const UpdateProductRequestSchema: GenMessage<UpdateProductRequest> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 11);
+  messageDesc(file_cache_sidecar_v1_product_service, 16);
 
 /**
  * Reply of UpdateProduct.
@@ -442,7 +687,7 @@ export type UpdateProductResponse = Message<"cache_sidecar.v1.UpdateProductRespo
  * Use `create(UpdateProductResponseSchema)` to create a new message.
  */
 export const UpdateProductResponseSchema: GenMessage<UpdateProductResponse> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 12);
+  messageDesc(file_cache_sidecar_v1_product_service, 17);
 
 /**
  * Request for DeleteProduct.
@@ -477,7 +722,7 @@ export type DeleteProductRequest = Message<"cache_sidecar.v1.DeleteProductReques
  * Use `create(DeleteProductRequestSchema)` to create a new message.
  */
 export const DeleteProductRequestSchema: GenMessage<DeleteProductRequest> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 13);
+  messageDesc(file_cache_sidecar_v1_product_service, 18);
 
 /**
  * Reply of DeleteProduct. The product no longer exists.
@@ -492,7 +737,7 @@ export type DeleteProductResponse = Message<"cache_sidecar.v1.DeleteProductRespo
  * Use `create(DeleteProductResponseSchema)` to create a new message.
  */
 export const DeleteProductResponseSchema: GenMessage<DeleteProductResponse> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 14);
+  messageDesc(file_cache_sidecar_v1_product_service, 19);
 
 /**
  * Request for WatchProducts.
@@ -514,7 +759,7 @@ export type WatchProductsRequest = Message<"cache_sidecar.v1.WatchProductsReques
  * Use `create(WatchProductsRequestSchema)` to create a new message.
  */
 export const WatchProductsRequestSchema: GenMessage<WatchProductsRequest> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 15);
+  messageDesc(file_cache_sidecar_v1_product_service, 20);
 
 /**
  * The start of the watch, or one committed change. The changes of one product arrive in the order of their versions.
@@ -558,7 +803,7 @@ export type WatchProductsResponse = Message<"cache_sidecar.v1.WatchProductsRespo
  * Use `create(WatchProductsResponseSchema)` to create a new message.
  */
 export const WatchProductsResponseSchema: GenMessage<WatchProductsResponse> = /*@__PURE__*/
-  messageDesc(file_cache_sidecar_v1_product_service, 16);
+  messageDesc(file_cache_sidecar_v1_product_service, 21);
 
 /**
  * What a list of products is ordered by. Products for which that is equal are ordered by product_id.
@@ -735,6 +980,22 @@ export const ProductService: GenService<{
     methodKind: "unary";
     input: typeof GetCategoriesRequestSchema;
     output: typeof GetCategoriesResponseSchema;
+  },
+  /**
+   * Returns the active products that match a text, the most relevant first, with counts by category, brand or attribute. A result
+   * is cached for up to a minute and no change of a product invalidates it, but the products in it are those of GetProduct, and
+   * products that are no longer active are omitted. A new or changed product is found once a relay has indexed it, usually within
+   * two seconds, and cached results have expired. Under overload, searches are refused before other calls of this service.
+   *
+   * Fails with UNAVAILABLE while the relay indexes the products for the first time. If PostgreSQL does not answer, a result that
+   * expired in memory up to a minute ago is returned, with `cache.stale` set.
+   *
+   * @generated from rpc cache_sidecar.v1.ProductService.SearchProducts
+   */
+  searchProducts: {
+    methodKind: "unary";
+    input: typeof SearchProductsRequestSchema;
+    output: typeof SearchProductsResponseSchema;
   },
   /**
    * Creates a product. Fails with ALREADY_EXISTS if the product_id is already in use.
