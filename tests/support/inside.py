@@ -406,6 +406,11 @@ def stores_of(of: Any) -> Any:
     return of._stores
 
 
+def storefront_of(of: Any) -> Any:
+    """Returns the tasks in which an app reads the parts of pages."""
+    return of._storefront._tasks
+
+
 def streams_of(of: Any) -> Any:
     """Returns the streams that a server has open."""
     return of._streams
