@@ -1,7 +1,7 @@
 """StorefrontService: pages as their callers see them, with what each part is when something fails."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from google.protobuf.message import Message
 from grpc import StatusCode
 
 from cache_sidecar.devstack.postgres import Postgres
+from cache_sidecar.tiers.redis.node import Command, RedisNode
+from cache_sidecar.tiers.redis.scripts import SCRIPTS
 from cache_sidecar.v1 import product_service_pb2 as products
 from cache_sidecar.v1 import session_service_pb2 as sessions
 from cache_sidecar.v1 import storefront_service_pb2 as pb
@@ -131,6 +133,29 @@ async def test_the_page_of_a_product_has_what_the_calls_for_its_parts_return(
     assert page.product.cache.version == (await shop.get(sofa)).cache.version
     assert page.recommendations.HasField("cache")
     assert len(listed.products.product_caches) == len(listed.products.products)
+
+
+async def test_what_redis_has_of_a_page_is_read_by_one_pipeline_for_each_node(
+    pages: Pages, shop: Shop, stock: Stockroom, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sofa, user = (await shop.create()).product_id, new_user()
+    await stock.set(sofa, 7)
+    await customer.add(user, item(sofa))
+    session = await customer.create(user)
+    await pages.product(sofa, user_id=user, session_id=session, recommendation_count=0)
+    exchange, digests = RedisNode.exchange, {SCRIPTS[name].digest for name in ("read", "touch")}
+    sent: list[tuple[object, int]] = []
+
+    async def counted(node: RedisNode, commands: Sequence[Command], **how: Any) -> list[Any]:
+        if reads := sum(command[1] in digests for command in commands):
+            sent.append((node.address, reads))
+        return await exchange(node, commands, **how)
+
+    monkeypatch.setattr(RedisNode, "exchange", counted)
+    page = await pages.product(sofa, user_id=user, session_id=session, recommendation_count=0)
+    assert [part.cache.source for part in (page.product, page.inventory, page.cart, page.session)] == [L1, L2, L2, L2]
+    assert sum(reads for _, reads in sent) == 3
+    assert len(sent) == len({node for node, _ in sent})
 
 
 async def test_a_page_counts_as_a_use_of_the_session(pages: Pages, customer: Customer) -> None:

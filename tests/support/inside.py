@@ -116,6 +116,11 @@ def freshness_lease_of(of: Any) -> Any:
     return of._freshness_lease
 
 
+def gathered_of(of: Any) -> Any:
+    """Returns what a Redis node is to be sent in the next turn of the event loop."""
+    return of._gathered
+
+
 def health_of(of: Any) -> Any:
     """Returns the health service of a server."""
     return of._health
