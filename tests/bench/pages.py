@@ -31,7 +31,7 @@ _GOALS: Sequence[tuple[str, int, By, float]] = (
     ("page_32", direct.WORKERS, "calls", 1.5),
 )
 # Visitors, each of whom views one of as many products, and products that are bought together.
-_VISITORS, _BASKET = 500, 11
+_VISITORS, _BASKET = 200, 11
 
 
 class _Call(NamedTuple):
@@ -75,7 +75,7 @@ def _product_page(stack: Stack, in_flight: int) -> Iterator[tuple[Measure, Measu
             _Call("ProductService/BatchGetProducts", _serialize([BatchGetProductsRequest(product_ids=recommended)])),
         ]
         for call in (*parts, page):  # into memory and Redis
-            fetch(sidecar.address, _V1 + call.method, call.payloads)
+            fetch(sidecar.address, _V1 + call.method, call.payloads, in_flight=4)
         ours = sidecar.side(_V1 + page.method, page.payloads, shape=shape, accept=partial(_accept, products))
         theirs = [sidecar.side(_V1 + call.method, call.payloads, shape=shape, accept=lambda _: None) for call in parts]
         yield ours, partial(_one_after_the_other, theirs)
@@ -118,7 +118,7 @@ def _asking(product_id: str, user_id: str) -> GetRecommendationsRequest:
 
 
 def _fetch(sidecar: Server, method: str, requests: Sequence[Message]) -> list[bytes]:
-    return fetch(sidecar.address, _V1 + method, _serialize(requests))
+    return fetch(sidecar.address, _V1 + method, _serialize(requests), in_flight=4)
 
 
 def _serialize(requests: Sequence[Message]) -> list[bytes]:

@@ -114,6 +114,14 @@ async def test_a_part_that_is_not_there_before_the_deadline_is_marked_and_cancel
     assert late.cancelled()
 
 
+async def test_a_part_that_was_cancelled_is_marked() -> None:
+    parts = Parts()
+    ended = parts.held()
+    ended.cancel()
+    reply = await parts.reply(product=parts.of("a"), inventory=ended)
+    assert reply.inventory.error.reason == "DEADLINE_EXCEEDED"
+
+
 async def test_a_subject_that_is_late_does_not_take_the_time_of_the_others() -> None:
     parts = Parts(left=0.05)
     reply = await parts.reply(subject="product", product=parts.held(), inventory=parts.of("a"))
