@@ -30,6 +30,7 @@ from cache_sidecar.metrics.certificates import Certificates
 from cache_sidecar.metrics.sidecar import SidecarMetrics
 from cache_sidecar.page.endpoint import Page
 from cache_sidecar.page.snapshot import Snapshots
+from cache_sidecar.server import status
 from cache_sidecar.server.auth import Access, Caller, Need
 from cache_sidecar.server.engines import selection
 from cache_sidecar.server.limiter import Priority
@@ -44,6 +45,7 @@ from cache_sidecar.services.shared.bounds import Bound
 from cache_sidecar.services.shared.changes import Changes
 from cache_sidecar.services.shared.writes import Writer
 from cache_sidecar.services.sidecar_stats import SidecarFacts
+from cache_sidecar.services.storefront import StorefrontService
 from cache_sidecar.services.user_event import UserEventService
 from cache_sidecar.store.check import DatabaseCheck
 from cache_sidecar.store.database import Database
@@ -74,7 +76,7 @@ from cache_sidecar.tiers.redis.macs import Macs
 from cache_sidecar.tiers.redis.watermarks import RedisWatermarks
 from cache_sidecar.tiers.resilience.breaker import Breaker
 from cache_sidecar.tiers.resilience.guard import Guard
-from cache_sidecar.v1 import admin_service_pb2_grpc, user_event_service_pb2_grpc
+from cache_sidecar.v1 import admin_service_pb2_grpc, storefront_service_pb2_grpc, user_event_service_pb2_grpc
 
 if TYPE_CHECKING:
     from cache_sidecar.core.span_export import OtelTracer
@@ -182,6 +184,7 @@ class App:
         for spec in specs:
             self._served[spec.name] = served = self._serve(spec, sum(one.memory for one in specs))
             self._datasets[spec.name] = served.dataset
+        self._storefront = self._serve_pages()
         self._policy.follow(lambda name, old: self._datasets[name].policy_changed(old))
         self._policy.follow(lambda _name, _old: self._host.apply_policies())
         by_role = {role: [one for one in self._served.values() if one.spec.role == role] for role in roles}
@@ -315,6 +318,7 @@ class App:
                 running.push_async_callback(close)
         for store in self._stores.values():
             running.push_async_callback(store.writer.close)
+        running.push_async_callback(self._storefront.close)
         self._start_background(running)
         self._policy.start()
         running.push_async_callback(self._policy.stop)
@@ -483,6 +487,25 @@ class App:
             priority=Priority.LOW,
         )
         return writer
+
+    def _serve_pages(self) -> StorefrontService:
+        """Adds the service that puts pages together, which is no dataset: the other services read the parts."""
+        service = StorefrontService(
+            products=self._served[datasets.PRODUCT.name].service.servicer,
+            inventory=self._served[datasets.INVENTORY.name].service.servicer,
+            carts=self._served[datasets.CART.name].service.servicer,
+            sessions=self._served[datasets.SESSION.name].service.servicer,
+            recommender=self._served[datasets.RECOMMENDATION.name].service.servicer,
+            describe=status.of,
+            bound=self._bound,
+        )
+        self.server.add(
+            "cache_sidecar.v1.StorefrontService",
+            storefront_service_pb2_grpc.add_StorefrontServiceServicer_to_server,
+            service,
+            priority=Priority.NORMAL,
+        )
+        return service
 
     def _memory(self, spec: DatasetSpec, parts: Parts, all_memory: float) -> L1:
         if spec.memory_of_its_own is not None:

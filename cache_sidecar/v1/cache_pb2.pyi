@@ -48,7 +48,7 @@ Global___Source: _TypeAlias = Source  # noqa: Y015
 
 @_typing.final
 class CacheMetadata(_message.Message):
-    """The origin and the age of a reply. Every reply to a read has it, as its last field."""
+    """The origin and the age of a reply. Every reply to a read has it, as its last field; a page has it in each of its parts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

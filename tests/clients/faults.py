@@ -23,6 +23,7 @@ from cache_sidecar.v1 import (
     product_service_pb2,
     recommendation_service_pb2,
     session_service_pb2,
+    storefront_service_pb2,
     user_event_service_pb2,
 )
 
@@ -33,6 +34,7 @@ _FILES = (
     product_service_pb2,
     recommendation_service_pb2,
     session_service_pb2,
+    storefront_service_pb2,
     user_event_service_pb2,
 )
 METHODS: dict[str, MethodDescriptor] = {

@@ -28,6 +28,7 @@ from cache_sidecar.v1 import (
     product_service_pb2,
     recommendation_service_pb2,
     session_service_pb2,
+    storefront_service_pb2,
     user_event_service_pb2,
 )
 from cache_sidecar.v1 import cart_service_pb2 as carts
@@ -71,7 +72,7 @@ WARM_UP, GROWTH = 20_000, 64 * 1024 * 1024
 def valid(session_id: str, reservation_id: str) -> dict[str, Message]:
     """Returns a good request for every method, by path."""
     file, admin, sessions, stock = product_service_pb2, admin_service_pb2, session_service_pb2, inventory_service_pb2
-    events, recommendations = user_event_service_pb2, recommendation_service_pb2
+    events, recommendations, pages = user_event_service_pb2, recommendation_service_pb2, storefront_service_pb2
     bought = {"user_id": "p-1", "recommendations": [{"product_id": "p-2", "score": 0.5}]}
     # An id of its own for each: one that comes back with another request is refused.
     line, uuids = item("p-1"), (str(UUID(int=number)) for number in count(1))
@@ -135,11 +136,16 @@ def valid(session_id: str, reservation_id: str) -> dict[str, Message]:
         recommendations.GetRecommendationsRequest(user_id="p-1", cart_product_ids=["p-2"], page_size=5),
         recommendations.ImportRecommendationsRequest(batch_id="p-3", lists=[bought]),
         recommendations.DeleteRecommendationsRequest(product_id="p-1"),
+        pages.GetHomePageRequest(user_id="p-1", session_id=session_id, recommendation_count=3),
+        pages.GetCategoryPageRequest(page_size=3, user_id="p-1"),
+        pages.GetProductPageRequest(product_id="p-1", user_id="p-1", session_id=session_id),
+        pages.GetCartPageRequest(user_id="p-1", session_id=session_id),
+        pages.GetCheckoutPageRequest(user_id="p-1", recommendation_count=0),
     ]
     made = {request.DESCRIPTOR.name: request for request in requests}
     return {
         f"/{service.full_name}/{method.name}": made[method.input_type.name]
-        for described in (file, admin, carts, sessions, stock, events, recommendations)
+        for described in (file, admin, carts, sessions, stock, events, recommendations, pages)
         for service in described.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

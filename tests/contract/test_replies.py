@@ -22,7 +22,10 @@ from tests.support.until import DEADLINE
 
 V1 = "cache_sidecar.v1"
 SERVICES = [
-    *(f"{V1}.{noun}Service" for noun in ("Product", "Session", "Cart", "Inventory", "UserEvent", "Recommendation", "Admin")),
+    *(
+        f"{V1}.{noun}Service"
+        for noun in ("Product", "Session", "Cart", "Inventory", "UserEvent", "Recommendation", "Storefront", "Admin")
+    ),
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
 ]
@@ -111,6 +114,7 @@ async def test_no_reply_says_anything_twice(open_shop: Open, database: str) -> N
         await user_events(first)
         await learn_baskets(database, ("u", ["a"]))
         await recommendations(first, second)
+        await pages(first, second)
         await the_rest(first)
     assert not first.problems | second.problems
     checked = first.checked | second.checked
@@ -282,6 +286,26 @@ async def recommendations(first: Strict, second: Strict) -> None:
     lists = [{"user_id": "u", "recommendations": [{"product_id": "a", "score": 1.0}]}]
     assert (await first(service, "ImportRecommendations", batch_id="b", lists=lists, commit=True)).committed
     assert (await first(service, "DeleteRecommendations", batch_id="b")).deleted_count == 1
+
+
+async def pages(first: Strict, second: Strict) -> None:
+    service = f"{V1}.StorefrontService"
+    session = (await first(f"{V1}.SessionService", "CreateSession", user_id="u")).session_id
+    await first(f"{V1}.CartService", "AddCartItem", user_id="u", item=item("a"), request_id=new_request())
+    visit = {"user_id": "u", "session_id": session}
+    for strictly in (first, first, second):
+        home = await strictly(service, "GetHomePage", **visit)
+        assert len(home.ListFields()) == 3
+        assert home.recommendations.products.products
+        for options in (None, BYPASS):
+            page = await strictly(service, "GetProductPage", product_id="a", options=options, **visit)
+            assert len(page.ListFields()) == 5
+        assert len((await strictly(service, "GetCategoryPage", **visit)).products.products) == 2
+        for method in ("GetCartPage", "GetCheckoutPage"):
+            page = await strictly(service, method, **visit)
+            assert (page.cart.cart.items[0].product_id, page.products.products[0].product_id) == ("a", "a")
+    assert (await first(service, "GetHomePage", session_id="nobody", user_id="u")).session.error.reason == "NOT_FOUND"
+    assert await first.refused(service, "GetProductPage", product_id="nobody", **visit) == "NOT_FOUND"
 
 
 async def the_rest(first: Strict) -> None:

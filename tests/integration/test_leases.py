@@ -108,7 +108,7 @@ async def test_many_ids_of_all_nodes_are_read_in_one_call_of_each(l2: RedisL2, m
     await fill(l2, "product", {id: Record(1, 0.0, id.encode()) for id in ids[:200]}, ttl=60)
     calls: list[object] = []
     send = inside.cluster_of(l2).send
-    monkeypatch.setattr(inside.cluster_of(l2), "send", lambda commands: calls.extend(commands) or send(commands))
+    monkeypatch.setattr(inside.cluster_of(l2), "send", lambda commands, **how: calls.extend(commands) or send(commands, **how))
     found = await l2.read_leased("product", ids)
     assert len(calls) == 3
     assert found.records == {id: Record(1, 0.0, id.encode()) for id in ids[:200]}

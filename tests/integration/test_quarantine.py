@@ -99,8 +99,8 @@ async def test_what_is_answered_after_the_footing_was_lost_does_not_count(l2: Re
     found, quarantine = fenced(l2, ManualClock())
     exchange, gate = RedisNode.exchange, Gate()
 
-    async def held(shard: RedisNode, commands: Sequence[Command]) -> list[Any]:
-        replies = await exchange(shard, commands)
+    async def held(shard: RedisNode, commands: Sequence[Command], **how: Any) -> list[Any]:
+        replies = await exchange(shard, commands, **how)
         await gate.passed()
         return replies
 

@@ -10,7 +10,7 @@ from redis.crc import key_slot
 
 from cache_sidecar.core.errors import Failure, TierFailed
 from cache_sidecar.devstack.valkey import ValkeyCluster, ValkeyServer
-from cache_sidecar.tiers.ports import Record
+from cache_sidecar.tiers.ports import Record, Times
 from cache_sidecar.tiers.redis import node as shard_module
 from cache_sidecar.tiers.redis.l2 import RedisL2
 from cache_sidecar.tiers.redis.node import Address
@@ -22,6 +22,7 @@ from tests.support.proxy import Proxy
 from tests.support.until import until
 
 IDS = one_id_per_partition()[:60]
+TIMES = Times(2000.0, expired_before=0.0, flush_before=0.0, ttl=600.0)
 
 
 @pytest.fixture
@@ -88,6 +89,82 @@ async def test_the_failure_of_one_shard_fails_no_command_to_another(l2: RedisL2,
         await asyncio.sleep(0)
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {TierFailed}
+
+
+@pytest.fixture
+def pipelines(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ports that pipelines are sent to."""
+    send, ports = AbstractConnection.send_packed_command, list[int]()
+
+    async def counted(connection: AbstractConnection, *command: object, **more: bool) -> None:
+        ports.append(connection.port)  # type: ignore[attr-defined]  # of every connection by TCP
+        await send(connection, *command, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", counted)
+    return ports
+
+
+async def test_reads_of_one_turn_of_the_event_loop_share_a_pipeline_to_each_node(l2: RedisL2, pipelines: list[int]) -> None:
+    _, held = await one_shard(l2)
+    assert await read(l2) == set(IDS)
+    # By now there are connections, and the scripts are known.
+    one, other, *_ = sorted(held)
+    await l2.touch("cart", [one], TIMES)
+    pipelines.clear()
+    found = await asyncio.gather(
+        l2.read_leased("product", [one]), l2.read_leased("product", [other, "nobody"]), l2.touch("cart", [other], TIMES)
+    )
+    assert len(pipelines) == len({*pipelines}) <= 2, "nobody may be elsewhere"
+    assert [set(one.records) for one in found] == [{one}, {other}, set()]
+    assert [set(one.leases) for one in found] == [set(), {"nobody"}, {other}]
+    pipelines.clear()
+    everything, _ = await asyncio.gather(l2.read_leased("product", IDS), l2.touch("cart", [one], TIMES))
+    assert set(everything.records) == set(IDS)
+    assert len(pipelines) == len({*pipelines}) == 3
+    pipelines.clear()
+    for _ in range(2):
+        await l2.read_leased("product", [one])
+    assert len(pipelines) == 2, "what comes later has a pipeline of its own"
+
+
+async def test_a_reader_who_leaves_takes_nothing_from_those_who_share_its_pipeline(
+    l2: RedisL2, line: Line, namespace: str
+) -> None:
+    address, held = await one_shard(l2)
+    one, other, third, *_ = sorted(held)
+    async with open_l2(",".join(line.addresses), namespace, redis_timeout=10.0) as patiently:
+        assert await read(patiently) == set(IDS)
+        proxy = proxy_of(line, address)
+        proxy.mute()
+        early, late, patient = (asyncio.create_task(patiently.read_leased("product", [id])) for id in (one, other, third))
+        while not inside.gathered_of(inside.at(inside.cluster_of(patiently), *address)):
+            await asyncio.sleep(0)
+        early.cancel()  # before it is sent
+        await until(lambda: proxy.held)
+        late.cancel()  # after that
+        await proxy.heal()
+        assert set((await patient).records) == {third}
+        await asyncio.wait([early, late])
+        assert early.cancelled()
+        assert late.cancelled()
+        assert await read(patiently) == set(IDS)
+
+
+async def test_reads_that_share_a_pipeline_fail_together_and_those_of_other_nodes_do_not(l2: RedisL2, line: Line) -> None:
+    address, held = await one_shard(l2)
+    assert await read(l2) == set(IDS)
+    others = set(IDS) - held
+    proxy_of(line, address).cut()
+    here, both, there = await asyncio.gather(
+        l2.read_leased("product", sorted(held)),
+        l2.read_leased("product", IDS),
+        l2.read_leased("product", sorted(others)),
+        return_exceptions=True,
+    )
+    assert isinstance(here, TierFailed)
+    assert not isinstance(both, BaseException)
+    assert not isinstance(there, BaseException)
+    assert set(both.records) == set(there.records) == others
 
 
 async def test_a_shard_that_is_away_is_failed_without_being_asked(l2: RedisL2, line: Line) -> None:

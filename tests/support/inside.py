@@ -116,6 +116,11 @@ def freshness_lease_of(of: Any) -> Any:
     return of._freshness_lease
 
 
+def gathered_of(of: Any) -> Any:
+    """Returns what a Redis node is to be sent in the next turn of the event loop."""
+    return of._gathered
+
+
 def health_of(of: Any) -> Any:
     """Returns the health service of a server."""
     return of._health
@@ -404,6 +409,11 @@ def store_of(of: Any) -> Any:
 def stores_of(of: Any) -> Any:
     """Returns an app's databases by DSN."""
     return of._stores
+
+
+def storefront_of(of: Any) -> Any:
+    """Returns the tasks in which an app reads the parts of pages."""
+    return of._storefront._tasks
 
 
 def streams_of(of: Any) -> Any:

@@ -7,7 +7,7 @@ one of them fails (and costs twice as much). Its connections and its parser are 
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
@@ -83,12 +83,15 @@ class RedisNodes:
 
     # Sending
 
-    async def send(self, commands: Sequence[Routed]) -> list[Any]:
-        """Returns the reply to each command, or its error: the TierFailed of its node, or a refusal of redis-py's kind."""
+    async def send(self, commands: Sequence[Routed], *, together: bool = False) -> list[Any]:
+        """Returns the reply to each command, or its error: the TierFailed of its node, or a refusal of redis-py's kind.
+
+        With `together`, they share a pipeline to each node with what else is sent so in this turn of the event loop.
+        """
         if not self._owners:
             await self.ready()
         replies: list[Any] = [None] * len(commands)
-        await self._dispatch(commands, range(len(commands)), replies)
+        await self._dispatch(commands, range(len(commands)), replies, together=together)
         for _ in range(HOPS):
             again = [number for number, reply in enumerate(replies) if isinstance(reply, (MovedError, AskError, TryAgainError))]
             if not again:
@@ -98,7 +101,9 @@ class RedisNodes:
             self._refresh_map()
         return replies
 
-    async def _dispatch(self, commands: Sequence[Routed], numbers: Iterable[int], replies: list[Any]) -> None:
+    async def _dispatch(
+        self, commands: Sequence[Routed], numbers: Iterable[int], replies: list[Any], *, together: bool = False
+    ) -> None:
         """Sends each node its part of the commands, all at the same time, and puts the replies in their places."""
         parts: dict[RedisNode, list[int]] = {}
         for number in numbers:
@@ -108,20 +113,30 @@ class RedisNodes:
                 self._refresh_map()
             else:
                 parts.setdefault(node, []).append(number)
-        exchanges = [self._exchange(node, [commands[number].command for number in part]) for node, part in parts.items()]
-        # One alone needs no task of its own.
-        found = [await exchanges[0]] if len(exchanges) == 1 else await asyncio.gather(*exchanges)
+        asked = [(node, [commands[number].command for number in part]) for node, part in parts.items()]
+        if together:
+            # Every node is asked before any is waited for: in this turn of the event loop.
+            coming = [(node.exchange_together(its), len(its)) for node, its in asked]
+            found = [await self._outcome(replies_of_node, count) for replies_of_node, count in coming]
+        elif len(asked) == 1:
+            found = [await self._exchange(*asked[0])]  # one alone needs no task of its own
+        else:
+            found = await asyncio.gather(*(self._exchange(node, its) for node, its in asked))
         for part, answers in zip(parts.values(), found, strict=True):
             for number, answer in zip(part, answers, strict=True):
                 replies[number] = answer
 
     async def _exchange(self, node: RedisNode, commands: Sequence[Command]) -> list[Any]:
+        """As `_outcome`, of an exchange that nothing else shares."""
+        return await self._outcome(node.exchange(commands), len(commands))
+
+    async def _outcome(self, exchange: Awaitable[list[Any]], count: int) -> list[Any]:
         """Returns a node's replies; if it does not answer, its TierFailed for each. Another one may be the primary by now."""
         try:
-            return await node.exchange(commands)
+            return await exchange
         except TierFailed as error:
             self._refresh_map()
-            return [error] * len(commands)
+            return [error] * count
 
     async def _redirect(self, commands: Sequence[Routed], numbers: list[int], replies: list[Any]) -> None:
         """Sends commands to where the servers said, and once more those that are to be tried again."""

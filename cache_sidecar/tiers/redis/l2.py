@@ -117,7 +117,7 @@ class RedisL2:
 
     async def _read_groups(self, groups: list[list[str]], calls: list[Routed]) -> list[tuple[str, Any]]:
         """Returns the keys of the groups that were answered, with what they hold. Raises what went wrong if none was."""
-        replies = await self._replies(calls)
+        replies = await self._replies(calls, together=True)
         if any(isinstance(reply, OutOfMemoryError) for reply in replies):
             raise _Full
         return list(itertools.chain(*(zip(groups[n], reply, strict=True) for n, reply in _successes(replies))))
@@ -133,7 +133,8 @@ class RedisL2:
         lease = self._new_lease(), GUARD_MILLISECONDS
         arguments = (*moments, int(times.ttl * 1000), *lease)
         replies = await self._replies(
-            [_script("touch", [self._names.key(dataset, id)], *arguments, codec.history(histories.get(id, ""))) for id in ids]
+            [_script("touch", [self._names.key(dataset, id)], *arguments, codec.history(histories.get(id, ""))) for id in ids],
+            together=True,
         )
         values = ((ids[number], value) for number, value in _successes(replies))
         return await self._replace(dataset, self._sort(dataset, values, now=times.now), *lease)
@@ -367,9 +368,9 @@ class RedisL2:
         for reply in await self._replies(calls):
             unwrap(reply)
 
-    async def _replies(self, calls: Sequence[Routed]) -> list[Any]:
-        """Returns the replies, errors among them, after loading the scripts where they are missing."""
-        replies = await self._cluster.send(calls)
+    async def _replies(self, calls: Sequence[Routed], *, together: bool = False) -> list[Any]:
+        """Returns the replies, errors among them, after loading the scripts where they are missing; `together` as in `send`."""
+        replies = await self._cluster.send(calls, together=together)
         if missing := [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
             refusal = await self.load_scripts()
             again = await self._cluster.send([calls[number] for number in missing])

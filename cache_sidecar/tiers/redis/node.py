@@ -7,6 +7,7 @@ them in words, except for a trial now and then.
 """
 
 import asyncio
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.dependencies import Dependency
 from cache_sidecar.core.errors import Failure, Tier, TierFailed
 from cache_sidecar.core.tasks import BackgroundTasks
-from cache_sidecar.core.tracing import Attribute, Kind
+from cache_sidecar.core.tracing import Attribute, Kind, Span
 from cache_sidecar.tiers.redis.errors import KNOWN, as_failure, words
 from cache_sidecar.tiers.redis.scripts import FLAGS, SCRIPTS
 from cache_sidecar.tiers.resilience.breaker import Breaker
@@ -50,6 +51,14 @@ class Connections(NamedTuple):
     limit: int
 
 
+class Gathered(NamedTuple):
+    """Commands that go out with others, and the span of who asked for them, if that is traced."""
+
+    commands: Sequence[Command]
+    replies: asyncio.Future[list[Any]]
+    asker: Span | None
+
+
 class RedisNode:
     """One server, and the connections to it, each for one command or pipeline at a time."""
 
@@ -78,6 +87,9 @@ class RedisNode:
         self._idle: list[tuple[Any, float]] = []
         "Unused connections and since when, in the event loop's time; the one used last comes last."
         self._trimming: asyncio.TimerHandle | None = None
+        self._gathered: list[Gathered] = []
+        "What goes out together in the next turn of the event loop."
+        self._exchanging = BackgroundTasks()
         "The next check for connections to close; none is scheduled while there are no unused ones."
         self._closing = BackgroundTasks()
         self._is_closed = False
@@ -87,13 +99,56 @@ class RedisNode:
         """The connections to it."""
         return Connections(self._max_connections - self._free - len(self._idle), len(self._idle), self._max_connections)
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Sends commands together and returns the replies, refusals among them. Raises TierFailed."""
+    def exchange_together(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """As `exchange`, in one pipeline with all that is asked for in this turn of the event loop.
+
+        For reads of several datasets, as of a page: they fail together, so a write must not be among them.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._gathered:
+            loop.call_soon(self._send_gathered)
+        gathered = Gathered(commands, loop.create_future(), tracing.current())
+        self._gathered.append(gathered)
+        return gathered.replies
+
+    def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._exchanging.spawn(self._exchange_gathered(gathered))
+
+    async def _exchange_gathered(self, gathered: Sequence[Gathered]) -> None:
+        wanted = [one for one in gathered if not one.replies.done()]  # nobody waits for the others any more
+        if not wanted:
+            return
+        askers = [one.asker for one in wanted if one.asker is not None]
+        tracing.enter(askers[0] if askers else None)
+        try:
+            found = iter(await self.exchange([*itertools.chain(*(one.commands for one in wanted))], links=askers[1:]))
+        except BaseException as error:
+            for one in wanted:
+                if not one.replies.done():
+                    one.replies.set_exception(error)
+                    one.replies.exception()  # or asyncio warns when nobody waits for it any more
+            if not isinstance(error, TierFailed):
+                raise
+        else:
+            for one in wanted:
+                replies = list(itertools.islice(found, len(one.commands)))
+                if not one.replies.done():
+                    one.replies.set_result(replies)
+
+    async def exchange(self, commands: Sequence[Command], *, links: Sequence[Span] = ()) -> list[Any]:
+        """Sends commands together and returns the replies, refusals among them. Raises TierFailed.
+
+        The span of a traced exchange refers to `links`.
+        """
         if tracing.current() is None:
             return await self._exchange(commands)
         operation, attributes = _describe(commands)
         attributes |= {"server.address": self.address[0], "server.port": self.address[1]}
         with tracing.within(operation, Kind.CLIENT, attributes) as span:
+            for asker in links[: tracing.MAX_LINKS]:
+                if span is not None:
+                    span.link(asker)
             replies = await self._exchange(commands)
             for reply in replies:
                 if span is not None and isinstance(reply, ResponseError):
@@ -197,7 +252,7 @@ class RedisNode:
         self._is_closed = True
         if self._trimming is not None:
             self._trimming.cancel()
-        await asyncio.gather(self._closing.join(), self._drop_idle())
+        await asyncio.gather(self._closing.join(), self._exchanging.join(), self._drop_idle())
 
 
 def _describe(commands: Sequence[Command]) -> tuple[str, dict[str, Attribute]]:

@@ -81,7 +81,7 @@ func (Source) EnumDescriptor() ([]byte, []int) {
 	return file_cache_sidecar_v1_cache_proto_rawDescGZIP(), []int{0}
 }
 
-// The origin and the age of a reply. Every reply to a read has it, as its last field.
+// The origin and the age of a reply. Every reply to a read has it, as its last field; a page has it in each of its parts.
 type CacheMetadata struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tier that answered.

@@ -11,6 +11,7 @@ export * from "./gen/cache_sidecar/v1/recommendation_pb.js";
 export * from "./gen/cache_sidecar/v1/recommendation_service_pb.js";
 export * from "./gen/cache_sidecar/v1/session_pb.js";
 export * from "./gen/cache_sidecar/v1/session_service_pb.js";
+export * from "./gen/cache_sidecar/v1/storefront_service_pb.js";
 export * from "./gen/cache_sidecar/v1/user_event_pb.js";
 export * from "./gen/cache_sidecar/v1/user_event_service_pb.js";
 export * from "./gen/google/rpc/code_pb.js";

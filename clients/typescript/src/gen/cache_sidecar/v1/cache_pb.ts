@@ -17,7 +17,7 @@ export const file_cache_sidecar_v1_cache: GenFile = /*@__PURE__*/
   fileDesc("ChxjYWNoZV9zaWRlY2FyL3YxL2NhY2hlLnByb3RvEhBjYWNoZV9zaWRlY2FyLnYxIoEBCg1DYWNoZU1ldGFkYXRhEigKBnNvdXJjZRgBIAEoDjIYLmNhY2hlX3NpZGVjYXIudjEuU291cmNlEg8KB3ZlcnNpb24YAiABKAMSJgoDYWdlGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBXN0YWxlGAQgASgIIkkKC1JlYWRPcHRpb25zEioKB21heF9hZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDgoGYnlwYXNzGAIgASgIKlAKBlNvdXJjZRIWChJTT1VSQ0VfVU5TUEVDSUZJRUQQABINCglTT1VSQ0VfTDEQARINCglTT1VSQ0VfTDIQAhIQCgxTT1VSQ0VfU1RPUkUQA0KwAQoSaW8uY2FjaGVzaWRlY2FyLnYxUAFaQGdpdGh1Yi5jb20vY2FjaGUtc2lkZWNhci9jYWNoZS1zaWRlY2FyL2NsaWVudHMvZ28vY2FjaGVzaWRlY2FydjGiAgNDU0OqAg9DYWNoZVNpZGVjYXIuVjHKAg9DYWNoZVNpZGVjYXJcVjHiAhhDYWNoZVNpZGVjYXJcVjFcTWV0YWRhdGHqAhBDYWNoZVNpZGVjYXI6OlYxYgZwcm90bzM", [file_google_protobuf_duration]);
 
 /**
- * The origin and the age of a reply. Every reply to a read has it, as its last field.
+ * The origin and the age of a reply. Every reply to a read has it, as its last field; a page has it in each of its parts.
  *
  * @generated from message cache_sidecar.v1.CacheMetadata
  */
