@@ -87,10 +87,10 @@ class RedisNode:
         self._idle: list[tuple[Any, float]] = []
         "Unused connections and since when, in the event loop's time; the one used last comes last."
         self._trimming: asyncio.TimerHandle | None = None
+        "The next check for connections to close; none is scheduled while there are no unused ones."
         self._gathered: list[Gathered] = []
         "What goes out together in the next turn of the event loop."
         self._exchanging = BackgroundTasks()
-        "The next check for connections to close; none is scheduled while there are no unused ones."
         self._closing = BackgroundTasks()
         self._is_closed = False
 
@@ -102,7 +102,7 @@ class RedisNode:
     def exchange_together(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """As `exchange`, in one pipeline with all that is asked for in this turn of the event loop.
 
-        For reads of several datasets, as of a page: they fail together, so a write must not be among them.
+        For reads of several datasets, as of a page: they fail together, so no change of a caller's may be among them.
         """
         loop = asyncio.get_running_loop()
         if not self._gathered:
