@@ -1,4 +1,7 @@
-"""The arm with sidecars: a page is calls that are made at once, and one more for the products of a list."""
+"""The arm with sidecars: the home page and that of a product are one call, the others calls that are made at once.
+
+StorefrontService also has pages of a category and of a cart, but with the stock of their products, which no other arm shows.
+"""
 
 import asyncio
 import time
@@ -10,6 +13,7 @@ from zlib import crc32
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import code_pb2
 from google.type.money_pb2 import Money
 
 from cache_sidecar.importer.online_retail import CURRENCY
@@ -19,8 +23,8 @@ from cache_sidecar.v1 import admin_service_pb2 as admin
 from cache_sidecar.v1 import cart_service_pb2 as carts
 from cache_sidecar.v1 import inventory_service_pb2 as stocks
 from cache_sidecar.v1 import product_service_pb2 as products
-from cache_sidecar.v1 import recommendation_service_pb2 as lists
 from cache_sidecar.v1 import session_service_pb2 as sessions
+from cache_sidecar.v1 import storefront_service_pb2 as pages
 from cache_sidecar.v1.admin_service_pb2_grpc import AdminServiceStub
 from cache_sidecar.v1.cart_pb2 import CartItem
 from cache_sidecar.v1.cart_service_pb2_grpc import CartServiceStub
@@ -28,9 +32,8 @@ from cache_sidecar.v1.inventory_pb2 import ReservationItem
 from cache_sidecar.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from cache_sidecar.v1.product_pb2 import Product
 from cache_sidecar.v1.product_service_pb2_grpc import ProductServiceStub
-from cache_sidecar.v1.recommendation_pb2 import RECOMMENDATION_PLACEMENT_PRODUCT_DETAIL
-from cache_sidecar.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from cache_sidecar.v1.session_service_pb2_grpc import SessionServiceStub
+from cache_sidecar.v1.storefront_service_pb2_grpc import StorefrontServiceStub
 
 # Seconds: what a reply that is not marked stale may lack, see cache.proto; of a call; until events have arrived.
 BOUND, _TIMEOUT, _ARRIVAL = 0.6, 2.0, 60.0
@@ -49,7 +52,7 @@ class _Stubs(NamedTuple):
     carts: Any
     sessions: Any
     stocks: Any
-    lists: Any
+    pages: Any
     admin: Any
 
 
@@ -83,13 +86,11 @@ class SidecarArm:
 
     async def home_page(self, customer: Customer) -> Page:
         """Session, cart, and what is recommended."""
-        pod = self._pod(customer.user_id)
-        request = lists.GetRecommendationsRequest(user_id=customer.user_id if customer.is_known else "")
-        session, cart, listed = await _answers(
-            *_every_page(pod, customer), pod.lists.GetRecommendations(request, timeout=_TIMEOUT)
+        request = pages.GetHomePageRequest(
+            user_id=customer.user_id, session_id=customer.session_id, personalised=customer.is_known
         )
-        cards, are_stale = await _cards(pod, listed)
-        return Page(_in_cart(cart), cards, is_stale=are_stale or _is_stale(session, cart, listed))
+        (page,) = await _answers(self._pod(customer.user_id).pages.GetHomePage(request, timeout=_TIMEOUT))
+        return Page(page.cart.piece_count, _listed(page), is_stale=_whole(page))
 
     async def category_page(self, customer: Customer, category: str) -> Page:
         """Session, cart, and the first products of a category."""
@@ -100,20 +101,13 @@ class SidecarArm:
 
     async def product_page(self, customer: Customer, product_id: str) -> Page:
         """Session, cart, the product with its stock, and what is recommended with it: to everybody the same, as in all arms."""
-        pod = self._pod(customer.user_id)
-        request = lists.GetRecommendationsRequest(
-            placement=RECOMMENDATION_PLACEMENT_PRODUCT_DETAIL,
-            context_product_ids=[product_id],
+        request = pages.GetProductPageRequest(
+            product_id=product_id, user_id=customer.user_id, session_id=customer.session_id, personalised=False
         )
-        session, cart, listed, product, stock = await _answers(
-            *_every_page(pod, customer),
-            pod.lists.GetRecommendations(request, timeout=_TIMEOUT),
-            pod.products.GetProduct(products.GetProductRequest(product_id=product_id), timeout=_TIMEOUT),
-            pod.stocks.GetInventory(stocks.GetInventoryRequest(product_id=product_id), timeout=_TIMEOUT),
-        )
-        cards, are_stale = await _cards(pod, listed)
-        is_stale = are_stale or _is_stale(session, cart, listed, product, stock)
-        return Page(_in_cart(cart), cards, _pence(product.product.price), stock.inventory.available, is_stale)
+        (page,) = await _answers(self._pod(customer.user_id).pages.GetProductPage(request, timeout=_TIMEOUT))
+        is_stale = _whole(page)
+        pence, stock = _pence(page.product.product.price), page.inventory.inventory.available
+        return Page(page.cart.piece_count, _listed(page), pence, stock, is_stale)
 
     async def cart_page(self, customer: Customer) -> Page:
         """Session, and the cart with its products."""
@@ -197,7 +191,7 @@ def _stubs(channel: grpc.aio.Channel) -> _Stubs:
         CartServiceStub(channel),
         SessionServiceStub(channel),
         InventoryServiceStub(channel),
-        RecommendationServiceStub(channel),
+        StorefrontServiceStub(channel),
         AdminServiceStub(channel),
     )
 
@@ -221,13 +215,18 @@ async def _answers(*calls: Any) -> list[Any]:
             call.cancel()
 
 
-async def _cards(pod: _Stubs, listed: Any) -> tuple[list[Card], bool]:
-    """Returns the products of a list, and whether any of them may be stale."""
-    if not listed.recommendations:
-        return [], False
-    request = products.BatchGetProductsRequest(product_ids=[one.product_id for one in listed.recommendations])
-    (found,) = await _answers(pod.products.BatchGetProducts(request, timeout=_TIMEOUT))
-    return [_card(one) for one in found.products], _is_stale(found)
+def _whole(page: Any) -> bool:
+    """Returns whether any part of a page may be stale. Raises PageFailed if one is missing, as in the other arms."""
+    parts = [part for _, part in page.ListFields()]
+    parts += [page.recommendations.products] if page.recommendations.recommendations else []
+    for part in parts:
+        if part.HasField("error"):
+            raise PageFailed(code_pb2.Code.Name(part.error.code))
+    return _is_stale(*parts)
+
+
+def _listed(page: Any) -> list[Card]:
+    return [_card(one) for one in page.recommendations.products.products]
 
 
 def _card(product: Any) -> Card:
