@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield folder
 
 
-def report_of(tmp_path: Path, *arguments: object) -> dict[str, Any]:
+def report_of(tmp_path: Path, *arguments: object, but: Collection[str] = ()) -> dict[str, Any]:
+    """Replays a small file, after which every invariant holds `but` these; returns the report."""
     file, found = orders(tmp_path / "orders.csv"), tmp_path / "report.json"
     result = CliRunner().invoke(cli, ["replay", str(file), "--json", str(found), *SMALL, *map(str, arguments)])
     assert found.exists(), result.output
     report: dict[str, Any] = json.loads(found.read_text())
     for arm in report["arms"].values():
-        assert not any(arm["invariants"].values()), result.output
+        assert not any(broken for name, broken in arm["invariants"].items() if name not in but), result.output
     return report
 
 
@@ -101,7 +102,9 @@ def test_a_sidecar_alone(tmp_path: Path, temporary: Path, engine: str) -> None:
 )
 def test_nothing_is_lost_by_a_fault(tmp_path: Path, temporary: Path, fault: str, arm: str) -> None:
     baseline = [] if arm == "sidecar" else ["--baseline", arm]
-    report = report_of(tmp_path, *baseline, "--fault", fault, "--fault-seconds", "2")
+    # The only Redis dies with the events that it has acknowledged and the relay has not moved yet.
+    but = ["events complete"] if fault == "redis killed" else []
+    report = report_of(tmp_path, *baseline, "--fault", fault, "--fault-seconds", "2", but=but)
     found = report["arms"][arm]
     assert found["fault"]["seconds"] >= 2
     assert found["given_up"] == 0
