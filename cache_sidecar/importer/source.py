@@ -82,13 +82,16 @@ class Source:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields unpacked bytes, about CHUNK at a time; UTF-16 becomes UTF-8.
 
-        Raises InputError for a file that is not text, and DamagedInput where gzip data is corrupt or truncated.
+        Raises InputError for a file that is not text, or is corrupt gzip data, and DamagedInput where gzip data is truncated. In what
+        comes from a pipe, corrupt data is noticed at its checksum: then, too, DamagedInput.
         """
         chunk = await self._head()
         for magic, what in _NOT_TEXT.items():
             if chunk.startswith(magic):
                 raise InputError(f"{self.name} is {what}")
         gunzip = Gunzip() if chunk.startswith(_GZIP) else None
+        if gunzip and self.size is not None:
+            await asyncio.to_thread(self._check_gzip)
         transcoder = Transcoder()
         while chunk:
             for piece in gunzip.feed(chunk) if gunzip else [chunk]:
@@ -99,6 +102,22 @@ class Source:
             gunzip.finish()
         if made := transcoder.finish():
             yield made
+
+    def _check_gzip(self) -> None:
+        """Raises InputError if data does not match its checksum: it unpacks into rows that nobody has written."""
+        gunzip, unpacked = Gunzip(), 0
+        at = os.lseek(self._fd, 0, os.SEEK_CUR) - self.bytes_read
+        while chunk := os.pread(self._fd, CHUNK, at):
+            at += len(chunk)
+            try:
+                for piece in gunzip.feed(chunk):
+                    unpacked += len(piece)
+            except DamagedInput:
+                if gunzip.is_within_data:
+                    raise InputError(
+                        f"{self.name} is corrupt: its gzip data fails after {unpacked:,} bytes, so nothing was imported"
+                    ) from None
+                return  # what comes before is whole
 
     async def _head(self) -> bytes:
         head = b""
@@ -168,6 +187,8 @@ class Gunzip:
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
         self._between = False
+        self.is_within_data = False
+        "Whether data was unpacked whose checksum has not been seen yet."
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yields unpacked data. Raises DamagedInput."""
@@ -183,6 +204,7 @@ class Gunzip:
             except zlib.error:
                 raise DamagedInput("the gzip data is damaged from here on") from None
             self._between = self._member.eof
+            self.is_within_data = not self._between and (self.is_within_data or bool(piece))
             data = self._member.unused_data if self._between else self._member.unconsumed_tail
             if piece:
                 yield piece

@@ -87,11 +87,14 @@ async def test_gzip_without_its_last_bytes_is_cut_off(tmp_path: Path, cut: int) 
         await read(write(tmp_path, gzip.compress(TEXT)[:cut]))
 
 
-async def test_gzip_with_a_wrong_checksum_is_damaged(tmp_path: Path) -> None:
-    packed = bytearray(gzip.compress(TEXT))
-    packed[-8] ^= 1
-    with pytest.raises(DamagedInput, match="damaged"):
-        await read(write(tmp_path, bytes(packed)))
+@pytest.mark.parametrize("before", [b"", gzip.compress(TEXT)])
+@pytest.mark.parametrize("at", [-8, -len(gzip.compress(TEXT)) // 2])
+async def test_of_gzip_with_a_wrong_checksum_nothing_is_read(tmp_path: Path, before: bytes, at: int) -> None:
+    packed, got = bytearray(before + gzip.compress(TEXT)), list[bytes]()
+    packed[at] ^= 1
+    with pytest.raises(InputError, match="is corrupt: its gzip data fails after"):
+        await read(write(tmp_path, bytes(packed)), got)
+    assert got == []
 
 
 async def test_rubbish_behind_gzip_is_damaged(tmp_path: Path) -> None:
