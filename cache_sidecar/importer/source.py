@@ -82,8 +82,8 @@ class Source:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields unpacked bytes, about CHUNK at a time; UTF-16 becomes UTF-8.
 
-        Raises InputError for a file that is not text, or is corrupt gzip data, and DamagedInput where gzip data is truncated. In what
-        comes from a pipe, corrupt data is noticed at its checksum: then, too, DamagedInput.
+        Raises InputError for a file that is not text, or is corrupt gzip data, and DamagedInput where gzip data is truncated.
+        What comes from a pipe is noticed to be corrupt at its checksum: then, too, DamagedInput.
         """
         chunk = await self._head()
         for magic, what in _NOT_TEXT.items():
