@@ -13,6 +13,8 @@ MAX_TITLE_CHARACTERS = 512
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SPREADSHEET_ERRORS = {"#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#GETTING_DATA"}
+# Letters and marks that show nothing: the Hangul fillers, variation selectors, and the combining grapheme joiner.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CAPITAL = re.compile("[A-Z]")
 
@@ -50,11 +52,19 @@ def check_printable(name: str, text: str) -> str:
     if _CONTROL.search(text):
         raise RowRejected("control_character", f"has a control character in its {name}")
     # Pasted from web pages and documents; the ids of two products would look the same.
-    invisible = [] if text.isascii() else [each for each in text if unicodedata.category(each) in {"Cf", "Zl", "Zp"}]
+    invisible = [] if text.isascii() else [each for each in text if _is_invisible(each)]
     if invisible:
         raise RowRejected("invisible_character", f"has an invisible character in its {name}: U+{ord(invisible[0]):04X}")
     check_no_error(name, text)
+    if text.startswith('="'):
+        raise RowRejected(
+            "spreadsheet_formula", f"has the formula {short(text)} as its {name}: save values, not formulas"
+        )
     return text
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in {"Cf", "Zl", "Zp"} or _BLANK.match(character) is not None
 
 
 def check_no_error(name: str, text: str) -> None:

@@ -77,6 +77,11 @@ JSON = [{"product_id": name, "title": 'a "[,]{', "price": "1", "currency_code": 
             f"{HEADER}\nA\u200b,a,1,EUR\nB\ufeff,b,1,EUR\nC\u00adD,c,1,EUR\n",
             [(line, "invisible_character") for line in (2, 3, 4)],
         ),
+        (f"{HEADER}\nA\u3164,a,1,EUR\nB\ufe0f,b,1,EUR\n", [(line, "invisible_character") for line in (2, 3)]),
+        (
+            f'{HEADER}\n"=""00123""",a,1,EUR\n="00124",b,1,EUR\n=C,c,1,EUR\n',
+            [(2, "spreadsheet_formula"), (3, "spreadsheet_formula"), "=C"],
+        ),
         (
             f"{HEADER}\n#N/A,a,1,EUR\nB,#REF!,1,EUR\nC,c,#N/A,EUR\n",
             [(2, "spreadsheet_error"), (3, "spreadsheet_error"), (4, "price")],
