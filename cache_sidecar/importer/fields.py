@@ -57,9 +57,7 @@ def check_printable(name: str, text: str) -> str:
         raise RowRejected("invisible_character", f"has an invisible character in its {name}: U+{ord(invisible[0]):04X}")
     check_no_error(name, text)
     if text.startswith('="'):
-        raise RowRejected(
-            "spreadsheet_formula", f"has the formula {short(text)} as its {name}: save values, not formulas"
-        )
+        raise RowRejected("spreadsheet_formula", f"has the formula {short(text)} as its {name}: save values, not formulas")
     return text
 
 
