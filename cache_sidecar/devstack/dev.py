@@ -119,6 +119,8 @@ async def run(options: DevOptions) -> int:
     Raises InputError if the directory is in use or the extra is not installed, and ChildFailed or SettingsError if a process
     does not start.
     """
+    if options.data is not None and not options.data.exists():
+        raise InputError(f"cannot read {options.data}: there is no such file")
     valkey_server()
     postgres_programs(POSTGRES_VERSION)
     state = StateDirectory(options.state)

@@ -90,7 +90,7 @@ class SidecarArm:
             user_id=customer.user_id, session_id=customer.session_id, personalised=customer.is_known
         )
         (page,) = await _answers(self._pod(customer.user_id).pages.GetHomePage(request, timeout=_TIMEOUT))
-        return Page(page.cart.piece_count, _listed(page), is_stale=_whole(page))
+        return Page(page.cart.piece_count, _cards_of(page), is_stale=_whole(page))
 
     async def category_page(self, customer: Customer, category: str) -> Page:
         """Session, cart, and the first products of a category."""
@@ -107,7 +107,7 @@ class SidecarArm:
         (page,) = await _answers(self._pod(customer.user_id).pages.GetProductPage(request, timeout=_TIMEOUT))
         is_stale = _whole(page)
         pence, stock = _pence(page.product.product.price), page.inventory.inventory.available
-        return Page(page.cart.piece_count, _listed(page), pence, stock, is_stale)
+        return Page(page.cart.piece_count, _cards_of(page), pence, stock, is_stale)
 
     async def cart_page(self, customer: Customer) -> Page:
         """Session, and the cart with its products."""
@@ -225,7 +225,7 @@ def _whole(page: Any) -> bool:
     return _is_stale(*parts)
 
 
-def _listed(page: Any) -> list[Card]:
+def _cards_of(page: Any) -> list[Card]:
     return [_card(one) for one in page.recommendations.products.products]
 
 

@@ -33,6 +33,13 @@ def test_wrong_options_are_one_line(wrong: dict[str, object]) -> None:
         DevOptions(**wrong)  # type: ignore[arg-type]
 
 
+async def test_products_that_are_not_there_are_missed_before_anything_starts(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with pytest.raises(InputError, match=r"cannot read .*none\.csv: there is no such file"):
+        await dev.run(DevOptions(state=state, data=tmp_path / "none.csv"))
+    assert not state.exists()
+
+
 def test_settings_files_read_back_as_written() -> None:
     values = {"plain": "cs", "odd": 'a "b" \\ c\x7f\x01 ü 🛒', "list": ["127.0.0.1:7000", "127.0.0.1:7001"]}
     assert tomllib.loads(as_toml(values)) == values
