@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,12 @@ def test_whatever_is_shared_only_pods_change_and_everything_is_restored(
     assert again[0].render(among_others=False) == injected
     back = files.File("x", injected, documents.read(injected, "x"))
     files.uninject([back], {})
-    # But for the space that a flow mapping has between an alias and its brace.
-    assert back.render(among_others=False).replace(" }", "}") == text.replace(" }", "}")
+    # But for the space that a flow mapping may have behind an alias.
+    assert _without_spaces(back.render(among_others=False)) == _without_spaces(text)
+
+
+def _without_spaces(text: str) -> str:
+    return re.sub(r" (?=[,}\]])", "", text)
 
 
 def _expected(document: dict[str, Any]) -> dict[str, Any]:

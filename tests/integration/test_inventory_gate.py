@@ -30,7 +30,14 @@ from tests.support.until import until
 # How the statements begin that read stock, and the requests that got some.
 STOCK, GRANTS = "SELECT present.id", "SELECT known.id"
 # What a new connection is told first, and what the check of the database asks (the rest of that begins with an empty line).
-OF_NO_CALL = ("pg_backend_pid()", "cache_sidecar.migrations", "pg_is_in_recovery()", "current_user", "pg_class")
+OF_NO_CALL = (
+    "pg_backend_pid()",
+    "cache_sidecar.migrations",
+    "pg_is_in_recovery()",
+    "current_user",
+    "pg_class",
+    "product_search_state",
+)
 
 
 @pytest.fixture
