@@ -49,8 +49,10 @@ class PriceRow(NamedTuple):
 
 
 # A view need not have this column: where `known` lacks it, the name is that of `absent`, one query further out.
-_RANK = """(SELECT found FROM (VALUES (NULL::double precision)) AS absent (rank),
-    LATERAL (SELECT rank::double precision AS found FROM (SELECT products.*) AS known) AS either) AS rank"""
+_RANK = (
+    "(SELECT found FROM (VALUES (NULL::double precision)) AS absent (rank), "
+    "LATERAL (SELECT rank::double precision AS found FROM (SELECT products.*) AS known) AS either) AS rank"
+)
 _COLUMNS = ", ".join(_RANK if column == "rank" else column for column in ProductRow._fields)
 _COLUMNS_WE_SET = ProductRow._fields[:12]
 # And so it is not written by products that have no rank.
