@@ -161,10 +161,11 @@ def _compile(root: Path, folder: str) -> None:
 def _interpreter() -> list[str]:
     """Returns the command of a Python of the image's version that runs here: the image's own one, of this machine's platform.
 
-    Where there is no apt to bring it, it is the one in PATH.
+    Where there is no apt to bring it, it is the one in PATH. It keeps no bytecode of its own modules (-B): how it compiles
+    others depends on whether its own were read from bytecode, so a second image would differ from the first.
     """
     if not shutil.which("apt-get") and (python := shutil.which(f"python{_PYTHON}")):
-        return [python, "-I"]
+        return [python, "-I", "-B"]
     (platform,) = [each for each in PLATFORMS.values() if each.python == machine.machine()]
     base, new = WORK / "tools", WORK / "tools.new"
     if not base.exists():
@@ -172,7 +173,7 @@ def _interpreter() -> list[str]:
         debian.unpack(platform.debian, new, WORK / "packages")
         new.rename(base)
     libraries = f"{base}/usr/lib/{platform.triplet}"
-    return [f"{base}/{_LOADERS[platform.python]}", "--library-path", libraries, f"{base}/usr/bin/python{_PYTHON}", "-I"]
+    return [f"{base}/{_LOADERS[platform.python]}", "--library-path", libraries, f"{base}/usr/bin/python{_PYTHON}", "-I", "-B"]
 
 
 def _normalize(path: Path, context: Path) -> None:
