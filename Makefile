@@ -41,7 +41,7 @@ setup: .venv/ready ## Create the environment
 run: setup ## Start everything on this machine: Redis cluster, PostgreSQL, demo products, relay, sidecar
 	@$(BIN)/cache-sidecar dev
 
-test: setup ## Run every subject's tests on both engines, in two processes: under 10 minutes on two cores
+test: setup ## Run every subject's tests on both engines, in two processes: a quarter of an hour on two cores
 	@if $(CARGO); then \
 		cargo test -q --release --no-default-features --locked $(CRATE) > build/cargo-test.log 2>&1 || { cat build/cargo-test.log; exit 1; } \
 	else echo "SKIPPED the tests of the native engine: $(NO_CARGO)"; fi
