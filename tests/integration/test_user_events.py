@@ -39,7 +39,7 @@ from tests.support.recorder import (
     product,
     relay_of,
 )
-from tests.support.until import until
+from tests.support.until import DEADLINE, until
 
 DAY = 86_400.0
 
@@ -395,7 +395,7 @@ async def test_an_export_has_what_is_still_in_redis(settings: Settings, recorder
     user = new_user()
     async with moving(settings):
         await recorder.write(event(user, VIEW, product("sofa")))
-        found = await user_data.export(settings, user, specs=())
+        found = await user_data.export(settings, user, specs=(), moved_within=DEADLINE)
     assert [one["event_type"] for one in found[user_data.EVENTS]] == ["detail-page-view"]
     assert found["incomplete"] == []
     await recorder.write(event(user, HOME))
