@@ -175,17 +175,18 @@ class DatasetSpec:
 
 
 def _products(parts: Parts, dataset: Dataset, _memory: L1) -> Service:
-    lists, pages = parts.datasets[product_list.LIST], parts.datasets[product_list.PAGE]
+    versions, pages = parts.datasets[product_list.LIST], parts.datasets[product_list.PAGE]
+    lists = ProductLists(versions, pages, ProductListStore(parts.database), clock=parts.clock)
     service = ProductService(
         dataset,
-        lists=ProductLists(lists, pages, ProductListStore(parts.database), clock=parts.clock),
+        lists=lists,
         searches=parts.datasets[product_search.DATASET],
         store=ProductStore(parts.database),
         writer=parts.writer,
         changes=parts.changes,
         bound=parts.bound,
     )
-    return Service(service)
+    return Service(service, close=[lists.close])
 
 
 def _stock_memory(parts: Parts) -> SoldOut:

@@ -16,6 +16,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from cache_sidecar.core.clock import Clock
 from cache_sidecar.core.errors import InvalidRequest, Overloaded, TierFailed
+from cache_sidecar.core.tasks import BackgroundTasks
 from cache_sidecar.services.shared import pages, wire
 from cache_sidecar.store.product import ProductRow
 from cache_sidecar.store.product_list import CATEGORIES, START, CategoryCount, Listed, Order, Place, ProductListStore, is_key
@@ -64,9 +65,16 @@ class ProductLists:
         self._pages = pages
         self._store = store
         self._clock = clock
-        self._looking = asyncio.Lock()
-        self._looked_at = self._kept_at = -math.inf
-        "When PostgreSQL was last asked whether it keeps the lists up to date, and when it last did."
+        self._tasks = BackgroundTasks()
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = self._answered_at = self._kept_at = -math.inf
+        "When PostgreSQL was last asked whether it keeps the lists up to date, when it last said so or not, and when it did."
+        self._is_silent = False
+        "Whether it did not answer when it was last asked."
+
+    async def close(self) -> None:
+        """Ends what runs behind replies."""
+        await self._tasks.stop()
 
     async def read(self, listing: Listing, wanted: Freshness) -> tuple[Page, list[Answer]]:
         """Returns a page, and the answers that it was read by. Raises TierFailed."""
@@ -91,15 +99,27 @@ class ProductLists:
         The relay's watermarks do not say so, as it publishes all other changes. PostgreSQL is asked twice per bound, if lists
         are read from caches. If it does not answer, the relay cannot ask it either, and its watermarks say what is stale.
         """
-        bound = self._lists.policy().staleness_bound
-        async with self._looking:
-            now = self._clock.now()
-            if now - self._looked_at >= bound / 2:
-                with contextlib.suppress(TierFailed, Overloaded):
-                    is_kept = await self._store.is_kept()
-                    self._looked_at = now
-                    self._kept_at = now if is_kept else self._kept_at
-            return self._kept_at < self._looked_at and now - self._kept_at > bound
+        bound, now = self._lists.policy().staleness_bound, self._clock.now()
+        if self._asking is None or (self._asking.done() and now - self._asked_at >= bound / 2):
+            self._asked_at = now
+            self._asking = self._tasks.spawn(self._ask(now))
+        # A PostgreSQL that hangs must not delay what memory has: readers wait for an answer only if they have none to go by.
+        if not self._is_silent and (now - self._answered_at > bound or self._lags(now, bound)):
+            await asyncio.shield(self._asking)
+        return self._lags(now, bound)
+
+    def _lags(self, now: float, bound: float) -> bool:
+        return self._kept_at < self._answered_at and now - self._kept_at > bound
+
+    async def _ask(self, now: float) -> None:
+        try:
+            is_kept = await self._store.is_kept()
+        except (TierFailed, Overloaded):
+            self._is_silent = True
+            return
+        self._is_silent, self._answered_at = False, now
+        if is_kept:
+            self._kept_at = now
 
     async def publish(self, list_ids: Sequence[str]) -> None:
         """Has every sidecar read these lists anew, after a committed change of a product that affects them. Never fails.

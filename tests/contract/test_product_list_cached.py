@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -18,9 +19,10 @@ from cache_sidecar.v1.cache_pb2 import ReadOptions
 from tests.support import inside
 from tests.support.acl import allow
 from tests.support.clocks import ManualClock
-from tests.support.databases import run
+from tests.support.databases import SIDECAR, as_role, run
 from tests.support.gates import Gate
 from tests.support.launch import PATIENT, in_process, rests_on_redis, settings_for
+from tests.support.proxy import Proxy
 from tests.support.shop import L1, L2, STORE, Open, Shop, new_id
 from tests.support.until import until
 
@@ -304,6 +306,24 @@ async def test_lists_that_postgresql_cannot_keep_are_marked_stale_beyond_their_b
         await run(database, "UPDATE cache_sidecar.product_list_state SET failure = '', next_try = 'epoch'")
         clock.advance(BOUND / 2)
         assert not (await read(shop, "x")).cache.stale
+
+
+async def test_a_postgresql_that_hangs_delays_no_list_in_memory(open_shop: Open, database: str) -> None:
+    clock, dsn = ManualClock(), as_role(SIDECAR, database)
+    address = urlsplit(dsn).netloc.rpartition("@")[2]
+    async with (
+        Proxy(address) as proxy,
+        open_shop(clock=clock, postgres=dsn.replace(address, proxy.address), postgres_timeout=60.0) as shop,
+    ):
+        await shop.create("a", categories=["x"])
+        await until(is_from(shop, L1, "x"))
+        proxy.stall()
+        # It is asked meanwhile, and will not answer before they are answered.
+        for _ in range(3):
+            clock.advance(BOUND / 4)
+            replies = await asyncio.gather(*(read(shop, "x") for _ in range(5)))
+            assert {reply.cache.source for reply in replies} == {L1}
+        await proxy.heal()
 
 
 async def test_they_are_counted_and_verified(ground: Ground) -> None:
