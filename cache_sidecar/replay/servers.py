@@ -1,10 +1,11 @@
 """The servers of an arm: each arm has its own, so that none pays for what another one keeps busy."""
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -309,17 +310,9 @@ async def _until(is_done: Callable[[], Awaitable[bool]], servers: Servers | None
 def cpu_seconds(pids: Sequence[int]) -> float:
     """Returns the CPU time of processes and their descendants so far, of those that have ended as well."""
     total = 0.0
-    for pid in pids:
-        try:
-            parent = psutil.Process(pid)
-            family = [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-        for one in family:
-            try:
-                times = one.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
+    for one in _families(pids):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
             total += times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
     return total
 
@@ -327,19 +320,19 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 def memory_bytes(pids: Sequence[int]) -> int:
     """Returns the memory of processes and their descendants; what they share counts once, where the system says so."""
     total = 0
-    for pid in pids:
-        try:
-            parent = psutil.Process(pid)
-            family = [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-        for one in family:
-            try:
-                found = one.memory_full_info()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
+    for one in _families(pids):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            found = one.memory_full_info()
             total += getattr(found, "pss", 0) or found.rss
     return total
+
+
+def _families(pids: Sequence[int]) -> Iterator[psutil.Process]:
+    """Yields processes and their descendants, without those that have ended."""
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(pid)
+            yield from [parent, *parent.children(recursive=True)]
 
 
 def require_servers() -> None:

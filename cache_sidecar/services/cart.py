@@ -202,9 +202,10 @@ class CartService(CartServiceServicer):
         async def change(tx: Transaction) -> WriteResult[None]:
             read, now = await self._store.read(tx, user_id)
             found = await self._products.prices_within(tx, unpriced) if unpriced and self._has_products else elsewhere
-            filled = [_price_of(id, found) for id in unpriced]
+            by_id = {row.product_id: row for row in found}
+            filled = [_price_of(id, by_id.get(id)) for id in unpriced]
             cart = read.with_items(rule(read, {price.product_id: price.unit_price for price in filled}), now)
-            prices = pb.AddCartItemResponse(catalogue_prices=filled).SerializeToString()
+            prices = pb.AddCartItemResponse(catalogue_prices=filled).SerializeToString() if filled else b""
             if cart.items == read.items:
                 return WriteResult(prices + make_entry(read), [_change_of(read)] if read.version else [])
             # Every reply to a change has the cart in the field that it has in GetCartResponse, and prices in one other field:
@@ -281,9 +282,8 @@ def _line(item: Item) -> CartItem:
     return CartItem(product_id=item.product_id, quantity=item.quantity, unit_price=price, options=item.options)
 
 
-def _price_of(product_id: str, found: Iterable[PriceRow]) -> CataloguePrice:
-    """Returns what a product costs, of what the catalogue has. Raises NotFound, and DataLoss for a price no cart can have."""
-    row = next((row for row in found if row.product_id == product_id), None)
+def _price_of(product_id: str, row: PriceRow | None) -> CataloguePrice:
+    """Returns what a product costs. Raises NotFound if it is not sold, and DataLoss for a price that no cart can have."""
     if row is None or not row.active:
         raise NotFound("product" if row is None else "active product", product_id)
     return rows.read_alone(row, _make_price, resource="product", id=product_id)
